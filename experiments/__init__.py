@@ -1,0 +1,1 @@
+"""YAML configurations, one choice a file, and thin launchers."""

@@ -1,0 +1,9 @@
+"""Fixtures every test shares."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
