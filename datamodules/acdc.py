@@ -1,0 +1,205 @@
+"""ACDC, the Automated Cardiac Diagnosis Challenge (MICCAI 2017): short-axis cine MRI.
+
+Bernard et al., "Deep Learning Techniques for Automatic MRI Cardiac Multi-structures Segmentation
+and Diagnosis: Is the Problem Solved?", IEEE TMI 37(11), 2018, doi 10.1109/TMI.2018.2837502.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import SegmentationDataModule
+from datamodules.case import Case, DataError, Problem, Survey
+from datamodules.inputs import listing
+from datamodules.nifti import find_nifti
+from datamodules.parallel import console
+
+_EXPECTED = "training/ (and testing/) with a folder for each patient: training/patient001/Info.cfg"
+
+
+class ACDCDataModule(SegmentationDataModule):
+    """End-diastolic and end-systolic frames of 150 patients, two cases a patient.
+
+    Without ``root``, the phantom in ACDC's layout is written to ``phantom_root`` and used. The
+    other arguments are those of :class:`~datamodules.base.SegmentationDataModule`.
+
+    Args:
+        root: The folder ``database/``, the folder that holds it, or the folder that holds
+            ``training/`` and ``testing/``.
+        phantom_root: Folder of the phantom.
+        phantom_seed: Seed of the phantom.
+        **settings: See :class:`~datamodules.base.SegmentationDataModule`.
+    """
+
+    dataset = "acdc"
+    num_classes = 4
+    class_names = ("background", "right ventricle", "myocardium", "left ventricle")
+    class_keys = ("background", "rv", "myo", "lv")
+    in_channels = 1
+    spatial_dims = 2
+    label_map = {0: 0, 1: 1, 2: 2, 3: 3}  # noqa: RUF012 - a fact, never changed
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        phantom_root: Path = Path("data/acdc-phantom"),
+        phantom_seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, phantom_root=phantom_root, **settings)
+        self.phantom_seed = phantom_seed
+        self._told = False
+
+    def discover(self, root: Path) -> Survey:
+        """Find the cases; see the README of this folder for what the download may look like."""
+        return survey_acdc(root)
+
+    def is_input(self, name: str) -> bool:
+        """Leave out the labels and the cine series that lie beside the frames."""
+        return not name.endswith(("_gt", "_4d"))
+
+    def write_phantom(self, folder: Path, *, progress: bool) -> None:
+        """Say that there is no root, and write the phantom unless it is there."""
+        if not self._told:
+            console.print(
+                "[yellow]No DATA_ROOT given: using the phantom in "
+                f"{folder}. It has ACDC's layout, it is not ACDC.[/yellow]",
+                highlight=False,
+            )
+            self._told = True
+        if not (folder / "phantom.json").is_file():
+            from datamodules.phantom import write_acdc_phantom  # only where it is needed
+
+            write_acdc_phantom(folder, seed=self.phantom_seed, progress=progress)
+
+
+def survey_acdc(root: Path) -> Survey:
+    """Find patients, cases and problems in a download of ACDC.
+
+    Raises:
+        DataError: ``root`` is not the folder of the dataset.
+    """
+    database = find_database(root)
+    posteriors = (
+        database.parent / "posterior" if (database.parent / "phantom.json").is_file() else None
+    )
+    cases: list[Case] = []
+    problems: list[Problem] = []
+    patients: dict[str, str] = {}
+    unlabelled: set[str] = set()
+    for part in ("training", "testing"):
+        folders = patient_folders(database / part)
+        hidden = part == "testing" and not any(has_labels(folder) for folder in folders)
+        for folder in folders:
+            if folder.name in patients:
+                problems.append(
+                    Problem(
+                        folder.name,
+                        str(folder),
+                        "a patient must be in training/ or in testing/",
+                        "the same folder name in both",
+                        "Remove one of the two.",
+                    )
+                )
+                continue
+            patients[folder.name] = part
+            found, wrong = frame_cases(folder, posteriors)
+            problems += wrong
+            if hidden:
+                unlabelled.add(folder.name)
+            else:
+                cases += found
+    labelled = frozenset(patients) - unlabelled
+    official = frozenset(name for name in labelled if patients[name] == "testing")
+    return Survey(
+        tuple(sorted(cases, key=lambda case: case.id)), labelled, official, tuple(problems)
+    )
+
+
+def find_database(root: Path) -> Path:
+    """Return the folder that holds ``training/``: ``root`` or its ``database/``.
+
+    Raises:
+        DataError: Neither does; the message says what was expected, found, and where it may be.
+    """
+    rule = f"the data root must hold {_EXPECTED}"
+    if not root.is_dir():
+        found = "a file" if root.exists() else "no such folder"
+        raise DataError([Problem("", str(root), rule, found, "Correct the path (DATA_ROOT).")])
+    for folder in (root, root / "database"):
+        if patient_folders(folder / "training"):
+            return folder
+    if (root / "Info.cfg").is_file():
+        hint = f"This is one patient; give {root.absolute().parent.parent}."
+    elif any((folder / "Info.cfg").is_file() for folder in root.glob("patient*")):
+        hint = f"These are patients, one level too deep; give {root.absolute().parent}."
+    elif below := sorted(folder.parent for folder in root.glob("*/training")) + sorted(
+        folder.parent for folder in root.glob("*/*/training")
+    ):
+        hint = f"This is above the data; give {below[0].absolute()}."
+    else:
+        hint = "Give the folder that the archive was unpacked into (DATA_ROOT)."
+    raise DataError([Problem("", str(root), rule, listing(root), hint)])
+
+
+def patient_folders(part: Path) -> list[Path]:
+    """Return the patients' folders in ``training/`` or ``testing/``, sorted.
+
+    One download had them one level deeper, in ``testing/testing/``.
+    """
+    for folder in (part, part / part.name):
+        if found := sorted(path for path in folder.glob("patient*") if path.is_dir()):
+            return found
+    return []
+
+
+def has_labels(folder: Path) -> bool:
+    """Whether a patient's folder holds any label file."""
+    return any(folder.glob("*_gt.nii*"))
+
+
+def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list[Problem]]:
+    """Return the two cases of a patient, by the frame numbers in Info.cfg, and what is wrong.
+
+    Neither the order of the file names nor frame 1 tells end-diastole: patient090 has its frames
+    at 4 and 11.
+    """
+    patient = folder.name
+    cases: list[Case] = []
+    problems: list[Problem] = []
+
+    def note(path: Path, rule: str, found: str, fix: str) -> None:
+        problems.append(Problem(patient, str(path), rule, found, fix))
+
+    info = folder / "Info.cfg"
+    restore = "Restore the file from the archive, or leave the patient out with a split file."
+    if not info.is_file():
+        note(info, "a patient must have an Info.cfg", listing(folder), restore)
+        return [], problems
+    frames = read_info(info)
+    for phase in ("ED", "ES"):
+        number = frames.get(phase, "nothing")
+        if not number.isdecimal():
+            note(info, f"Info.cfg must give {phase} as a frame number", number, restore)
+            continue
+        name = f"{patient}_frame{int(number):02d}"
+        image, label = find_nifti(folder, name), find_nifti(folder, f"{name}_gt")
+        if image is None:
+            rule = f"the {phase} frame that Info.cfg names must exist"
+            note(folder / f"{name}.nii.gz", rule, listing(folder), restore)
+        elif label is None:
+            rule = f"the {phase} frame must have a label file"
+            note(folder / f"{name}_gt.nii.gz", rule, listing(folder), restore)
+        elif any(case.id == name for case in cases):
+            note(info, "ED and ES must be two frames", f"{number} for both", restore)
+        else:
+            posterior = posteriors and posteriors / patient / f"{name}.npz"
+            cases.append(Case(name, patient, (image,), label, posterior))
+    return cases, problems
+
+
+def read_info(path: Path) -> dict[str, str]:
+    """Return what an Info.cfg says: lines of ``Key: value``, with no section header."""
+    lines = path.read_text(errors="replace").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}

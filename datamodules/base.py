@@ -1,0 +1,373 @@
+"""What every segmentation dataset shares: cache, split, samplers, loaders, checks, restoring."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augmentation import Augmentation
+from datamodules.cache import CachedCase
+from datamodules.case import Case, DataError, Problem, Survey
+from datamodules.datasets import InputDataset, SliceDataset, VolumeDataset, collate
+from datamodules.inputs import find_inputs
+from datamodules.nifti import read_grid
+from datamodules.preparation import Preparer
+from datamodules.preprocessing import Preprocessing, from_grid
+from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
+from datamodules.splits import PARTS, Split, resolve_split
+
+OFF = Augmentation()
+
+
+class SegmentationDataModule(lightning.LightningDataModule, ABC):
+    """Base of all datasets: a subclass adds the class facts and finds the files.
+
+    Nothing touches the disk before :meth:`prepare`, :meth:`check` or ``setup``. The class facts
+    are there at once.
+
+    Args:
+        root: The dataset's folder; None for the phantom.
+        phantom_root: Folder of the phantom, written if it is not there.
+        split: JSON file with the patients of train, val and test. None: the phantom's own split,
+            else the official test set and a hash of the patients' names.
+        fold: Which fold of the train and val patients validates; None for the split as it is.
+        folds: Number of folds.
+        val_fraction: Expected share of validation patients, where patients are hashed.
+        test_fraction: Expected share of test patients, where there is no official test set.
+        predict_input: A NIfTI file or a folder of them to predict; None for the test part.
+        cache_dir: Folder of all caches.
+        cache_dtype: Type of images in the cache.
+        orientation: See :class:`~datamodules.preprocessing.Preprocessing`.
+        spacing: See there; for 2D networks at most ``[sx, sy]``, in mm.
+        normalize: See there.
+        percentiles: See there.
+        patch_size: Size of a training sample in voxels.
+        crop: Where a training sample is cut out of what is larger.
+        augmentation: Random changes to training samples.
+        batch_size: Training samples in a step over all ranks together, so that a run does not
+            depend on their number. Validation, test and predict take one volume at a time.
+        num_workers: Processes that load data, for each rank; they live through the run.
+        prepare_workers: Threads that fill the cache; None for one a CPU.
+        seed: Seed of the order of samples and of all random changes.
+    """
+
+    dataset: ClassVar[str]
+    num_classes: ClassVar[int]
+    class_names: ClassVar[tuple[str, ...]]
+    class_keys: ClassVar[tuple[str, ...]]
+    in_channels: ClassVar[int]
+    spatial_dims: ClassVar[int]
+    unions: ClassVar[dict[str, tuple[int, ...]]] = {}
+    label_map: ClassVar[Mapping[int, int]]
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        phantom_root: Path,
+        split: Path | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        predict_input: Path | None = None,
+        cache_dir: Path = Path("cache"),
+        cache_dtype: Literal["float16", "float32"] = "float32",
+        orientation: str | None = "LPS",
+        spacing: tuple[float, ...] | None = None,
+        normalize: Literal["zscore", "percentile"] = "zscore",
+        percentiles: tuple[float, float] = (1.0, 99.0),
+        patch_size: tuple[int, ...] = (192, 192),
+        crop: Literal["center", "random"] = "center",
+        augmentation: Augmentation = OFF,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        prepare_workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if folds < 2:
+            raise ValueError(f"folds must be at least 2, got {folds}.")
+        if fold is not None and not 0 <= fold < folds:
+            raise ValueError(f"fold must be null or in 0..{folds - 1}, got {fold}.")
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                "val_fraction and test_fraction must be >= 0 and leave a share for training, "
+                f"got {val_fraction} and {test_fraction}."
+            )
+        for name, value in (("patch_size", patch_size), ("spacing", spacing)):
+            if value is not None and len(value) != self.spatial_dims:
+                raise ValueError(f"{name} must have {self.spatial_dims} values, got {value}.")
+        if min(patch_size) < 1:
+            raise ValueError(f"patch_size must be positive, got {patch_size}.")
+        if crop not in ("center", "random"):
+            raise ValueError(f"crop must be center or random, got {crop!r}.")
+        for name, count, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("prepare_workers", 1 if prepare_workers is None else prepare_workers, 1),
+            ("seed", seed, 0),
+        ):
+            if count < least:
+                raise ValueError(f"{name} must be >= {least}, got {count}.")
+        self.root, self.phantom_root = root, phantom_root
+        self.split, self.fold, self.folds = split, fold, folds
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.predict_input = predict_input
+        self.preprocessing = Preprocessing(
+            orientation, spacing, normalize, percentiles, cache_dtype
+        )
+        self.patch_size, self.crop, self.augmentation = patch_size, crop, augmentation
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.seed = seed
+        self.start: tuple[int, int] = (0, 0)  # (epoch, batch) at which training goes on
+        self.preparer = Preparer(
+            self.dataset,
+            cache_dir,
+            preprocessing=self.preprocessing,
+            label_map=self.label_map,
+            num_classes=self.num_classes,
+            workers=prepare_workers,
+        )
+        self._cached: dict[str, list[CachedCase]] = {}
+
+    # What a dataset adds.
+
+    @abstractmethod
+    def discover(self, root: Path) -> Survey:
+        """Find the cases under ``root``; raises DataError if it is not the dataset's folder."""
+
+    @abstractmethod
+    def write_phantom(self, folder: Path, *, progress: bool) -> None:
+        """Write the dataset's phantom, or find that it is there."""
+
+    def is_input(self, name: str) -> bool:
+        """Whether a file of a folder to predict is an image; ``name`` is without suffix."""
+        return True
+
+    # What the rest may ask.
+
+    @property
+    def data_root(self) -> Path:
+        """The folder the data come from."""
+        return self.phantom_root if self.root is None else self.root
+
+    @property
+    def origin(self) -> Literal["real", "phantom"]:
+        """``"phantom"`` if the data come from the phantom, wherever its folder is by now."""
+        if self.predict_input is not None:
+            return "phantom" if phantom_home(self.predict_input) else "real"
+        return "phantom" if self.root is None or phantom_home(self.root) else "real"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the case ids, their files' content, the preprocessing and the split.
+
+        It does not depend on where the files are, nor on what only training uses (patches,
+        augmentation, batches, seed).
+        """
+        self._load()
+        content = {
+            case.id: cached.facts["content"]
+            for part in PARTS
+            for case, cached in zip(self.parts[part], self._cached[part], strict=True)
+        }
+        ids = {part: self.cases(part) for part in PARTS}
+        text = json.dumps([content, asdict(self.preprocessing), ids], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def cases(self, split: str) -> list[str]:
+        """Return the ids of the cases of ``train``, ``val``, ``test`` or ``predict``, by index."""
+        return [case.id for case in self._part(split)]
+
+    def check(self, *, progress: bool = True) -> list[Problem]:
+        """Read every case, and return all problems of dataset, cases, split and cache folder."""
+        try:
+            if self.root is None:
+                self.write_phantom(self.phantom_root, progress=progress)
+            survey = self.discover(self.data_root)
+        except DataError as error:
+            return list(error.problems)
+        problems = list(survey.problems)
+        problems += self.preparer.check(survey.cases, progress=progress)
+        for step in (lambda: self._split(survey), self.preparer.cache.open_for_writing):
+            try:
+                step()
+            except DataError as error:
+                problems += error.problems
+        return problems
+
+    def prepare(self, *, progress: bool = True) -> None:
+        """Write the phantom if there is no root, and read every case of the split into the cache.
+
+        What is in the cache already is not read again, so an interrupted call goes on where it
+        stopped.
+
+        Raises:
+            DataError: Lists every problem of every case, once all cases have been tried.
+        """
+        if self.predict_input is not None:
+            return  # nothing but the input is read
+        if self.root is None:
+            self.write_phantom(self.phantom_root, progress=progress)
+        vars(self).pop("parts", None)
+        self._cached.clear()
+        cases = [case for part in PARTS for case in self.parts[part]]
+        self.preparer.fill(cases, progress=progress)
+
+    def restore(self, case_id: str, logits: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Bring logits from the cache's grid back to the case's own grid.
+
+        Logits are resampled linearly and the softmax comes afterwards: the other order would
+        average probabilities across boundaries.
+
+        Args:
+            case_id: A case of any part, or of the input to predict.
+            logits: ``(C, X, Y, Z)`` on the grid of the batch.
+
+        Returns:
+            float32 logits ``(C, *native shape)`` in the file's axis order, and the affine of the
+            file, as it is there.
+        """
+        parts = PARTS if self.predict_input is None else ("predict",)
+        for case in (case for part in parts for case in self._part(part)):
+            if case.id == case_id:
+                shape, file_affine, affine = read_grid(case.images[0])
+                return from_grid(logits, shape, affine, self.preprocessing), file_affine
+        raise ValueError(f"case_id must be a case of {self.dataset}'s split, got {case_id!r}.")
+
+    # Lightning.
+
+    def prepare_data(self) -> None:
+        """Call :meth:`prepare`; it has nothing left to do if it was called before training."""
+        self.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Open the cache; never writes."""
+        if self.predict_input is None:
+            self._load()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of training samples, at the trainer's epoch and :attr:`start`."""
+        self._load()
+        dataset = self.train_dataset()
+        rank, world = rank_and_world()
+        sampler = TrainingSampler(
+            len(dataset),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            epoch=self.trainer.current_epoch if self.trainer is not None else 0,
+            start=self.start,
+        )
+        return self._loader(dataset, batch_sampler=sampler)
+
+    def train_dataset(self) -> SliceDataset:
+        """Return the training samples; a dataset of 3D patches overrides this."""
+        height, width = self.patch_size
+        return SliceDataset(
+            self._cached["train"],
+            patch_size=(height, width),
+            crop=self.crop,
+            augmentation=self.augmentation,
+            seed=self.seed,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the validation volumes."""
+        return self._volumes("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the test volumes."""
+        return self._volumes("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the input to predict, or of the test volumes if none is given."""
+        if self.predict_input is None:
+            return self._volumes("test")
+        dataset = InputDataset(
+            self._part("predict"),
+            preprocessing=self.preprocessing,
+            label_map=self.label_map,
+            num_classes=self.num_classes,
+        )
+        return self._evaluation_loader(dataset, len(dataset))
+
+    # Inside.
+
+    @cached_property
+    def parts(self) -> dict[str, list[Case]]:
+        """The cases of each part of the split, in the order of their indices."""
+        survey = self.discover(self.data_root)
+        split = self._split(survey)
+        patients = {patient for part in PARTS for patient in split[part]}
+        concerned = [fault for fault in survey.problems if fault.case in patients | {""}]
+        if concerned:
+            raise DataError(concerned)
+        return {
+            part: [case for case in survey.cases if case.patient in split[part]] for part in PARTS
+        }
+
+    def _split(self, survey: Survey) -> Split:
+        home = phantom_home(self.data_root)
+        file = self.split or (home / "split.json" if home is not None else None)
+        return resolve_split(
+            survey,
+            file=file,
+            fold=self.fold,
+            folds=self.folds,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+        )
+
+    def _part(self, part: str) -> list[Case]:
+        if part == "predict":
+            if self.predict_input is not None:
+                return find_inputs(self.predict_input, self.is_input)
+            part = "test"
+        if part not in PARTS:
+            raise ValueError(f"split must be train, val, test or predict, got {part!r}.")
+        return self.parts[part]
+
+    def _load(self) -> None:
+        if not self._cached:
+            self._cached = {part: self.preparer.open(self.parts[part]) for part in PARTS}
+
+    def _volumes(self, part: str) -> DataLoader[Any]:
+        self._load()
+        dataset = VolumeDataset(self._cached[part])
+        return self._evaluation_loader(dataset, len(dataset))
+
+    def _evaluation_loader(self, dataset: Dataset[Any], size: int) -> DataLoader[Any]:
+        rank, world = rank_and_world()
+        sampler = EvaluationSampler(size, rank=rank, world=world)
+        return self._loader(dataset, sampler=sampler, batch_size=1)
+
+    def _loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+
+def phantom_home(path: Path) -> Path | None:
+    """Return the folder with ``phantom.json`` that ``path`` is or lies in, or None."""
+    path = path.absolute()
+    return next(
+        (folder for folder in (path, *path.parents) if (folder / "phantom.json").is_file()), None
+    )

@@ -1,0 +1,194 @@
+"""The cache on disk: one folder a case, arrays that are mapped into memory, atomic writes."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from datamodules.case import Case, DataError, Problem
+
+_STALE = 3600.0  # seconds after which the folder of an unfinished write belongs to a dead job
+_WAY_OUT = "choose another folder with --data.init_args.cache_dir (make: CACHE=...)."
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a ``.npy`` file, with what is needed to map it without parsing its header."""
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def open(self) -> np.ndarray:
+        """Map the array into memory, read-only: indexing reads the bytes asked for, no others."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+    def is_whole(self) -> bool:
+        """Whether the file is there with as many bytes as the array needs."""
+        size = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        try:
+            return Path(self.path).stat().st_size == self.offset + size
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A case in the cache.
+
+    Attributes:
+        id: The case's name.
+        arrays: ``image`` ``(Z, M, X, Y)``, ``label`` ``(Z, X, Y)``, ``posterior``
+            ``(Z, C, X, Y)``: slices first, so that a slice is one run of bytes.
+        facts: What JSON can hold: ``spacing``, ``native_shape``, ``file_affine``, ``affine`` and
+            ``content`` (a hash of the source files' bytes).
+    """
+
+    id: str
+    arrays: dict[str, StoredArray]
+    facts: dict[str, Any]
+
+
+def source_key(case: Case) -> str:
+    """Return a hash of the path, size and modification time of the files a case is read from."""
+    stats = [(str(path.resolve()), path.stat()) for path in case.sources]
+    return _digest([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+
+
+def content_key(case: Case) -> str:
+    """Return a hash of the bytes of the files a case is read from, wherever they are."""
+    digest = hashlib.sha256()
+    for path in case.sources:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+class Cache:
+    """The cached cases of one dataset under one choice of settings.
+
+    Any number of jobs may use a cache at once: a case is written into a folder of its own name
+    and renamed when it is complete, so it is there whole or not at all. Two jobs that write the
+    same case do the work twice and keep one result.
+
+    Args:
+        folder: The folder of all caches.
+        name: The dataset's name.
+        settings: All settings that decide the arrays' numbers.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        self.root = folder
+        self.folder = folder / f"{name}-{_digest(settings)[:12]}"
+        self._settings = dict(settings)
+
+    def find(self, case: Case) -> CachedCase | None:
+        """Return the cached case; None if it is not there, not whole, or its files changed."""
+        try:
+            return self._load(self._place(case))
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def open_for_writing(self) -> None:
+        """Make the folder, and clear away what jobs that died left in it.
+
+        Raises:
+            DataError: The folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".probe-{uuid.uuid4().hex}"
+            probe.write_text(json.dumps(self._settings, indent=2, sort_keys=True))
+            probe.replace(self.folder / "settings.json")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for left in self.folder.glob(".*.tmp"):
+            try:
+                if time.time() - left.stat().st_mtime > _STALE:
+                    shutil.rmtree(left, ignore_errors=True)
+            except FileNotFoundError:
+                continue  # another job was faster
+
+    def write(
+        self, case: Case, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+    ) -> CachedCase:
+        """Store a case.
+
+        Raises:
+            DataError: No room, or no permission. What was written of the case is removed.
+        """
+        place = self._place(case)
+        draft = self.folder / f".{place.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            draft.mkdir()
+            stored = {name: _write_array(draft / f"{name}.npy", a) for name, a in arrays.items()}
+            record = {"id": case.id, "arrays": stored, "facts": dict(facts)}
+            with (draft / "case.json").open("wb") as file:
+                file.write(json.dumps(record, indent=1).encode())
+                _flush(file)
+            if place.is_dir() and self.find(case) is None:
+                shutil.rmtree(place)  # damaged from outside: an atomic write never leaves this
+            try:
+                draft.rename(place)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                shutil.rmtree(draft, ignore_errors=True)  # another job was faster
+            return self._load(place)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise self._unwritable(error, case.id) from error
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+    def _place(self, case: Case) -> Path:
+        return self.folder / f"{case.id}-{source_key(case)[:12]}"
+
+    def _load(self, place: Path) -> CachedCase:
+        record = json.loads((place / "case.json").read_text())
+        arrays = {
+            name: StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), offset)
+            for name, (dtype, shape, offset) in record["arrays"].items()
+        }
+        if not all(array.is_whole() for array in arrays.values()):
+            raise ValueError(f"{place} is damaged.")
+        return CachedCase(record["id"], arrays, record["facts"])
+
+    def _unwritable(self, error: OSError, case: str = "") -> DataError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            rule, fix = "the cache needs room on its disk", f"Free some room, or {_WAY_OUT}"
+        else:
+            rule, fix = "the cache folder must be writable", f"Give permission, or {_WAY_OUT}"
+        found = error.strerror or str(error)
+        return DataError([Problem(case, str(self.folder), rule, found, fix)])
+
+
+def _write_array(path: Path, array: np.ndarray) -> tuple[str, tuple[int, ...], int]:
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        file.write(array.data.cast("B"))  # np.save would hide the reason of a failure
+        _flush(file)
+    return array.dtype.str, array.shape, offset
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""A case, a problem with it, and the error that lists problems."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image volume with what belongs to it.
+
+    Attributes:
+        id: Name of the case, unique in its dataset and usable as a file name.
+        patient: The patient the case is from: splits are made of patients, never of cases.
+        images: One 3D NIfTI file for each input channel.
+        label: 3D NIfTI file with integer labels, or None where there is none.
+        posterior: ``.npz`` file with p(label | image), only known for phantoms.
+    """
+
+    id: str
+    patient: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    posterior: Path | None = None
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file that the case is read from."""
+        return (*self.images, *(path for path in (self.label, self.posterior) if path is not None))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a dataset's folder holds.
+
+    Attributes:
+        cases: The cases, sorted by id.
+        patients: All patients that may stand in a split, also those with problems.
+        official_test: The patients of the dataset's own test set, if it comes with labels.
+        problems: What is wrong with patients or with the folder.
+    """
+
+    cases: tuple[Case, ...]
+    patients: frozenset[str]
+    official_test: frozenset[str] = frozenset()
+    problems: tuple["Problem", ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a dataset, a patient or a case, and what to do about it.
+
+    Attributes:
+        case: Case or patient concerned; empty if it is the dataset as a whole.
+        path: File or folder looked at.
+        rule: What should hold.
+        found: What was found in its place.
+        fix: The way out.
+    """
+
+    case: str
+    path: str
+    rule: str
+    found: str
+    fix: str
+
+    def __str__(self) -> str:
+        where = f"{self.case}: " if self.case else ""
+        return f"{where}{self.rule}, found {self.found} ({self.path}). {self.fix}"
+
+
+class DataError(ValueError):
+    """One or more problems with the data; the message lists them all.
+
+    Attributes:
+        problems: The problems, in the order in which they were found.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = [str(problem) for problem in self.problems]
+        head = f"{len(lines)} problems with the data:\n- " if len(lines) > 1 else ""
+        super().__init__(head + "\n- ".join(lines))
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)  # the default would pickle the message alone

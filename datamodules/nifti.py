@@ -1,0 +1,172 @@
+"""Reading NIfTI files, and finding the voxel size that a faulty header hides."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+
+SUFFIXES = (".nii.gz", ".nii")
+T = TypeVar("T")
+_UNREADABLE = (ImageFileError, OSError, EOFError, ValueError, zlib.error, struct.error)
+
+
+class NiftiError(ValueError):
+    """A NIfTI file breaks a rule; the caller knows which case it belongs to."""
+
+    def __init__(self, rule: str, found: str, fix: str) -> None:
+        super().__init__(f"{rule}, found {found}. {fix}")
+        self.rule, self.found, self.fix = rule, found, fix
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D volume as it is in its file.
+
+    Attributes:
+        data: Voxels ``(X, Y, Z)`` in the file's axis order, scaled by the header's slope.
+        file_affine: The affine nibabel reports, voxel to mm; written back with predictions.
+        affine: The affine with the true voxel size, see :func:`true_affine`.
+    """
+
+    data: np.ndarray
+    file_affine: np.ndarray
+    affine: np.ndarray
+
+
+def stem(path: Path) -> str:
+    """Return the file name without ``.nii`` or ``.nii.gz``."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    raise ValueError(f"A NIfTI file's name must end in .nii.gz or .nii, got {path.name}.")
+
+
+def find_nifti(folder: Path, name: str) -> Path | None:
+    """Return ``folder/name.nii.gz``, else ``folder/name.nii``, else None."""
+    for suffix in SUFFIXES:
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    return None
+
+
+def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
+    """Return the affine whose voxel size is the true one.
+
+    ``affine`` is what nibabel chose: the sform where it is coded. Some ACDC files have a sform of
+    unit scale while ``pixdim`` and the qform hold the voxel size; there the qform is taken, or the
+    sform scaled to ``pixdim`` where the qform is not coded. A unit ``pixdim`` under a scaled sform
+    is the opposite slip, and the sform is kept.
+
+    Args:
+        header: The file's header.
+        affine: nibabel's affine ``(4, 4)``, voxel to mm.
+
+    Returns:
+        Affine ``(4, 4)`` in float64.
+
+    Raises:
+        NiftiError: The voxel size is not positive and finite, or sform and ``pixdim`` hold
+            different sizes and neither is 1.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    size = voxel_sizes(affine)
+    pixdim = np.abs(np.asarray(header.get_zooms()[:3], dtype=np.float64))
+    for name, value in (("affine", size), ("pixdim", pixdim)):
+        if not (np.isfinite(value).all() and (value > 0).all()):
+            raise NiftiError(
+                f"the voxel size in the header's {name} must be positive and finite",
+                _sizes(value),
+                "Repair the header.",
+            )
+    if np.allclose(size, pixdim, rtol=1e-2) or np.allclose(pixdim, 1, rtol=1e-3):
+        return affine
+    if np.allclose(size, 1, rtol=1e-3):
+        if int(header["qform_code"]) > 0:
+            return np.asarray(header.get_qform(), dtype=np.float64)
+        scaled = affine.copy()
+        scaled[:3, :3] *= pixdim / size
+        return scaled
+    raise NiftiError(
+        "sform and pixdim must hold the same voxel size, or one of them a size of 1",
+        f"{_sizes(size)} and {_sizes(pixdim)}",
+        "Repair the header: the true voxel size cannot be told.",
+    )
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Return shape, file affine and true affine of a 3D NIfTI file; reads the header alone.
+
+    Raises:
+        NiftiError: As :func:`read_volume`, for what the header can tell.
+    """
+    return _guard(path, lambda: _grid(_load(path)))
+
+
+def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume:
+    """Read a 3D NIfTI file.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz`` file.
+        dtype: Type of the voxels; None keeps the file's own (float where the header scales).
+
+    Raises:
+        NiftiError: The file is missing, damaged, no NIfTI file, not 3D, not numeric, or its
+            header holds no usable voxel size.
+    """
+
+    def read() -> Volume:
+        image = _load(path)
+        _, file_affine, affine = _grid(image)
+        data = image.dataobj if dtype is None else image.get_fdata(dtype=dtype, caching="unchanged")
+        return Volume(np.asarray(data), file_affine, affine)
+
+    return _guard(path, read)
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Image):
+        raise ImageFileError(f"it is a {type(image).__name__}")
+    return image
+
+
+def _grid(image: nib.Nifti1Image) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    if len(image.shape) != 3:
+        raise NiftiError(
+            "the volume must be 3D",
+            f"{len(image.shape)}D, shape {image.shape}",
+            "Give each time frame or modality a file of its own.",
+        )
+    if image.get_data_dtype().kind not in "iufb":
+        raise NiftiError(
+            "voxels must be real numbers", f"{image.get_data_dtype()}", "Convert the file."
+        )
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return image.shape, affine, true_affine(image.header, affine)
+
+
+def _guard(path: Path, read: Callable[[], T]) -> T:
+    if not path.is_file():
+        raise NiftiError("the file must exist", "no such file", "Restore it from the archive.")
+    try:
+        return read()
+    except NiftiError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise NiftiError(
+            "the file must be a complete NIfTI file",
+            f"{path.stat().st_size} bytes that do not read as one: {reason}",
+            "Download or unpack it again.",
+        ) from error
+
+
+def _sizes(values: np.ndarray) -> str:
+    return "x".join(f"{value:.4g}" for value in values) + " mm"

@@ -1,0 +1,167 @@
+"""Divides patients into train, val and test: by file, by official test set, or by hash."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from datamodules.case import DataError, Problem, Survey
+
+PARTS = ("train", "val", "test")
+Split = dict[str, list[str]]  # part -> patients, sorted
+
+
+def place(patient: str, salt: str = "split") -> float:
+    """Return a number in [0, 1) that depends on the patient's name and the salt alone."""
+    digest = hashlib.sha256(f"{salt}:{patient}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def hash_split(
+    patients: Iterable[str],
+    *,
+    official_test: Iterable[str] = (),
+    val_fraction: float,
+    test_fraction: float,
+) -> Split:
+    """Divide patients by a hash of their names, so that adding patients moves none.
+
+    Args:
+        patients: All patients with labels.
+        official_test: Patients of the dataset's own test set. If there are any, they are the
+            test set and ``test_fraction`` is not used.
+        val_fraction: Expected share of validation patients among all that are hashed.
+        test_fraction: Expected share of test patients where there is no official test set.
+    """
+    official = set(official_test)
+    share = 0.0 if official else test_fraction
+    split: Split = {part: [] for part in PARTS}
+    for patient in sorted(set(patients)):
+        position = place(patient)
+        if patient in official or position < share:
+            split["test"].append(patient)
+        else:
+            split["val" if position < share + val_fraction else "train"].append(patient)
+    return split
+
+
+def fold_split(split: Split, fold: int, folds: int) -> Split:
+    """Divide the train and val patients anew by hash: fold ``fold`` validates, test is kept."""
+    pool = sorted(split["train"] + split["val"])
+    inside = {patient: int(place(patient, "fold") * folds) == fold for patient in pool}
+    return {
+        "train": [patient for patient in pool if not inside[patient]],
+        "val": [patient for patient in pool if inside[patient]],
+        "test": split["test"],
+    }
+
+
+def read_split(path: Path) -> Split:
+    """Read a split from JSON: an object with the lists of patients train, val and test.
+
+    Raises:
+        DataError: The file is missing or is not such an object.
+    """
+
+    def wrong(rule: str, found: str) -> DataError:
+        fix = 'Expected {"train": ["patient001", ...], "val": [...], "test": [...]}.'
+        return DataError([Problem("", str(path), rule, found, fix)])
+
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise wrong("the split file must be readable", error.strerror or str(error)) from error
+    except ValueError as error:
+        raise wrong("the split file must be JSON", str(error)) from error
+    if not isinstance(content, Mapping) or set(content) != set(PARTS):
+        keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
+        raise wrong("the split file must have exactly the parts train, val and test", str(keys))
+    for part in PARTS:
+        names = content[part]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise wrong(f"the part {part} must be a list of patients' names", repr(names)[:80])
+    return {part: list(content[part]) for part in PARTS}
+
+
+def split_problems(split: Split, patients: Iterable[str], source: str) -> list[Problem]:
+    """Return what is wrong with a split: unknown patients, patients named twice, empty parts.
+
+    Args:
+        split: The split.
+        patients: All patients the dataset has with labels.
+        source: Where the split is from: a file, or a rule in words.
+    """
+    known, problems = set(patients), []
+    seen: dict[str, str] = {}
+    for part in PARTS:
+        for patient in split[part]:
+            if patient in seen:
+                where = (
+                    f"in {part} twice"
+                    if seen[patient] == part
+                    else f"in {seen[patient]} and {part}"
+                )
+                problems.append(
+                    Problem(
+                        patient,
+                        source,
+                        "a patient must be in one part of the split, once",
+                        where,
+                        "Remove all but one of the entries.",
+                    )
+                )
+            elif patient not in known:
+                problems.append(
+                    Problem(
+                        patient,
+                        source,
+                        "the split must name patients that the dataset has with labels",
+                        f"an unknown patient in {part}",
+                        "Correct the name, or restore the patient's files.",
+                    )
+                )
+            seen.setdefault(patient, part)
+        if not split[part]:
+            problems.append(
+                Problem(
+                    "",
+                    source,
+                    f"the part {part} of the split must not be empty",
+                    f"no patient among {len(known)} with labels",
+                    "Give a split file with --data.init_args.split, or change the fractions or the "
+                    "fold.",
+                )
+            )
+    return problems
+
+
+def resolve_split(
+    survey: Survey,
+    *,
+    file: Path | None,
+    fold: int | None,
+    folds: int,
+    val_fraction: float,
+    test_fraction: float,
+) -> Split:
+    """Return the split of a dataset: from the file if there is one, else by hash; then the fold.
+
+    Raises:
+        DataError: The file is not a split, or the split is not one of this dataset.
+    """
+    if file is not None:
+        split, source = read_split(file), str(file)
+    else:
+        split = hash_split(
+            survey.patients,
+            official_test=survey.official_test,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+        )
+        source = "hash of the patients' names"
+    if fold is not None:
+        split = fold_split(split, fold, folds)
+        source += f", fold {fold} of {folds}"
+    if problems := split_problems(split, survey.patients, source):
+        raise DataError(problems)
+    return {part: sorted(split[part]) for part in PARTS}
