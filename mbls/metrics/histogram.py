@@ -1,0 +1,265 @@
+"""The histogram under all calibration metrics: exact sums, the same for any batching and order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.counting import Tally, count_piece
+from mbls.metrics.fixed_point import FIXED_ONE, SUM_LIMIT
+from mbls.metrics.grid import GRID_CELLS, grid_edges
+from mbls.metrics.settings import settings_digest
+from mbls.metrics.truth import expected_cells
+from mbls.metrics.voxels import (
+    SUM_TOLERANCE,
+    check_index,
+    check_shapes,
+    check_unions,
+    pieces,
+)
+
+REGIONS = ("all", "label", "union")
+"""All voxels; labelled foreground; labelled or predicted foreground."""
+
+
+class CalibrationHistogram(Metric):
+    """Count probabilities into the exact grid for the top label, each class and each union.
+
+    All state is int64 and summed over processes, so it is equal to the bit however the voxels are
+    split into batches, shards and ranks. It holds, with a leading axis of ``num_cases`` if given:
+
+    - ``cells`` ``(regions, channels, 61, 3)``: voxels, hits, and the sum of confidences as offsets
+      from the lower edge of the cell in units of 2**-30; channels are the top label, the classes
+      and the unions;
+    - ``sums`` ``(regions, 4)``: voxels, Brier score (2**-30), negative log-likelihood (2**-26) and
+      the number of voxels whose true class was raised to ``NLL_FLOOR`` for it;
+    - ``truth`` like ``cells``: weights, hits and confidences expected over the posterior, all in
+      units of 2**-30, where a posterior was given (:mod:`mbls.metrics.truth`);
+    - ``known`` ``()``: voxels that came with a posterior.
+
+    Args:
+        num_classes: Number of classes C, background (class 0) included.
+        unions: Named sets of classes with one binary probability each, the sum of theirs.
+        regions: Which voxels count, an axis of the state: ``"all"``; ``"label"``, the labelled
+            foreground (the papers', blind to false positives); ``"union"``, labelled or predicted
+            foreground.
+        num_cases: Keep this many cases apart, filled by ``index``; None pools all voxels.
+        ignore_index: Label of voxels to leave out.
+        kwargs: Settings of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: For unknown regions, malformed unions or a count of cases below one.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+
+    cells: Tensor
+    sums: Tensor
+    truth: Tensor
+    known: Tensor
+    settings: Tensor
+    edges: Tensor
+    member: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        unions: Mapping[str, Sequence[int]] | None = None,
+        regions: Sequence[str] = REGIONS,
+        num_cases: int | None = None,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.unions = check_unions(num_classes, unions)
+        self.regions = tuple(regions)
+        if not self.regions or len(set(self.regions)) != len(self.regions):
+            raise ValueError(f"regions must name each region once, got {self.regions}.")
+        if unknown := [name for name in self.regions if name not in REGIONS]:
+            raise ValueError(f"regions must be among {REGIONS}, got {unknown}.")
+        if num_cases is not None and num_cases < 1:
+            raise ValueError(f"num_cases must be at least 1, or None to pool, got {num_cases}.")
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(
+                f"ignore_index must not be one of the classes 0..{num_classes - 1}, got "
+                f"{ignore_index}."
+            )
+        self.num_classes = num_classes
+        self.num_cases = num_cases
+        self.ignore_index = ignore_index
+        lead = () if num_cases is None else (num_cases,)
+        shape = (*lead, len(self.regions), 1 + num_classes + len(self.unions), GRID_CELLS, 3)
+        digest = settings_digest(num_classes, self.unions, self.regions, num_cases, ignore_index)
+        for name, zeros in {
+            "cells": torch.zeros(shape, dtype=torch.int64),
+            "sums": torch.zeros(*lead, len(self.regions), 4, dtype=torch.int64),
+            "truth": torch.zeros(shape, dtype=torch.int64),
+            "known": torch.zeros((), dtype=torch.int64),
+        }.items():
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+        self.add_state("settings", digest, dist_reduce_fx="max")
+        lower = torch.from_numpy(grid_edges())
+        lower = torch.cat([lower[:1], lower[:-1]]) * FIXED_ONE  # of cells 0..60
+        self.register_buffer("edges", lower.to(torch.int64), persistent=False)
+        member = torch.zeros(num_classes + len(self.unions), num_classes + 2, dtype=torch.bool)
+        for row, classes in enumerate(
+            [(k,) for k in range(num_classes)] + list(self.unions.values())
+        ):
+            member[row, list(classes)] = True
+            member[row, num_classes] = 0 in classes  # false foreground is labelled background
+        self.register_buffer("member", member, persistent=False)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels: ``"top"``, the class numbers, the unions."""
+        return ("top", *map(str, range(self.num_classes)), *self.unions)
+
+    def update(
+        self,
+        probs: Tensor,
+        target: Tensor,
+        *,
+        spacing: Tensor | None = None,
+        index: Tensor | None = None,
+        posterior: Tensor | None = None,
+    ) -> None:
+        """Add a batch; a batch that is refused changes nothing.
+
+        Args:
+            probs: Probabilities ``(N, C, *S)``, each at least 0, summing to one over C.
+            target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
+            spacing: Voxel size ``(N, len(S))`` in mm; the regions kept here do not need it.
+            index: Number of each case ``(N,)``; needed if cases are kept apart.
+            posterior: The labels' distribution ``(N, C, *S)`` where it is known.
+
+        Raises:
+            TypeError: If dtypes are not floats and labels.
+            ValueError: If shapes do not match, probabilities are negative, NaN or do not sum to
+                one, labels are no classes, or an index is out of range.
+            OverflowError: If a sum would pass 2**62.
+        """
+        del spacing
+        target = check_shapes(probs, target, self.num_classes)
+        numbers = check_index(index, probs.shape[0], self.num_cases)
+        if posterior is not None and posterior.shape != probs.shape:
+            raise ValueError(
+                f"posterior must have the shape of probs {tuple(probs.shape)}, got "
+                f"{tuple(posterior.shape)}."
+            )
+        entries = (
+            [slice(None)] if numbers is None else [slice(n, n + 1) for n in range(len(numbers))]
+        )
+        counted = [
+            self._count(probs[e], target[e], None if posterior is None else posterior[e])
+            for e in entries
+        ]
+        if not counted:
+            return
+        self._check(torch.stack([doubt for *_, doubt in counted]), probs.dtype)
+        for position, (cells, sums, truth, known, _) in enumerate(counted):
+            row = () if numbers is None else (numbers[position],)
+            self.cells[row] += cells
+            self.sums[row] += sums
+            self.truth[row] += truth
+            self.known += known
+
+    def _count(
+        self, probs: Tensor, target: Tensor, posterior: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        tally = Tally.empty(len(self.channels) - 1, self.num_classes, 0, probs.device)
+        truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
+        unions = tuple(self.unions.values())
+        tensors = [probs, target[:, None]]
+        if posterior is not None:
+            tensors.append(posterior)
+        for piece in pieces(tensors, self.num_classes):
+            count_piece(tally, piece[0], piece[1], None, unions, self.ignore_index)
+            if posterior is not None:
+                keep = piece[1][0] != self.ignore_index
+                truth += expected_cells(piece[0], piece[2], keep, unions, self.regions)
+        cells, sums = self._regions(tally)
+        known = sums.new_zeros(())
+        if posterior is not None:
+            known = tally.classes[0, : self.num_classes + 1, :, 0].sum()
+        doubt = torch.cat([tally.doubt, torch.stack([cells.amax(), sums.amax()]).double()])
+        return cells, sums, truth, known, doubt
+
+    def _regions(self, tally: Tally) -> tuple[Tensor, Tensor]:
+        """Sum codes to regions and hits: ``(regions, channels, 61, 3)`` and ``(regions, 4)``."""
+        C = self.num_classes
+        rows, sums = [], []
+        # Codes and top-label groups (rest, false foreground, hit, missed) that make up a region.
+        parts = {
+            "all": (0, C + 1, [0, 1, 2, 3]),
+            "label": (1, C, [2, 3]),
+            "union": (1, C + 1, [1, 2, 3]),
+        }
+        for region in self.regions:
+            first, last, groups = parts[region]
+            counted = tally.classes[:, first:last]
+            hits = counted[..., 0] * self.member[:, first:last, None]
+            classes = torch.stack([counted[..., 0].sum(1), hits.sum(1), counted[..., 1].sum(1)], -1)
+            top = tally.top[groups].sum(0)
+            hit = tally.top[[g for g in groups if g in (0, 2)]].sum(0)
+            rows.append(
+                torch.cat([torch.stack([top[:, 0], hit[:, 0], top[:, 1]], -1)[None], classes])
+            )
+            voxels = classes[0, :, 0].sum()
+            sums.append(torch.cat([voxels[None], tally.scores[first:last].sum(0)]))
+        cells = torch.stack(rows)
+        cells[..., 2] -= cells[..., 0] * self.edges
+        return cells, torch.stack(sums)
+
+    def _check(self, doubt: Tensor, dtype: torch.dtype) -> None:
+        """Raise for what is no distribution or label, or too large; one transfer to the host."""
+        state = torch.stack([self.cells.amax(), self.sums.amax(), self.truth.amax()]).amax()
+        off, low, wrong, broken, cells, sums, full = torch.cat(
+            [
+                doubt[:, 0].amax()[None],
+                doubt[:, 1].amin()[None],
+                doubt[:, 2:].sum(0),
+                state.double()[None],
+            ]
+        ).tolist()
+        tolerance = SUM_TOLERANCE[dtype]
+        if not low >= 0 or not off <= tolerance:
+            raise ValueError(
+                f"probs must be at least 0 and sum to 1 over the classes (within {tolerance} for "
+                f"{dtype}), got a smallest value of {low:g} and a sum off by {off:g}; logits need "
+                "softmax, and NaN comes from the network."
+            )
+        if broken:
+            raise ValueError(
+                f"target must hold whole class numbers, got {broken:.0f} that are not."
+            )
+        if wrong:
+            raise ValueError(
+                f"target must hold classes 0..{self.num_classes - 1} or ignore_index "
+                f"{self.ignore_index}, got {wrong:.0f} voxels with something else."
+            )
+        if full + max(cells, sums) >= SUM_LIMIT:
+            raise OverflowError(
+                f"A sum would pass {SUM_LIMIT}; keep cases apart with num_cases or split the run."
+            )
+
+    def bins(self) -> CalibrationBins:
+        """Return the sums as arrays with named axes, from which every metric follows."""
+        return CalibrationBins.from_states(
+            cells=self.cells,
+            sums=self.sums,
+            truth=self.truth if int(self.known) else None,
+            regions=self.regions,
+            channels=self.channels,
+            num_classes=self.num_classes,
+            pooled=self.num_cases is None,
+        )
+
+    def compute(self) -> Any:
+        """Return :meth:`bins` of the states summed over processes."""
+        return self.bins()

@@ -1,0 +1,136 @@
+"""The files a test run leaves: ``metrics.json``, ``cases.csv``, ``bins.npz``, ``reliability.*``."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.dice import DiceScore, dice_scores
+from mbls.metrics.estimates import case_values
+from mbls.metrics.histogram import CalibrationHistogram
+from mbls.metrics.summary import N_BINS, channel_names, load_bins, save_bins, summarize
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a test run left in its folder.
+
+    Attributes:
+        metrics: Content of ``metrics.json``; a missing number is None.
+        cases: Content of ``cases.csv``, one row a case.
+        bins: Histogram of each case.
+        dice_counts: int64 ``(cases, classes + unions, 3)``.
+    """
+
+    metrics: dict[str, Any]
+    cases: pd.DataFrame
+    bins: CalibrationBins
+    dice_counts: np.ndarray
+
+
+def write_results(
+    folder: Path,
+    histogram: CalibrationHistogram,
+    dice: DiceScore,
+    *,
+    cases: Sequence[str],
+    patients: Sequence[str],
+    meta: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a test run's files and return the content of ``metrics.json``.
+
+    Equal sums give files equal to the byte. Call it on one process, after the metrics' states were
+    summed over all (inside ``sync_context`` where torchmetrics has not done it).
+
+    Args:
+        folder: Where to write; made if needed.
+        histogram: A histogram with ``num_cases``.
+        dice: Dice of the same cases.
+        cases: Name of each case, in the order of its index.
+        patients: Patient of each case.
+        meta: At least ``dataset`` (str), ``origin`` (``"real"`` or ``"phantom"``) and
+            ``class_names``; JSON values only.
+
+    Raises:
+        ValueError: If numbers of cases differ or ``meta`` lacks a name.
+    """
+    from mbls.plots import reliability_figure, save_figure
+
+    bins, counts = histogram.bins(), dice.counts.cpu().numpy()
+    metrics = summarize(bins, counts, cases=cases, patients=patients, meta=meta)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_bins(folder / "bins.npz", bins, counts, cases=cases, patients=patients, meta=meta)
+    (folder / "metrics.json").write_text(to_json(metrics))
+    (folder / "cases.csv").write_text(case_rows(bins, counts, cases, patients, meta))
+    save_figure(reliability_figure(bins, meta=meta), folder / "reliability")
+    return metrics
+
+
+def load_results(folder: Path) -> Results:
+    """Read the files of :func:`write_results`.
+
+    Raises:
+        FileNotFoundError: If one is missing; the message names what a results folder holds.
+    """
+    folder = Path(folder)
+    for name in ("metrics.json", "cases.csv", "bins.npz"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} must hold metrics.json, cases.csv and bins.npz, as a test run writes "
+                f"them (runs/.../test/<tag>), but {name} is missing."
+            )
+    bins, counts, _ = load_bins(folder / "bins.npz")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return Results(metrics, pd.read_csv(folder / "cases.csv"), bins, counts)
+
+
+def to_json(metrics: Mapping[str, Any]) -> str:
+    """Return valid JSON: NaN and infinities become null, floats their shortest exact digits."""
+    return json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n"
+
+
+def case_rows(
+    bins: CalibrationBins,
+    dice_counts: np.ndarray,
+    cases: Sequence[str],
+    patients: Sequence[str],
+    meta: Mapping[str, Any],
+) -> str:
+    """Return the CSV text of ``cases.csv``; an empty field is a value that does not exist."""
+    names = channel_names(bins, meta)
+    columns: dict[str, Sequence[Any]] = {"case": cases, "patient": patients}
+    columns["voxels"] = bins.sums[:, 0, 0].tolist()
+    scores = dice_scores(dice_counts)
+    for position, channel in enumerate(bins.channels[1:]):
+        columns[f"dice/{names[channel]}"] = scores[:, position].tolist()
+    metrics = ["ece", "cece", "signed", "nll", "brier"]
+    if bins.truth is not None:
+        metrics += ["true_ece", "true_cece"]
+    for region in bins.regions:
+        for metric in metrics:
+            values = case_values(bins, metric, region=region, n_bins=N_BINS)
+            columns[f"{metric}/{region}"] = values.tolist()
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row])
+    return text.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

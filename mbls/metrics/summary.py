@@ -1,0 +1,165 @@
+"""Every number of a test run from its integer sums: the content of ``metrics.json``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.dice import dice_scores
+from mbls.metrics.estimates import POOLINGS, estimate
+
+SOUND_METRICS = (
+    *("ece", "cece", "ece_l2", "cece_l2", "ace", "mce", "signed", "over", "under", "brier", "nll"),
+)
+TRUE_METRICS = ("true_ece", "true_cece", "true_signed")
+N_BINS = 15
+NOT_PROTOCOLS = ("meta", "dice", "hd95", "nsd")
+"""Keys of ``metrics.json`` beside the protocols."""
+
+
+def entry(value: float, n_cases: int) -> dict[str, Any]:
+    """Return one number of ``metrics.json``; interval and floor are filled in where they exist."""
+    return {"value": value, "low": None, "high": None, "floor": None, "n_cases": n_cases}
+
+
+def summarize(
+    bins: CalibrationBins,
+    dice_counts: np.ndarray,
+    *,
+    cases: Sequence[str],
+    patients: Sequence[str],
+    meta: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return ``{protocol: {region: {pooling: {metric: entry}}}}`` plus ``meta`` and ``dice``.
+
+    Args:
+        bins: Histogram that keeps cases apart.
+        dice_counts: int64 ``(cases, classes + unions, 3)``.
+        cases: Name of each case.
+        patients: Patient of each case, the unit of resampling.
+        meta: ``dataset``, ``origin``, ``class_names`` and whatever else describes the run.
+
+    Raises:
+        ValueError: If the numbers of cases differ, or ``meta`` lacks a name it needs.
+    """
+    _check(bins, dice_counts, cases, patients, meta)
+    names = channel_names(bins, meta)
+    sound: dict[str, Any] = {}
+    for region in bins.regions:
+        known = TRUE_METRICS if bins.truth is not None else ()
+        metrics = {m: m for m in (*SOUND_METRICS, *known)}
+        metrics |= {f"ece/{names[c]}": f"ece/{c}" for c in bins.channels[1:]}
+        sound[region] = {
+            pooling: {
+                shown: entry(*estimate(bins, metric, region=region, pooling=pooling, n_bins=N_BINS))
+                for shown, metric in metrics.items()
+            }
+            for pooling in POOLINGS
+        }
+    return {
+        "meta": {
+            **meta,
+            "n_bins": N_BINS,
+            "n_cases": len(cases),
+            "n_patients": len(set(patients)),
+            "floored_voxels": int(bins.sums[:, 0, 3].sum()),
+        },
+        "sound": sound,
+        "dice": dice_summary(dice_counts, [names[c] for c in bins.channels[1:]], bins.num_classes),
+    }
+
+
+def dice_summary(counts: np.ndarray, names: Sequence[str], num_classes: int) -> dict[str, Any]:
+    """Return the mean Dice of each structure, and their mean over foreground classes.
+
+    A structure whose label is absent from a case is left out there; ``n_absent`` says how often,
+    and ``n_false`` how often it was predicted all the same.
+    """
+    scores = dice_scores(counts)
+    result: dict[str, Any] = {}
+    for column, name in enumerate(names):
+        kept = scores[:, column][~np.isnan(scores[:, column])]
+        absent = counts[:, column, 2] == 0
+        result[name] = {
+            **entry(float(kept.mean()) if kept.size else float("nan"), int(kept.size)),
+            "n_absent": int(absent.sum()),
+            "n_false": int((absent & (counts[:, column, 1] > 0)).sum()),
+        }
+    foreground = [result[name]["value"] for name in names[1:num_classes]]
+    present = [value for value in foreground if not np.isnan(value)]
+    mean = float(np.mean(present)) if present else float("nan")
+    result["mean"] = entry(mean, int((~np.isnan(scores[:, 1:num_classes])).any(1).sum()))
+    return result
+
+
+def channel_names(bins: CalibrationBins, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return the shown name of each channel: a class's own, a union's, ``top``."""
+    return {
+        c: str(meta["class_names"][int(c)]) if 1 <= i <= bins.num_classes else c
+        for i, c in enumerate(bins.channels)
+    }
+
+
+def save_bins(
+    path: Path,
+    bins: CalibrationBins,
+    dice_counts: np.ndarray,
+    *,
+    cases: Sequence[str],
+    patients: Sequence[str],
+    meta: Mapping[str, Any],
+) -> None:
+    """Write all that :func:`summarize` needs to one ``.npz``."""
+    extra = {
+        "dice": dice_counts,
+        "dice_axes": np.array(("case", "channel[1:]", "count")),
+        "dice_count": np.array(("both", "predicted", "labelled")),
+        "case": np.array(list(cases), dtype=np.str_),
+        "patient": np.array(list(patients), dtype=np.str_),
+        "meta": np.array(json.dumps(dict(meta))),
+    }
+    bins.save(path, extra)
+
+
+def load_bins(path: Path) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
+    """Read ``bins.npz``: the histogram, the Dice counts, and cases, patients and meta by name."""
+    bins, extra = CalibrationBins.load(path)
+    about = {
+        "cases": extra["case"].tolist(),
+        "patients": extra["patient"].tolist(),
+        "meta": json.loads(str(extra["meta"])),
+    }
+    return bins, extra["dice"], about
+
+
+def from_bins(path: Path) -> dict[str, Any]:
+    """Return from ``bins.npz`` alone what :func:`summarize` gave the run, equal to the bit."""
+    bins, counts, about = load_bins(path)
+    return summarize(bins, counts, **about)
+
+
+def _check(
+    bins: CalibrationBins,
+    dice_counts: np.ndarray,
+    cases: Sequence[str],
+    patients: Sequence[str],
+    meta: Mapping[str, Any],
+) -> None:
+    lengths = {bins.cells.shape[0], dice_counts.shape[0], len(cases), len(patients)}
+    if bins.pooled or len(lengths) != 1:
+        raise ValueError(
+            f"The histogram (pooled: {bins.pooled}), Dice, cases and patients must have one row a "
+            f"case, got {bins.cells.shape[0]}, {dice_counts.shape[0]}, {len(cases)} and "
+            f"{len(patients)}."
+        )
+    if absent := [k for k in ("dataset", "origin", "class_names") if k not in meta]:
+        raise ValueError(f"meta must say dataset, origin and class_names, got none of {absent}.")
+    if meta["origin"] not in ("real", "phantom"):
+        raise ValueError(f"meta['origin'] must be 'real' or 'phantom', got {meta['origin']!r}.")
+    if len(meta["class_names"]) != bins.num_classes:
+        raise ValueError(
+            f"meta['class_names'] must name {bins.num_classes} classes, got {meta['class_names']}."
+        )

@@ -1,0 +1,135 @@
+"""From the tensors a metric is called with to ``(C, L)`` pieces of a size that fits the cache."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+MAX_VOXELS = 1 << 15
+MAX_VALUES = 1 << 17
+# A row of softmax outputs sums to one up to the rounding of its entries.
+SUM_TOLERANCE = {
+    torch.float64: 1e-5,
+    torch.float32: 1e-4,
+    torch.float16: 5e-3,
+    torch.bfloat16: 3e-2,
+}
+
+
+def check_unions(
+    num_classes: int, unions: Mapping[str, Sequence[int]] | None
+) -> dict[str, tuple[int, ...]]:
+    """Return the named sets of classes as tuples.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or a set is empty, repeats a class, or
+            names one that does not exist.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2 (background counts), got {num_classes}.")
+    checked = {
+        str(name): tuple(int(k) for k in members) for name, members in (unions or {}).items()
+    }
+    for name, members in checked.items():
+        if not members or len(set(members)) != len(members):
+            raise ValueError(f"Union {name!r} must name each of its classes once, got {members}.")
+        if not all(0 <= k < num_classes for k in members):
+            raise ValueError(
+                f"Union {name!r} must consist of classes 0..{num_classes - 1}, got {members}."
+            )
+    return checked
+
+
+def check_shapes(probs: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Check what a metric is called with; return the target as ``(N, *S)``.
+
+    Args:
+        probs: Probabilities ``(N, C, *S)``, float16, bfloat16, float32 or float64.
+        target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
+        num_classes: C.
+
+    Raises:
+        TypeError: If the probabilities are not floating point, or the target is boolean or complex.
+        ValueError: If the shapes do not match.
+    """
+    if probs.dtype not in SUM_TOLERANCE:
+        raise TypeError(
+            f"probs must be float16, bfloat16, float32 or float64 probabilities, got "
+            f"{probs.dtype}; apply softmax to logits first."
+        )
+    if target.dtype == torch.bool or target.is_complex():
+        raise TypeError(
+            f"target must hold class numbers, got {target.dtype}; convert it with .long()."
+        )
+    if probs.ndim < 2 or probs.shape[1] != num_classes:
+        raise ValueError(
+            f"probs must be (N, {num_classes}, *S): one channel for each of the {num_classes} "
+            f"classes on axis 1, got {tuple(probs.shape)}."
+        )
+    expected = (probs.shape[0], *probs.shape[2:])
+    if target.shape == (expected[0], 1, *expected[1:]):
+        target = target.squeeze(1)
+    if tuple(target.shape) != expected:
+        raise ValueError(
+            f"target must be {expected} or {(expected[0], 1, *expected[1:])} to go with probs "
+            f"{tuple(probs.shape)}, got {tuple(target.shape)}."
+        )
+    return target
+
+
+def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list[int] | None:
+    """Return the case number of each batch entry; None where the histogram is pooled.
+
+    Raises:
+        ValueError: If an index is missing, of another length than the batch, or out of range.
+    """
+    if num_cases is None:
+        return None
+    if index is None:
+        raise ValueError(
+            f"This metric keeps {num_cases} cases apart: pass index, the (N,) number of each "
+            "case, or build it with num_cases=None to pool all voxels."
+        )
+    numbers = [int(i) for i in torch.as_tensor(index).reshape(-1).tolist()]
+    if len(numbers) != batch:
+        raise ValueError(f"index must name one case for each of {batch} entries, got {numbers}.")
+    if any(not 0 <= i < num_cases for i in numbers):
+        raise ValueError(f"index must lie in 0..{num_cases - 1}, got {numbers}.")
+    return numbers
+
+
+def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor, ...]]:
+    """Cut matching ``(N, c, *S)`` tensors into ``(c, L)`` pieces without copying a whole volume.
+
+    Args:
+        tensors: Tensors that agree in ``N`` and ``S``; ``c`` may differ.
+        num_classes: The largest ``c``, which sets the length of a piece.
+
+    Yields:
+        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`. The order of voxels
+        is that of memory, not of space: sums do not depend on it.
+    """
+    length = max(1024, min(MAX_VOXELS, MAX_VALUES // num_classes))
+    first = tensors[0]
+    voxels = first[0, 0].numel() if first.shape[0] else 0
+    if voxels == 0:
+        return
+    if voxels * 4 <= length:  # many small entries: a few at once
+        step = length // voxels
+        for start in range(0, first.shape[0], step):
+            yield tuple(
+                t[start : start + step].transpose(0, 1).reshape(t.shape[1], -1) for t in tensors
+            )
+        return
+    for entry in range(first.shape[0]):
+        yield from _cut([t[entry] for t in tensors], length)
+
+
+def _cut(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]:
+    if all(t.is_contiguous() for t in tensors) or tensors[0][0].numel() <= length:
+        flat = [t.reshape(t.shape[0], -1) for t in tensors]
+        for start in range(0, flat[0].shape[1], length):
+            yield tuple(t[:, start : start + length] for t in flat)
+        return
+    for position in range(tensors[0].shape[1]):  # permuted in memory: slab by slab
+        yield from _cut([t[:, position] for t in tensors], length)

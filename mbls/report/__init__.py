@@ -1,0 +1,5 @@
+"""Tables from the files of finished runs."""
+
+from mbls.report.table import results_table
+
+__all__ = ["results_table"]
