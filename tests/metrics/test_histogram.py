@@ -261,7 +261,7 @@ def test_refused_shapes_dtypes_and_settings():
     metric = CalibrationHistogram(4, num_cases=3)
     with pytest.raises(ValueError, match=r"index, the \(N,\) number"):
         metric.update(probs, target)
-    with pytest.raises(ValueError, match=r"index must lie in 0..2, got \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"index must lie in 0\.\.2, got \[0, 3\]"):
         metric.update(probs, target, index=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"one case for each of 2 entries, got \[0\]"):
         metric.update(probs, target, index=torch.tensor([0]))
@@ -274,13 +274,13 @@ def test_refused_shapes_dtypes_and_settings():
         pooled.update(target[:, None].expand(2, 4, 5, 5), target)
     with pytest.raises(TypeError, match=r"torch.bool; convert it with .long\(\)"):
         pooled.update(probs, target > 1)
-    with pytest.raises(ValueError, match="2 that are not|whole class numbers"):
+    with pytest.raises(ValueError, match="whole class numbers, got 50"):
         pooled.update(probs, target + 0.5)
     with pytest.raises(ValueError, match="posterior must have the shape"):
         pooled.update(probs, target, posterior=probs[:, :3])
     with pytest.raises(ValueError, match="at least 2"):
         CalibrationHistogram(1)
-    with pytest.raises(ValueError, match="must consist of classes 0..3"):
+    with pytest.raises(ValueError, match=r"must consist of classes 0\.\.3"):
         CalibrationHistogram(4, unions={"x": (1, 4)})
     with pytest.raises(ValueError, match="name each of its classes once"):
         CalibrationHistogram(4, unions={"x": ()})

@@ -1,0 +1,79 @@
+"""The same bits on one, two and three processes, also with fewer cases than processes."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mbls.metrics import CalibrationHistogram, DiceScore, ExpectedCalibrationError
+
+CASES = (1, 2, 5, 7, 21)
+CLASSES = 3
+
+
+def make_case(number):
+    generator = torch.Generator().manual_seed(number)
+    probs = torch.randn(1, CLASSES, 9 + number, 11, generator=generator).softmax(1)
+    target = torch.randint(CLASSES, (1, 9 + number, 11), generator=generator)
+    if number == 0:  # every region is the same set of voxels in the first case
+        target.fill_(1)
+    return probs, target
+
+
+def metrics(num_cases, **kwargs):
+    return {
+        "apart": CalibrationHistogram(CLASSES, num_cases=num_cases, **kwargs),
+        "pooled": CalibrationHistogram(CLASSES, **kwargs),
+        "dice": DiceScore(CLASSES, num_cases=num_cases, **kwargs),
+        "ece": ExpectedCalibrationError(CLASSES, region="label", **kwargs),
+    }
+
+
+def feed(built, numbers):
+    for number in numbers:
+        probs, target = make_case(number)
+        index = torch.tensor([number])
+        posterior = probs.flip(1)
+        built["apart"].update(probs, target, index=index, posterior=posterior)
+        built["pooled"].update(probs, target)
+        built["dice"].update(probs, target, index=index)
+        built["ece"].update(probs, target)
+
+
+def totals(built):
+    result = {}
+    for name, metric in built.items():
+        with metric.sync_context():
+            result |= {f"{name}.{s}": getattr(metric, s).clone() for s in metric._defaults}
+    result["ece"] = built["ece"].compute()
+    return result
+
+
+def run_rank(rank, file, out):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=3)
+    groups = {world: dist.new_group(list(range(world))) for world in (2, 3)}
+    for world, group in groups.items():
+        if rank >= world:
+            continue
+        for num_cases in CASES:
+            built = metrics(num_cases, process_group=group)
+            feed(built, range(rank, num_cases, world))
+            torch.save(totals(built), f"{out}/{world}-{num_cases}-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.ddp
+def test_equal_to_the_bit_on_one_two_and_three_processes(tmp_path):
+    mp.spawn(run_rank, args=(tmp_path / "rendezvous", tmp_path), nprocs=3)
+    for num_cases in CASES:
+        alone = metrics(num_cases)
+        feed(alone, range(num_cases))
+        expected = totals(alone)
+        for world in (2, 3):
+            for rank in range(world):
+                found = torch.load(tmp_path / f"{world}-{num_cases}-{rank}.pt", weights_only=True)
+                assert found.keys() == expected.keys()
+                for name, value in expected.items():
+                    assert torch.equal(found[name], value), (world, num_cases, rank, name)

@@ -1,0 +1,151 @@
+"""The files of a test run: equal bytes for equal runs, and every number back from the histogram."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+
+from mbls.metrics import (
+    CalibrationHistogram,
+    DiceScore,
+    case_values,
+    estimate,
+    from_bins,
+    load_results,
+    write_results,
+)
+
+META = {
+    "dataset": "acdc",
+    "origin": "phantom",
+    "class_names": ["background", "RV", "MYO"],
+    "tag": "best",
+}
+ABOUT = {"cases": ["p1_ED", "p1_ES", "p2_ED"], "patients": ["p1", "p1", "p2"], "meta": META}
+
+
+def scored(order=(0, 1, 2), posterior=True):
+    torch.manual_seed(3)
+    known = torch.randn(3, 3, 12, 13, 4).mul(2).softmax(1)
+    target = torch.distributions.Categorical(known.movedim(1, -1)).sample()
+    target[1][target[1] == 2] = 0
+    probs = (known.log() * 1.5).softmax(1)
+    histogram = CalibrationHistogram(3, unions={"heart": (1, 2)}, num_cases=3)
+    dice = DiceScore(3, unions={"heart": (1, 2)}, num_cases=3)
+    for n in order:
+        index, one = torch.tensor([n]), slice(n, n + 1)
+        histogram.update(
+            probs[one], target[one], index=index, posterior=known[one] if posterior else None
+        )
+        dice.update(probs[one], target[one], index=index)
+    return histogram, dice
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("results") / "best"
+    histogram, dice = scored()
+    path.parent.joinpath("returned.json").write_text(
+        json.dumps(write_results(path, histogram, dice, **ABOUT))
+    )
+    return path
+
+
+def test_every_number_comes_back_from_the_histogram(folder):
+    returned = json.loads(folder.with_name("returned.json").read_text())
+    assert json.dumps(from_bins(folder / "bins.npz")) == json.dumps(returned)
+
+
+def test_equal_runs_write_equal_bytes(folder, tmp_path):
+    histogram, dice = scored(order=(2, 0, 1))
+    write_results(tmp_path / "again", histogram, dice, **ABOUT)
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["bins.npz", "cases.csv", "metrics.json", "reliability.pdf", "reliability.png"]
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_layout_and_values(folder):
+    metrics = json.loads((folder / "metrics.json").read_text(), parse_constant=pytest.fail)
+    histogram, dice = scored()
+    bins = histogram.bins()
+    cell = metrics["sound"]["label"]["per_case"]["cece"]
+    assert cell["value"] == estimate(bins, "cece", region="label", pooling="per_case")[0]
+    assert cell["n_cases"] == 3
+    assert set(cell) == {"value", "low", "high", "floor", "n_cases"}
+    assert metrics["sound"]["all"]["pooled"]["ece/MYO"]["value"] == estimate(bins, "ece/2")[0]
+    assert metrics["sound"]["all"]["pooled"]["ece/heart"]["value"] == estimate(bins, "ece/heart")[0]
+    assert metrics["meta"]["origin"] == "phantom"
+    scores = dice.compute()
+    assert metrics["dice"]["MYO"]["value"] == scores[[0, 2], 2].mean().item()
+    assert metrics["dice"]["MYO"]["n_absent"] == 1
+    assert metrics["dice"]["MYO"]["n_false"] == 1
+    means = [metrics["dice"][name]["value"] for name in ("RV", "MYO")]
+    assert metrics["dice"]["mean"]["value"] == pytest.approx(sum(means) / 2, abs=1e-15)
+
+
+def test_one_row_a_case(folder):
+    rows = list(csv.DictReader((folder / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ABOUT["cases"]
+    assert [row["patient"] for row in rows] == ABOUT["patients"]
+    assert rows[1]["dice/MYO"] == ""
+    histogram, dice = scored()
+    assert float(rows[2]["dice/RV"]) == dice.compute()[2, 1].item()
+    values = case_values(histogram.bins(), "cece", region="union")
+    assert [float(row["cece/union"]) for row in rows] == values.tolist()
+    assert {int(row["voxels"]) for row in rows} == {12 * 13 * 4}
+
+
+def test_loaded_results_hold_the_same(folder):
+    results = load_results(folder)
+    assert results.metrics["dice"]["mean"]["value"] > 0
+    assert list(results.cases["patient"]) == ABOUT["patients"]
+    assert (results.bins.cells == scored()[0].bins().cells).all()
+    assert results.dice_counts.shape == (3, 4, 3)
+
+
+def test_real_data_has_no_true_error(tmp_path):
+    histogram, dice = scored(posterior=False)
+    about = ABOUT | {"meta": META | {"origin": "real"}}
+    metrics = write_results(tmp_path, histogram, dice, **about)
+    assert not any(name.startswith("true") for name in metrics["sound"]["all"]["pooled"])
+
+
+def test_a_run_without_foreground_writes_null(tmp_path):
+    histogram, dice = CalibrationHistogram(3, num_cases=1), DiceScore(3, num_cases=1)
+    probs, index = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1).expand(1, 3, 9), torch.tensor([0])
+    histogram.update(probs, torch.zeros(1, 9), index=index)
+    dice.update(probs, torch.zeros(1, 9), index=index)
+    about = {"cases": ["a"], "patients": ["a"], "meta": META}
+    returned = write_results(tmp_path, histogram, dice, **about)
+    assert math.isnan(returned["dice"]["mean"]["value"])
+    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert written["dice"]["mean"] | {"value": None} == written["dice"]["mean"]
+    assert written["sound"]["label"]["pooled"]["ece"]["value"] is None
+    assert written["sound"]["label"]["per_case"]["ece"]["n_cases"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cases": ["a"]}, "one row a case"),
+        ({"meta": {"dataset": "acdc", "origin": "real"}}, r"none of \['class_names'\]"),
+        ({"meta": META | {"origin": "ACDC"}}, "'real' or 'phantom'"),
+        ({"meta": META | {"class_names": ["a"]}}, "must name 3 classes"),
+    ],
+)
+def test_refused_descriptions(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_results(tmp_path / "new", *scored(), **(ABOUT | change))
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"but cases\.csv is missing"):
+        load_results(tmp_path)
+    torch.save({}, tmp_path / "bins.npz")
+    with pytest.raises(ValueError, match="must hold a calibration histogram"):
+        from_bins(tmp_path / "bins.npz")
