@@ -1,9 +1,13 @@
 """Datasets as LightningDataModules: finding, checking, caching, splitting and loading cases."""
 
-from datamodules.acdc import ACDCDataModule
-from datamodules.augmentation import Augmentation
-from datamodules.base import SegmentationDataModule
-from datamodules.case import Case, DataError, Problem, Survey
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.acdc import ACDCDataModule
+    from datamodules.augmentation import Augmentation
+    from datamodules.base import SegmentationDataModule
+    from datamodules.case import Case, DataError, Problem, Survey
 
 __all__ = [
     "ACDCDataModule",
@@ -14,3 +18,16 @@ __all__ = [
     "SegmentationDataModule",
     "Survey",
 ]
+
+_HOMES = {
+    "ACDCDataModule": "acdc",
+    "Augmentation": "augmentation",
+    "SegmentationDataModule": "base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: the phantom's processes need no torch or lightning."""
+    if name in __all__:
+        return getattr(import_module(f"datamodules.{_HOMES.get(name, 'case')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,7 @@ class ACDCDataModule(SegmentationDataModule):
             ``training/`` and ``testing/``.
         phantom_root: Folder of the phantom.
         phantom_seed: Seed of the phantom.
+        phantom_patients: Number of patients in its parts; None for 24 train, 6 val, 10 test.
         **settings: See :class:`~datamodules.base.SegmentationDataModule`.
     """
 
@@ -44,10 +45,12 @@ class ACDCDataModule(SegmentationDataModule):
         *,
         phantom_root: Path = Path("data/acdc-phantom"),
         phantom_seed: int = 0,
+        phantom_patients: dict[str, int] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(root, phantom_root=phantom_root, **settings)
         self.phantom_seed = phantom_seed
+        self.phantom_patients = dict(phantom_patients or {"train": 24, "val": 6, "test": 10})
         self._told = False
 
     def discover(self, root: Path) -> Survey:
@@ -67,10 +70,20 @@ class ACDCDataModule(SegmentationDataModule):
                 highlight=False,
             )
             self._told = True
-        if not (folder / "phantom.json").is_file():
-            from datamodules.phantom import write_acdc_phantom  # only where it is needed
+        from datamodules.phantom import write_acdc_phantom  # only where it is needed
 
-            write_acdc_phantom(folder, seed=self.phantom_seed, progress=progress)
+        try:
+            write_acdc_phantom(
+                folder,
+                patients=self.phantom_patients,
+                seed=self.phantom_seed,
+                workers=self.preparer.workers,
+                progress=progress,
+            )
+        except (ValueError, OSError) as error:
+            rule = "the phantom must be there or writable"
+            fix = "Choose another folder with --data.init_args.phantom_root, or remove this one."
+            raise DataError([Problem("", str(folder), rule, str(error), fix)]) from error
 
 
 def survey_acdc(root: Path) -> Survey:
@@ -80,9 +93,8 @@ def survey_acdc(root: Path) -> Survey:
         DataError: ``root`` is not the folder of the dataset.
     """
     database = find_database(root)
-    posteriors = (
-        database.parent / "posterior" if (database.parent / "phantom.json").is_file() else None
-    )
+    is_phantom = (database.parent / "phantom.json").is_file()
+    posteriors = database.parent / "posterior" if is_phantom else None
     cases: list[Case] = []
     problems: list[Problem] = []
     patients: dict[str, str] = {}
@@ -111,9 +123,14 @@ def survey_acdc(root: Path) -> Survey:
                 cases += found
     labelled = frozenset(patients) - unlabelled
     official = frozenset(name for name in labelled if patients[name] == "testing")
-    return Survey(
-        tuple(sorted(cases, key=lambda case: case.id)), labelled, official, tuple(problems)
-    )
+    cases.sort(key=lambda case: case.id)
+    notes: tuple[str, ...] = ()
+    if unlabelled:
+        notes = (
+            f"{database / 'testing'} has no label files (an older download): its "
+            f"{len(unlabelled)} patients are left out, and training/ provides the test set.",
+        )
+    return Survey(tuple(cases), labelled, official, tuple(problems), notes)
 
 
 def find_database(root: Path) -> Path:

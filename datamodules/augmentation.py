@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
-from monai.networks.layers import AffineTransform
-from monai.transforms import AdjustContrast
 from torch import Tensor
+
+from datamodules.patches import CENTER, cut_patch, turned_patch
 
 
 @dataclass(frozen=True)
@@ -50,56 +51,59 @@ def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def augment(
-    image: Tensor, label: Tensor, settings: Augmentation, generator: torch.Generator
+def augmented_patch(
+    pixels: np.ndarray,
+    classes: np.ndarray,
+    size: tuple[int, int],
+    *,
+    crop: Literal["center", "random"],
+    settings: Augmentation,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Change a slice.
+    """Cut a patch out of a slice and change it.
 
-    The number of draws does not depend on the settings, so a setting that is turned off leaves
-    the others' draws as they were. What moves in from outside is 0 in the image and ignored in
-    the label.
+    Every setting has draws of its own, so turning one off leaves the others' draws as they were.
 
     Args:
-        image: float32 ``(M, H, W)``.
-        label: int64 ``(H, W)``, ignored pixels negative.
+        pixels: float ``(M, H, W)``.
+        classes: uint8 ``(H, W)``, 255 for ignored pixels.
+        size: Height and width of the patch.
+        crop: Whether the patch is from the centre or from anywhere.
         settings: How much to change.
         generator: Source of every draw.
 
     Returns:
-        Image and label of the same shapes and types.
+        float32 ``(M, *size)`` and uint8 ``(*size,)``; padding is 0 and ignored.
     """
-    flip_h, flip_w, angle, size, contrast, level = torch.rand(6, generator=generator).tolist()
+    row, column, flip_h, flip_w, angle, zoom, contrast, level = torch.rand(
+        8, generator=generator, dtype=torch.float64
+    ).tolist()
+    where = (row, column) if crop == "random" else CENTER
     if settings.gamma:
         exponent = (1 + settings.gamma) ** (2 * contrast - 1)
-        image = torch.as_tensor(AdjustContrast(gamma=exponent)(image)).float()
+        pixels = adjusted_contrast(pixels, exponent)
     if settings.noise:
-        noise = torch.randn(image.shape, generator=generator)
-        image = image + settings.noise * level * noise
-    axes = [axis for axis, draw in ((-2, flip_h), (-1, flip_w)) if draw < settings.flip]
-    image, label = image.flip(axes), label.flip(axes)
-    if settings.rotation or settings.scale:
-        turn = math.radians(settings.rotation) * (2 * angle - 1)
-        factor = (1 + settings.scale) ** (2 * size - 1)
-        image, label = rotate_and_scale(image, label, angle=turn, factor=factor)
-    return image, label
-
-
-def rotate_and_scale(
-    image: Tensor, label: Tensor, *, angle: float, factor: float
-) -> tuple[Tensor, Tensor]:
-    """Turn a slice about its centre by ``angle`` (radians) and enlarge it ``factor`` times.
-
-    The image is interpolated linearly, the label by nearest neighbour. Both are resampled in
-    pixels, so a slice that is not square is not sheared.
-    """
-    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
-    pull = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    linear = AffineTransform(
-        mode="bilinear", padding_mode="zeros", align_corners=False, zero_centered=True
+        noise = torch.randn(pixels.shape, generator=generator).numpy()
+        pixels = pixels + np.float32(settings.noise * level) * noise
+    for axis, draw in ((-2, flip_h), (-1, flip_w)):
+        if draw < settings.flip:
+            pixels, classes = np.flip(pixels, axis), np.flip(classes, axis)
+    if not (settings.rotation or settings.scale):
+        return cut_patch(pixels, classes, size, where)
+    return turned_patch(
+        pixels,
+        classes,
+        size,
+        where,
+        angle=math.radians(settings.rotation) * (2 * angle - 1),
+        factor=(1 + settings.scale) ** (2 * zoom - 1),
     )
-    nearest = AffineTransform(
-        mode="nearest", padding_mode="zeros", align_corners=False, zero_centered=True
-    )
-    inside = label.clamp_min(-1) + 1  # ignored pixels become 0, which is what moves in
-    turned = nearest(inside[None, None].float(), pull)[0, 0].long() - 1
-    return linear(image[None], pull)[0], turned.masked_fill(turned < 0, -100)
+
+
+def adjusted_contrast(pixels: np.ndarray, exponent: float) -> np.ndarray:
+    """Return the image with its range mapped to [0, 1], raised to ``exponent``, and mapped back."""
+    pixels = np.asarray(pixels, dtype=np.float32)
+    low, high = pixels.min(), pixels.max()
+    if low == high:
+        return pixels
+    return ((pixels - low) / (high - low)) ** np.float32(exponent) * (high - low) + low

@@ -21,6 +21,7 @@ from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.datasets import InputDataset, SliceDataset, VolumeDataset, collate
 from datamodules.inputs import find_inputs
 from datamodules.nifti import read_grid
+from datamodules.parallel import console
 from datamodules.preparation import Preparer
 from datamodules.preprocessing import Preprocessing, from_grid
 from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
@@ -310,6 +311,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def parts(self) -> dict[str, list[Case]]:
         """The cases of each part of the split, in the order of their indices."""
         survey = self.discover(self.data_root)
+        for text in survey.notes:
+            console.print(f"[yellow]{text}[/yellow]", highlight=False)
         split = self._split(survey)
         patients = {patient for part in PARTS for patient in split[part]}
         concerned = [fault for fault in survey.problems if fault.case in patients | {""}]

@@ -38,12 +38,14 @@ class Survey:
         patients: All patients that may stand in a split, also those with problems.
         official_test: The patients of the dataset's own test set, if it comes with labels.
         problems: What is wrong with patients or with the folder.
+        notes: What is right but should be known, told on screen.
     """
 
     cases: tuple[Case, ...]
     patients: frozenset[str]
     official_test: frozenset[str] = frozenset()
     problems: tuple["Problem", ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

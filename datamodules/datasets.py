@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.augmentation import Augmentation, augment, sample_generator
+from datamodules.augmentation import Augmentation, augmented_patch, sample_generator
 from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError
 from datamodules.checks import IGNORED, read_case
+from datamodules.patches import cut_patch
 from datamodules.preprocessing import Preprocessing, prepare_case
 
 IGNORE_INDEX = -100
@@ -55,19 +55,17 @@ class SliceDataset(Dataset[Sample]):
         z = index - (self._ends[number] - case.arrays["image"].shape[0])
         pixels = case.arrays["image"].open()[z]
         classes = case.arrays["label"].open()[z]
-        draws = sample_generator(self.seed, epoch, index) if self._is_random else None
-        if draws is not None and not self.augmentation.is_off:
-            image, label = augment(
-                torch.from_numpy(pixels.astype(np.float32)),
-                torch.from_numpy(classes.astype(np.int64)).masked_fill_(
-                    torch.from_numpy(classes == IGNORED), IGNORE_INDEX
-                ),
-                self.augmentation,
-                draws,
+        if self.crop == "center" and self.augmentation.is_off:
+            image, label = cut_patch(pixels, classes, self.patch_size)
+        else:
+            image, label = augmented_patch(
+                pixels,
+                classes,
+                self.patch_size,
+                crop=self.crop,
+                settings=self.augmentation,
+                generator=sample_generator(self.seed, epoch, index),
             )
-            pixels, classes = image.numpy(), label.numpy()
-        where = torch.rand(2, generator=draws).tolist() if self.crop == "random" else (0.5, 0.5)
-        image, label = cut_patch(pixels, classes, self.patch_size, (where[0], where[1]))
         return {
             "image": image,
             "label": label,
@@ -76,10 +74,6 @@ class SliceDataset(Dataset[Sample]):
             "spacing": torch.tensor(case.facts["spacing"][:2]),
             "scored": True,
         }
-
-    @property
-    def _is_random(self) -> bool:
-        return self.crop == "random" or not self.augmentation.is_off
 
 
 class VolumeDataset(Dataset[Sample]):
@@ -99,7 +93,7 @@ class VolumeDataset(Dataset[Sample]):
         classes = np.moveaxis(case.arrays["label"].open(), 0, -1)
         sample = {
             "image": torch.from_numpy(np.array(image, dtype=np.float32, order="C")),
-            "label": _ignored_to_index(np.array(classes, dtype=np.int64, order="C")),
+            "label": torch.from_numpy(np.array(classes, order="C")),
             "case": case.id,
             "index": index,
             "spacing": torch.tensor(case.facts["spacing"]),
@@ -146,7 +140,7 @@ class InputDataset(Dataset[Sample]):
         prepared = prepare_case(raw, self.preprocessing)
         return {
             "image": torch.from_numpy(prepared.image.astype(np.float32)),
-            "label": torch.full(prepared.image.shape[1:], IGNORE_INDEX, dtype=torch.int64),
+            "label": torch.full(prepared.image.shape[1:], IGNORED, dtype=torch.uint8),
             "case": case.id,
             "index": index,
             "spacing": torch.tensor(prepared.spacing),
@@ -154,40 +148,13 @@ class InputDataset(Dataset[Sample]):
         }
 
 
-def cut_patch(
-    pixels: np.ndarray, classes: np.ndarray, size: tuple[int, int], where: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
-    """Crop or pad a slice to ``size``; padding is 0 in the image and ignored in the label.
-
-    Args:
-        pixels: ``(M, H, W)``.
-        classes: ``(H, W)``, ignored pixels 255 or -100.
-        size: Height and width of the patch.
-        where: Position of the crop on each axis, from 0 (first pixels) to 1 (last pixels); 0.5 is
-            the centre, rounded down. Padding is the same on both sides, whatever the position.
-
-    Returns:
-        float32 ``(M, *size)`` and int64 ``(*size,)``.
-    """
-    source, target = [], []
-    for length, wanted, share in zip(classes.shape, size, where, strict=True):
-        spare = length - wanted
-        begin = min(int(share * (spare + 1)), spare) if share != 0.5 else spare // 2
-        source.append(slice(max(begin, 0), max(begin, 0) + min(length, wanted)))
-        inset = max(-spare, 0) // 2
-        target.append(slice(inset, inset + min(length, wanted)))
-    image = np.zeros((pixels.shape[0], *size), dtype=np.float32)
-    label = np.full(size, IGNORE_INDEX, dtype=np.int64)
-    image[:, target[0], target[1]] = pixels[:, source[0], source[1]]
-    label[target[0], target[1]] = classes[source[0], source[1]]
-    return torch.from_numpy(image), _ignored_to_index(label)
-
-
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Stack samples to a batch."""
+    """Stack samples to a batch; labels become int64 and ignored voxels -100."""
+    label = torch.stack([sample["label"] for sample in samples])
+    ignored = label == IGNORED
     batch: dict[str, Any] = {
         "image": torch.stack([sample["image"] for sample in samples]),
-        "label": torch.stack([sample["label"] for sample in samples]),
+        "label": label.long().masked_fill_(ignored, IGNORE_INDEX),
         "case": [sample["case"] for sample in samples],
         "index": torch.tensor([sample["index"] for sample in samples]),
         "spacing": torch.stack([sample["spacing"] for sample in samples]),
@@ -196,8 +163,3 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     if all("posterior" in sample for sample in samples):
         batch["posterior"] = torch.stack([sample["posterior"] for sample in samples])
     return batch
-
-
-def _ignored_to_index(label: np.ndarray) -> Tensor:
-    label[label == IGNORED] = IGNORE_INDEX
-    return torch.from_numpy(label)
