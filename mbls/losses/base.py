@@ -1,0 +1,155 @@
+"""What a loss is here: named terms whose sum is the loss, and what an adaptive one adds."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from mbls.losses.inputs import prepare
+
+__all__ = ["AdaptiveLoss", "ImageLoss", "Loss", "part_terms", "total"]
+
+
+class Loss(nn.Module, ABC):
+    """A loss with named terms; ``loss(logits, target)`` is their sum.
+
+    A subclass writes :meth:`terms`, which starts with :meth:`prepare`. Computation is in float32
+    or wider, also under autocast; no value is read on the host unless ``validate`` asks for it.
+
+    Args:
+        ignore_index: The label of voxels that take no part in any term.
+        validate: Look at every label and refuse one that is no class; the host then waits for
+            the device at every call.
+    """
+
+    needs_image = False  # True where terms and forward also take the image
+
+    def __init__(self, *, ignore_index: int = -100, validate: bool = False) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.validate = validate
+
+    @abstractmethod
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the addends of the loss by name, already weighted.
+
+        Args:
+            logits: Raw scores ``(N, C, *S)``, C >= 2, any number of spatial axes, none included.
+            target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or integral floats.
+
+        Returns:
+            Scalars; each is zero, with a gradient of zero, where every voxel is ignored.
+        """
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sum of :meth:`terms`, a scalar."""
+        return total(self.terms(logits, target))
+
+    def prepare(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Check the shapes; return float32 or wider logits and int64 labels ``(N, *S)``."""
+        return prepare(logits, target, ignore_index=self.ignore_index, validate=self.validate)
+
+    def parts(self) -> "Iterator[Loss]":
+        """Yield the losses directly inside this one."""
+        return (child for child in self._inner() if isinstance(child, Loss))
+
+    def bind(self, num_classes: int) -> None:
+        """Learn the number of classes, once, before training; handed on to the parts."""
+        for part in self.parts():
+            part.bind(num_classes)
+
+    def observe(self, logits: Tensor, target: Tensor) -> None:
+        """Let the adaptive losses inside see a scored validation case; handed on to the parts."""
+        for part in self.parts():
+            part.observe(logits, target)
+
+    def adapt(self) -> None:
+        """Let the adaptive losses inside take their step; handed on to the parts."""
+        for part in self.parts():
+            part.adapt()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether this loss or one inside it adapts to what it observes."""
+        return any(isinstance(module, AdaptiveLoss) for module in self.modules())
+
+    def _inner(self) -> Iterator[nn.Module]:
+        for child in self.children():
+            yield from child.children() if isinstance(child, nn.ModuleDict) else (child,)
+
+
+class AdaptiveLoss(Loss):
+    """A loss whose multipliers follow a validation set.
+
+    Its state is buffers: they follow the device and live in the checkpoint. The training module
+    calls :meth:`observe` on each scored validation case and :meth:`adapt` at the end of a
+    validation epoch, before a checkpoint is saved, and neither in the sanity check. Overrides call
+    ``super()`` first, so that an adaptive loss inside this one adapts too.
+    """
+
+    @abstractmethod
+    def observe(self, logits: Tensor, target: Tensor) -> None:
+        """Add one case's sums and counts, in float64.
+
+        Args:
+            logits: ``(N, C, *S)``, no gradient is kept.
+            target: ``(N, *S)`` or ``(N, 1, *S)``.
+        """
+        super().observe(logits, target)
+
+    @abstractmethod
+    def adapt(self) -> None:
+        """Reduce the sums over ranks, once, move the multipliers and start a new epoch's sums."""
+        super().adapt()
+
+
+class ImageLoss(Loss):
+    """A loss that also looks at the image: ``loss(logits, target, image)``."""
+
+    needs_image = True
+
+    @abstractmethod
+    def terms(  # type: ignore[override]
+        self, logits: Tensor, target: Tensor, image: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the addends by name, as :meth:`Loss.terms`; ``image`` is ``(N, M, *S)``."""
+
+    def forward(  # type: ignore[override]
+        self, logits: Tensor, target: Tensor, image: Tensor
+    ) -> Tensor:
+        """Return the sum of :meth:`terms`, a scalar."""
+        return total(self.terms(logits, target, image))
+
+
+def part_terms(
+    loss: nn.Module, logits: Tensor, target: Tensor, image: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return the terms of any loss module; one that is not a :class:`Loss` has a single one.
+
+    A loss with ``to_onehot_y=True`` in it, as MONAI's have, gets its target as ``(N, 1, *S)``.
+
+    Args:
+        loss: A :class:`Loss`, or any module called with ``(logits, target)``.
+        logits: ``(N, C, *S)``.
+        target: Labels ``(N, *S)``.
+        image: ``(N, M, *S)``, for a loss that needs it.
+
+    Raises:
+        ValueError: The loss needs the image and there is none.
+    """
+    if isinstance(loss, Loss):
+        if not loss.needs_image:
+            return loss.terms(logits, target)
+        if image is None:
+            raise ValueError(
+                f"{type(loss).__name__} needs the image: call it as loss(logits, target, image)."
+            )
+        return loss.terms(logits, target, image)  # type: ignore[call-arg]
+    wants_channel = any(getattr(module, "to_onehot_y", False) for module in loss.modules())
+    return {"loss": loss(logits, target.unsqueeze(1) if wants_channel else target)}
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Add the terms of a loss in their order."""
+    first, *rest = terms.values()
+    return sum(rest, start=first)

@@ -1,0 +1,73 @@
+"""Cross-entropy, the base that most calibration losses add a penalty to."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mbls.losses.base import Loss
+from mbls.losses.settings import check_within
+
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, ignore_index: int = -100
+) -> Tensor:
+    r"""Average :math:`-\log p_y` over the labelled voxels; zero where there is none.
+
+    With ``label_smoothing`` a the target is :math:`(1 - a) q + a / C`, the uniform part spread over
+    all C classes.
+
+    Args:
+        logits: Raw scores ``(N, C, *S)``.
+        target: Labels ``(N, *S)``, int64.
+        label_smoothing: a, in [0, 1].
+        ignore_index: The label of voxels that take no part.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> import torch
+        >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
+        tensor(1.3863)
+    """
+    total = F.cross_entropy(
+        logits, target, reduction="sum", label_smoothing=label_smoothing, ignore_index=ignore_index
+    )
+    return total / (target != ignore_index).sum().clamp_min(1)
+
+
+class CrossEntropyLoss(Loss):
+    """Cross-entropy, averaged over the labelled voxels; see :func:`cross_entropy`.
+
+    Formula: CE = mean_v -log p_y
+    Paper: the maximum-likelihood loss
+
+    Args:
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> import torch
+        >>> CrossEntropyLoss()(torch.zeros(2, 4, 3, 3), torch.zeros(2, 3, 3))
+        tensor(1.3863)
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, *, ignore_index: int = -100, validate: bool = False
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, validate=validate)
+        check_within("label_smoothing", label_smoothing, 0, 1)
+        self.label_smoothing = label_smoothing
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"ce": ...}``."""
+        logits, target = self.prepare(logits, target)
+        value = cross_entropy(
+            logits,
+            target,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+        )
+        return {"ce": value}

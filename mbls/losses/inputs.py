@@ -1,0 +1,93 @@
+"""What every loss is given: the checks that cost nothing, and one dtype and shape for the rest."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_labels", "check_shapes", "prepare"]
+
+
+def prepare(
+    logits: Tensor, target: Tensor, *, ignore_index: int = -100, validate: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Bring logits and target to the one form in which the formulas read them.
+
+    Idempotent, so a wrapper may hand what it prepared to the losses inside it.
+
+    Args:
+        logits: Raw scores ``(N, C, *S)``, C >= 2, of any floating dtype, strides or device.
+        target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral.
+        ignore_index: The label of voxels that take no part.
+        validate: Also look at every label; see :func:`check_labels`.
+
+    Returns:
+        The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64.
+
+    Raises:
+        TypeError: The logits are not floating, or the target is complex.
+        ValueError: Wrong rank or shape, fewer than two classes, labels that are not integral.
+    """
+    check_shapes(logits, target)
+    if target.ndim == logits.ndim:
+        target = target.squeeze(1)
+    if validate or (target.is_floating_point() and _free_to_look(target)):
+        check_labels(target, logits.shape[1], ignore_index, in_range=validate)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide), target.to(torch.int64)
+
+
+def check_shapes(logits: Tensor, target: Tensor) -> None:
+    """Refuse ranks, shapes and dtypes that do not fit; looks at no value.
+
+    Raises:
+        TypeError: The logits are not floating, or the target is complex.
+        ValueError: Wrong rank or shape, or fewer than two classes.
+    """
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating, got {logits.dtype}. Pass raw scores.")
+    if target.is_complex():
+        raise TypeError(f"target must be integers or integral floats, got {target.dtype}.")
+    if logits.ndim < 2:
+        raise ValueError(f"logits must have shape (N, C, *S), got {tuple(logits.shape)}.")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits need at least 2 classes on axis 1, got {tuple(logits.shape)}. "
+            "For one foreground class give background and foreground a channel each."
+        )
+    n, _, *space = logits.shape
+    if tuple(target.shape) not in ((n, *space), (n, 1, *space)):
+        raise ValueError(
+            f"target must have shape {(n, *space)} or {(n, 1, *space)} for logits "
+            f"{tuple(logits.shape)}, got {tuple(target.shape)}."
+        )
+
+
+def check_labels(
+    target: Tensor, num_classes: int, ignore_index: int, *, in_range: bool = True
+) -> None:
+    """Look at every label; on an accelerator the host waits for the answer.
+
+    Args:
+        target: Labels of any shape.
+        num_classes: C; labels run from 0 to C - 1.
+        ignore_index: The one label that may lie outside.
+        in_range: Check the range too, not only that floats are integral.
+
+    Raises:
+        ValueError: A label that is not integral, or none of 0 .. C - 1 and ``ignore_index``.
+    """
+    if target.is_floating_point() and bool((target != target.round()).any()):
+        found = target[target != target.round()][0].item()
+        raise ValueError(f"target must be integral labels, got {found}. Soft labels do not fit.")
+    if not in_range:
+        return
+    outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    if bool(outside.any()):
+        labels = [int(label) for label in target[outside].unique().tolist()[:5]]
+        raise ValueError(
+            f"target must hold 0 to {num_classes - 1} or ignore_index {ignore_index}, got {labels}."
+        )
+
+
+def _free_to_look(target: Tensor) -> bool:
+    """Values can be read without a device to wait for and without a graph to break."""
+    return target.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -1,0 +1,40 @@
+"""The frame of every "cross-entropy plus penalty" loss: a base that can be any other loss."""
+
+from torch import Tensor, nn
+
+from mbls.losses.base import Loss, part_terms
+from mbls.losses.cross_entropy import CrossEntropyLoss
+
+__all__ = ["PenaltyLoss"]
+
+
+class PenaltyLoss(Loss):
+    """A base loss to which a subclass adds a penalty.
+
+    Args:
+        base: The loss below the penalty; None is cross-entropy. Cross-entropy is counted once,
+            whatever is stacked.
+        ignore_index: The label of voxels that take no part; a base with another one is an error.
+        validate: Refuse labels that are no class; the host then waits for the device.
+    """
+
+    def __init__(
+        self, base: nn.Module | None = None, *, ignore_index: int = -100, validate: bool = False
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, validate=validate)
+        if getattr(base, "needs_image", False):
+            raise TypeError(
+                f"base must not need the image, got {type(base).__name__}. "
+                "Add it to this loss with CompoundLoss instead."
+            )
+        theirs = getattr(base, "ignore_index", ignore_index)
+        if theirs != ignore_index:
+            raise ValueError(
+                f"base must have the same ignore_index: {type(base).__name__} has {theirs}, "
+                f"{type(self).__name__} {ignore_index}."
+            )
+        self.base = CrossEntropyLoss(ignore_index=ignore_index) if base is None else base
+
+    def base_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``."""
+        return part_terms(self.base, logits, target)

@@ -1,0 +1,149 @@
+"""The contract of Loss: named terms, wrappers that hand on, foreign modules as parts."""
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from mbls.losses import (
+    AdaptiveLoss,
+    CompoundLoss,
+    CrossEntropyLoss,
+    DiceCrossEntropyLoss,
+    ImageLoss,
+    Loss,
+    MarginLoss,
+    part_terms,
+)
+
+
+class Counting(AdaptiveLoss):
+    """Counts the calls; its value is the mean logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"mean": logits.mean()}
+
+    def bind(self, num_classes: int) -> None:
+        super().bind(num_classes)
+        self.calls.append(f"bind {num_classes}")
+
+    def observe(self, logits: Tensor, target: Tensor) -> None:
+        super().observe(logits, target)
+        self.calls.append("observe")
+
+    def adapt(self) -> None:
+        super().adapt()
+        self.calls.append("adapt")
+
+
+class Brightness(ImageLoss):
+    def terms(self, logits: Tensor, target: Tensor, image: Tensor) -> dict[str, Tensor]:
+        return {"brightness": image.mean() + 0 * logits.sum()}
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+
+
+def test_forward_is_the_sum_of_the_terms(batch: tuple[Tensor, Tensor]) -> None:
+    loss = MarginLoss(0.5, alpha=0.3, base=DiceCrossEntropyLoss())
+    terms = loss.terms(*batch)
+    assert list(terms) == ["ce", "dice", "margin"]
+    assert loss(*batch).item() == pytest.approx(sum(term.item() for term in terms.values()))
+
+
+@pytest.mark.parametrize("depth", ["itself", "compound", "base", "base of a part"])
+def test_wrappers_hand_on_what_an_adaptive_loss_needs(
+    batch: tuple[Tensor, Tensor], depth: str
+) -> None:
+    inner = Counting()
+    loss: Loss = {
+        "itself": lambda: inner,
+        "compound": lambda: CompoundLoss({"ce": (1, CrossEntropyLoss()), "own": (2, inner)}),
+        "base": lambda: MarginLoss(base=inner),
+        "base of a part": lambda: CompoundLoss({"own": (2, MarginLoss(base=inner))}),
+    }[depth]()
+    loss.bind(3)
+    loss.observe(*batch)
+    loss.adapt()
+    assert inner.calls == ["bind 3", "observe", "adapt"]
+    assert loss.adaptive
+
+
+def test_a_loss_without_state_is_not_adaptive_and_ignores_the_calls(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    loss = MarginLoss()
+    loss.observe(*batch)
+    loss.adapt()
+    assert not loss.adaptive
+
+
+def test_compound_weights_names_and_passes_the_image(batch: tuple[Tensor, Tensor]) -> None:
+    loss = CompoundLoss(
+        {
+            "ce": (0.5, CrossEntropyLoss()),
+            "both": (2.0, DiceCrossEntropyLoss()),
+            "light": (3.0, Brightness()),
+        }
+    )
+    terms = loss.terms(*batch, torch.ones(2, 1, 4, 5))
+    assert list(terms) == ["ce", "both/ce", "both/dice", "light"]
+    assert terms["both/ce"].item() == pytest.approx(4 * terms["ce"].item())
+    assert terms["light"].item() == pytest.approx(3)
+    assert loss.needs_image
+    with pytest.raises(ValueError, match="Brightness needs the image"):
+        loss(*batch)
+
+
+def test_a_base_that_needs_the_image_is_refused() -> None:
+    with pytest.raises(TypeError, match="base must not need the image, got Brightness"):
+        MarginLoss(base=Brightness())
+
+
+def test_a_base_with_another_ignore_index_is_refused() -> None:
+    with pytest.raises(ValueError, match="CrossEntropyLoss has 255, MarginLoss -100"):
+        MarginLoss(base=CrossEntropyLoss(ignore_index=255))
+
+
+def test_a_monai_loss_is_a_base_and_a_part(batch: tuple[Tensor, Tensor]) -> None:
+    monai = DiceCELoss(softmax=True, to_onehot_y=True)
+    expected = monai(batch[0], batch[1].unsqueeze(1))
+    assert part_terms(monai, *batch)["loss"].item() == pytest.approx(expected.item())
+    terms = MarginLoss(base=monai).terms(*batch)
+    assert terms["loss"].item() == pytest.approx(expected.item())
+    assert CompoundLoss({"m": (2, monai)})(*batch).item() == pytest.approx(2 * expected.item())
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "message"),
+    [
+        ({}, ValueError, "at least one part"),
+        ({"a.b": (1, CrossEntropyLoss())}, ValueError, "without '.' and '/', got 'a.b'"),
+        ({"a": CrossEntropyLoss()}, TypeError, r"losses\['a'\] must be \(factor, loss\)"),
+        ({"a": (1, 2)}, TypeError, r"losses\['a'\] must be \(factor, loss\)"),
+    ],
+)
+def test_compound_refuses_what_it_cannot_weigh(
+    losses: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        CompoundLoss(losses)
+
+
+def test_parts_are_in_the_state_dict_and_follow_the_module() -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.ones(3))
+
+        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+            return logits.mean()
+
+    loss = CompoundLoss({"own": (1, MarginLoss(base=Weighted()))})
+    assert list(loss.state_dict()) == ["losses.own.base.weight"]
