@@ -1,0 +1,82 @@
+# mbls: every target works in a fresh clone; the first one that needs it makes .venv.
+PYTHON ?= python3
+BIN    := .venv/bin
+MBLS   := $(BIN)/mbls
+
+DATASET ?= acdc
+LOSS    ?= mbls
+
+# Variables that become options; one that is not set is not given.
+OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
+  $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD)) \
+  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
+  $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
+  $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
+  $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
+DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
+  $(if $(PRESET),--preset $(PRESET))
+
+PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
+NETWORK_NOW = $(or $(NETWORK),$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet))
+
+.DEFAULT_GOAL := help
+.PHONY: help install train evaluate predict data check-data test test-all coverage lint format \
+  notebooks clean
+
+help:  ## Show the targets, the variables and what they can be
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@echo
+	@echo "Variables of train:"
+	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET; do \
+	  printf '  %-12s %s\n' "$${kind#*:}" "$$(ls experiments/configs/$${kind%%:*} | sed -n 's/^\([^.]*\)\.yaml$$/\1/p' | tr '\n' ' ')"; done
+	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
+	@echo "  SEED FOLD EPOCHS BATCH_SIZE DEVICES NODES ACCELERATOR PRECISION"
+	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
+	@echo "  RESUME=1     train: go on in RUN"
+	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
+	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
+	@echo "Now: DATASET=$(DATASET) LOSS=$(LOSS) NETWORK=$(NETWORK_NOW) PRESET=$(PRESET_NOW)"
+
+install: .venv/installed  ## Make .venv with the pinned versions
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mbls needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: install  ## Train on DATASET with LOSS, then test the best checkpoint
+	@$(MBLS) train $(if $(filter 1 yes true,$(RESUME)),,--dataset $(DATASET) --loss $(LOSS)) $(OPTIONS) $(ARGS)
+
+evaluate: install  ## Test a checkpoint of RUN again
+	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") $(ARGS)
+
+predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
+	@$(MBLS) predict --run "$(RUN)" --input "$(INPUT)" --output "$(OUTPUT)" \
+	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(PROBABILITIES),--probabilities) $(ARGS)
+
+data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache
+	@$(MBLS) data $(DATA_OPTIONS) $(ARGS)
+
+check-data: install  ## Check every case of DATASET and list all problems
+	@$(MBLS) check-data $(DATA_OPTIONS) $(ARGS)
+
+test: install  ## Run the tests (a few minutes)
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-all: install  ## Run all tests, the slow ones too
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+coverage: install  ## Run the tests and show what they reach
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
+
+lint: install  ## Check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: install  ## Put the code in style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:  ## Remove the environment and what tools leave; keep data/ and runs/
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""What watches a run: its folder, card, logged values, checkpoints, results and faults."""
+
+from mbls.callbacks.checkpoints import (
+    Checkpoints,
+    find_checkpoint,
+    last_checkpoint,
+    read_checkpoint,
+)
+from mbls.callbacks.graceful_stop import GracefulStop
+from mbls.callbacks.nan_guard import NaNGuard
+from mbls.callbacks.predictions import PredictionWriter
+from mbls.callbacks.run_card import RunCard
+from mbls.callbacks.run_folder import RunFolder, run_folder
+from mbls.callbacks.run_logger import MetricsCSV
+from mbls.callbacks.test_results import TestResults
+
+__all__ = [
+    "Checkpoints",
+    "GracefulStop",
+    "MetricsCSV",
+    "NaNGuard",
+    "PredictionWriter",
+    "RunCard",
+    "RunFolder",
+    "TestResults",
+    "find_checkpoint",
+    "last_checkpoint",
+    "read_checkpoint",
+    "run_folder",
+]

@@ -1,0 +1,175 @@
+"""Checkpoints of a run: the best, the last and the one before the last."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from mbls.callbacks.run_folder import run_folder
+from mbls.errors import CheckpointError, NonFiniteError
+
+__all__ = ["Checkpoints", "find_checkpoint", "last_checkpoint", "read_checkpoint"]
+
+
+class Checkpoints(Checkpoint):
+    """Write ``best.ckpt`` by a validation metric, and ``last.ckpt`` at the end of each epoch.
+
+    ``last.ckpt`` becomes ``previous.ckpt`` when its successor is complete on disk, so a crash
+    while writing costs one epoch at most. Weights that are not finite are never written.
+
+    Args:
+        monitor: The logged value that chooses the best epoch.
+        mode: Whether more or less of it is better.
+    """
+
+    def __init__(self, *, monitor: str = "val/dice", mode: Literal["min", "max"] = "max") -> None:
+        self.monitor, self.mode = monitor, mode
+        self.best_value: float | None = None
+        self.best_epoch: int | None = None
+        self._validated = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save at the end of an epoch: after its validation, when a loss has adapted."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        improved = False
+        if self._validated:
+            self._validated = False
+            improved = self._take(trainer)
+        self.save_last(trainer)
+        if improved:
+            self._save(trainer, "best")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that there is a new value to judge by."""
+        self._validated = not trainer.sanity_checking
+
+    def _take(self, trainer: Trainer) -> bool:
+        """Take the monitored value, and say whether it is the best so far."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            raise ValueError(
+                f"checkpoint.monitor is {self.monitor!r}, which is not logged; there are: "
+                f"{', '.join(sorted(trainer.callback_metrics))}."
+            )
+        if not self._improved(float(value)):
+            return False
+        self.best_value, self.best_epoch = float(value), trainer.current_epoch
+        return True
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
+        folder = run_folder(trainer) / "checkpoints"
+        require_finite(trainer)
+        trainer.save_checkpoint(folder / "incoming.ckpt")
+        if trainer.is_global_zero:
+            if (folder / "last.ckpt").exists():
+                (folder / "last.ckpt").replace(folder / "previous.ckpt")
+            (folder / "incoming.ckpt").replace(folder / "last.ckpt")
+        trainer.strategy.barrier("last checkpoint")
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        folder = run_folder(trainer) / "checkpoints"
+        trainer.save_checkpoint(folder / "incoming.ckpt")
+        if trainer.is_global_zero:
+            (folder / "incoming.ckpt").replace(folder / f"{name}.ckpt")
+        trainer.strategy.barrier("best checkpoint")
+
+    def _improved(self, value: float) -> bool:
+        if value != value:
+            return self.best_value is None  # NaN is better than no checkpoint at all
+        if self.best_value is None or self.best_value != self.best_value:
+            return True
+        return value > self.best_value if self.mode == "max" else value < self.best_value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know."""
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where the checkpoint left."""
+        self.best_value, self.best_epoch = state_dict["best_value"], state_dict["best_epoch"]
+
+
+def require_finite(trainer: Trainer) -> None:
+    """Raise where a weight is NaN or infinite, so that it is not written over a sound checkpoint.
+
+    Raises:
+        NonFiniteError: On every rank alike, since all hold the same weights.
+    """
+    tensors = [
+        t for t in trainer.lightning_module.state_dict().values()
+        if isinstance(t, Tensor) and t.is_floating_point()
+    ]  # fmt: skip
+    if tensors and not bool(torch.stack([t.isfinite().all() for t in tensors]).all()):
+        raise NonFiniteError(
+            f"A weight became NaN or infinite by epoch {trainer.current_epoch}, step "
+            f"{trainer.global_step}. No checkpoint was written; last.ckpt is the last sound one. "
+            "Lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or check "
+            "the data."
+        )
+
+
+def find_checkpoint(folder: Path, which: str = "best") -> Path:
+    """Return a checkpoint of a run folder: ``best``, ``last``, or a file.
+
+    Raises:
+        CheckpointError: There is none; the message says what there is.
+    """
+    if which.endswith(".ckpt"):
+        path = Path(which)
+        found = path if path.is_file() else folder / "checkpoints" / path
+    else:
+        found = folder / "checkpoints" / f"{which}.ckpt"
+    if not found.is_file():
+        there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
+        raise CheckpointError(
+            f"No checkpoint {which!r} for run {folder}. "
+            + (f"There are: {', '.join(there)}." if there else "Its checkpoints/ has none.")
+        )
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code from it (``weights_only=True``).
+
+    Raises:
+        CheckpointError: Not a checkpoint of ours, truncated, or not to be read safely.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, pickle's, zipfile's and OS errors
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({reason}). It is truncated, not a "
+            "checkpoint, or holds more than tensors; take another of the run's checkpoints."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("mbls"), dict):
+        raise CheckpointError(
+            f"{path} was not written by mbls: its 'mbls' entry is missing. Give a file from a "
+            "run folder's checkpoints/."
+        )
+    return content
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Return the checkpoint to go on from: ``last``, or ``previous`` where last is damaged.
+
+    Raises:
+        CheckpointError: Neither can be read.
+    """
+    last = find_checkpoint(folder, "last")
+    try:
+        read_checkpoint(last)
+    except CheckpointError as error:
+        previous = last.with_name("previous.ckpt")
+        if not previous.is_file():
+            raise
+        rank_zero_warn(f"{error} Going on from {previous} instead.")
+        read_checkpoint(previous)
+        return previous
+    return last

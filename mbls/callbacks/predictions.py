@@ -1,0 +1,70 @@
+"""The prediction writer: label maps, and class probabilities if asked, as NIfTI."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+__all__ = ["PredictionWriter"]
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write predictions on each input's own grid and affine.
+
+    The logits are resampled to the native grid, linearly, and the softmax is taken there: the
+    other order gives other probabilities at boundaries.
+
+    Args:
+        output: Folder for ``<case>.nii.gz``, uint8 labels, and ``<case>_prob.nii.gz``, float32
+            with the classes on the last axis.
+        probabilities: Whether to write the probabilities too.
+    """
+
+    def __init__(self, *, output: Path | None = None, probabilities: bool = False) -> None:
+        super().__init__(write_interval="batch")
+        self.output = None if output is None else Path(output)
+        self.probabilities = probabilities
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to predict without a place for it, before any work is done."""
+        if stage == "predict":
+            if self.output is None:
+                raise ValueError("predict needs a folder to write to: --predictions.output FOLDER.")
+            self.output.mkdir(parents=True, exist_ok=True)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the cases of a batch; one that only pads a rank is left out."""
+        for n, case in enumerate(batch["case"]):
+            if bool(batch["scored"][n]):
+                data = trainer.datamodule  # type: ignore[attr-defined]
+                logits, affine = data.restore(case, prediction[n].cpu())
+                self._write(case, logits, affine)
+
+    def _write(self, case: str, logits: Tensor, affine: np.ndarray) -> None:
+        label = logits.argmax(dim=0).numpy().astype(np.uint8)
+        self._save(case, label, affine, intent="label")
+        if self.probabilities:
+            probs = logits.float().softmax(dim=0).movedim(0, -1).numpy()
+            self._save(f"{case}_prob", probs, affine, intent="estimate")
+
+    def _save(
+        self, name: str, array: np.ndarray, affine: np.ndarray, intent: Literal["label", "estimate"]
+    ) -> None:
+        image = nib.Nifti1Image(array, np.asarray(affine))
+        image.header.set_intent(intent)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, Path(str(self.output)) / f"{name}.nii.gz")

@@ -1,0 +1,110 @@
+"""run.json: what ran, on which data, with which versions, and how fast."""
+
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mbls.callbacks.run_folder import folder_callback
+
+__all__ = ["RunCard", "commit"]
+
+PACKAGES = ("mbls", "torch", "lightning", "torchmetrics", "monai", "nibabel", "numpy")
+
+
+class RunCard(Callback):
+    """Write ``run.json`` when a fit starts, and again with its speed when it ends.
+
+    Args:
+        preset: Name of the training settings.
+    """
+
+    def __init__(self, *, preset: str = "own") -> None:
+        self.preset = preset
+        self._start = 0.0
+        self._samples = 0
+        self._card: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the facts that are known before the first step."""
+        self._start = time.monotonic()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        folder = folder_callback(trainer)
+        self._card = {
+            "dataset": folder.dataset,
+            "network": folder.network,
+            "loss": folder.loss,
+            "preset": self.preset,
+            "seed": folder.seed,
+            "fold": getattr(data, "fold", None),
+            "data_origin": getattr(data, "origin", None),
+            "data_fingerprint": getattr(data, "fingerprint", None),
+            "cases": {s: len(data.cases(s)) for s in ("train", "val", "test")},
+            "commit": commit(),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "python": platform.python_version(),
+            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            "ranks": trainer.world_size,
+            "nodes": trainer.num_nodes,
+            "device": _device_name(trainer.strategy.root_device),
+            "threads": torch.get_num_threads(),
+            "precision": trainer.precision,
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "finished": False,
+        }
+        self._write(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the samples of this rank."""
+        self._samples += batch["image"].shape[0]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add wall time, speed and memory."""
+        seconds = time.monotonic() - self._start
+        self._card |= {
+            "finished": True,
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "wall_seconds": round(seconds, 1),
+            "samples_per_second": round(self._samples * trainer.world_size / seconds, 2),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+        if torch.cuda.is_available():
+            self._card["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            path = folder_callback(trainer).path / "run.json"
+            incoming = path.with_name("run.json.incoming")
+            incoming.write_text(json.dumps(self._card, indent=2) + "\n")
+            incoming.replace(path)
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that runs, with ``+`` where it was changed, or None."""
+    here = Path(__file__).parent
+    try:
+        sha = _git(here, "rev-parse", "HEAD")
+        return sha + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

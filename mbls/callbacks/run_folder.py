@@ -1,0 +1,130 @@
+"""The run folder: claimed once by rank 0, known to all ranks, never overwritten."""
+
+from pathlib import Path
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mbls.callbacks.run_logger import MetricsCSV
+from mbls.errors import RunFolderError
+
+__all__ = ["RunFolder", "claim", "run_folder"]
+
+
+def claim(parent: Path, name: str) -> Path:
+    """Make ``parent/name``, or ``parent/name-2``, ``-3``, ... where that is taken, and return it.
+
+    ``mkdir`` decides, so two jobs never get one folder.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+class RunFolder(Callback):
+    """Claim ``<root>/<dataset>/<network>-<loss>/seed<k>[-n]`` when a fit starts.
+
+    Args:
+        root: Where runs are kept.
+        dataset: Name of the dataset, network and loss: the stems of their YAML files.
+        network: See ``dataset``.
+        loss: See ``dataset``.
+        folder: A folder of one's own instead. A fit refuses one that exists unless it resumes;
+            evaluation wants one that exists.
+        resume: Go on in ``folder``.
+        tag: Name of the results' folder below ``test/``.
+        seed: The run's seed, part of the folder's name.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path = Path("runs"),
+        dataset: str = "data",
+        network: str = "network",
+        loss: str = "loss",
+        folder: Path | None = None,
+        resume: bool = False,
+        tag: str = "best",
+        seed: int = 0,
+    ) -> None:
+        self.root, self.dataset, self.network, self.loss = Path(root), dataset, network, loss
+        self.folder = None if folder is None else Path(folder)
+        self.resume, self.tag, self.seed = resume, tag, seed
+        self._path: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder, once it is claimed.
+
+        Raises:
+            RunFolderError: Asked before a fit or an evaluation started.
+        """
+        if self._path is None:
+            raise RunFolderError("The run folder is claimed when a fit or an evaluation starts.")
+        return self._path
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claim the folder on rank 0 and tell the other ranks."""
+        if self._path is not None:
+            return
+        answer: Path | RunFolderError | None = None
+        if trainer.is_global_zero:
+            try:
+                answer = self._resolve(stage)
+            except RunFolderError as error:
+                answer = error  # raised on every rank, so that none waits for the others
+        answer = trainer.strategy.broadcast(answer)
+        if isinstance(answer, RunFolderError):
+            raise answer
+        self._path = cast(Path, answer)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.folder = self._path
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """On resume, cut the logged values to the checkpoint's step."""
+        for logger in trainer.loggers:
+            if self.resume and isinstance(logger, MetricsCSV):
+                logger.resume(trainer.global_step)
+
+    def _resolve(self, stage: str) -> Path:
+        if self.folder is None:
+            parent = self.root / self.dataset / f"{self.network}-{self.loss}"
+            return claim(parent, f"seed{self.seed}")
+        if stage == "fit" and not self.resume:
+            try:
+                self.folder.mkdir(parents=True)
+            except FileExistsError:
+                raise RunFolderError(
+                    f"Run folder {self.folder} exists and is never overwritten. Take another "
+                    "name, or go on in it with RESUME=1 (--resume)."
+                ) from None
+        elif not self.folder.is_dir():
+            raise RunFolderError(f"Run folder {self.folder} does not exist.")
+        return self.folder
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Return the run folder of a trainer.
+
+    Raises:
+        RunFolderError: The trainer has no :class:`RunFolder` callback.
+    """
+    return folder_callback(trainer).path
+
+
+def folder_callback(trainer: Trainer) -> RunFolder:
+    """Return the :class:`RunFolder` callback of a trainer; see :func:`run_folder`."""
+    callbacks = cast(list[Callback], trainer.callbacks)  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, RunFolder):
+            return callback
+    raise RunFolderError("The trainer has no RunFolder callback; add one.")

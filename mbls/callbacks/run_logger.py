@@ -1,0 +1,91 @@
+"""metrics.csv: the logged values of a run, readable while it goes on."""
+
+import csv
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+__all__ = ["MetricsCSV", "read_rows"]
+
+KEYS = ("epoch", "step")
+
+
+class MetricsCSV(Logger):
+    """Write ``metrics.csv`` into the run folder: one row a step at which something was logged.
+
+    Lightning's own CSV logger deletes the file of the run it resumes, and wants its folder before
+    ranks can agree on one; this one waits for :class:`~mbls.callbacks.RunFolder`, and on resume
+    cuts the file to the checkpoint's step and appends. A column that appears later is added to
+    the rows before it, empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder: Path | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        """Lightning wants one; it names no folder."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Lightning wants one; it names no folder."""
+        return ""
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run folder, once it is claimed."""
+        return None if self.folder is None else str(self.folder)
+
+    @rank_zero_only
+    def resume(self, step: int) -> None:
+        """Take over the rows of the run's earlier part up to ``step``; later ones are dropped."""
+        path = Path(str(self.folder)) / "metrics.csv"
+        if path.is_file():
+            self._rows = [row for row in read_rows(path) if int(row["step"]) < step]
+            self.save()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep a step's values; values of the same step and epoch share a row."""
+        values = dict(metrics)
+        row = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
+        if self._rows and all(int(self._rows[-1][key]) == row[key] for key in KEYS):
+            self._rows[-1].update(values)
+        else:
+            self._rows.append(row | values)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows by atomic rename."""
+        if self.folder is None or not self._rows:
+            return
+        columns = sorted({name for row in self._rows for name in row} - set(KEYS))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*KEYS, *columns], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        incoming = self.folder / "metrics.csv.incoming"
+        incoming.write_text(text.getvalue())
+        incoming.replace(self.folder / "metrics.csv")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.csv, empty cells left out."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]

@@ -1,0 +1,82 @@
+"""The console script ``mbls``: a small dispatcher.
+
+It imports nothing heavy, so that ``mbls --help`` and a mistyped name are answered at once; torch,
+lightning and monai are imported when work starts.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from mbls import __version__
+
+__all__ = ["main"]
+
+# command -> (module with a ``main(args)``, what it does)
+COMMANDS = {
+    "train": ("mbls.commands.train", "train on a dataset with a loss, test the best checkpoint"),
+    "evaluate": ("mbls.commands.evaluate", "test a run's checkpoint again"),
+    "predict": ("mbls.commands.predict", "segment NIfTI files with a run's checkpoint"),
+    "data": ("mbls.commands.data", "write the phantom where no data is given, build the cache"),
+    "check-data": ("mbls.commands.check_data", "check every case and list all problems"),
+    "list": ("mbls.commands.list_choices", "list datasets, losses, networks and presets"),
+    "fit": ("mbls.commands.lightning", "LightningCLI: fit --config FILE ..."),
+    "validate": ("mbls.commands.lightning", "LightningCLI: validate --config FILE ..."),
+    "test": ("mbls.commands.lightning", "LightningCLI: test --config FILE ..."),
+}
+
+USAGE = """mbls {version}: calibrated medical image segmentation
+
+usage: mbls COMMAND [options]      (mbls COMMAND --help for a command's options)
+
+{commands}
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 done, 1 the work failed, 2 wrong words."""
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    if words[0] in ("--version", "-V"):
+        sys.stdout.write(f"mbls {__version__}\n")
+        return 0
+    command = words[0]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        sys.stderr.write(f"mbls: unknown command {command!r}.{hint} {_known()}\n")
+        return 2
+    try:
+        return run(command, words[1:])
+    except Exception as error:
+        if not getattr(error, "for_user", False) or os.environ.get("MBLS_TRACEBACK"):
+            raise
+        sys.stderr.write(f"\nmbls {command}: {error}\n")
+        return 1
+
+
+def run(command: str, args: list[str]) -> int:
+    """Import a command's module and run it."""
+    module = importlib.import_module(COMMANDS[command][0])
+    if command in ("fit", "validate", "test"):
+        args = [command, *args]
+    return int(module.main(args) or 0)
+
+
+def usage() -> str:
+    """Return the help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return USAGE.format(version=__version__, commands="\n".join(lines))
+
+
+def _known() -> str:
+    return f"There are: {', '.join(COMMANDS)}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""``mbls data`` and ``mbls check-data``: the datamodule of a dataset's YAML, without a network."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mbls.choices import choices, choose
+
+__all__ = ["datamodule", "main", "parser"]
+
+
+def main(args: list[str]) -> int:
+    """Write the phantom where no data is given, and build the cache."""
+    options, rest = parser("mbls data", main.__doc__).parse_known_args(args)
+    data = datamodule(options, rest)
+    data.prepare()
+    return 0
+
+
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the commands that want a dataset."""
+    p = argparse.ArgumentParser(prog=prog, allow_abbrev=False, description=description)
+    p.add_argument("--dataset", metavar="NAME", required=True, help=", ".join(choices("data")))
+    p.add_argument("--data-root", type=Path, metavar="FOLDER", help="the dataset's folder")
+    p.add_argument("--preset", metavar="NAME", help="settings whose cache is meant")
+    return p
+
+
+def datamodule(options: argparse.Namespace, rest: list[str]) -> Any:
+    """Instantiate the datamodule of ``--dataset``.
+
+    Args:
+        options: What :func:`parser` parsed.
+        rest: Further words for the datamodule, ``--data.init_args.<name> <value>``.
+    """
+    file = choose("data", options.dataset)
+    preset = options.preset or ("quick" if options.data_root is None else "paper")
+    choose("trainer", preset)
+    overlay = file.with_name(f"{file.stem}.{preset}.yaml")
+    files = [file, overlay] if overlay.is_file() else [file]
+
+    from jsonargparse import ArgumentParser
+    from lightning.pytorch import LightningDataModule
+
+    p = ArgumentParser(prog="mbls data", allow_abbrev=False)
+    p.add_argument("--config", action="config")
+    p.add_subclass_arguments(LightningDataModule, "data", required=True)
+    words = [word for path in files for word in ("--config", str(path))]
+    if options.data_root is not None:
+        words += ["--data.init_args.root", str(options.data_root)]
+    return p.instantiate_classes(p.parse_args([*words, *rest])).data

@@ -1,0 +1,44 @@
+"""``mbls evaluate RUN``: test a run's checkpoint again, from the run folder alone."""
+
+import argparse
+from pathlib import Path
+
+from mbls.errors import RunFolderError
+
+__all__ = ["main", "run_words"]
+
+
+def main(args: list[str]) -> int:
+    """Test one checkpoint of a run and write ``test/<tag>/``."""
+    p = argparse.ArgumentParser(prog="mbls evaluate", allow_abbrev=False, description=__doc__)
+    p.add_argument("run", type=Path, help="run folder")
+    p.add_argument("--ckpt", default="best", help="best, last, or a file (default: best)")
+    p.add_argument("--tag", help="folder below test/ (default: the checkpoint's name)")
+    options, rest = p.parse_known_args(args)
+    words = run_words(options.run, options.ckpt)
+    words += ["--run.tag", options.tag or Path(options.ckpt).stem, "--verbose", "false"]
+
+    from mbls.commands.lightning import command_line
+
+    command_line(["test", *words, *rest])
+    return 0
+
+
+def run_words(folder: Path, which: str) -> list[str]:
+    """Return LightningCLI's words for a checkpoint of a run folder.
+
+    Raises:
+        RunFolderError: The folder is not one of a run.
+        CheckpointError: There is no such checkpoint, or it cannot be used.
+    """
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise RunFolderError(
+            f"{folder} is not a run folder: it has no config.yaml. "
+            "A run folder is runs/<dataset>/<network>-<loss>/seed<k>."
+        )
+    from mbls.callbacks.checkpoints import find_checkpoint, read_checkpoint
+
+    checkpoint = find_checkpoint(folder, which)
+    read_checkpoint(checkpoint)
+    return ["--config", str(config), "--ckpt_path", str(checkpoint), "--run.folder", str(folder)]

@@ -1,0 +1,127 @@
+"""LightningCLI for fit, validate, test and predict, from layered ``--config`` files."""
+
+import itertools
+import os
+import warnings
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from mbls.callbacks import (
+    Checkpoints,
+    GracefulStop,
+    NaNGuard,
+    PredictionWriter,
+    RunCard,
+    RunFolder,
+    TestResults,
+    run_folder,
+)
+from mbls.choices import names_of
+from mbls.module import SegmentationModule
+
+__all__ = ["CommandLine", "RunConfig", "command_line", "main"]
+
+FACTS = {  # what the datamodule knows -> where the model wants it
+    "num_classes": ("model.num_classes", "model.network.init_args.out_channels"),
+    "class_keys": ("model.class_keys",),
+    "unions": ("model.unions",),
+    "in_channels": ("model.network.init_args.in_channels",),
+    "spatial_dims": ("model.network.init_args.spatial_dims",),
+}
+
+
+class RunConfig(SaveConfigCallback):
+    """Save the resolved configuration as ``config.yaml`` into the run folder of a fit."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write on rank 0, once; a resumed run keeps the file it has."""
+        if stage != "fit" or self.already_saved:
+            return
+        path = run_folder(trainer) / "config.yaml"
+        if trainer.is_global_zero and not path.exists():
+            self.parser.save(self.config, path, skip_none=False, multifile=False)
+        self.already_saved = True
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with the callbacks that watch every run and the datamodule's facts linked."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks' settings and the links."""
+        parser.add_lightning_class_args(RunFolder, "run")
+        parser.add_lightning_class_args(RunCard, "card")
+        parser.add_lightning_class_args(NaNGuard, "nan_guard")
+        parser.add_lightning_class_args(GracefulStop, "stop")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(TestResults, "results")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        for fact, targets in FACTS.items():
+            for target in targets:
+                parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("seed_everything", "run.seed")
+
+    def before_fit(self) -> None:
+        """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
+        self.config_init[self.subcommand]["weights_only"] = True
+        if "LOCAL_RANK" not in os.environ:  # a rank that rank 0 started finds the data prepared
+            self.datamodule.prepare()
+
+    before_validate = before_test = before_predict = before_fit
+
+
+def command_line(args: Sequence[str]) -> CommandLine:
+    """Run the LightningCLI subcommand that ``args`` begin with, and return the command line."""
+    _quieten()
+    strict = {"allow_abbrev": False}
+    names = names_of(config_paths(args))
+    return CommandLine(
+        SegmentationModule,
+        LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=RunConfig,
+        seed_everything_default=0,
+        trainer_defaults={"use_distributed_sampler": False},
+        parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
+        args=_with_names(list(args), names),
+    )
+
+
+def config_paths(args: Sequence[str]) -> list[str]:
+    """Return the files that ``--config FILE`` and ``--config=FILE`` name in ``args``."""
+    paths = [after for word, after in itertools.pairwise(args) if word == "--config"]
+    return paths + [word.partition("=")[2] for word in args if word.startswith("--config=")]
+
+
+def _with_names(args: list[str], names: dict[str, str]) -> list[str]:
+    """Give the run folder the names of the chosen files, unless the words give others."""
+    defaults = {
+        "dataset": names.get("data"),
+        "network": names.get("network"),
+        "loss": names.get("loss"),
+    }
+    extra = [
+        f"--run.{key}={name}"
+        for key, name in defaults.items()
+        if name and not any(word.startswith(f"--run.{key}") for word in args)
+    ]
+    return args[:1] + extra + args[1:]
+
+
+def _quieten() -> None:
+    """Silence what a user can do nothing about."""
+    for text in (
+        ".*does not have many workers.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*The number of training batches.*",
+        ".*experiment logs directory.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+
+
+def main(args: list[str]) -> int:
+    """Run one LightningCLI subcommand."""
+    command_line(args)
+    return 0

@@ -1,0 +1,16 @@
+"""``mbls list``: the datasets, losses, networks and presets there are."""
+
+import sys
+
+from mbls.choices import choices
+
+__all__ = ["main"]
+
+LABELS = {"data": "DATASET", "loss": "LOSS", "network": "NETWORK", "trainer": "PRESET"}
+
+
+def main(args: list[str]) -> int:
+    """Print one line a kind."""
+    for kind, label in LABELS.items():
+        sys.stdout.write(f"{label:<8} {' '.join(choices(kind))}\n")
+    return 0

@@ -1,0 +1,116 @@
+"""``mbls train``: names in, a trained and tested run folder out.
+
+It layers the choices' YAML files, prepares the data as a step of its own, fits, and tests the best
+checkpoint. Everything heavy is imported after the names are known to be right.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mbls.choices import choices, compose
+from mbls.errors import ChoiceError, RunFolderError
+
+__all__ = ["main", "parser"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``mbls train``."""
+    p = argparse.ArgumentParser(
+        prog="mbls train",
+        allow_abbrev=False,
+        description="Train a network on a dataset with a loss, and test its best checkpoint. "
+        "Further options go to LightningCLI as they are, e.g. --trainer.gradient_clip_val 1.",
+    )
+    p.add_argument("--dataset", metavar="NAME", help=", ".join(choices("data")))
+    p.add_argument("--loss", metavar="NAME", help=", ".join(choices("loss")))
+    p.add_argument("--network", metavar="NAME", help=", ".join(choices("network"))
+                   + "; default: unet, with --preset paper unet_paper")  # fmt: skip
+    p.add_argument("--data-root", type=Path, metavar="FOLDER",
+                   help="the dataset's folder; without it a phantom is written")  # fmt: skip
+    p.add_argument("--preset", metavar="NAME", help=", ".join(choices("trainer"))
+                   + "; default: quick on a phantom, paper with --data-root")  # fmt: skip
+    p.add_argument("--seed", type=int, default=None)
+    p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
+    p.add_argument("--epochs", type=int)
+    p.add_argument("--batch-size", type=int, help="samples a step over all ranks")
+    p.add_argument("--devices", help="processes a node, or 'auto'")
+    p.add_argument("--nodes", type=int)
+    p.add_argument("--accelerator", help="cpu, gpu, auto")
+    p.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed")
+    p.add_argument("--run", type=Path, metavar="FOLDER", help="run folder of your own naming")
+    p.add_argument("--resume", action="store_true", help="go on in the folder given by --run")
+    p.add_argument("--dry-run", action="store_true", help="print the mbls fit command and stop")
+    return p
+
+
+def main(args: list[str]) -> int:
+    """Train, then test the best checkpoint."""
+    options, rest = parser().parse_known_args(args)
+    words = resume_words(options) if options.resume else fresh_words(options)
+    words += option_words(options) + rest
+    if options.dry_run:
+        sys.stdout.write("mbls fit " + " ".join(words) + "\n")
+        return 0
+
+    from mbls.callbacks import find_checkpoint, run_folder
+    from mbls.commands.lightning import command_line
+
+    cli = command_line(["fit", *words])
+    best = find_checkpoint(run_folder(cli.trainer), "best")
+    cli.trainer.test(
+        cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False
+    )
+    return 0
+
+
+def fresh_words(options: argparse.Namespace) -> list[str]:
+    """Return the ``--config`` words of a new run, and say what was chosen."""
+    for needed in ("dataset", "loss"):
+        if getattr(options, needed) is None:
+            kind = {"dataset": "data"}.get(needed, needed)
+            raise ChoiceError(f"--{needed} is needed: one of {', '.join(choices(kind))}.")
+    preset = options.preset or ("quick" if options.data_root is None else "paper")
+    network = options.network or ("unet_paper" if preset == "paper" else "unet")
+    files = compose(dataset=options.dataset, loss=options.loss, network=network, preset=preset)
+    if "LOCAL_RANK" not in os.environ:
+        sys.stdout.write(
+            f"dataset {options.dataset} · loss {options.loss} · network {network} · "
+            f"preset {preset} · seed {options.seed or 0}\n"
+        )
+        sys.stdout.flush()
+    return [word for file in files for word in ("--config", str(file))] + ["--card.preset", preset]
+
+
+def resume_words(options: argparse.Namespace) -> list[str]:
+    """Return the words that go on in a run folder with its own configuration."""
+    if options.run is None or not (options.run / "config.yaml").is_file():
+        raise RunFolderError(
+            f"--resume goes on in a run folder: {options.run} has no config.yaml. "
+            "Give --run runs/<dataset>/<network>-<loss>/seed<k>."
+        )
+    from mbls.callbacks.checkpoints import last_checkpoint
+
+    checkpoint = last_checkpoint(options.run)
+    return ["--config", str(options.run / "config.yaml"), "--ckpt_path", str(checkpoint),
+            "--run.resume", "true"]  # fmt: skip
+
+
+def option_words(options: argparse.Namespace) -> list[str]:
+    """Return LightningCLI's words for the options that were given."""
+    targets = {
+        "seed_everything": options.seed,
+        "data.init_args.root": options.data_root,
+        "data.init_args.fold": options.fold,
+        "data.init_args.batch_size": options.batch_size,
+        "trainer.max_epochs": options.epochs,
+        "trainer.devices": options.devices,
+        "trainer.num_nodes": options.nodes,
+        "trainer.accelerator": options.accelerator,
+        "trainer.precision": options.precision,
+        "run.folder": options.run,
+    }
+    given: Sequence[tuple[str, object]] = [(k, v) for k, v in targets.items() if v is not None]
+    return [word for key, value in given for word in (f"--{key}", str(value))]

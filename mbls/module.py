@@ -1,0 +1,248 @@
+"""The LightningModule: a network, a loss and metrics, nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from monai.inferers import Inferer, SliceInferer
+from torch import Tensor, nn
+
+from mbls import __version__
+from mbls.errors import CheckpointError
+from mbls.inference import head_weights, pad_to_multiple, split_heads, volume_logits
+from mbls.losses import Loss, part_terms
+from mbls.metrics import CalibrationHistogram, DiceScore, estimate
+
+__all__ = ["SegmentationModule"]
+
+VALIDATION_METRICS = (  # logged key, metric, region; all pooled over voxels
+    ("val/ece", "ece", "all"),
+    ("val/ece_label", "ece", "label"),
+    ("val/cece", "cece", "all"),
+    ("val/nll", "nll", "all"),
+)
+
+
+class SegmentationModule(LightningModule):
+    """Train and evaluate one segmentation network with one loss.
+
+    Args:
+        network: Anything that maps ``(N, M, *S)`` to logits ``(N, C, *S)``, a list of such heads or
+            their stack ``(N, heads, C, *S)``; monai's networks do.
+        loss: ``loss(logits, target) -> scalar``: one of :mod:`mbls.losses`, monai's or torch's.
+        optimizer: From the parameters to the optimiser.
+        scheduler: From the optimiser to its scheduler, stepped once an epoch.
+        inferer: How a volume is cut for the network at evaluation.
+        num_classes: Classes, background included; the datamodule's.
+        class_keys: Short names of the classes, used in logged keys.
+        unions: Named sets of classes scored together, such as BraTS's whole tumour.
+        divisor: The network's input sizes are padded to a multiple of it and cropped back.
+        main_head: Which head predicts, where the network returns several. All are trained, with
+            weights that halve with the distance from it.
+        n_bins: Bins of the validation's calibration errors; a divisor of 60.
+    """
+
+    val_histogram: CalibrationHistogram
+    val_dice: DiceScore
+    test_histogram: CalibrationHistogram
+    test_dice: DiceScore
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        *,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        scheduler: LRSchedulerCallable | None = None,
+        inferer: Inferer | None = None,
+        num_classes: int = 2,
+        class_keys: Sequence[str] = (),
+        unions: Mapping[str, Sequence[int]] | None = None,
+        divisor: int = 1,
+        main_head: int = 0,
+        n_bins: int = 15,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
+        if divisor < 1:
+            raise ValueError(f"divisor must be >= 1, got {divisor}.")
+        if class_keys and len(class_keys) != num_classes:
+            raise ValueError(f"class_keys must name {num_classes} classes, got {list(class_keys)}.")
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.inferer = inferer or SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=16)
+        self.num_classes = num_classes
+        self.class_keys = tuple(class_keys) or tuple(f"class{k}" for k in range(num_classes))
+        self.unions = {name: tuple(classes) for name, classes in (unions or {}).items()}
+        self.divisor = divisor
+        self.main_head = main_head
+        self.n_bins = n_bins
+        if isinstance(loss, Loss):
+            loss.bind(num_classes)
+
+    # Forward -----------------------------------------------------------------------------------
+
+    def heads(self, image: Tensor) -> list[Tensor]:
+        """Return every head's logits ``(N, C, *S)`` for ``(N, M, *S)``, at the input's size."""
+        padded, crop = pad_to_multiple(image, self.divisor)
+        heads = split_heads(self.network(padded), spatial_dims=image.ndim - 2)
+        return [_resize(head, padded.shape[2:])[crop] for head in heads]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the main head's logits ``(N, C, *S)`` for slices or patches ``(N, M, *S)``."""
+        return self.heads(image)[self.main_head]
+
+    def volume_logits(self, image: Tensor) -> Tensor:
+        """Return float32 logits ``(N, C, *S)`` for whole volumes ``(N, M, *S)``."""
+        return volume_logits(image, self.forward, self.inferer)
+
+    def loss_terms(self, logits: Tensor, target: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """Return the named, weighted addends of the loss, computed in float32 or wider."""
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            return part_terms(self.loss, logits, target, image)
+
+    # Training ----------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of a batch of slices or patches, and log its terms."""
+        image, target = batch["image"], batch["label"]
+        heads = self.heads(image)
+        terms: dict[str, Tensor] = {}
+        for weight, head in zip(head_weights(len(heads), self.main_head), heads, strict=True):
+            for name, term in self.loss_terms(head, target, image).items():
+                terms[name] = terms.get(name, 0) + weight * term
+        loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
+        size = image.shape[0]
+        if len(terms) > 1:
+            logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log("train/loss", loss.detach(), on_epoch=True, on_step=False, sync_dist=True,
+                 batch_size=size)  # fmt: skip
+        self.log("loss", loss.detach(), on_step=True, prog_bar=True, logger=False, batch_size=size)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser, and the scheduler stepped once an epoch where there is one."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": self.scheduler(optimizer),
+                "interval": "epoch",
+                "monitor": "val/dice",
+                "name": "train/lr",
+            },
+        }
+
+    # Evaluation --------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Make the metrics' states for the cases that the datamodule announces."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
+        if stage in ("fit", "validate"):
+            n = len(datamodule.cases("val"))
+            self.val_histogram = CalibrationHistogram(regions=("all", "label"), **settings)
+            self.val_dice = DiceScore(num_cases=n, **settings)
+        if stage == "test":
+            n = len(datamodule.cases("test"))
+            self.test_histogram = CalibrationHistogram(num_cases=n, **settings)
+            self.test_dice = DiceScore(num_cases=n, **settings)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one whole volume; an adaptive loss observes it."""
+        if not bool(batch["scored"].all()):
+            return
+        logits = self.volume_logits(batch["image"])
+        self._score(batch, logits.softmax(dim=1), self.val_histogram, self.val_dice)
+        if loss := self._adapting():
+            loss.observe(logits, batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation's numbers, and let an adaptive loss adapt before checkpoints."""
+        bins, dice = self.val_histogram.compute(), self.val_dice.compute()[:, 1:]
+        names = [*self.class_keys[1:], *self.unions]
+        structures = dict(zip(names, dice.nanmean(dim=0), strict=True))
+        classes = torch.stack([structures[name] for name in self.class_keys[1:]])
+        logged = {"val/dice": classes.nanmean()}
+        logged |= {f"val/dice/{name}": value for name, value in structures.items()}
+        for key, metric, region in VALIDATION_METRICS:
+            value, _ = estimate(bins, metric, region=region, n_bins=self.n_bins)
+            logged[key] = torch.tensor(value)
+        self.log_dict({key: value.float() for key, value in logged.items()}, prog_bar=False)
+        self.log("dice", logged["val/dice"].float(), prog_bar=True, logger=False)
+        self.val_histogram.reset()
+        self.val_dice.reset()
+        if loss := self._adapting():
+            loss.adapt()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one whole volume into the per-case states."""
+        if bool(batch["scored"].all()):
+            probs = self.volume_logits(batch["image"]).softmax(dim=1)
+            self._score(batch, probs, self.test_histogram, self.test_dice)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer restores them."""
+        return self.volume_logits(batch["image"])
+
+    # Checkpoints -------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whose checkpoint this is."""
+        checkpoint["mbls"] = {
+            "version": __version__,
+            "num_classes": self.num_classes,
+            "class_keys": list(self.class_keys),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that is not ours or has another number of classes."""
+        card = checkpoint.get("mbls")
+        if not isinstance(card, dict):
+            raise CheckpointError(
+                f"The checkpoint was not written by mbls: it has no 'mbls' entry, only "
+                f"{sorted(checkpoint)}. Give one from a run folder's checkpoints/."
+            )
+        if card.get("num_classes") != self.num_classes:
+            raise CheckpointError(
+                f"The checkpoint's network has {card.get('num_classes')} classes "
+                f"{card.get('class_keys')}, the data {self.num_classes} {list(self.class_keys)}. "
+                "Take the checkpoint of a run on this dataset."
+            )
+
+    # Private -----------------------------------------------------------------------------------
+
+    def _adapting(self) -> Loss | None:
+        """Return the loss where it adapts to this validation: in a fit, not in its sanity check."""
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return None
+        return self.loss if isinstance(self.loss, Loss) and self.loss.adaptive else None
+
+    def _score(
+        self,
+        batch: dict[str, Any],
+        probs: Tensor,
+        histogram: CalibrationHistogram,
+        dice: DiceScore,
+    ) -> None:
+        shared = {"spacing": batch["spacing"], "index": batch["index"]}
+        histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
+        dice.update(probs, batch["label"], **shared)
+
+
+def _resize(head: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a coarser head ``(N, C, *s)`` to the input's size ``S``, linearly."""
+    if tuple(head.shape[2:]) == tuple(size):
+        return head
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(head, size=tuple(size), mode=mode, align_corners=False)

@@ -1,0 +1,53 @@
+"""Names of choices: files, overlays, and the nearest name for a typo."""
+
+from pathlib import Path
+
+import pytest
+
+from mbls.choices import choices, choose, compose, names_of
+from mbls.errors import ChoiceError
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("base", "data/acdc", "data/acdc.paper", "data/brats", "loss/mbls", "loss/ce",
+                 "network/unet", "trainer/quick", "trainer/paper"):  # fmt: skip
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    monkeypatch.setenv("MBLS_CONFIGS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_choice_is_a_file_and_an_overlay_is_none(configs: Path) -> None:
+    assert choices("data") == ["acdc", "brats"]
+    assert choose("data", "acdc") == configs / "data/acdc.yaml"
+
+
+def test_a_typo_gets_the_nearest_name_and_the_list(configs: Path) -> None:
+    with pytest.raises(ChoiceError, match=r"dataset 'acdk'. Did you mean 'acdc'.*: acdc, brats"):
+        choose("data", "acdk")
+    with pytest.raises(ChoiceError, match=r"loss 'qqq'. There are: ce, mbls"):
+        choose("loss", "qqq")
+
+
+def test_a_file_of_ones_own(configs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("{}")
+    assert choose("loss", str(own)) == own
+    with pytest.raises(ChoiceError, match=r"other.yaml: no such file"):
+        choose("loss", str(tmp_path / "other.yaml"))
+
+
+def test_the_overlay_of_the_preset_follows_its_dataset(configs: Path) -> None:
+    def stems(preset: str) -> list[str]:
+        files = compose(dataset="acdc", loss="mbls", network="unet", preset=preset)
+        return [file.stem for file in files]
+
+    assert stems("paper") == ["base", "paper", "acdc", "acdc.paper", "unet", "mbls"]
+    assert stems("quick") == ["base", "quick", "acdc", "unet", "mbls"]
+
+
+def test_names_come_from_the_files() -> None:
+    files = ["c/data/acdc.yaml", "c/data/acdc.quick.yaml", "c/loss/mbls.yaml", "own/x.yaml"]
+    assert names_of(files) == {"data": "acdc", "loss": "mbls"}
