@@ -115,12 +115,12 @@ def survey_acdc(root: Path) -> Survey:
                 )
                 continue
             patients[folder.name] = part
-            found, wrong = frame_cases(folder, posteriors)
-            problems += wrong
             if hidden:
                 unlabelled.add(folder.name)
-            else:
-                cases += found
+                continue
+            found, wrong = frame_cases(folder, posteriors)
+            cases += found
+            problems += wrong
     labelled = frozenset(patients) - unlabelled
     official = frozenset(name for name in labelled if patients[name] == "testing")
     cases.sort(key=lambda case: case.id)

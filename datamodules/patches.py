@@ -88,7 +88,8 @@ def turned_patch(
     pull = np.empty((2, 3))
     pull[:, :2] = np.array([[cos, sin], [-sin, cos]]) * sizes / lengths[:, None]
     pull[:, 2] = (2 * np.array(begin) + sizes - lengths) / lengths
-    theta = torch.from_numpy(pull).float()[None]
+    # torch counts a point's coordinates from the last axis.
+    theta = torch.from_numpy(pull[::-1, [1, 0, 2]].copy()).float()[None]
     grid = F.affine_grid(theta, [1, 1, *size], align_corners=False)
 
     def sample(array: np.ndarray, mode: str) -> Tensor:

@@ -96,11 +96,7 @@ def split_problems(split: Split, patients: Iterable[str], source: str) -> list[P
     for part in PARTS:
         for patient in split[part]:
             if patient in seen:
-                where = (
-                    f"in {part} twice"
-                    if seen[patient] == part
-                    else f"in {seen[patient]} and {part}"
-                )
+                where = f"it in {seen[patient]} and again in {part}"
                 problems.append(
                     Problem(
                         patient,

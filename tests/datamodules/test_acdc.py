@@ -1,0 +1,147 @@
+"""Finding ACDC's cases in every form the download has, and in some it must not have."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datamodules import ACDCDataModule, DataError
+from datamodules.acdc import survey_acdc
+from tests.datamodules.conftest import write_patient
+
+IDS = [f"patient{n:03d}_frame{f:02d}" for n in (*range(1, 9), 101, 102) for f in (1, 9)]
+
+
+def ids(root: Path) -> list[str]:
+    survey = survey_acdc(root)
+    assert survey.problems == ()
+    return [case.id for case in survey.cases]
+
+
+def test_class_facts_without_disk() -> None:
+    module = ACDCDataModule(Path("/nowhere"))
+    assert module.num_classes == len(module.class_names) == len(module.class_keys) == 4
+    assert module.class_names[0] == "background"
+    assert (module.in_channels, module.spatial_dims, module.unions) == (1, 2, {})
+
+
+def test_levels(acdc: Path) -> None:
+    assert ids(acdc) == IDS
+    assert ids(acdc.parent) == IDS
+    assert survey_acdc(acdc).official_test == {"patient101", "patient102"}
+
+
+def test_double_folder(acdc: Path) -> None:
+    (acdc / "testing").rename(acdc / "inner")
+    (acdc / "testing").mkdir()
+    (acdc / "inner").rename(acdc / "testing" / "testing")
+    assert ids(acdc) == IDS
+
+
+def test_uncompressed(tmp_path: Path) -> None:
+    write_patient(tmp_path / "training" / "patient001", suffix=".nii")
+    assert ids(tmp_path) == ["patient001_frame01", "patient001_frame09"]
+
+
+def test_frames_are_those_of_info_cfg(tmp_path: Path) -> None:
+    """patient090 has frames 4 and 11; a third frame that Info.cfg does not name is no case."""
+    folder = write_patient(tmp_path / "training" / "patient090", frames=(11, 4))
+    shutil.copy(folder / "patient090_frame04.nii.gz", folder / "patient090_frame01.nii.gz")
+    assert ids(tmp_path) == ["patient090_frame04", "patient090_frame11"]
+
+
+def test_older_download_without_test_labels(acdc: Path, module) -> None:
+    for path in acdc.glob("testing/*/*_gt.nii.gz"):
+        path.unlink()
+    survey = survey_acdc(acdc)
+    assert survey.problems == ()
+    assert survey.official_test == frozenset()
+    assert [case.id for case in survey.cases] == IDS[:-4]
+    assert "no label files (an older download): its 2 patients are left out" in survey.notes[0]
+    built = module(test_fraction=0.3)
+    assert {name[:10] for name in built.cases("test")} < {f"patient{n:03d}" for n in range(1, 9)}
+
+
+def test_phantom_root_has_posteriors(acdc: Path, module) -> None:
+    assert {case.posterior for case in survey_acdc(acdc).cases} == {None}
+    assert module().origin == "real"
+    (acdc.parent / "phantom.json").write_text("{}")
+    case = survey_acdc(acdc).cases[0]
+    assert case.posterior == acdc.parent / "posterior" / "patient001" / "patient001_frame01.npz"
+    assert module().origin == module(acdc.parent).origin == module(None).origin == "phantom"
+
+
+def message(root: Path) -> str:
+    with pytest.raises(DataError) as error:
+        survey_acdc(root)
+    return str(error.value)
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    assert "found no such folder" in message(tmp_path / "nowhere")
+    text = message(tmp_path)
+    assert "training/patient001/Info.cfg" in text
+    assert "found an empty folder" in text
+    (tmp_path / "training").mkdir()
+    assert "found training/ (" in message(tmp_path)
+    (tmp_path / "file").touch()
+    assert "found a file" in message(tmp_path / "file")
+
+
+def test_wrong_level(acdc: Path) -> None:
+    text = message(acdc / "training")
+    assert "found patient001/, patient002/" in text
+    assert f"one level too deep; give {acdc}." in text
+    assert f"This is one patient; give {acdc}." in message(acdc / "training" / "patient001")
+    text = message(acdc.parent.parent)
+    assert f"found ACDC/ ({acdc.parent.parent})" in text
+    assert f"above the data; give {acdc}." in text
+
+
+def problem(root: Path) -> str:
+    (only,) = survey_acdc(root).problems
+    return str(only)
+
+
+def test_no_info_cfg(acdc: Path) -> None:
+    (acdc / "training/patient003/Info.cfg").unlink()
+    assert problem(acdc).startswith(
+        "patient003: a patient must have an Info.cfg, found patient003_"
+    )
+    assert "patient003" in survey_acdc(acdc).patients
+
+
+def test_ed_frame_does_not_exist(acdc: Path) -> None:
+    (acdc / "training/patient003/Info.cfg").write_text("ED: 2\nES: 9\n")
+    text = problem(acdc)
+    assert text.startswith("patient003: the ED frame that Info.cfg names must exist, found ")
+    assert "patient003_frame02.nii.gz" in text
+
+
+@pytest.mark.parametrize(("content", "found"), [("ED: 1\n", "nothing"), ("ED: 1\nES: x\n", "x")])
+def test_no_es_in_info_cfg(acdc: Path, content: str, found: str) -> None:
+    (acdc / "training/patient003/Info.cfg").write_text(content)
+    assert f"Info.cfg must give ES as a frame number, found {found} (" in problem(acdc)
+
+
+def test_same_frame_twice(acdc: Path) -> None:
+    (acdc / "training/patient003/Info.cfg").write_text("ED: 1\nES: 1\n")
+    assert "ED and ES must be two frames, found 1 for both" in problem(acdc)
+
+
+@pytest.mark.parametrize("part", ["training/patient003", "testing/patient101"])
+def test_label_missing(acdc: Path, part: str) -> None:
+    folder = acdc / part
+    (folder / f"{folder.name}_frame09_gt.nii.gz").unlink()
+    assert "the ES frame must have a label file" in problem(acdc)
+
+
+def test_patient_in_training_and_testing(acdc: Path) -> None:
+    shutil.copytree(acdc / "training/patient003", acdc / "testing/patient003")
+    assert problem(acdc).startswith("patient003: a patient must be in training/ or in testing/")
+
+
+def test_macos_debris_is_no_patient(acdc: Path) -> None:
+    (acdc / "training" / "._patient001").touch()
+    (acdc / "training" / "patient_notes.txt").touch()
+    assert ids(acdc) == IDS

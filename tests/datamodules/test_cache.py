@@ -1,0 +1,191 @@
+"""The cache: whole or not at all, safe for several jobs, re-read when a source changes."""
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules import ACDCDataModule, Case, DataError
+from datamodules import cache as cache_module
+from datamodules.cache import Cache, content_key, source_key
+from tests.datamodules.conftest import blobs, save
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    image, label = blobs(0)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    image_path, label_path = save(folder / "a.nii.gz", image), save(folder / "a_gt.nii.gz", label)
+    return Case("a", "a", (image_path,), label_path)
+
+
+def build(tmp_path: Path, **settings: object) -> Cache:
+    cache = Cache(tmp_path / "cache", "acdc", settings)
+    cache.open_for_writing()
+    return cache
+
+
+ARRAYS = {
+    "image": np.arange(60, dtype=np.float16).reshape(5, 1, 3, 4),
+    "label": np.arange(60, dtype=np.uint8).reshape(5, 3, 4),
+}
+
+
+def test_round_trip(tmp_path: Path, case: Case) -> None:
+    cache = build(tmp_path)
+    assert cache.find(case) is None
+    written = cache.write(case, ARRAYS, {"spacing": (1.0, 2.0, 3.0)})
+    found = cache.find(case)
+    assert found == written
+    assert found is not None
+    assert found.facts == {"spacing": [1.0, 2.0, 3.0]}
+    for name, array in ARRAYS.items():
+        opened = found.arrays[name].open()
+        np.testing.assert_array_equal(opened, array)
+        assert opened.dtype == array.dtype
+        assert isinstance(opened, np.memmap)
+        assert not opened.flags.writeable
+        np.testing.assert_array_equal(np.load(found.arrays[name].path, allow_pickle=False), array)
+
+
+def test_a_slice_is_one_run_of_bytes(tmp_path: Path, case: Case) -> None:
+    found = build(tmp_path).write(case, ARRAYS, {})
+    image = found.arrays["image"].open()
+    assert image[2].flags.c_contiguous
+    assert image[2].base is not None  # a view: nothing was read yet
+
+
+def test_settings_have_folders_of_their_own(tmp_path: Path) -> None:
+    assert build(tmp_path, spacing=None).folder != build(tmp_path, spacing=[1.0, 1.0]).folder
+    assert build(tmp_path, spacing=None).folder == build(tmp_path, spacing=None).folder
+
+
+def test_changed_source_is_read_again(tmp_path: Path, case: Case) -> None:
+    cache = build(tmp_path)
+    cache.write(case, ARRAYS, {})
+    before = source_key(case), content_key(case)
+    save(case.images[0], blobs(1)[0])
+    assert source_key(case) != before[0]
+    assert content_key(case) != before[1]
+    assert cache.find(case) is None
+    cache.write(case, ARRAYS, {})
+    assert cache.find(case) is not None
+
+
+def test_touched_source_keeps_its_content(case: Case) -> None:
+    before = source_key(case), content_key(case)
+    os.utime(case.images[0], ns=(1, 1))
+    assert source_key(case) != before[0]
+    assert content_key(case) == before[1]
+
+
+@pytest.mark.parametrize("victim", ["image.npy", "label.npy", "case.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_case_is_not_used(tmp_path: Path, case: Case, victim: str, damage: str) -> None:
+    cache = build(tmp_path)
+    cache.write(case, ARRAYS, {})
+    (path,) = cache.folder.glob(f"a-*/{victim}")
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-10])
+    assert cache.find(case) is None
+    cache.write(case, ARRAYS, {})
+    assert cache.find(case) is not None
+
+
+def test_interrupted_write_leaves_nothing(tmp_path: Path, case: Case, monkeypatch) -> None:
+    def interrupt(file: object) -> None:
+        raise KeyboardInterrupt
+
+    cache = build(tmp_path)
+    monkeypatch.setattr(cache_module, "_flush", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache.write(case, ARRAYS, {})
+    assert [path.name for path in cache.folder.iterdir()] == ["settings.json"]
+
+
+def test_drafts_of_dead_jobs_are_cleared(tmp_path: Path) -> None:
+    cache = build(tmp_path)
+    for name, age in ((".old.tmp", 7200), (".new.tmp", 0)):
+        (cache.folder / name).mkdir()
+        time = (cache.folder / name).stat().st_mtime - age
+        os.utime(cache.folder / name, (time, time))
+    cache.open_for_writing()
+    assert sorted(path.name for path in cache.folder.glob(".*.tmp")) == [".new.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        (errno.ENOSPC, "needs room on its disk, found No space left.*Free some room"),
+        (errno.EDQUOT, "needs room on its disk"),
+        (errno.EACCES, "must be writable, found Permission denied"),
+    ],
+)
+def test_disk_errors(
+    acdc: Path, module, tmp_path: Path, monkeypatch, code: int, match: str
+) -> None:
+    """The third write fails: the message names folder and way out, the first two cases are kept."""
+    flush, calls = cache_module._flush, iter(range(10**6))
+
+    def fail(file) -> None:
+        if next(calls) >= 2 * 3:  # three files a case
+            raise OSError(code, os.strerror(code))
+        flush(file)
+
+    monkeypatch.setattr(cache_module, "_flush", fail)
+    built = module(prepare_workers=1)
+    with pytest.raises(DataError, match=match) as error:
+        built.prepare(progress=False)
+    assert str(built.preparer.cache.folder) in str(error.value)
+    assert "--data.init_args.cache_dir (make: CACHE=...)" in str(error.value)
+    assert not list(built.preparer.cache.folder.glob(".*.tmp"))
+    assert len(list(built.preparer.cache.folder.glob("patient*"))) == 2
+    monkeypatch.setattr(cache_module, "_flush", flush)
+    built.prepare(progress=False)
+    assert len(list(built.preparer.cache.folder.glob("patient*"))) == 20
+
+
+def test_cache_folder_that_cannot_be_made(module, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    built = module(cache_dir=tmp_path / "file" / "cache")
+    with pytest.raises(DataError, match="cache folder must be writable, found Not a directory"):
+        built.prepare(progress=False)
+    (found,) = built.check(progress=False)
+    assert "cache folder must be writable" in str(found)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(module, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(DataError, match="must be writable, found Permission denied"):
+        module(cache_dir=tmp_path / "locked" / "cache").prepare(progress=False)
+
+
+def fill(acdc: Path, cache: Path, barrier) -> None:
+    module = ACDCDataModule(acdc, cache_dir=cache, val_fraction=0.3, prepare_workers=2)
+    barrier.wait()
+    module.prepare(progress=False)
+
+
+@pytest.mark.ddp
+def test_two_jobs_at_once(acdc: Path, tmp_path: Path, module) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    jobs = [
+        context.Process(target=fill, args=(acdc, tmp_path / "cache", barrier)) for _ in range(2)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(120)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    folder = module().preparer.cache.folder
+    assert len(list(folder.glob("patient*"))) == 20
+    assert not list(folder.glob(".*"))
+    module().setup("fit")  # raises if a case is not whole

@@ -1,0 +1,102 @@
+"""Headers, suffixes and files that do not read."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import voxel_sizes
+
+from datamodules.nifti import NiftiError, find_nifti, read_grid, read_volume, stem
+from tests.datamodules.conftest import AFFINE, blobs, save
+
+TRUE = np.diag([-1.3158, -1.3158, 10.0, 1.0])
+UNIT = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def faulty(path: Path, *, qform_code: int) -> Path:
+    """A file with ACDC's header fault: a sform of unit scale over a true pixdim."""
+    image = nib.Nifti1Image(blobs(0)[0], TRUE)
+    image.set_qform(TRUE, code=qform_code, update_affine=False)
+    image.set_sform(UNIT, code=1)
+    nib.save(image, path)
+    assert voxel_sizes(nib.load(path).affine).tolist() == [1, 1, 1]  # what nibabel would believe
+    return path
+
+
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_unit_sform_over_true_pixdim(tmp_path: Path, qform_code: int) -> None:
+    volume = read_volume(faulty(tmp_path / "a.nii.gz", qform_code=qform_code))
+    np.testing.assert_allclose(volume.affine, TRUE, atol=1e-5)
+    np.testing.assert_array_equal(volume.file_affine, UNIT)
+
+
+def test_unit_pixdim_under_true_sform(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(blobs(0)[0], None)
+    image.set_sform(TRUE, code=1)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, TRUE, atol=1e-5)
+
+
+def test_contradicting_voxel_sizes(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(blobs(0)[0], TRUE)
+    image.set_sform(np.diag([2.0, 2.0, 10.0, 1.0]), code=1)
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(NiftiError, match=r"same voxel size.*2x2x10 mm and 1\.316x1\.316x10 mm"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_grid_without_voxels(tmp_path: Path) -> None:
+    path = faulty(tmp_path / "a.nii.gz", qform_code=1)
+    shape, file_affine, affine = read_grid(path)
+    assert shape == (20, 24, 4)
+    np.testing.assert_array_equal(file_affine, UNIT)
+    np.testing.assert_allclose(affine, TRUE, atol=1e-5)
+
+
+def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((2, 3, 4), np.int16), AFFINE)
+    image.header.set_slope_inter(2.0, 5.0)
+    nib.save(image, tmp_path / "a.nii")
+    stored = nib.load(tmp_path / "a.nii").get_fdata()
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").data, stored)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 300, -100])
+def test_truncated(tmp_path: Path, keep: int) -> None:
+    path = save(tmp_path / "a.nii.gz", blobs(0, (40, 40, 10))[0])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(NiftiError, match="complete NIfTI file.*Download or unpack it again"):
+        read_volume(path)
+
+
+def test_truncated_uncompressed(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", blobs(0)[0])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(NiftiError, match="complete NIfTI file"):
+        read_volume(path)
+
+
+def test_not_nifti(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_text("<html>404</html>")
+    with pytest.raises(NiftiError, match="complete NIfTI file"):
+        read_volume(tmp_path / "a.nii.gz")
+    with pytest.raises(NiftiError, match="must exist, found no such file"):
+        read_volume(tmp_path / "b.nii.gz")
+
+
+def test_four_dimensions(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii.gz", np.zeros((4, 5, 6, 7), np.int16))
+    with pytest.raises(NiftiError, match=r"must be 3D, found 4D, shape \(4, 5, 6, 7\)"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_names(tmp_path: Path) -> None:
+    assert stem(Path("x/patient001.v2.nii.gz")) == "patient001.v2"
+    with pytest.raises(ValueError, match="must end in"):
+        stem(Path("a.mhd"))
+    assert find_nifti(tmp_path, "a") is None
+    plain = save(tmp_path / "a.nii", blobs(0)[0])
+    assert find_nifti(tmp_path, "a") == plain
+    packed = save(tmp_path / "a.nii.gz", blobs(0)[0])
+    assert find_nifti(tmp_path, "a") == packed

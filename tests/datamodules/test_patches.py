@@ -1,0 +1,132 @@
+"""Patches, and the random changes to them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.augmentation import (
+    Augmentation,
+    adjusted_contrast,
+    augmented_patch,
+    sample_generator,
+)
+from datamodules.patches import cut_patch, patch_begin, turned_patch
+
+STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
+
+
+def slice_of(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 4, (height, width)).astype(np.uint8)
+    classes[0, 0] = 255
+    return rng.normal(size=(1, height, width)).astype(np.float32), classes
+
+
+@pytest.mark.parametrize(
+    ("length", "wanted", "share", "begin"),
+    [(10, 4, 0.5, 3), (11, 4, 0.5, 3), (10, 4, 0.0, 0), (10, 4, 0.999999, 6), (10, 4, 1.0, 6)]
+    + [(4, 10, 0.5, -3), (4, 11, 0.9, -3), (5, 5, 0.3, 0)],
+)
+def test_begin(length: int, wanted: int, share: float, begin: int) -> None:
+    assert patch_begin(length, wanted, share) == begin
+
+
+def test_cut_by_hand() -> None:
+    """3 x 5 to 5 x 3: one row of padding on each side, one column cut on each side."""
+    pixels = np.arange(1, 16, dtype=np.float16).reshape(1, 3, 5)
+    classes = np.arange(15, dtype=np.uint8).reshape(3, 5) % 4
+    image, label = cut_patch(pixels, classes, (5, 3))
+    assert image[0].tolist() == [[0, 0, 0], [2, 3, 4], [7, 8, 9], [12, 13, 14], [0, 0, 0]]
+    assert label.tolist() == [[255] * 3, [1, 2, 3], [2, 3, 0], [3, 0, 1], [255] * 3]
+    assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 20), (40, 16), (40, 41), (7, 8)])
+@pytest.mark.parametrize("where", [(0.5, 0.5), (0.0, 0.9)])
+def test_no_turn_is_the_plain_patch(size: tuple[int, int], where: tuple[float, float]) -> None:
+    pixels, classes = slice_of(21, 26)
+    plain = cut_patch(pixels, classes, size, where)
+    turned = turned_patch(pixels, classes, size, where, angle=0, factor=1)
+    torch.testing.assert_close(turned[0], plain[0], atol=1e-4, rtol=0)
+    assert torch.equal(turned[1], plain[1])
+
+
+def test_quarter_turn() -> None:
+    pixels, classes = slice_of(12, 12)
+    image, label = turned_patch(pixels, classes, (12, 12), angle=math.pi / 2, factor=1)
+    np.testing.assert_allclose(image.numpy(), np.rot90(pixels, axes=(1, 2)), atol=1e-4)
+    np.testing.assert_array_equal(label.numpy(), np.rot90(classes))
+
+
+def test_enlargement() -> None:
+    """Twice as large: the middle half fills the patch, and half as large leaves a border."""
+    pixels, classes = slice_of(8, 8)
+    _, label = turned_patch(pixels, classes, (8, 8), angle=0, factor=2)
+    np.testing.assert_array_equal(label.numpy(), np.kron(classes[2:6, 2:6], np.ones((2, 2))))
+    image, label = turned_patch(pixels, classes, (8, 8), angle=0, factor=0.5)
+    assert (label[:2] == 255).all()
+    assert (image[:, :2] == 0).all()
+    assert (label[2:6, 2:6] != 255).any()
+
+
+def patch(settings: Augmentation, epoch: int = 0, index: int = 0, crop: str = "random"):
+    return augmented_patch(
+        *slice_of(30, 26),
+        (16, 40),
+        crop=crop,
+        settings=settings,
+        generator=sample_generator(5, epoch, index),
+    )
+
+
+def test_draws_are_of_seed_epoch_index() -> None:
+    first = patch(STRONG, 1, 2)
+    again = patch(STRONG, 1, 2)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    for other in (patch(STRONG, 2, 1), patch(STRONG, 1, 3)):
+        assert not torch.equal(first[0], other[0])
+
+
+def test_labels_stay_labels() -> None:
+    for index in range(20):
+        image, label = patch(STRONG, 0, index)
+        assert set(label.unique().tolist()) <= {0, 1, 2, 3, 255}
+        assert image.isfinite().all()
+        assert (image.shape, label.shape) == ((1, 16, 40), (16, 40))
+
+
+def test_settings_do_not_disturb_each_other() -> None:
+    """With the noise off, the label of the same draw is the same: it has been moved the same way."""
+    still = Augmentation(flip=0.5, rotation=30, scale=0.3)
+    for index in range(5):
+        assert torch.equal(patch(STRONG, 0, index)[1], patch(still, 0, index)[1])
+
+
+def test_flip_is_sure_at_one() -> None:
+    pixels, classes = slice_of(30, 26)
+    _, label = patch(Augmentation(flip=1.0), crop="center")
+    expected = cut_patch(pixels[:, ::-1, ::-1], classes[::-1, ::-1], (16, 40))[1]
+    assert torch.equal(label, expected)
+
+
+def test_contrast_keeps_range_and_order() -> None:
+    pixels = np.array([[-2.0, 0.0, 2.0]], np.float32)
+    np.testing.assert_allclose(adjusted_contrast(pixels, 2.0), [[-2.0, -1.0, 2.0]])
+    flat = np.full((1, 3), 4.0, np.float32)
+    np.testing.assert_array_equal(adjusted_contrast(flat, 2.0), flat)
+
+
+@pytest.mark.parametrize("name", ["flip", "rotation", "scale", "gamma", "noise"])
+def test_bad_settings(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be finite and >= 0, got -1"):
+        Augmentation(**{name: -1.0})
+    assert not Augmentation(**{name: 0.5}).is_off
+    assert Augmentation().is_off
+
+
+def test_flip_is_a_probability() -> None:
+    with pytest.raises(ValueError, match="at most 1, got 1.5"):
+        Augmentation(flip=1.5)

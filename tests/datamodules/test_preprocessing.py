@@ -1,0 +1,146 @@
+"""To the cache's grid and back."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from datamodules.checks import RawCase
+from datamodules.preprocessing import (
+    Preprocessing,
+    from_grid,
+    normalise,
+    prepare_case,
+    resampled_grid,
+    to_grid,
+)
+
+SHAPE = (20, 24, 4)
+
+
+def affine(codes: str, size: tuple[float, float, float] = (1.5, 1.5, 10.0)) -> np.ndarray:
+    """An affine with an offset, whose voxel axes point along ``codes``."""
+    out = np.eye(4)
+    out[:3, :3] = 0
+    for axis, (code, mm) in enumerate(zip(codes, size, strict=True)):
+        row = next(i for i, pair in enumerate(("LR", "PA", "IS")) if code in pair)
+        out[row, axis] = mm if code in "RAS" else -mm
+    out[:3, 3] = 7, -3, 11
+    assert "".join(nib.aff2axcodes(out)) == codes
+    return out
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "PLI", "SAL"])
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", None])
+def test_flips_and_permutations_come_back_exactly(codes: str, orientation: str | None) -> None:
+    settings = Preprocessing(orientation=orientation)
+    native = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    grid, _ = to_grid(native, affine(codes), settings, mode="bilinear")
+    back = from_grid(grid, SHAPE, affine(codes), settings)
+    assert torch.equal(back, torch.from_numpy(native))
+
+
+def test_orientation_is_where_the_voxels_are() -> None:
+    """In RAS, index grows to the right, so a voxel of an LPS file moves to the mirrored index."""
+    native = np.zeros((1, *SHAPE), np.float32)
+    native[0, 2, 5, 1] = 1
+    settings = Preprocessing(orientation="RAS")
+    grid, new = to_grid(native, affine("LPS"), settings, mode="nearest")
+    where = np.argwhere(grid[0].numpy())[0]
+    assert where.tolist() == [17, 18, 1]
+    np.testing.assert_allclose(new @ [*where, 1], affine("LPS") @ [2, 5, 1, 1])
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "PLI"])
+def test_resampled_logits_come_back(codes: str) -> None:
+    """A linear ramp is what linear interpolation keeps; only the borders are cut."""
+    settings = Preprocessing(spacing=(1.0, 1.0))
+    x, y, z = np.indices(SHAPE, dtype=np.float32)
+    native = np.stack([x + 2 * y + 3 * z, x - y])
+    grid, _ = to_grid(native, affine(codes), settings, mode="bilinear")
+    assert tuple(grid.shape[1:]) == ((30, 36, 4) if codes != "PLI" else (36, 30, 4))
+    back = from_grid(grid, SHAPE, affine(codes), settings)
+    assert back.shape == (2, *SHAPE)
+    inner = (slice(None), slice(2, -2), slice(2, -2))
+    np.testing.assert_allclose(back.numpy()[inner], native[inner], atol=1e-3)
+
+
+def test_slices_do_not_mix() -> None:
+    settings = Preprocessing(spacing=(0.9, 1.1))
+    native = np.zeros((1, *SHAPE), np.float32)
+    native[..., 2] = 1
+    grid, _ = to_grid(native, affine("LPS"), settings, mode="bilinear")
+    assert torch.unique(grid[..., 2]).tolist() == [1]
+    assert torch.unique(grid[..., [0, 1, 3]]).tolist() == [0]
+
+
+def test_resampled_grid_by_hand() -> None:
+    """4 voxels of 3 mm are 6 of 2 mm: the first centre moves from 1.5 to 1 mm behind the edge."""
+    shape, new = resampled_grid((4, 5, 6), np.diag([3.0, 3.0, 10.0, 1.0]), (2.0, 3.0005))
+    assert shape == (6, 5, 6)
+    expected = np.diag([2.0, 3.0, 10.0, 1.0])
+    expected[0, 3] = -0.5
+    np.testing.assert_allclose(new, expected)
+    assert resampled_grid((4, 5, 6), np.eye(4), None)[0] == (4, 5, 6)
+    assert resampled_grid((4, 5, 6), np.eye(4), (100.0, 1.0))[0] == (1, 5, 6)
+
+
+def raw(label: np.ndarray, posterior: np.ndarray | None = None) -> RawCase:
+    image = np.random.default_rng(1).gamma(2, 100, size=(1, *label.shape)).astype(np.float32)
+    return RawCase(image, label, posterior, affine("RAS"), affine("RAS"))
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.2), (2.1, 2.1)])
+def test_label_and_posterior_move_together(spacing: tuple[float, float] | None) -> None:
+    """The posterior's most probable class, moved, is the label that was moved by itself."""
+    rng = np.random.default_rng(0)
+    posterior = rng.dirichlet(np.ones(4), size=SHAPE).transpose(3, 0, 1, 2).astype(np.float32)
+    label = posterior.argmax(0).astype(np.uint8)
+    label[0] = 255
+    prepared = prepare_case(raw(label, posterior), Preprocessing(spacing=spacing))
+    assert prepared.label is not None
+    assert prepared.posterior is not None
+    known = prepared.label != 255
+    assert prepared.label.dtype == np.uint8
+    assert set(np.unique(prepared.label)) == {0, 1, 2, 3, 255}
+    np.testing.assert_array_equal(prepared.posterior.argmax(0)[known], prepared.label[known])
+    np.testing.assert_allclose(prepared.posterior.sum(0), 1, atol=1e-6)
+    assert prepared.spacing == pytest.approx((*(spacing or (1.5, 1.5)), 10.0))
+
+
+def test_normalisation() -> None:
+    data = np.random.default_rng(0).gamma(2, 100, size=SHAPE)
+    scored = normalise(data, Preprocessing())
+    assert scored.dtype == np.float32
+    assert scored.mean() == pytest.approx(0, abs=1e-6)
+    assert scored.std() == pytest.approx(1, abs=1e-6)
+    ramp = normalise(np.arange(101.0), Preprocessing(normalize="percentile", percentiles=(10, 90)))
+    assert ramp[[0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_dtype() -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    assert prepare_case(raw(label), Preprocessing(dtype="float16")).image.dtype == np.float16
+    assert prepare_case(raw(label), Preprocessing()).image.dtype == np.float32
+
+
+def test_wrong_grid() -> None:
+    with pytest.raises(ValueError, match=r"spatial shape \(20, 24, 4\), got \(24, 20, 4\)"):
+        from_grid(torch.zeros(2, 24, 20, 4), SHAPE, affine("LPS"), Preprocessing())
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"orientation": "LPX"}, "three axis codes.*got 'LPX'"),
+        ({"orientation": "LRS"}, "three axis codes"),
+        ({"spacing": (0.0, 1.0)}, "spacing must be positive"),
+        ({"spacing": (float("nan"), 1.0)}, "spacing must be positive"),
+        ({"normalize": "minmax"}, "normalize must be zscore or percentile, got 'minmax'"),
+        ({"percentiles": (99.0, 1.0)}, "percentiles must rise"),
+        ({"dtype": "int8"}, "dtype must be float16 or float32"),
+    ],
+)
+def test_bad_settings(settings: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Preprocessing(**settings)
