@@ -191,6 +191,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the ids of the cases of ``train``, ``val``, ``test`` or ``predict``, by index."""
         return [case.id for case in self._part(split)]
 
+    def patients(self, split: str) -> list[str]:
+        """Return the patient of each case of :meth:`cases`, in its order."""
+        return [case.patient for case in self._part(split)]
+
     def check(self, *, progress: bool = True) -> list[Problem]:
         """Read every case, and return all problems of dataset, cases, split and cache folder."""
         try:

@@ -78,6 +78,8 @@ class DataError(ValueError):
         problems: The problems, in the order in which they were found.
     """
 
+    for_user = True  # a command line shows the message alone, without a traceback
+
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         lines = [str(problem) for problem in self.problems]

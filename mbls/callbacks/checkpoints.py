@@ -65,7 +65,7 @@ class Checkpoints(Checkpoint):
         """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
         folder = run_folder(trainer) / "checkpoints"
         require_finite(trainer)
-        trainer.save_checkpoint(folder / "incoming.ckpt")
+        trainer.save_checkpoint(folder / "incoming.ckpt", weights_only=False)
         if trainer.is_global_zero:
             if (folder / "last.ckpt").exists():
                 (folder / "last.ckpt").replace(folder / "previous.ckpt")
@@ -74,7 +74,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, name: str) -> None:
         folder = run_folder(trainer) / "checkpoints"
-        trainer.save_checkpoint(folder / "incoming.ckpt")
+        trainer.save_checkpoint(folder / "incoming.ckpt", weights_only=False)
         if trainer.is_global_zero:
             (folder / "incoming.ckpt").replace(folder / f"{name}.ckpt")
         trainer.strategy.barrier("best checkpoint")

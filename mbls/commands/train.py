@@ -81,7 +81,10 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
             f"preset {preset} · seed {options.seed or 0}\n"
         )
         sys.stdout.flush()
-    return [word for file in files for word in ("--config", str(file))] + ["--card.preset", preset]
+    names = {"dataset": options.dataset, "network": network, "loss": options.loss}
+    words = [word for file in files for word in ("--config", str(file))]
+    words += [f"--run.{kind}={Path(name).stem}" for kind, name in names.items()]
+    return [*words, "--card.preset", preset]
 
 
 def resume_words(options: argparse.Namespace) -> list[str]:

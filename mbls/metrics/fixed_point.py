@@ -17,10 +17,21 @@ LOG_ONE = 1 << LOG_BITS
 SUM_LIMIT = 1 << 62
 """A sum beyond it is an error: twice as much would no longer fit an int64."""
 
+# log m = 2 artanh(s) = s (c0 + c1 s^2 + c2 s^4 + c3 s^6), |s| <= 0.1716: least maximum relative
+# error, with c0 = 2 so that probabilities next to 1 keep all their digits.
+_ARTANH = (2.0, 0.666667760855, 0.399775740110, 0.298709373597)
+_ROOT_HALF = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2) as float64
+
 
 def to_fixed(values: Tensor, bits: int = FIXED_BITS) -> Tensor:
-    """Round floats to whole multiples of ``2**-bits``; int64, shape of ``values``."""
-    return (values * float(1 << bits)).round_().to(torch.int64)
+    """Round floats to whole multiples of ``2**-bits``; int64, shape of ``values``.
+
+    Values up to 1 may be float32, whose integers up to 2**30 pass through int32, which is faster.
+    """
+    scaled = (values * float(1 << bits)).round_()
+    if values.dtype == torch.float32:
+        return scaled.to(torch.int32).to(torch.int64)
+    return scaled.to(torch.int64)
 
 
 def negative_log(values: Tensor) -> Tensor:
@@ -28,23 +39,19 @@ def negative_log(values: Tensor) -> Tensor:
 
     Library logarithms differ in the last place between vector lanes and remainders, so their sums
     would depend on where a batch ends. Here :math:`v = m 2^e` with :math:`m` in
-    :math:`[\sqrt{1/2}, \sqrt 2)` and :math:`\log m = 2\,\mathrm{artanh}\frac{m-1}{m+1}` by its
-    series, one IEEE operation at a time. The error is below 2e-11.
+    :math:`[\sqrt{1/2}, \sqrt 2)` and :math:`\log m = 2\,\mathrm{artanh}\frac{m-1}{m+1}` by a
+    polynomial, one IEEE operation at a time. The error is below 1e-9.
 
     Args:
-        values: Positive floats of any shape.
+        values: Positive normal floats of any shape.
     """
-    mantissa, exponent = torch.frexp(values.double())  # mantissa in [0.5, 1)
-    low = mantissa < math.sqrt(0.5)
-    mantissa = torch.where(low, mantissa * 2, mantissa)
-    exponent = exponent - low.to(exponent.dtype)
-    ratio = (mantissa - 1) / (mantissa + 1)
+    bits = values.double().view(torch.int64)
+    exponent = (bits - _ROOT_HALF) >> 52
+    mantissa = (bits - (exponent << 52)).view(torch.float64)
+    ratio = (mantissa - 1).div_(mantissa + 1)
     square = ratio * ratio
-    series = square * (2 / 11)
-    for order in (9, 7, 5, 3):
-        series += 2 / order
-        series *= square
-    series += 2
-    series *= ratio
-    series += exponent.double() * math.log(2)
-    return series.neg_()
+    series = square * _ARTANH[3]
+    for coefficient in (_ARTANH[2], _ARTANH[1]):
+        series.add_(coefficient).mul_(square)
+    series.add_(_ARTANH[0]).mul_(ratio)
+    return series.add_(exponent.double().mul_(math.log(2))).neg_()

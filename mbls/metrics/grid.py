@@ -12,9 +12,10 @@ from torch import Tensor
 
 GRID_BINS = 60
 GRID_CELLS = GRID_BINS + 1
-# Just below 60: the product then never rounds past the bin's own number, so one comparison with the
-# exact edge completes it.
-_SCALE = GRID_BINS * (1 - 2.0**-21)
+# In float32 arithmetic ceil((p * 255) * float32(60 / 255)) is the right cell of every float32: of
+# each edge and of the number after each edge, and rounding is monotone. One factor 60 would be wrong
+# for three of them.
+_FACTORS = (255.0, 60 / 255)
 
 
 def grid_edges() -> np.ndarray:
@@ -23,19 +24,19 @@ def grid_edges() -> np.ndarray:
 
 
 def grid_cells(probs: Tensor) -> Tensor:
-    """Return the cell of each probability as float32 whole numbers 0..60, shape of ``probs``.
+    """Return the cell of each probability as int32 0..60, shape of ``probs``.
 
     Args:
-        probs: Probabilities at most 1, float32 or float64. The cell of a float64 value is that of
-            the value rounded to float32, except that only an exact zero is in cell 0.
+        probs: float32 or float64; above 1 counts as 1, below 0 and NaN as 0. The cell of a float64
+            value is that of the value rounded to float32, except that only an exact zero is in
+            cell 0.
     """
     single = probs.float()
-    bins = torch.tensor(float(GRID_BINS), device=probs.device)  # a tensor: divided, not multiplied
-    cells = (single * _SCALE).ceil_()
-    cells += single > cells / bins  # IEEE division gives the edge itself
     if probs.dtype == torch.float64:
-        cells = torch.where(probs > 0, cells.clamp_min(1), cells)
-    return cells
+        smallest = torch.finfo(torch.float32).smallest_normal
+        single = torch.where(probs > 0, single.clamp_min(smallest), single)
+    first, second = _FACTORS
+    return (single * first).mul_(second).ceil_().to(torch.int32).clamp_(0, GRID_BINS)
 
 
 def check_n_bins(n_bins: int) -> int:

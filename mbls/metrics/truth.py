@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbls.metrics.counting import class_and_union_probs
+from mbls.metrics.counting import union_probs
 from mbls.metrics.fixed_point import to_fixed
 from mbls.metrics.grid import GRID_CELLS, grid_cells
 
@@ -44,15 +44,13 @@ def expected_cells(
         probs = probs.float()
     probs, posterior = probs.clamp(0, 1), posterior.double().clamp(0, 1)
     top, predicted = probs.max(dim=0)
-    channels = torch.cat([top[None], class_and_union_probs(probs, unions).clamp_max(1)])
+    channels = torch.cat([top[None], probs, union_probs(probs, unions)])
     chosen = posterior.gather(0, predicted[None])
-    hits = torch.cat([chosen, class_and_union_probs(posterior, unions)])
+    hits = torch.cat([chosen, posterior, union_probs(posterior, unions)])
     # Hits that take a foreground label: none for background, and a union gives up its background.
     labelled = posterior.clone()
     labelled[0] = 0
-    inside = torch.cat(
-        [chosen * (predicted > 0), class_and_union_probs(labelled, unions)],
-    )
+    inside = torch.cat([chosen * (predicted > 0), labelled, union_probs(labelled, unions)])
     weight = (1 - posterior[0])[None].expand_as(channels)
     guess = (predicted > 0)[None]
     cells = grid_cells(channels).long()

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-MAX_VOXELS = 1 << 15
-MAX_VALUES = 1 << 17
+MAX_VOXELS = (1 << 16) - 64
+MAX_VALUES = 1 << 18
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
