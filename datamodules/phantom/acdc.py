@@ -18,20 +18,18 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
-import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from datamodules.parallel import in_parallel
 from datamodules.phantom.anatomy import FRAMES, GROUPS, Anatomy
 from datamodules.phantom.annotator import draw_labels, posterior
 from datamodules.phantom.patient import make_patient, stream
@@ -78,7 +76,8 @@ def write_acdc_phantom(
         patients: Number of patients of each part: ``train``, ``val`` and ``test``.
         settings: Settings of anatomy, annotator and scan; None takes the defaults.
         seed: Seed of every draw, >= 0.
-        workers: Processes; None takes one for each usable core.
+        workers: Threads; None takes one for each usable core. The work is in numpy and in zlib,
+            which release Python's lock, and processes would each import torch again.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -102,11 +101,11 @@ def write_acdc_phantom(
         "patients": counts,
         "settings": settings.as_json(),
     }
-    if _is_written(root, card):
-        return
     orders = _orders(settings, counts, seed)
     part = root.with_name(f".{root.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
+        if _is_written(root, card):
+            return
         part.mkdir(parents=True)
         _write_patients(part, orders, settings, seed, workers, progress)
         split = {p: [o.name for o in orders if o.part == p] for p in counts}
@@ -132,8 +131,8 @@ def _is_written(root: Path, card: Mapping[str, Any]) -> bool:
     if root.is_dir() and not any(root.iterdir()):
         return False
     try:
-        found = json.loads((root / "phantom.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = dict(json.loads((root / "phantom.json").read_text()))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         raise FileExistsError(
             errno.EEXIST, "Not a phantom, and not overwritten; name another folder", str(root)
         ) from None
@@ -181,40 +180,14 @@ def _write_patients(
     workers: int | None,
     progress: bool,
 ) -> None:
-    """Write every patient, in this process or in others."""
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    workers = min(workers, len(orders))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), disable=not progress) as bar:
-        done: Iterable[None] = _in_turn(root, orders, settings, seed)
-        if workers > 1:
-            done = _at_once(root, orders, settings, seed, workers)
-        for _ in bar.track(done, total=len(orders), description="Writing the ACDC phantom"):
-            pass
+    """Write every patient, several at once."""
+    work = partial(write_patient, root, settings=settings, seed=seed)
+    title = "Writing the ACDC phantom"
+    for _ in in_parallel(work, orders, workers=workers, description=title, progress=progress):
+        pass
 
 
-def _in_turn(
-    root: Path, orders: list[Order], settings: CardiacPhantom, seed: int
-) -> Iterator[None]:
-    for order in orders:
-        yield write_patient(root, order, settings, seed)
-
-
-def _at_once(
-    root: Path, orders: list[Order], settings: CardiacPhantom, seed: int, workers: int
-) -> Iterator[None]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        tasks = [pool.submit(write_patient, root, order, settings, seed) for order in orders]
-        try:
-            for task in as_completed(tasks):
-                yield task.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def write_patient(root: Path, order: Order, settings: CardiacPhantom, seed: int) -> None:
+def write_patient(root: Path, order: Order, *, settings: CardiacPhantom, seed: int) -> None:
     """Write one patient's folder and posteriors under ``root``."""
     patient = make_patient(
         settings,

@@ -158,19 +158,19 @@ def draw_anatomy(
         distance = float(rng.choice(settings.slice_distances_mm))
         thickness = distance * float(rng.uniform(0.6, 0.8))
 
-    # A slice lies within a quarter of the slice distance of the valve plane, in both frames:
-    # the slice the annotator may or may not outline is then the only one in doubt.
+    # In both frames one slice lies close to the valve plane: the one the annotator may or may not
+    # outline. It alone shows atria and ventricles together, so the image tells which it is.
     steps = round(facts.shortening.draw(rng) / distance)
-    at_ed, at_es = rng.uniform(-0.25, 0.25, 2)
+    at_ed, at_es = rng.uniform(-0.15, 0.15, 2)
     if steps == 0:
         at_ed, at_es = max(at_ed, at_es), min(at_ed, at_es)
     valve_es = distance * (steps + at_ed - at_es)
-    above = int(rng.choice((0, 1, 1, 2)))
-    below = int((length + 0.7 * wall) / distance - at_ed) + int(rng.choice((0, 0, 1)))
+    above = int(rng.choice([0, 1, 1, 2]))
+    below = int((length + 0.7 * wall) / distance - at_ed) + int(rng.choice([0, 0, 1]))
     n_slices = above + 1 + below
 
     pixel = round(float(rng.uniform(*settings.pixel_mm)), 4)
-    extent = np.sort(rng.uniform(*settings.field_of_view_mm, 2))
+    extent = np.sort(rng.uniform(*settings.field_of_view_mm, size=2))
     shape = (int(extent[0] / pixel), int(extent[1] / pixel), n_slices)
     ed = 4 if late_ed else 1
     es = ed + int(rng.integers(6, 12))
@@ -181,7 +181,7 @@ def draw_anatomy(
         group=group,
         height=float(np.clip(height, 150, 198)),
         weight=float(np.clip(weight, 45, 130)),
-        n_frames=int(max(rng.integers(24, 36), es + 4)),
+        n_frames=max(int(rng.integers(24, 36)), es + 4),
         frames={"ED": ed, "ES": es},
         lv_volume=lv_volume,
         rv_volume=rv_volume,

@@ -54,12 +54,12 @@ def draw_habit(anatomy: Anatomy, rng: np.random.Generator) -> Habit:
     septum = SEPTUM + rng.normal(0, 0.12)
 
     def ripple(*sizes: float) -> Array:
-        return sum(  # type: ignore[return-value]
+        return sum(
             size * rng.normal() * np.cos(k * (ANGLES - rng.uniform(0, 2 * np.pi)))
             for k, size in enumerate(sizes, start=2)
         )
 
-    left, right = ripple(0.03, 0.015, 0.008), ripple(0.0, 0.02, 0.015)
+    left, right = ripple(0.04, 0.02, 0.01), ripple(0.0, 0.035, 0.02)
     segment, change, width = septum, 0.05, 1.2
     if anatomy.group == "HCM":
         segment = septum + rng.normal(0.3, 0.3)
@@ -80,7 +80,7 @@ def draw_habit(anatomy: Anatomy, rng: np.random.Generator) -> Habit:
         segment_level=float(rng.uniform(0.25, 0.6)),
         flattening=float(flat),
         rv_reach=float(rng.uniform(0.78, 0.9)),
-        rv_aspect=float(rng.uniform(1.08, 1.28)),
+        rv_aspect=float(rng.uniform(1.05, 1.22)),
         axis=rng.normal(0, 3, 2),
     )
 
@@ -165,13 +165,13 @@ def _right(
     """
     v = np.maximum(z - valve, 0) / (habit.rv_reach * (apex - valve))
     left = np.clip(1 - v**1.8, 0, 1)
-    width = 34 * scale * np.where(v < 1, left**0.75, -0.6 * (v - 1))
-    half = 40 * np.sqrt(scale) * np.where(v < 1, 0.12 + 0.88 * left**0.55, 0.12)
+    width = 36 * scale * np.where(v < 1, left**0.75, -0.6 * (v - 1))
+    half = 36 * np.sqrt(scale) * np.where(v < 1, 0.12 + 0.88 * left**0.55, 0.12)
     turn = angle_from(habit.septum)
     outline = 1 / np.sqrt(np.cos(turn) ** 2 + (np.sin(turn) / habit.rv_aspect) ** 2)
     # The anterior corner, towards the outflow tract, is drawn out; most of all at the base.
     corner = np.exp(-0.5 * (angle_from(habit.septum + 1.25) / 0.45) ** 2)
-    outline = outline * (1 + habit.ripple_rv + 0.10 * corner)
+    outline = outline * (1 + habit.ripple_rv + 0.14 * corner)
     radius = half[:, None] * outline * np.where(v < 1, 1.0, 1 - 8 * (v - 1))[:, None]
     at_septum = round(habit.septum / (2 * np.pi) * len(ANGLES)) % len(ANGLES)
     standoff = epi[:, at_septum]

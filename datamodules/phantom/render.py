@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from datamodules.phantom.heart import HeartModel
 from datamodules.phantom.random_field import Floats, gaussian_field
 from datamodules.phantom.settings import CardiacPhantom
-from datamodules.phantom.surface import N_ANGLES, Array, StarSurface
+from datamodules.phantom.surface import ANGLES, N_ANGLES, Array, StarSurface
 from datamodules.phantom.thorax import Tissue, paint, thorax
 
 SUBSLICES = 5
@@ -80,7 +80,7 @@ def draw_scene(model: HeartModel, settings: CardiacPhantom, rng: np.random.Gener
         ),
         sensitivity=np.exp(log_coil) * (1 + drift.astype(np.float32)),
         tissue=tissue,
-        papillary=np.column_stack([angles, rng.uniform(0.13, 0.18, 2), rng.uniform(0.3, 0.42, 2)]),
+        papillary=np.column_stack([angles, rng.uniform(0.15, 0.21, 2), rng.uniform(0.3, 0.42, 2)]),
         noise=float(rng.uniform(*settings.noise)),
         gain=float(np.exp(rng.uniform(np.log(180), np.log(700)))),
     )
@@ -120,37 +120,59 @@ def render(
     return np.hypot(image + noise[0], noise[1]) * np.float32(scene.gain)
 
 
+def _window(scene: Scene, surface: StarSurface, margin: float) -> tuple[slice, slice]:
+    """Return the part of the grid within ``margin`` mm of the surface's largest extent."""
+    reach = np.maximum(surface.radius, 0).max(axis=1, keepdims=True) + margin
+    low, high = (surface.centre - reach).min(axis=0), (surface.centre + reach).max(axis=0)
+    first = np.maximum(np.floor(low / scene.spacing[0]), 0).astype(int)
+    last = np.maximum(np.ceil(high / scene.spacing[0]), 0).astype(int) + 1
+    return slice(first[0], last[0]), slice(first[1], last[1])
+
+
+def _union(*windows: tuple[slice, slice]) -> tuple[slice, slice]:
+    i, j = (
+        slice(min(w[a].start for w in windows), max(w[a].stop for w in windows)) for a in (0, 1)
+    )
+    return i, j
+
+
 def _ventricles(
     image: Floats, model: HeartModel, scene: Scene, frame: str, z: Array, planes: np.ndarray
 ) -> None:
     """Paint the ventricles in the planes at levels ``z`` over ``image``, in place."""
     heart = model(frame, z).shifted(scene.offset[planes])
+    i, j = _union(*(_window(scene, surface, 18) for surface in (heart.epi, heart.right)))
+    image, x, y = image[i, j], scene.x[i], scene.y[j]
     tissue, pixel = scene.tissue, scene.spacing[0]
-    fat, rough, coarse = scene.texture[..., planes]
-    valve = model.left[frame].valve
-    depth = ((z - valve) / (model.apex - valve)).astype(np.float32)
-    endo, epi, right = (
-        s.signed_distance(scene.x, scene.y) for s in (heart.endo, heart.epi, heart.right)
+    fat, fine, coarse = scene.texture[:, i, j][..., planes]
+    depth = ((z - model.left[frame].valve) / (model.apex - model.left[frame].valve)).astype(
+        np.float32
     )
+    endo, epi, right = (s.signed_distance(x, y) for s in (heart.endo, heart.epi, heart.right))
 
+    # Fat: thick at the base and in the grooves between the ventricles, never quite absent.
     outside = np.minimum(epi, right - 3.0)
     layer = np.logaddexp(0, 1.2 + 1.6 * fat - 1.5 * depth) + 3.0 * np.exp(-depth / 0.12)
-    groove = np.exp(-(((epi - right) / 9) ** 2)) * 3
-    paint(image, tissue.fat * (1 + 0.05 * rough), outside - layer - groove, 1.5 * pixel)
-    paint(image, tissue.myocardium, right - 3.0, pixel)
+    groove = 3 * np.exp(-(((epi - right) / 9) ** 2))
+    paint(image, tissue.fat * (1 + 0.05 * fine), outside - layer - groove, 1.5 * pixel)
 
-    # Trabeculae of the right ventricle: near the free wall and the apex.
+    # Right ventricle, with trabeculae near the free wall and the apex.
+    paint(image, tissue.myocardium, right - 3.0, pixel)
     near = np.exp(-((np.minimum(right, 0) / 9) ** 2)) * (0.35 + 0.4 * depth)
-    strands = np.clip(rough + 0.2, 0, 1.2) * near
+    strands = np.clip(fine + 0.2, 0, 1.2) * near
     paint(image, tissue.blood * (0.96 - 0.5 * strands), right, pixel)
 
+    # Left ventricle, with trabeculae near the apex and two papillary muscles.
     paint(image, tissue.myocardium * (1 + 0.03 * coarse), epi, pixel)
     near = np.exp(-((np.minimum(endo, 0) / 5) ** 2)) * np.clip(0.1 + 0.5 * depth, 0, 0.45)
     strands = np.clip(coarse, 0, 1.2) * near
     paint(image, tissue.blood * (1 - 0.5 * strands), endo, pixel)
-    for angle, size, start in scene.papillary:
-        muscle = _papillary(heart.endo, float(angle), float(size), depth, float(start))
-        paint(image, tissue.myocardium, muscle.signed_distance(scene.x, scene.y), pixel)
+    for angle, size, start in scene.papillary.tolist():
+        muscle = _papillary(heart.endo, angle, size, depth, start)
+        k, m = _window(scene, muscle, 4)
+        part = image[k.start - i.start : k.stop - i.start, m.start - j.start : m.stop - j.start]
+        inside = muscle.signed_distance(scene.x[k], scene.y[m])
+        paint(part, tissue.myocardium, inside, pixel)
 
 
 def _papillary(
@@ -163,39 +185,43 @@ def _papillary(
     radius = size * reach * full - 0.8 * (1 - full)
     distance = np.maximum(reach - 1.25 * np.maximum(radius, 0) - 1.8, 0)
     centre = endo.centre + distance[:, None] * np.array([np.cos(angle), np.sin(angle)])
-    turn = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES) - angle
-    outline = 1 + 0.22 * np.cos(2 * turn)
-    return StarSurface(centre, radius[:, None] * outline)
-
-
-def _disc(centre: Array, radius: Array | float) -> StarSurface:
-    size = np.broadcast_to(np.asarray(radius, dtype=float), len(centre))
-    return StarSurface(centre, np.repeat(size[:, None], N_ANGLES, axis=1))
+    return StarSurface(centre, radius[:, None] * (1 + 0.22 * np.cos(2 * (ANGLES - angle))))
 
 
 def _atria(
     image: Floats, model: HeartModel, scene: Scene, frame: str, z: Array, planes: np.ndarray
 ) -> None:
-    """Paint atria, aortic root and outflow tract in the planes above the valves, in place."""
-    tissue, pixel = scene.tissue, scene.spacing[0]
-    fat, rough, _ = scene.texture[..., planes]
+    """Paint atria, aortic root and outflow tract in the planes above the valves, in place.
+
+    They continue what is below the valve plane: left atrium and aortic root under the left
+    ventricle, right atrium and outflow tract under the right one.
+    """
+    tissue, pixel, habit = scene.tissue, scene.spacing[0], model.habit
     valve = model.left[frame].valve
     above = (valve - z)[:, None]
     heart = model(frame, np.full(len(z), valve)).shifted(scene.offset[planes])
-    left, base = heart.endo.centre, heart.endo.radius.mean(axis=1)
-    toward = np.array([np.cos(model.habit.septum), np.sin(model.habit.septum)])
-    front = np.array([-toward[1], toward[0]])  # along the septum, to the anterior side
-    front = front if front[1] < 0 else -front
-    reach = heart.epi.radius.mean(axis=1)[:, None]
+    toward = np.array([np.cos(habit.septum), np.sin(habit.septum)])
+    front = np.array([-toward[1], toward[0]])  # along the septum, to the front
+    left, right = heart.endo.centre, heart.right.centre
+    size, wide = heart.epi.radius.mean(), heart.right.radius.mean()
+
+    def chamber(centre: Array, radius: float, wave: Array) -> StarSurface:
+        shrink = radius - 0.12 * above
+        return StarSurface(centre, shrink * (1 + wave))
+
+    wave, other = 1.3 * habit.ripple, 1.3 * habit.ripple_rv
     chambers = (
-        (_disc(left - 4 * toward - (2 + 0.2 * above) * front, base + 2.5), 1.5),
-        (_disc(left + (reach + 14) * toward - (10 + 0.3 * above) * front, 24.0), 2.0),
-        (_disc(left + (reach + 4) * toward + (34 + 0.2 * above) * front, 15.0), 2.5),
-        (_disc(left + (0.55 * reach) * toward + (0.45 * reach) * front, 14.5), 2.0),
+        (chamber(left - (0.10 * size + 0.3 * above) * front, 0.78 * size, wave), 1.8),
+        (chamber(right - (0.22 * wide + 0.3 * above) * front, 0.76 * wide, other), 2.0),
+        (chamber(right + (0.62 * wide + 0.2 * above) * front, 0.38 * wide, wave), 2.5),
+        (chamber(left + 0.52 * size * toward + 0.36 * size * front, 13.0, other), 1.8),
     )
-    distances = [c.signed_distance(scene.x, scene.y) + rough for c, _ in chambers]
+    i, j = _union(*(_window(scene, surface, 20) for surface, _ in chambers))
+    image, x, y = image[i, j], scene.x[i], scene.y[j]
+    fat, fine, coarse = scene.texture[:, i, j][..., planes]
+    distances = [surface.signed_distance(x, y) + 0.8 * fat for surface, _ in chambers]
     outside = np.minimum.reduce(distances)
-    paint(image, tissue.fat * (1 + 0.05 * rough), outside - 6 - 2 * fat, 2 * pixel)
+    paint(image, tissue.fat * (1 + 0.05 * fine), outside - 7 - 2 * fat, 2 * pixel)
     for distance, (_, wall) in zip(distances, chambers, strict=True):
         paint(image, tissue.myocardium * 1.2, distance - wall, pixel)
-        paint(image, tissue.blood * (0.95 + 0.03 * rough), distance, pixel)
+        paint(image, tissue.blood * (0.93 + 0.04 * coarse), distance, pixel)

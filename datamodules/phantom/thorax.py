@@ -77,12 +77,13 @@ def thorax(
     chest = (np.hypot((u - chest_x) / half_x, (v - chest_y) / half_y) - 1) * 120
 
     # Fat in front of the right ventricle, between pericardium and chest wall.
-    pad = np.hypot(u + rng.uniform(25, 45), v + rng.uniform(25, 45)) - rng.uniform(30, 46)
+    pad = np.hypot(u + rng.uniform(20, 40), v + rng.uniform(25, 45)) - rng.uniform(30, 46)
+    pad = pad + 7 * field(14)
     paint(image, tissue.fat * (1 + 0.06 * grain), pad, 2 * pixel)
 
     # Dome of the diaphragm: liver on the left of the picture, stomach and spleen on the right.
     dome_x, dome = rng.uniform(-45, -20), rng.uniform(36, 48)
-    floor = dome + (u - dome_x) ** 2 * rng.uniform(0.004, 0.007) - 8 * (level - 0.5)
+    floor = dome + (u - dome_x) ** 2 * rng.uniform(0.004, 0.007) - 16 * (level - 0.4)
     liver = tissue.liver * (1 + 0.05 * grain) + 0.4 * np.clip(vessels - 1.0, 0, 1)
     paint(image, tissue.fat * 0.7, floor - v - 2.0, 2 * pixel)
     paint(image, liver, floor - v, pixel)

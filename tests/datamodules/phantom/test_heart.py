@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from datamodules.phantom import make_patient
+from datamodules.phantom.anatomy import GROUPS, draw_anatomy
+from datamodules.phantom.heart import HeartModel
+from datamodules.phantom.patient import stream
+from datamodules.phantom.settings import CardiacPhantom
+
+
+def heart_model(group, number, settings=None):
+    anatomy = draw_anatomy(
+        settings or CardiacPhantom(), number=number, group=group, rng=stream(0, number, "anatomy")
+    )
+    return HeartModel(anatomy, stream(0, number, "heart"))
+
+
+def voxel_volumes(model, frame):
+    """Volumes of RV, MYO and LV in mL by counting 1 mm voxels, levels 1 mm apart."""
+    side = np.arange(-130, 80, 1.0)
+    z = np.arange(model.left[frame].valve + 0.5, model.apex + 2)
+    heart = model(frame, z)
+    endo, epi, right = (
+        s.signed_distance(side, side) < 0 for s in (heart.endo, heart.epi, heart.right)
+    )
+    return [(part.sum() / 1000) for part in (right & ~epi, epi & ~endo, endo)]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_volumes_are_those_of_the_group(group):
+    """The shapes meet the drawn volumes, and these are the group's."""
+    model = heart_model(group, 7)
+    facts, anatomy = GROUPS[group], model.anatomy
+    ed, es = (voxel_volumes(model, frame) for frame in ("ED", "ES"))
+    for found, frame in ((ed, "ED"), (es, "ES")):
+        assert found[2] == pytest.approx(anatomy.lv_volume[frame], rel=0.02, abs=1)
+        assert found[0] == pytest.approx(anatomy.rv_volume[frame], rel=0.05)
+    assert es[1] == pytest.approx(ed[1], rel=0.02)  # muscle does not shrink
+    assert 50 < ed[1] < 260
+    assert facts.lv_edv.low * 0.98 < ed[2] < facts.lv_edv.high * 1.02
+    assert facts.lv_ef.low - 0.02 < 1 - es[2] / ed[2] < facts.lv_ef.high + 0.02
+    assert facts.rv_ef.low - 0.05 < 1 - es[0] / ed[0] < facts.rv_ef.high + 0.05
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_walls(number):
+    """Thickness at mid-level: the diagnosis shows, and healthy walls thicken in systole."""
+
+    def walls(group):
+        model = heart_model(group, number)
+        found = []
+        for frame in ("ED", "ES"):
+            left = model.left[frame]
+            z = left.valve + np.linspace(0.15, 0.7, 12) * (model.apex - left.valve)
+            endo, epi = left.radii(z)
+            found.append(epi - endo)
+        return found
+
+    ed, es = walls("NOR")
+    assert 5 < ed.min() < ed.max() < 12.5
+    assert 1.25 < es.mean() / ed.mean() < 2.0
+    assert walls("HCM")[0].max() > 15
+    thin = walls("MINF")[0].min()
+    assert 2.5 <= thin < 6.5
+    assert 6 < walls("DCM")[0].mean() < 10
+
+
+def test_right_ventricle_ends_before_the_apex(coarse):
+    patient = make_patient(coarse, number=1, group="NOR")
+    endo, epi, right = (d < 0 for d in patient.annotations["ED"].distance)
+    muscle = np.flatnonzero((epi & ~endo).any(axis=(0, 1)))
+    cavity = np.flatnonzero((right & ~epi).any(axis=(0, 1)))
+    assert 1 <= muscle[-1] - cavity[-1] <= 3
+
+
+def test_one_slice_lies_at_the_valve_plane():
+    settings = CardiacPhantom()
+    for number, group in enumerate(GROUPS):
+        model = heart_model(group, number, settings)
+        anatomy = model.anatomy
+        for frame in ("ED", "ES"):
+            gap = np.asarray(anatomy.slices) - anatomy.valve[frame]
+            assert abs(gap[anatomy.basal[frame]]) <= 0.15 * anatomy.spacing[2] + 1e-6
+            assert np.abs(np.delete(gap, anatomy.basal[frame])).min() > 0.8 * anatomy.spacing[2]
+        assert anatomy.valve["ES"] >= 0
