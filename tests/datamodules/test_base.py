@@ -234,7 +234,7 @@ def test_predict_nothing(tmp_path: Path, module, name: str, match: str) -> None:
 def test_predict_two_of_one_name(tmp_path: Path, module) -> None:
     for suffix in (".nii", ".nii.gz"):
         save(tmp_path / f"a{suffix}", blobs(0)[0])
-    with pytest.raises(DataError, match="a name of its own, found a as .nii and .nii.gz"):
+    with pytest.raises(DataError, match="a name of its own, found a as"):
         module(None, predict_input=tmp_path).predict_dataloader()
 
 
@@ -272,7 +272,7 @@ def test_cached_cases_are_not_read_again(acdc: Path, module, monkeypatch) -> Non
 
 
 def test_setup_without_prepare(module) -> None:
-    with pytest.raises(DataError, match="10 of 10 cases missing|cases missing.*prepare"):
+    with pytest.raises(DataError, match=r"cases missing .*Call prepare\(\) first"):
         module().setup("fit")
 
 
@@ -341,7 +341,7 @@ def test_no_root_is_the_phantom_and_says_so(tmp_path: Path, module, capsys, monk
     np.testing.assert_allclose(batch["posterior"].sum(1), 1, atol=1e-6)
     assert batch["posterior"].argmax(1).eq(batch["label"]).float().mean() > 0.9
     other = module(None, phantom_root=tmp_path / "phantom", phantom_seed=1)
-    with pytest.raises(DataError, match="--data.init_args.phantom_root"):
+    with pytest.raises(DataError, match=r"--data\.init_args\.phantom_root"):
         other.prepare(progress=False)
 
 

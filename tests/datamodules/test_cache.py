@@ -127,9 +127,7 @@ def test_drafts_of_dead_jobs_are_cleared(tmp_path: Path) -> None:
         (errno.EACCES, "must be writable, found Permission denied"),
     ],
 )
-def test_disk_errors(
-    acdc: Path, module, tmp_path: Path, monkeypatch, code: int, match: str
-) -> None:
+def test_disk_errors(module, monkeypatch, code: int, match: str) -> None:
     """The third write fails: the message names folder and way out, the first two cases are kept."""
     flush, calls = cache_module._flush, iter(range(10**6))
 

@@ -66,7 +66,7 @@ def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
 def test_truncated(tmp_path: Path, keep: int) -> None:
     path = save(tmp_path / "a.nii.gz", blobs(0, (40, 40, 10))[0])
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(NiftiError, match="complete NIfTI file.*Download or unpack it again"):
+    with pytest.raises(NiftiError, match=r"complete NIfTI file.*Download or unpack it again"):
         read_volume(path)
 
 

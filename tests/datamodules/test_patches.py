@@ -26,8 +26,16 @@ def slice_of(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("length", "wanted", "share", "begin"),
-    [(10, 4, 0.5, 3), (11, 4, 0.5, 3), (10, 4, 0.0, 0), (10, 4, 0.999999, 6), (10, 4, 1.0, 6)]
-    + [(4, 10, 0.5, -3), (4, 11, 0.9, -3), (5, 5, 0.3, 0)],
+    [
+        (10, 4, 0.5, 3),
+        (11, 4, 0.5, 3),
+        (10, 4, 0.0, 0),
+        (10, 4, 0.999999, 6),
+        (10, 4, 1.0, 6),
+        (4, 10, 0.5, -3),
+        (4, 11, 0.9, -3),
+        (5, 5, 0.3, 0),
+    ],
 )
 def test_begin(length: int, wanted: int, share: float, begin: int) -> None:
     assert patch_begin(length, wanted, share) == begin
@@ -99,7 +107,7 @@ def test_labels_stay_labels() -> None:
 
 
 def test_settings_do_not_disturb_each_other() -> None:
-    """With the noise off, the label of the same draw is the same: it has been moved the same way."""
+    """With the noise off, the label is moved as it was with the noise on."""
     still = Augmentation(flip=0.5, rotation=30, scale=0.3)
     for index in range(5):
         assert torch.equal(patch(STRONG, 0, index)[1], patch(still, 0, index)[1])
@@ -128,5 +136,5 @@ def test_bad_settings(name: str) -> None:
 
 
 def test_flip_is_a_probability() -> None:
-    with pytest.raises(ValueError, match="at most 1, got 1.5"):
+    with pytest.raises(ValueError, match="is a probability and must be at most 1"):
         Augmentation(flip=1.5)

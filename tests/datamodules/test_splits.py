@@ -1,6 +1,7 @@
 """Patients, never cases, are split; adding patients moves none."""
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_place_is_fixed() -> None:
 
 def test_shares_and_stability() -> None:
     split = hash_split(NAMES, val_fraction=0.1, test_fraction=0.2)
-    assert sorted(sum((split[part] for part in PARTS), [])) == NAMES
+    assert sorted(chain(*split.values())) == NAMES
     assert 10 <= len(split["test"]) <= 30
     assert 3 <= len(split["val"]) <= 18
     fewer = hash_split(NAMES[::3], val_fraction=0.1, test_fraction=0.2)
@@ -38,7 +39,7 @@ def test_official_test_set_is_the_test_set() -> None:
 def test_folds_cover_each_patient_once() -> None:
     split = hash_split(NAMES, val_fraction=0.1, test_fraction=0.2)
     folds = [fold_split(split, fold, 5) for fold in range(5)]
-    assert sorted(sum((fold["val"] for fold in folds), [])) == sorted(split["train"] + split["val"])
+    assert sorted(chain(*(fold["val"] for fold in folds))) == sorted(split["train"] + split["val"])
     for fold in folds:
         assert fold["test"] == split["test"]
         assert not set(fold["train"]) & set(fold["val"])
@@ -90,7 +91,7 @@ def test_split_file_in_use(acdc: Path, tmp_path: Path, module) -> None:
     assert [name[:10] for name in built.cases("train")[::2]] == ["patient001", "patient007"]
     assert built.cases("test") == ["patient101_frame01", "patient101_frame09"]
     write(file, content | {"val": ["patient007", "patient099"]})
-    with pytest.raises(DataError, match="patient007: .*\n- patient099: .*unknown patient in val"):
+    with pytest.raises(DataError, match=r"patient007: .*\n- patient099: .*unknown patient in val"):
         module(split=file).prepare(progress=False)
     texts = [str(problem) for problem in module(split=file).check(progress=False)]
     assert len(texts) == 3
