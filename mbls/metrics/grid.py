@@ -13,8 +13,8 @@ from torch import Tensor
 GRID_BINS = 60
 GRID_CELLS = GRID_BINS + 1
 # In float32 arithmetic ceil((p * 255) * float32(60 / 255)) is the right cell of every float32: of
-# each edge and of the number after each edge, and rounding is monotone. One factor 60 would be wrong
-# for three of them.
+# each edge and of the number after each edge, and rounding is monotone. One factor 60 would be
+# wrong for three of them.
 _FACTORS = (255.0, 60 / 255)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.counting import Tally, count_piece
+from mbls.metrics.counting import Tally
 from mbls.metrics.fixed_point import FIXED_ONE, SUM_LIMIT
 from mbls.metrics.grid import GRID_CELLS, grid_edges
 from mbls.metrics.settings import settings_digest
@@ -172,17 +172,18 @@ class CalibrationHistogram(Metric):
     def _count(
         self, probs: Tensor, target: Tensor, posterior: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        tally = Tally.empty(len(self.channels) - 1, self.num_classes, 0, probs.device)
+        tally = Tally(self.num_classes, len(self.unions), 0, probs.device)
         truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
         unions = tuple(self.unions.values())
         tensors = [probs, target[:, None]]
         if posterior is not None:
             tensors.append(posterior)
         for piece in pieces(tensors, self.num_classes):
-            count_piece(tally, piece[0], piece[1], None, unions, self.ignore_index)
+            tally.add(piece[0], piece[1], None, unions, self.ignore_index)
             if posterior is not None:
                 keep = piece[1][0] != self.ignore_index
                 truth += expected_cells(piece[0], piece[2], keep, unions, self.regions)
+        tally.flush()
         cells, sums = self._regions(tally)
         known = sums.new_zeros(())
         if posterior is not None:
@@ -194,24 +195,22 @@ class CalibrationHistogram(Metric):
         """Sum codes to regions and hits: ``(regions, channels, 61, 3)`` and ``(regions, 4)``."""
         C = self.num_classes
         rows, sums = [], []
-        # Codes and top-label groups (rest, false foreground, hit, missed) that make up a region.
-        parts = {
-            "all": (0, C + 1, [0, 1, 2, 3]),
-            "label": (1, C, [2, 3]),
-            "union": (1, C + 1, [1, 2, 3]),
-        }
+        squares, logs, floored = tally.scores.T
+        codes = {"all": slice(0, C + 1), "label": slice(1, C), "union": slice(1, C + 1)}
         for region in self.regions:
-            first, last, groups = parts[region]
-            counted = tally.classes[:, first:last]
-            hits = counted[..., 0] * self.member[:, first:last, None]
-            classes = torch.stack([counted[..., 0].sum(1), hits.sum(1), counted[..., 1].sum(1)], -1)
-            top = tally.top[groups].sum(0)
-            hit = tally.top[[g for g in groups if g in (0, 2)]].sum(0)
-            rows.append(
-                torch.cat([torch.stack([top[:, 0], hit[:, 0], top[:, 1]], -1)[None], classes])
-            )
-            voxels = classes[0, :, 0].sum()
-            sums.append(torch.cat([voxels[None], tally.scores[first:last].sum(0)]))
+            inside = codes[region]
+            counted = tally.classes[:, inside]
+            hit = counted * self.member[:, inside, None, None]
+            voxels, confidence = counted.sum(1).unbind(-1)
+            classes = torch.stack([voxels, hit[..., 0].sum(1), confidence], -1)
+            top = tally.top[:, inside].sum(1)
+            tops = torch.stack([top[..., 0].sum(0), top[0, :, 0], top[..., 1].sum(0)], -1)
+            rows.append(torch.cat([tops[None], classes]))
+            # sum_k (p_k - y_k)^2 = sum_k p_k^2 - 2 p_y + 1
+            truth = hit[:C, ..., 1].sum()
+            voxels = tops[:, 0].sum()
+            brier = squares[inside].sum() - 2 * truth + voxels * FIXED_ONE
+            sums.append(torch.stack([voxels, brier, logs[inside].sum(), floored[inside].sum()]))
         cells = torch.stack(rows)
         cells[..., 2] -= cells[..., 0] * self.edges
         return cells, torch.stack(sums)
@@ -219,29 +218,22 @@ class CalibrationHistogram(Metric):
     def _check(self, doubt: Tensor, dtype: torch.dtype) -> None:
         """Raise for what is no distribution or label, or too large; one transfer to the host."""
         state = torch.stack([self.cells.amax(), self.sums.amax(), self.truth.amax()]).amax()
-        off, low, wrong, broken, cells, sums, full = torch.cat(
-            [
-                doubt[:, 0].amax()[None],
-                doubt[:, 1].amin()[None],
-                doubt[:, 2:].sum(0),
-                state.double()[None],
-            ]
+        off, low, high, negative, broken, cells, sums, full = torch.cat(
+            [doubt.amax(0), state.double()[None]]
         ).tolist()
         tolerance = SUM_TOLERANCE[dtype]
-        if not low >= 0 or not off <= tolerance:
+        if not low <= 0 or not off <= tolerance:
             raise ValueError(
                 f"probs must be at least 0 and sum to 1 over the classes (within {tolerance} for "
-                f"{dtype}), got a smallest value of {low:g} and a sum off by {off:g}; logits need "
-                "softmax, and NaN comes from the network."
+                f"{dtype}), got a smallest value of {min(-low, 1):g} and a sum off by {off:g}; "
+                "logits need softmax, and NaN comes from the network."
             )
-        if broken:
-            raise ValueError(
-                f"target must hold whole class numbers, got {broken:.0f} that are not."
-            )
-        if wrong:
+        if not broken == 0:
+            raise ValueError(f"target must hold whole class numbers, got one off by {broken:g}.")
+        if high >= self.num_classes or negative > 0:
             raise ValueError(
                 f"target must hold classes 0..{self.num_classes - 1} or ignore_index "
-                f"{self.ignore_index}, got {wrong:.0f} voxels with something else."
+                f"{self.ignore_index}, got labels from {0 - negative:.0f} to {high:.0f}."
             )
         if full + max(cells, sums) >= SUM_LIMIT:
             raise OverflowError(

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-MAX_VOXELS = (1 << 16) - 64
-MAX_VALUES = 1 << 18
+PIECE_VOXELS = 1 << 14
+PIECE_VALUES = 1 << 16
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
@@ -106,10 +106,10 @@ def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor
         num_classes: The largest ``c``, which sets the length of a piece.
 
     Yields:
-        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`. The order of voxels
+        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`PIECE_VOXELS`. The order of voxels
         is that of memory, not of space: sums do not depend on it.
     """
-    length = max(1024, min(MAX_VOXELS, MAX_VALUES // num_classes))
+    length = max(1024, min(PIECE_VOXELS, PIECE_VALUES // num_classes))
     first = tensors[0]
     voxels = first[0, 0].numel() if first.shape[0] else 0
     if voxels == 0:

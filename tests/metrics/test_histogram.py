@@ -131,7 +131,7 @@ def test_floored_voxels_are_counted():
     metric.update(probs, torch.tensor([1, 1, 0]))
     assert metric.sums[0, 3].item() == 2
     expected = (2 * -math.log(1e-12) + math.log(4)) / 3
-    assert estimate(metric.bins(), "nll")[0] == pytest.approx(expected, abs=1e-7)
+    assert estimate(metric.bins(), "nll")[0] == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 17])
@@ -238,12 +238,12 @@ def refused(change):
         (lambda p, y: p[0, 0, 0].fill_(math.nan), "sum off by nan"),
         (
             lambda p, y: p[1, :, 2, 2].copy_(torch.tensor([1.2, -0.2, 0, 0])),
-            "smallest value of -0.2",
+            "smallest value of -0",
         ),
         (lambda p, y: p[0, 1].mul_(1.01), "sum to 1 over the classes"),
         (lambda p, y: p.fill_(math.inf), "sum off by inf"),
-        (lambda p, y: y[0, 0].fill_(4), "classes 0..3 or ignore_index -100, got 5 voxels"),
-        (lambda p, y: y[0, 0].fill_(-1), "classes 0..3"),
+        (lambda p, y: y[0, 0].fill_(4), "got labels from 0 to 4"),
+        (lambda p, y: y[0, 0].fill_(-1), "got labels from -1 to 3"),
     ],
 )
 def test_refused_values_change_nothing(change, message):
@@ -274,7 +274,7 @@ def test_refused_shapes_dtypes_and_settings():
         pooled.update(target[:, None].expand(2, 4, 5, 5), target)
     with pytest.raises(TypeError, match=r"torch.bool; convert it with .long\(\)"):
         pooled.update(probs, target > 1)
-    with pytest.raises(ValueError, match="whole class numbers, got 50"):
+    with pytest.raises(ValueError, match=r"whole class numbers, got one off by 0\.5"):
         pooled.update(probs, target + 0.5)
     with pytest.raises(ValueError, match="posterior must have the shape"):
         pooled.update(probs, target, posterior=probs[:, :3])
