@@ -4,6 +4,7 @@ Bernard et al., "Deep Learning Techniques for Automatic MRI Cardiac Multi-struct
 and Diagnosis: Is the Problem Solved?", IEEE TMI 37(11), 2018, doi 10.1109/TMI.2018.2837502.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,10 @@ def find_database(root: Path) -> Path:
         DataError: Neither does; the message says what was expected, found, and where it may be.
     """
     rule = f"the data root must hold {_EXPECTED}"
-    if not root.is_dir():
-        found = "a file" if root.exists() else "no such folder"
+    if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+        found = "no such folder"
+        if root.exists():
+            found = "a folder that may not be read" if root.is_dir() else "a file"
         raise DataError([Problem("", str(root), rule, found, "Correct the path (DATA_ROOT).")])
     for folder in (root, root / "database"):
         if patient_folders(folder / "training"):

@@ -315,7 +315,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def parts(self) -> dict[str, list[Case]]:
         """The cases of each part of the split, in the order of their indices."""
         survey = self.discover(self.data_root)
-        for text in survey.notes:
+        for text in survey.notes if rank_and_world()[0] == 0 else ():
             console.print(f"[yellow]{text}[/yellow]", highlight=False)
         split = self._split(survey)
         patients = {patient for part in PARTS for patient in split[part]}

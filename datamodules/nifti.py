@@ -160,7 +160,8 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
     except NiftiError:
         raise
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        text = str(error).replace(f'"{path}"', "the file").replace(f"'{path}'", "the file")
+        reason = " ".join(text.split()) or type(error).__name__
         raise NiftiError(
             "the file must be a complete NIfTI file",
             f"{path.stat().st_size} bytes that do not read as one: {reason}",

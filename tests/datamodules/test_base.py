@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import lightning
 import nibabel as nib
 import numpy as np
 import pytest
@@ -354,3 +355,51 @@ def test_thousands_of_slices_a_second(module) -> None:
     for _ in range(5):
         count += sum(len(batch["case"]) for batch in loader)
     assert count / (time.process_time() - begin) > 400
+
+
+class Recorder(lightning.LightningModule):
+    """Trains nothing and notes the order of what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, list[float]]] = []
+
+    def training_step(self, batch, number: int) -> torch.Tensor:
+        self.seen.append((self.current_epoch, batch["image"].sum((1, 2, 3)).tolist()))
+        return self.weight * batch["image"].mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_epochs_under_lightning(module, tmp_path: Path, num_workers: int) -> None:
+    """Each epoch has its own order and draws, also after resuming, when workers start early."""
+
+    def run(epochs: int, checkpoint: Path | None = None) -> list[tuple[int, list[float]]]:
+        model = Recorder()
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        built = module(augmentation=STRONG, num_workers=num_workers)
+        trainer.fit(model, datamodule=built, ckpt_path=checkpoint)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return model.seen
+
+    built = ready(module(augmentation=STRONG))
+    loader = built.train_dataloader()
+    expected = []
+    for epoch in range(3):
+        loader.batch_sampler.set_epoch(epoch)
+        expected += [(epoch, batch["image"].sum((1, 2, 3)).tolist()) for batch in loader]
+    assert run(3) == expected
+    half = run(2)
+    assert half + run(3, tmp_path / "2.ckpt") == expected
