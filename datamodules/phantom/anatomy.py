@@ -165,8 +165,8 @@ def draw_anatomy(
     if steps == 0:
         at_ed, at_es = max(at_ed, at_es), min(at_ed, at_es)
     valve_es = distance * (steps + at_ed - at_es)
-    above = int(rng.choice([0, 1, 1, 2]))
-    below = int((length + 0.7 * wall) / distance - at_ed) + int(rng.choice([0, 0, 1]))
+    above = int(rng.choice([0, 0, 1, 1]))
+    below = int((length + 0.7 * wall) / distance - at_ed) + int(rng.choice([0, 0, 0, 1]))
     n_slices = above + 1 + below
 
     pixel = round(float(rng.uniform(*settings.pixel_mm)), 4)

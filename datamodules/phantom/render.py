@@ -223,5 +223,5 @@ def _atria(
     outside = np.minimum.reduce(distances)
     paint(image, tissue.fat * (1 + 0.05 * fine), outside - 7 - 2 * fat, 2 * pixel)
     for distance, (_, wall) in zip(distances, chambers, strict=True):
-        paint(image, tissue.myocardium * 1.2, distance - wall, pixel)
+        paint(image, 1.8 * tissue.myocardium, distance - wall, pixel)  # thin walls
         paint(image, tissue.blood * (0.93 + 0.04 * coarse), distance, pixel)

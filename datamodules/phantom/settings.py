@@ -54,7 +54,7 @@ class CardiacPhantom:
     pixel_mm: tuple[float, float] = (1.4, 1.9)
     slice_distances_mm: tuple[float, ...] = (8.0, 9.0, 10.0, 10.0, 10.0)
     fine_slices_mm: tuple[float, float] = (5.0, 7.0)
-    fine_fraction: float = 0.15
+    fine_fraction: float = 0.1
     sigma_mm: float = 0.8
     bias_mm: float = 0.4
     correlation_mm: float = 4.0

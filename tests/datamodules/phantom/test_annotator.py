@@ -29,8 +29,9 @@ def test_posterior_on_paper():
 
 @pytest.fixture(scope="module")
 def case(coarse):
-    whole = make_patient(coarse, number=2, group="MINF").annotations["ED"]
+    whole = make_patient(coarse, number=2, group="NOR").annotations["ES"]
     at_valve = whole.outlined.tolist().index(0.5)
+    assert at_valve > 0
     keep = [at_valve - 1, at_valve, at_valve + 1, at_valve + 4]
     near = np.flatnonzero((whole.distance.min(axis=0) < 4).any(axis=(1, 2)))
     part = whole.distance[:, near[0] : near[-1] + 1][..., keep]
