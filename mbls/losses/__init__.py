@@ -1,24 +1,121 @@
 """Losses for calibrated segmentation: one family a file, the formula first, then its settings."""
 
+from mbls.losses.adaptive_smoothing import (
+    AdaptiveConditionalSmoothingLoss,
+    loser_penalty,
+    winner_penalty,
+)
 from mbls.losses.base import AdaptiveLoss, ImageLoss, Loss, part_terms
+from mbls.losses.binned import (
+    BinnedCalibrationLoss,
+    average_calibration_error,
+    hard_bins,
+    soft_bins,
+)
+from mbls.losses.brier import BrierLoss, FocalCalibrationLoss, brier_map
 from mbls.losses.compound import CompoundLoss
 from mbls.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from mbls.losses.dice import DiceCrossEntropyLoss, DiceLoss, soft_dice_loss
+from mbls.losses.entropy import (
+    EntropyPenaltyLoss,
+    UniformPenaltyLoss,
+    mean_entropy,
+    uniform_distance,
+)
+from mbls.losses.focal import AdaptiveFocalLoss, FocalLoss, adaptive_exponents, focal_map
+from mbls.losses.kernel_calibration import (
+    KernelCalibrationLoss,
+    kernel_calibration_error,
+    weighted_kernel_error,
+)
+from mbls.losses.label_smoothing import LabelSmoothingLoss
 from mbls.losses.margin import MarginLoss, margin_penalty
+from mbls.losses.mean_calibration import (
+    AccuracyConfidenceLoss,
+    ClasswiseMeanCalibrationLoss,
+    accuracy_gap,
+    classwise_gap,
+)
+from mbls.losses.neighbourhood import box_shares, gaussian_shares, neighbour_proportions
+from mbls.losses.neighbours import (
+    NeighborAwareLoss,
+    SpatialLabelSmoothingLoss,
+    neighbour_distance,
+    soft_ce_map,
+)
+from mbls.losses.pairwise import PairwiseConstraintLoss, discrimination_map, exclusion_map
 from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.plus_plus import (
+    DicePlusPlusLoss,
+    FocalTverskyPlusPlusLoss,
+    TverskyPlusPlusLoss,
+    confusion,
+    dice_plus_plus,
+    tversky_plus_plus,
+)
+from mbls.losses.unified_focal import (
+    UnifiedFocalPlusPlusLoss,
+    asymmetric_focal,
+    asymmetric_focal_tversky,
+)
 
 __all__ = [
+    "AccuracyConfidenceLoss",
+    "AdaptiveConditionalSmoothingLoss",
+    "AdaptiveFocalLoss",
     "AdaptiveLoss",
+    "BinnedCalibrationLoss",
+    "BrierLoss",
+    "ClasswiseMeanCalibrationLoss",
     "CompoundLoss",
     "CrossEntropyLoss",
     "DiceCrossEntropyLoss",
     "DiceLoss",
+    "DicePlusPlusLoss",
+    "EntropyPenaltyLoss",
+    "FocalCalibrationLoss",
+    "FocalLoss",
+    "FocalTverskyPlusPlusLoss",
     "ImageLoss",
+    "KernelCalibrationLoss",
+    "LabelSmoothingLoss",
     "Loss",
     "MarginLoss",
+    "NeighborAwareLoss",
+    "PairwiseConstraintLoss",
     "PenaltyLoss",
+    "SpatialLabelSmoothingLoss",
+    "TverskyPlusPlusLoss",
+    "UnifiedFocalPlusPlusLoss",
+    "UniformPenaltyLoss",
+    "accuracy_gap",
+    "adaptive_exponents",
+    "asymmetric_focal",
+    "asymmetric_focal_tversky",
+    "average_calibration_error",
+    "box_shares",
+    "brier_map",
+    "classwise_gap",
+    "confusion",
     "cross_entropy",
+    "dice_plus_plus",
+    "discrimination_map",
+    "exclusion_map",
+    "focal_map",
+    "gaussian_shares",
+    "hard_bins",
+    "kernel_calibration_error",
+    "loser_penalty",
     "margin_penalty",
+    "mean_entropy",
+    "neighbour_distance",
+    "neighbour_proportions",
     "part_terms",
+    "soft_bins",
+    "soft_ce_map",
     "soft_dice_loss",
+    "tversky_plus_plus",
+    "uniform_distance",
+    "weighted_kernel_error",
+    "winner_penalty",
 ]

@@ -5,25 +5,34 @@ from torch import Tensor
 from mbls.losses.base import Loss
 from mbls.losses.cross_entropy import cross_entropy
 from mbls.losses.masking import as_images, image_mean, labelled, one_hot
+from mbls.losses.settings import check_above, check_at_least
 
 __all__ = ["DiceCrossEntropyLoss", "DiceLoss", "soft_dice_loss"]
 
-SMOOTH = 1e-5  # added above and below, as MONAI and the published runs do
-
 
 def soft_dice_loss(
-    probs: Tensor, target: Tensor, *, include_background: bool = True, ignore_index: int = -100
+    probs: Tensor,
+    target: Tensor,
+    *,
+    include_background: bool = True,
+    squared: bool = False,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    ignore_index: int = -100,
 ) -> Tensor:
-    r"""Average :math:`1 - (2 \sum q p + e) / (\sum q + \sum p + e)` over images and classes.
+    r"""Average :math:`1 - (2 \sum q p + e_n) / (\sum q + \sum p + e_d)` over images and classes.
 
-    Sums run over the labelled voxels of one image, e is 1e-5. A class absent from an image and
-    from its prediction costs nothing; absent and predicted, it costs nearly 1. An image without a
-    labelled voxel is left out of the mean.
+    Sums run over the labelled voxels of one image. With the default smoothing a class absent from
+    an image and from its prediction costs nothing; absent and predicted, it costs nearly 1. An
+    image without a labelled voxel is left out of the mean.
 
     Args:
         probs: Class probabilities ``(N, C, *S)``; ``(N, C)`` counts as one image of N voxels.
         target: Labels ``(N, *S)``, int64.
         include_background: Average over class 0 too.
+        squared: Sum the squares of q and p in the denominator.
+        smooth_nr: e_n, added to the numerator.
+        smooth_dr: e_d > 0, added to the denominator.
         ignore_index: The label of voxels that take no part.
 
     Returns:
@@ -39,8 +48,9 @@ def soft_dice_loss(
     hot = one_hot(safe, keep, probs)
     probs = probs.masked_fill(~keep.unsqueeze(1), 0)
     overlap = (hot * probs).flatten(2).sum(dim=2)
-    volume = hot.flatten(2).sum(dim=2) + probs.flatten(2).sum(dim=2)
-    loss = 1 - (2 * overlap + SMOOTH) / (volume + SMOOTH)
+    size = probs.square() if squared else probs
+    volume = hot.flatten(2).sum(dim=2) + size.flatten(2).sum(dim=2)
+    loss = 1 - (2 * overlap + smooth_nr) / (volume + smooth_dr)
     return image_mean(loss if include_background else loss[:, 1:], keep)
 
 
@@ -52,6 +62,9 @@ class DiceLoss(Loss):
 
     Args:
         include_background: Average over class 0 too.
+        squared: Sum squares in the denominator, as Milletari et al. do.
+        smooth_nr: Added to the numerator.
+        smooth_dr: Added to the denominator, > 0.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -62,10 +75,22 @@ class DiceLoss(Loss):
     """
 
     def __init__(
-        self, include_background: bool = True, *, ignore_index: int = -100, validate: bool = False
+        self,
+        include_background: bool = True,
+        *,
+        squared: bool = False,
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        ignore_index: int = -100,
+        validate: bool = False,
     ) -> None:
         super().__init__(ignore_index=ignore_index, validate=validate)
+        check_at_least("smooth_nr", smooth_nr, 0)
+        check_above("smooth_dr", smooth_dr, 0)
         self.include_background = include_background
+        self.squared = squared
+        self.smooth_nr = smooth_nr
+        self.smooth_dr = smooth_dr
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"dice": ...}``."""
@@ -74,6 +99,9 @@ class DiceLoss(Loss):
             logits.softmax(dim=1),
             target,
             include_background=self.include_background,
+            squared=self.squared,
+            smooth_nr=self.smooth_nr,
+            smooth_dr=self.smooth_dr,
             ignore_index=self.ignore_index,
         )
         return {"dice": value}
@@ -96,6 +124,11 @@ class DiceCrossEntropyLoss(DiceLoss):
         >>> sorted(loss.terms(torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, 1]])))
         ['ce', 'dice']
     """
+
+    def __init__(
+        self, include_background: bool = True, *, ignore_index: int = -100, validate: bool = False
+    ) -> None:
+        super().__init__(include_background, ignore_index=ignore_index, validate=validate)
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"ce": ..., "dice": ...}``."""

@@ -1,0 +1,180 @@
+"""Losses that look at the labels around a voxel: SVLS and NACL."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mbls.losses.base import Loss
+from mbls.losses.masking import masked_mean
+from mbls.losses.neighbourhood import Border, Kernel, neighbour_proportions
+from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.settings import check_above, check_at_least, check_one_of
+
+__all__ = ["NeighborAwareLoss", "SpatialLabelSmoothingLoss", "neighbour_distance", "soft_ce_map"]
+
+
+def soft_ce_map(logits: Tensor, soft: Tensor) -> Tensor:
+    r"""Return :math:`-\sum_k t_k \log p_k` at every voxel.
+
+    Args:
+        logits: Raw scores ``(N, C, *S)``.
+        soft: Soft target t ``(N, C, *S)``, no gradient.
+
+    Returns:
+        ``(N, *S)``.
+    """
+    return -(soft * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def neighbour_distance(
+    scores: Tensor, proportions: Tensor, distance: Literal["l1", "l2"] = "l1"
+) -> Tensor:
+    r"""Average :math:`|\tau_k - u_k|`, or its square, over the classes.
+
+    Args:
+        scores: u, logits or probabilities ``(N, C, *S)``.
+        proportions: tau ``(N, C, *S)``, no gradient.
+        distance: ``"l1"`` or ``"l2"``.
+
+    Returns:
+        ``(N, *S)``.
+    """
+    gap = scores - proportions
+    return (gap.abs() if distance == "l1" else gap.square()).mean(dim=1)
+
+
+class SpatialLabelSmoothingLoss(Loss):
+    """Cross-entropy against labels smoothed by their neighbours (SVLS).
+
+    Formula: mean_v -sum_k t_k log p_k, t = 1/2 own label + 1/2 Gaussian share of the neighbours'
+    Paper: Islam and Glocker, IPMI 2021, arXiv:2104.05788
+
+    The border is replicated; ignored neighbours leave the window. See
+    :func:`mbls.losses.neighbour_proportions`. Works in any number of dimensions; the published
+    code has a wrong centre for windows other than 3x3.
+
+    Args:
+        sigma: Standard deviation of the Gaussian in voxels.
+        kernel_size: Odd width of the window in voxels.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> import torch
+        >>> loss = SpatialLabelSmoothingLoss()
+        >>> loss(torch.zeros(1, 2, 5), torch.tensor([[0, 0, 1, 1, 1]]))
+        tensor(0.6931)
+    """
+
+    def __init__(
+        self,
+        sigma: float = 1.0,
+        *,
+        kernel_size: int = 3,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, validate=validate)
+        check_above("sigma", sigma, 0)
+        _check_odd(kernel_size)
+        self.sigma = sigma
+        self.kernel_size = kernel_size
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"smoothed_ce": ...}``."""
+        logits, target = self.prepare(logits, target)
+        soft = neighbour_proportions(
+            target,
+            logits.shape[1],
+            kernel="gaussian",
+            kernel_size=self.kernel_size,
+            sigma=self.sigma,
+            ignore_index=self.ignore_index,
+            dtype=logits.dtype,
+        )
+        keep = target != self.ignore_index
+        return {"smoothed_ce": masked_mean(soft_ce_map(logits, soft), keep)}
+
+
+class NeighborAwareLoss(PenaltyLoss):
+    """Cross-entropy plus the distance of logits from the neighbours' class proportions (NACL).
+
+    Formula: CE + alpha * mean_vk |tau_k - z_k|, tau the class proportions in the window
+    Paper: Murugesan et al., MICCAI 2023, arXiv:2303.06268; arXiv:2401.14487
+
+    See :func:`mbls.losses.neighbour_proportions` for windows and borders. The published code
+    counts what lies outside the image as background (``border="background"``); MONAI's
+    ``NACLLoss`` counts it as nothing (``border="monai"``).
+
+    Args:
+        alpha: Factor of the penalty.
+        kernel_size: Odd width of the window in voxels.
+        kernel: ``"mean"`` or ``"gaussian"``, how the window is weighed.
+        sigma: Standard deviation of the Gaussian in voxels.
+        distance: ``"l1"`` or ``"l2"`` (squared).
+        on: ``"logits"``, as published, or ``"probs"``.
+        border: What lies outside the image: ``"replicate"``, ``"background"`` or ``"monai"``.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> import torch
+        >>> terms = NeighborAwareLoss(0.1).terms(torch.zeros(1, 2, 4), torch.zeros(1, 4))
+        >>> terms["neighbours"]
+        tensor(0.0500)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        *,
+        kernel_size: int = 3,
+        kernel: Kernel = "mean",
+        sigma: float = 1.0,
+        distance: Literal["l1", "l2"] = "l1",
+        on: Literal["logits", "probs"] = "logits",
+        border: Border = "replicate",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(base, ignore_index=ignore_index, validate=validate)
+        check_at_least("alpha", alpha, 0)
+        check_above("sigma", sigma, 0)
+        _check_odd(kernel_size)
+        check_one_of("kernel", kernel, ("mean", "gaussian"))
+        check_one_of("distance", distance, ("l1", "l2"))
+        check_one_of("on", on, ("logits", "probs"))
+        check_one_of("border", border, ("replicate", "background", "monai"))
+        self.alpha = alpha
+        self.kernel_size = kernel_size
+        self.kernel: Kernel = kernel
+        self.sigma = sigma
+        self.distance: Literal["l1", "l2"] = distance
+        self.on = on
+        self.border: Border = border
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms and ``"neighbours"``."""
+        logits, target = self.prepare(logits, target)
+        proportions = neighbour_proportions(
+            target,
+            logits.shape[1],
+            kernel=self.kernel,
+            kernel_size=self.kernel_size,
+            sigma=self.sigma,
+            border=self.border,
+            ignore_index=self.ignore_index,
+            dtype=logits.dtype,
+        )
+        scores = logits if self.on == "logits" else logits.softmax(dim=1)
+        penalty = masked_mean(
+            neighbour_distance(scores, proportions, self.distance), target != self.ignore_index
+        )
+        return {**self.base_terms(logits, target), "neighbours": self.alpha * penalty}
+
+
+def _check_odd(kernel_size: int) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}.")
