@@ -12,7 +12,8 @@ from mbls.metrics.calibration import (
 from mbls.metrics.counting import NLL_FLOOR
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values, estimate
-from mbls.metrics.histogram import REGIONS, CalibrationHistogram
+from mbls.metrics.histogram import CalibrationHistogram
+from mbls.metrics.regions import REGIONS
 from mbls.metrics.results import Results, load_results, write_results
 from mbls.metrics.scalars import (
     AverageCalibrationError,

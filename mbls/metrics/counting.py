@@ -10,8 +10,6 @@ Each voxel gets one *code* that says all the regions and hits need to know:
 A class's cells are then counted by (code, cell) with one integer scatter for the whole piece, and
 regions and hits are sums over codes afterwards. With ``M`` region masks the codes are repeated
 :math:`2^M` times, once for each combination of masks.
-
-Decisions per voxel are arithmetic on 0 and 1: several times faster than selection by masks.
 """
 
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mbls.metrics.facts import new_doubt, read_piece
 from mbls.metrics.fixed_point import FIXED_ONE, LOG_BITS, negative_log, to_fixed
 from mbls.metrics.grid import GRID_CELLS, grid_cells
 
@@ -41,9 +40,7 @@ class Tally:
         top: ``(2, codes, 61, 2)``: the same for the top label, hits and misses apart.
         scores: ``(codes, 3)``: sums of squared probabilities (2**-30) and negative log-likelihoods
             (2**-26), and voxels whose true class was floored.
-        doubt: ``(5,)`` float64: largest deviation of a row sum from 1, minus the smallest
-            probability, largest label, minus the smallest label, largest distance of a label from a
-            whole number.
+        doubt: What speaks against the voxels (:func:`mbls.metrics.facts.new_doubt`).
     """
 
     def __init__(self, num_classes: int, unions: int, masks: int, device: torch.device) -> None:
@@ -54,7 +51,7 @@ class Tally:
         self.classes = zeros(num_classes + unions, codes, GRID_CELLS, 2)
         self.top = zeros(2, codes, GRID_CELLS, 2)
         self.scores = zeros(codes, 3)
-        self.doubt = torch.zeros(5, dtype=torch.float64, device=device)
+        self.doubt = new_doubt(device)
         self._classes = zeros(num_classes + unions, codes * GRID_CELLS)
         self._top = zeros(1, 2 * codes * GRID_CELLS)
         self._squares, self._logs = zeros(codes), zeros(codes)
@@ -95,41 +92,22 @@ class Tally:
         if self._voxels + L > MAX_VOXELS:
             self.flush()
         self._voxels += L
-        if probs.dtype != torch.float64:
-            probs = probs.float()
-        ignored, labels = self._labels(target[0], ignore_index, C)
-        top, likelihood, guess, missed = _decide(probs, labels.to(torch.int64))
-        noted = torch.stack([(probs.sum(0) - 1).abs_().amax(), -probs.amin()])
-        self.doubt[:2] = torch.maximum(self.doubt[:2], noted)
-
-        labels.add_(ignored, alpha=C + 1)
+        facts = read_piece(probs, target, ignore_index, self.doubt)
+        probs = facts.probs
+        labels = torch.add(facts.labels, facts.ignored, alpha=C + 1)
         background = 1 - labels.clamp_max(1)
-        code = torch.add(labels, background.mul_(guess), alpha=C)
+        code = torch.add(labels, background.mul_(facts.guess), alpha=C)
         if masks is not None:
             code.add_(masks[0], alpha=C + 2)
         codes = self.top.shape[1]
         # The bounds matter to what is NaN and will be refused.
-        group = torch.add(code, missed, alpha=codes).to(torch.int32).clamp_(0, 2 * codes - 1)
+        group = torch.add(code, facts.missed, alpha=codes).to(torch.int32).clamp_(0, 2 * codes - 1)
         code = code.to(torch.int32).clamp_(0, codes - 1)
         _scatter_cells(self._classes[:C], probs, code)
-        _scatter_cells(self._top, top[None], group)
+        _scatter_cells(self._top, facts.top[None], group)
         if unions:
             _scatter_cells(self._classes[C:], union_probs(probs, unions), code)
-        self._scatter_scores(probs, likelihood, code.to(torch.int64))
-
-    def _labels(self, target: Tensor, ignore_index: int, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Return where voxels are ignored and the labels with 0 there, both float32 ``(L,)``."""
-        # Whole numbers above 2**24 are rounded, to others that are no class either.
-        labels = target.float()
-        ignored = (labels == ignore_index).float()
-        labels = labels * (1 - ignored)
-        noted = torch.stack([labels.amax(), -labels.amin()])
-        self.doubt[2:4] = torch.maximum(self.doubt[2:4], noted)
-        if target.is_floating_point():
-            whole = labels.round()
-            self.doubt[4] = torch.maximum(self.doubt[4], (whole - labels).abs_().amax())
-            labels = whole.nan_to_num_(0.0)
-        return ignored, labels.clamp_(0, num_classes - 1)
+        self._scatter_scores(probs, facts.likelihood, code.to(torch.int64))
 
     def _scatter_scores(self, probs: Tensor, likelihood: Tensor, code: Tensor) -> None:
         squares = torch.zeros_like(likelihood)
@@ -151,35 +129,6 @@ def union_probs(probs: Tensor, unions: Sequence[tuple[int, ...]]) -> Tensor:
         for k in members[1:]:
             row += probs[k]
     return sums.clamp_max_(1)
-
-
-def _decide(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Say what the top label of each voxel is worth.
-
-    Among equal probabilities the lowest class is the top one, as for ``argmax``. A float32 widened
-    to float64 has 29 spare bits; the class's rank goes there, so that one maximum decides ties too.
-
-    Args:
-        probs: ``(C, L)``, float32 or float64.
-        labels: int64 ``(L,)`` in 0..C-1.
-
-    Returns:
-        The highest probability; that of the label, float64; whether foreground is predicted and
-        whether the label is not the top class, 0 or 1, float32.
-    """
-    C = probs.shape[0]
-    if probs.dtype == torch.float64:
-        top, predicted = probs.max(dim=0)
-        likelihood = probs.gather(0, labels[None])[0]
-        return top, likelihood, (predicted > 0).float(), (predicted != labels).float()
-    ranks = torch.arange(C - 1, -1, -1, device=probs.device)[:, None]
-    keys = probs.double().view(torch.int64) | ranks
-    best = keys.view(torch.float64).amax(0)
-    own = keys.gather(0, labels[None])[0]
-    guess = (best - keys[0].view(torch.float64)).ceil_().clamp_max_(1)
-    missed = (best - own.view(torch.float64)).ceil_().clamp_max_(1)
-    likelihood = (own & -(1 << 29)).view(torch.float64)
-    return probs.amax(0), likelihood, guess.float(), missed.float()
 
 
 def _scatter_cells(packed: Tensor, probs: Tensor, code: Tensor) -> None:

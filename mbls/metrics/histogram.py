@@ -9,20 +9,24 @@ from torchmetrics import Metric
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.counting import Tally
+from mbls.metrics.facts import refuse_doubtful
 from mbls.metrics.fixed_point import FIXED_ONE, SUM_LIMIT
 from mbls.metrics.grid import GRID_CELLS, grid_edges
+from mbls.metrics.regions import (
+    CODE_REGIONS,
+    MASK_REGIONS,
+    check_regions,
+    code_slice,
+    region_masks,
+)
 from mbls.metrics.settings import settings_digest
 from mbls.metrics.truth import expected_cells
 from mbls.metrics.voxels import (
-    SUM_TOLERANCE,
     check_index,
     check_shapes,
     check_unions,
     pieces,
 )
-
-REGIONS = ("all", "label", "union")
-"""All voxels; labelled foreground; labelled or predicted foreground."""
 
 
 class CalibrationHistogram(Metric):
@@ -43,9 +47,9 @@ class CalibrationHistogram(Metric):
     Args:
         num_classes: Number of classes C, background (class 0) included.
         unions: Named sets of classes with one binary probability each, the sum of theirs.
-        regions: Which voxels count, an axis of the state: ``"all"``; ``"label"``, the labelled
-            foreground (the papers', blind to false positives); ``"union"``, labelled or predicted
-            foreground.
+        regions: Which voxels count, an axis of the state: names of :mod:`mbls.metrics.regions`.
+        dilated_mm: How far ``"dilated"`` reaches beyond the labelled foreground.
+        boundary_mm: How far ``"boundary"`` reaches from a change of label.
         num_cases: Keep this many cases apart, filled by ``index``; None pools all voxels.
         ignore_index: Label of voxels to leave out.
         kwargs: Settings of :class:`torchmetrics.Metric`.
@@ -71,18 +75,17 @@ class CalibrationHistogram(Metric):
         num_classes: int,
         *,
         unions: Mapping[str, Sequence[int]] | None = None,
-        regions: Sequence[str] = REGIONS,
+        regions: Sequence[str] = CODE_REGIONS,
+        dilated_mm: float = 5.0,
+        boundary_mm: float = 3.0,
         num_cases: int | None = None,
         ignore_index: int = -100,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.unions = check_unions(num_classes, unions)
-        self.regions = tuple(regions)
-        if not self.regions or len(set(self.regions)) != len(self.regions):
-            raise ValueError(f"regions must name each region once, got {self.regions}.")
-        if unknown := [name for name in self.regions if name not in REGIONS]:
-            raise ValueError(f"regions must be among {REGIONS}, got {unknown}.")
+        self.regions = check_regions(regions, dilated_mm=dilated_mm, boundary_mm=boundary_mm)
+        self.dilated_mm, self.boundary_mm = dilated_mm, boundary_mm
         if num_cases is not None and num_cases < 1:
             raise ValueError(f"num_cases must be at least 1, or None to pool, got {num_cases}.")
         if 0 <= ignore_index < num_classes:
@@ -95,7 +98,10 @@ class CalibrationHistogram(Metric):
         self.ignore_index = ignore_index
         lead = () if num_cases is None else (num_cases,)
         shape = (*lead, len(self.regions), 1 + num_classes + len(self.unions), GRID_CELLS, 3)
-        digest = settings_digest(num_classes, self.unions, self.regions, num_cases, ignore_index)
+        margins = (dilated_mm, boundary_mm)
+        digest = settings_digest(
+            num_classes, self.unions, self.regions, margins, num_cases, ignore_index
+        )
         for name, zeros in {
             "cells": torch.zeros(shape, dtype=torch.int64),
             "sums": torch.zeros(*lead, len(self.regions), 4, dtype=torch.int64),
@@ -134,7 +140,7 @@ class CalibrationHistogram(Metric):
         Args:
             probs: Probabilities ``(N, C, *S)``, each at least 0, summing to one over C.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
-            spacing: Voxel size ``(N, len(S))`` in mm; the regions kept here do not need it.
+            spacing: Voxel size ``(N, len(S))`` in mm; needed by regions measured in mm.
             index: Number of each case ``(N,)``; needed if cases are kept apart.
             posterior: The labels' distribution ``(N, C, *S)`` where it is known.
 
@@ -144,7 +150,6 @@ class CalibrationHistogram(Metric):
                 one, labels are no classes, or an index is out of range.
             OverflowError: If a sum would pass 2**62.
         """
-        del spacing
         target = check_shapes(probs, target, self.num_classes)
         numbers = check_index(index, probs.shape[0], self.num_cases)
         if posterior is not None and posterior.shape != probs.shape:
@@ -155,10 +160,17 @@ class CalibrationHistogram(Metric):
         entries = (
             [slice(None)] if numbers is None else [slice(n, n + 1) for n in range(len(numbers))]
         )
-        counted = [
-            self._count(probs[e], target[e], None if posterior is None else posterior[e])
-            for e in entries
-        ]
+        tensors = [probs, target[:, None]]
+        if self._masks:
+            margins = {"dilated_mm": self.dilated_mm, "boundary_mm": self.boundary_mm}
+            tensors.append(
+                region_masks(
+                    target, spacing, self.regions, ignore_index=self.ignore_index, **margins
+                )
+            )
+        if posterior is not None:
+            tensors.append(posterior)
+        counted = [self._count([t[e] for t in tensors], posterior is not None) for e in entries]
         if not counted:
             return
         self._check(torch.stack([doubt for *_, doubt in counted]), probs.dtype)
@@ -169,48 +181,56 @@ class CalibrationHistogram(Metric):
             self.truth[row] += truth
             self.known += known
 
+    @property
+    def _masks(self) -> list[str]:
+        return [name for name in MASK_REGIONS if name in self.regions]
+
     def _count(
-        self, probs: Tensor, target: Tensor, posterior: Tensor | None
+        self, tensors: Sequence[Tensor], posterior: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        tally = Tally(self.num_classes, len(self.unions), 0, probs.device)
+        masks = len(self._masks)
+        tally = Tally(self.num_classes, len(self.unions), masks, tensors[0].device)
         truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
         unions = tuple(self.unions.values())
-        tensors = [probs, target[:, None]]
-        if posterior is not None:
-            tensors.append(posterior)
         for piece in pieces(tensors, self.num_classes):
-            tally.add(piece[0], piece[1], None, unions, self.ignore_index)
-            if posterior is not None:
+            bits = piece[2] if masks else None
+            tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
+            if posterior:
                 keep = piece[1][0] != self.ignore_index
-                truth += expected_cells(piece[0], piece[2], keep, unions, self.regions)
+                truth += expected_cells(piece[0], piece[-1], keep, unions, self.regions)
         tally.flush()
         cells, sums = self._regions(tally)
         known = sums.new_zeros(())
-        if posterior is not None:
-            known = tally.classes[0, : self.num_classes + 1, :, 0].sum()
+        if posterior:
+            known = tally.classes[0, ..., 0].sum()
         doubt = torch.cat([tally.doubt, torch.stack([cells.amax(), sums.amax()]).double()])
         return cells, sums, truth, known, doubt
 
     def _regions(self, tally: Tally) -> tuple[Tensor, Tensor]:
         """Sum codes to regions and hits: ``(regions, channels, 61, 3)`` and ``(regions, 4)``."""
-        C = self.num_classes
+        C, masks = self.num_classes, self._masks
         rows, sums = [], []
-        squares, logs, floored = tally.scores.T
-        codes = {"all": slice(0, C + 1), "label": slice(1, C), "union": slice(1, C + 1)}
+        # With the codes of each combination of masks on an axis of their own.
+        classes = tally.classes.unflatten(1, (-1, C + 2))
+        tops = tally.top.unflatten(1, (-1, C + 2))
+        scores = tally.scores.unflatten(0, (-1, C + 2))
         for region in self.regions:
-            inside = codes[region]
-            counted = tally.classes[:, inside]
-            hit = counted * self.member[:, inside, None, None]
+            combinations = list(range(1 << len(masks)))
+            if region in masks:
+                combinations = [c for c in combinations if c >> masks.index(region) & 1]
+            codes = code_slice(region, C)
+            counted = classes[:, combinations].sum(1)[:, codes]
+            hit = counted * self.member[:, codes, None, None]
             voxels, confidence = counted.sum(1).unbind(-1)
-            classes = torch.stack([voxels, hit[..., 0].sum(1), confidence], -1)
-            top = tally.top[:, inside].sum(1)
-            tops = torch.stack([top[..., 0].sum(0), top[0, :, 0], top[..., 1].sum(0)], -1)
-            rows.append(torch.cat([tops[None], classes]))
+            each = torch.stack([voxels, hit[..., 0].sum(1), confidence], -1)
+            top = tops[:, combinations][:, :, codes].sum((1, 2))
+            both = torch.stack([top[..., 0].sum(0), top[0, :, 0], top[..., 1].sum(0)], -1)
+            rows.append(torch.cat([both[None], each]))
+            squares, logs, floored = scores[combinations][:, codes].sum((0, 1))
             # sum_k (p_k - y_k)^2 = sum_k p_k^2 - 2 p_y + 1
-            truth = hit[:C, ..., 1].sum()
-            voxels = tops[:, 0].sum()
-            brier = squares[inside].sum() - 2 * truth + voxels * FIXED_ONE
-            sums.append(torch.stack([voxels, brier, logs[inside].sum(), floored[inside].sum()]))
+            total = both[:, 0].sum()
+            brier = squares - 2 * hit[:C, ..., 1].sum() + total * FIXED_ONE
+            sums.append(torch.stack([total, brier, logs, floored]))
         cells = torch.stack(rows)
         cells[..., 2] -= cells[..., 0] * self.edges
         return cells, torch.stack(sums)
@@ -218,23 +238,8 @@ class CalibrationHistogram(Metric):
     def _check(self, doubt: Tensor, dtype: torch.dtype) -> None:
         """Raise for what is no distribution or label, or too large; one transfer to the host."""
         state = torch.stack([self.cells.amax(), self.sums.amax(), self.truth.amax()]).amax()
-        off, low, high, negative, broken, cells, sums, full = torch.cat(
-            [doubt.amax(0), state.double()[None]]
-        ).tolist()
-        tolerance = SUM_TOLERANCE[dtype]
-        if not low <= 0 or not off <= tolerance:
-            raise ValueError(
-                f"probs must be at least 0 and sum to 1 over the classes (within {tolerance} for "
-                f"{dtype}), got a smallest value of {min(-low, 1):g} and a sum off by {off:g}; "
-                "logits need softmax, and NaN comes from the network."
-            )
-        if not broken == 0:
-            raise ValueError(f"target must hold whole class numbers, got one off by {broken:g}.")
-        if high >= self.num_classes or negative > 0:
-            raise ValueError(
-                f"target must hold classes 0..{self.num_classes - 1} or ignore_index "
-                f"{self.ignore_index}, got labels from {0 - negative:.0f} to {high:.0f}."
-            )
+        *noted, cells, sums, full = torch.cat([doubt.amax(0), state.double()[None]]).tolist()
+        refuse_doubtful(noted, dtype, self.num_classes, self.ignore_index)
         if full + max(cells, sums) >= SUM_LIMIT:
             raise OverflowError(
                 f"A sum would pass {SUM_LIMIT}; keep cases apart with num_cases or split the run."

@@ -1,0 +1,116 @@
+"""Which voxels count: regions by label and prediction, and regions by distance in mm.
+
+- ``"all"``: every voxel that is not ignored;
+- ``"label"``: labelled foreground, the papers' region, blind to false positives;
+- ``"union"``: labelled or predicted foreground;
+- ``"dilated"``: within ``dilated_mm`` of labelled foreground, the foreground included;
+- ``"boundary"``: within ``boundary_mm`` of a voxel with another label.
+
+Distances are those between centres of voxels, along the axes' own spacing.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+CODE_REGIONS = ("all", "label", "union")
+MASK_REGIONS = ("dilated", "boundary")
+REGIONS = CODE_REGIONS + MASK_REGIONS
+
+
+def check_regions(regions: Sequence[str], **margins: float) -> tuple[str, ...]:
+    """Return ``regions`` as a tuple.
+
+    Raises:
+        ValueError: If one is unknown or repeated, or a margin is not positive.
+    """
+    names = tuple(regions)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"regions must name each region once, got {names}.")
+    if unknown := [name for name in names if name not in REGIONS]:
+        raise ValueError(f"regions must be among {REGIONS}, got {unknown}.")
+    for name, value in margins.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be a positive distance in mm, got {value}.")
+    return names
+
+
+def code_slice(region: str, num_classes: int) -> slice:
+    """Return the voxel codes (:mod:`mbls.metrics.counting`) a region consists of."""
+    first = 0 if region not in ("label", "union") else 1
+    return slice(first, num_classes if region == "label" else num_classes + 1)
+
+
+def dilated_mask(labels: np.ndarray, spacing: Sequence[float], margin: float) -> np.ndarray:
+    """Return voxels at most ``margin`` mm from one labelled above 0, boolean."""
+    foreground = labels > 0
+    if not foreground.any():
+        return foreground
+    return distance_transform_edt(~foreground, sampling=spacing) <= margin
+
+
+def boundary_mask(
+    labels: np.ndarray, spacing: Sequence[float], margin: float, *, ignore_index: int = -100
+) -> np.ndarray:
+    """Return voxels at most ``margin`` mm from one with another label.
+
+    Ignored voxels are of no label: they make no boundary, and none runs through them.
+    """
+    ignored = labels == ignore_index
+    near = np.zeros(labels.shape, dtype=bool)
+    for label in np.unique(labels[~ignored]):
+        own = labels == label
+        inside = own | ignored
+        if inside.all():
+            continue
+        near |= own & (distance_transform_edt(inside, sampling=spacing) <= margin)
+    return near
+
+
+def region_masks(
+    target: Tensor,
+    spacing: Tensor | None,
+    regions: Sequence[str],
+    *,
+    dilated_mm: float,
+    boundary_mm: float,
+    ignore_index: int,
+) -> Tensor:
+    """Return the masks of the distance regions as bits, in the order of :data:`MASK_REGIONS`.
+
+    Args:
+        target: Labels ``(N, *S)``.
+        spacing: ``(N, len(S))`` in mm.
+        regions: Names; those that need no distance are passed over.
+        dilated_mm: Margin of ``"dilated"``.
+        boundary_mm: Margin of ``"boundary"``.
+        ignore_index: Label of voxels to leave out.
+
+    Returns:
+        float32 ``(N, 1, *S)``: the sum over the distance regions asked for, the ``i``-th of them
+        counting ``2**i``.
+
+    Raises:
+        ValueError: If ``spacing`` is missing, of another shape or not positive.
+    """
+    expected = (target.shape[0], target.ndim - 1)
+    if spacing is None or tuple(spacing.shape) != expected or not bool((spacing > 0).all()):
+        found = None if spacing is None else spacing.tolist()
+        raise ValueError(
+            f"Regions {[r for r in regions if r in MASK_REGIONS]} are measured in mm: pass spacing "
+            f"{expected} with positive voxel sizes, got {found}."
+        )
+    bits = torch.zeros(target.shape, dtype=torch.float32)
+    for n in range(target.shape[0]):
+        labels, step = target[n].cpu().numpy(), spacing[n].tolist()
+        masks = []
+        if "dilated" in regions:
+            masks.append(dilated_mask(labels, step, dilated_mm))
+        if "boundary" in regions:
+            masks.append(boundary_mask(labels, step, boundary_mm, ignore_index=ignore_index))
+        for bit, mask in enumerate(masks):
+            bits[n] += torch.from_numpy(mask.astype(np.float32)) * (1 << bit)
+    return bits[:, None].to(target.device)

@@ -1,0 +1,90 @@
+"""Regions measured in mm, on paper and against distances between all pairs of voxels."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mbls.metrics import CalibrationHistogram, estimate
+from mbls.metrics.regions import boundary_mask, dilated_mask
+
+
+def near(labels, spacing, margin, wanted):
+    """Voxels with a partner at most margin mm away for which wanted(own label, other's) holds."""
+    mask = np.zeros(labels.shape, dtype=bool)
+    places = list(itertools.product(*map(range, labels.shape)))
+    for a in places:
+        for b in places:
+            distance = sum(((i - j) * s) ** 2 for i, j, s in zip(a, b, spacing, strict=True)) ** 0.5
+            if distance <= margin and wanted(labels[a], labels[b]):
+                mask[a] = True
+    return mask
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (5, 4, 3)], ids=["2d", "3d"])
+def test_against_all_pairs(shape):
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 0, 0, 0, 1, 2, -100], size=shape)
+    spacing = (1.0, 2.5, 0.7)[: len(shape)]
+    expected = near(labels, spacing, 2.0, lambda own, other: other > 0)
+    np.testing.assert_array_equal(dilated_mask(labels, spacing, 2.0), expected)
+    expected = near(labels, spacing, 2.0, lambda a, b: a != b and a != -100 and b != -100)
+    np.testing.assert_array_equal(boundary_mask(labels, spacing, 2.0), expected)
+
+
+def test_a_line_on_paper_respects_spacing():
+    labels = np.array([[0, 0, 0, 0, 1, 1, 1, 1]])
+    assert dilated_mask(labels, (1, 1), 2)[0].tolist() == [False] * 2 + [True] * 6
+    assert dilated_mask(labels, (1, 2), 2)[0].tolist() == [False] * 3 + [True] * 5
+    assert boundary_mask(labels, (1, 1), 2)[0].tolist() == [False] * 2 + [True] * 4 + [False] * 2
+    assert boundary_mask(labels, (1, 3), 2)[0].tolist() == [False] * 8
+
+
+def test_without_foreground_or_with_one_label_there_is_nothing():
+    assert not dilated_mask(np.zeros((4, 4)), (1, 1), 9).any()
+    assert not boundary_mask(np.ones((4, 4)), (1, 1), 9).any()
+    assert not boundary_mask(np.array([[1, -100, 1]]), (1, 1), 9).any()
+
+
+def test_histogram_counts_what_the_masks_select():
+    regions = ("all", "boundary", "label", "dilated")
+    probs = torch.randn(2, 3, 11, 9, 6).mul(2).softmax(1)
+    target = torch.zeros(2, 11, 9, 6, dtype=torch.long)
+    target[0, 3:6, 3:6, 2:4] = 1
+    target[1, 5:, 2:7] = 2
+    target[:, 0] = -100
+    spacing = torch.tensor([[1.5, 1.5, 10], [1.25, 1.25, 4]])
+    options = {"regions": regions, "num_cases": 2, "unions": {"u": (1, 2)}}
+    histogram = CalibrationHistogram(3, **options, dilated_mm=4, boundary_mm=3)
+    index = torch.arange(2)
+    histogram.update(probs, target, spacing=spacing, index=index)
+    labels = target.numpy()
+    masks = {
+        "dilated": [dilated_mask(labels[n], spacing[n].tolist(), 4) for n in range(2)],
+        "boundary": [boundary_mask(labels[n], spacing[n].tolist(), 3) for n in range(2)],
+    }
+    for name, mask in masks.items():
+        outside = torch.from_numpy(~np.stack(mask))
+        plain = CalibrationHistogram(3, regions=("all",), num_cases=2, unions={"u": (1, 2)})
+        plain.update(probs, target.masked_fill(outside, -100), index=index)
+        position = regions.index(name)
+        assert torch.equal(histogram.cells[:, position], plain.cells[:, 0])
+        assert torch.equal(histogram.sums[:, position], plain.sums[:, 0])
+        assert 0 < histogram.sums[0, position, 0] < histogram.sums[0, 0, 0]
+    assert estimate(histogram.bins(), "ece", region="dilated", pooling="per_case")[1] == 2
+
+
+def test_2d_slices_and_missing_spacing():
+    histogram = CalibrationHistogram(2, regions=("boundary",))
+    probs = torch.full((2, 2, 5, 5), 0.5)
+    target = torch.zeros(2, 5, 5)
+    target[:, 2, 2] = 1
+    histogram.update(probs, target, spacing=torch.full((2, 2), 2.0))
+    assert histogram.sums[0, 0] == 2 * 9
+    with pytest.raises(ValueError, match=r"are measured in mm: pass spacing \(2, 2\)"):
+        histogram.update(probs, target)
+    with pytest.raises(ValueError, match="positive voxel sizes"):
+        histogram.update(probs, target, spacing=torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="boundary_mm must be a positive distance"):
+        CalibrationHistogram(2, boundary_mm=0)
