@@ -131,6 +131,26 @@ class CalibrationBins:
             ]
         return np.stack([np.asarray(p, dtype=np.float64) for p in parts])
 
+    def integers(self, region: str, n_bins: int, *, expected: bool = False) -> np.ndarray:
+        """Return what :meth:`table` holds as integers, which sum exactly over cases.
+
+        Returns:
+            int64 ``(cases, channels, n_bins, 3)``: voxels, hits, hits minus confidences in units
+            of 2**-30; with ``expected`` all three are in that unit.
+        """
+        check_n_bins(n_bins)
+        cells = self.truth if expected else self.cells
+        if cells is None:
+            raise ValueError("The expected histogram needs a posterior, and none was given.")
+        voxels, hits, confidence = np.moveaxis(cells[:, self.region(region)], -1, 0)
+        if expected:
+            gap = hits - confidence
+        else:
+            edges = np.concatenate([[0.0], grid_edges()[:-1]]) * FIXED_ONE
+            gap = hits * FIXED_ONE - (voxels * edges.astype(np.int64) + confidence)
+        per = GRID_BINS // n_bins
+        return np.stack([_merge(a, per) for a in (voxels, hits, gap)], axis=-1)
+
     def scores(self, region: str) -> dict[str, np.ndarray]:
         """Return by case: voxels, mean Brier score and mean NLL, and floored voxels."""
         voxels, brier, nll, floored = np.moveaxis(self.sums[:, self.region(region)], -1, 0)

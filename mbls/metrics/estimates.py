@@ -14,6 +14,7 @@ from mbls.metrics.calibration import (
     signed_error,
     under_error,
 )
+from mbls.metrics.floor import debiased_square, expected_error_floor
 
 Pooling = Literal["pooled", "per_case"]
 POOLINGS: tuple[Pooling, ...] = ("pooled", "per_case")
@@ -33,6 +34,8 @@ TOP_METRICS: dict[str, Estimator] = {
     "signed": signed_error,
     "over": over_error,
     "under": under_error,
+    "ece_floor": expected_error_floor,
+    "ece_debiased_square": debiased_square,
 }
 """Metrics of the top label."""
 CLASS_METRICS: dict[str, Estimator] = {
@@ -40,6 +43,8 @@ CLASS_METRICS: dict[str, Estimator] = {
     "cece_l2": expected_error_l2,
     "cace": average_error,
     "cmce": maximum_error,
+    "cece_floor": expected_error_floor,
+    "cece_debiased_square": debiased_square,
 }
 """Metrics of each class against the rest, averaged over classes."""
 SCORE_METRICS = ("brier", "nll")
@@ -74,16 +79,33 @@ def case_values(
     if metric in SCORE_METRICS:
         return bins.scores(region)[metric]
     expected = metric.startswith("true_")
-    name = metric.removeprefix("true_")
     table = bins.table(region, n_bins, expected=expected)
-    if name in TOP_METRICS:
-        return TOP_METRICS[name](*table[:, :, 0])
-    if name in CLASS_METRICS:
+    return table_values(bins, table, metric.removeprefix("true_"), region=region)
+
+
+def table_values(
+    bins: CalibrationBins, table: np.ndarray, metric: str, *, region: str = "all"
+) -> np.ndarray:
+    """Return one metric of a table of binned counts.
+
+    Args:
+        bins: Says which channels there are.
+        table: ``(3, ..., channels, n_bins)``, as :meth:`CalibrationBins.table` returns it.
+        metric: As :func:`case_values` takes it, without prefix; no score.
+        region: The region the table is of.
+
+    Returns:
+        float64 ``(...)``.
+
+    Raises:
+        ValueError: If the metric is unknown.
+    """
+    if metric in CLASS_METRICS:
         channels = class_channels(bins, region)
-        return CLASS_METRICS[name](*table[:, :, channels]).mean(-1)
-    base, _, channel = name.partition("/")
-    if base in TOP_METRICS and channel in bins.channels:
-        return TOP_METRICS[base](*table[:, :, bins.channels.index(channel)])
+        return CLASS_METRICS[metric](*table[..., channels, :]).mean(-1)
+    base, _, channel = metric.partition("/")
+    if base in TOP_METRICS and (channel or "top") in bins.channels:
+        return TOP_METRICS[base](*table[..., bins.channels.index(channel or "top"), :])
     raise ValueError(
         f"metric must be one of {(*TOP_METRICS, *CLASS_METRICS, *SCORE_METRICS)}, or one of the "
         f"first with '/' and a channel of {bins.channels}, got {metric!r}."

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 
 from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.bootstrap import drawn_values, interval, mean_of_draws, patient_weights
 from mbls.metrics.dice import dice_scores
-from mbls.metrics.estimates import POOLINGS, estimate
+from mbls.metrics.estimates import POOLINGS, Pooling, estimate
 
 SOUND_METRICS = (
     *("ece", "cece", "ece_l2", "cece_l2", "ace", "mce", "signed", "over", "under", "brier", "nll"),
+    *("ece_debiased_square", "cece_debiased_square"),
 )
 TRUE_METRICS = ("true_ece", "true_cece", "true_signed")
+FLOORED = ("ece", "cece")
+"""Metrics whose value for a calibrated model is stated beside them."""
 N_BINS = 15
 NOT_PROTOCOLS = ("meta", "dice", "hd95", "nsd")
 """Keys of ``metrics.json`` beside the protocols."""
@@ -47,18 +51,16 @@ def summarize(
     """
     _check(bins, dice_counts, cases, patients, meta)
     names = channel_names(bins, meta)
-    sound: dict[str, Any] = {}
-    for region in bins.regions:
-        known = TRUE_METRICS if bins.truth is not None else ()
-        metrics = {m: m for m in (*SOUND_METRICS, *known)}
-        metrics |= {f"ece/{names[c]}": f"ece/{c}" for c in bins.channels[1:]}
-        sound[region] = {
-            pooling: {
-                shown: entry(*estimate(bins, metric, region=region, pooling=pooling, n_bins=N_BINS))
-                for shown, metric in metrics.items()
-            }
-            for pooling in POOLINGS
+    known = TRUE_METRICS if bins.truth is not None else ()
+    metrics = {m: m for m in (*SOUND_METRICS, *known)}
+    metrics |= {f"ece/{names[c]}": f"ece/{c}" for c in bins.channels[1:]}
+    weights = patient_weights(patients) if len(set(patients)) > 1 else None
+    sound: dict[str, Any] = {
+        region: {
+            pooling: sound_entries(bins, metrics, weights, region, pooling) for pooling in POOLINGS
         }
+        for region in bins.regions
+    }
     return {
         "meta": {
             **meta,
@@ -68,31 +70,94 @@ def summarize(
             "floored_voxels": int(bins.sums[:, 0, 3].sum()),
         },
         "sound": sound,
-        "dice": dice_summary(dice_counts, [names[c] for c in bins.channels[1:]], bins.num_classes),
+        "dice": dice_summary(
+            dice_counts, [names[c] for c in bins.channels[1:]], bins.num_classes, weights
+        ),
     }
 
 
-def dice_summary(counts: np.ndarray, names: Sequence[str], num_classes: int) -> dict[str, Any]:
+def sound_entries(
+    bins: CalibrationBins,
+    metrics: Mapping[str, str],
+    weights: np.ndarray | None,
+    region: str,
+    pooling: Pooling,
+) -> dict[str, Any]:
+    """Return the entries of one region and pooling, with intervals and noise floors.
+
+    Args:
+        bins: Histogram that keeps cases apart.
+        metrics: Names of the estimators by the names shown.
+        weights: Draws of patients, or None where there are too few.
+        region: Which voxels.
+        pooling: Over voxels or over cases.
+    """
+
+    def value(metric: str) -> tuple[float, int]:
+        return estimate(bins, metric, region=region, pooling=pooling, n_bins=N_BINS)
+
+    entries = {shown: entry(*value(metric)) for shown, metric in metrics.items()}
+    for shown, metric in metrics.items():
+        base, slash, channel = metric.partition("/")
+        if base in FLOORED:
+            entries[shown]["floor"] = value(f"{base}_floor{slash}{channel}")[0]
+    if weights is not None:
+        settings: dict[str, Any] = {"region": region, "pooling": pooling, "n_bins": N_BINS}
+        drawn = drawn_values(bins, list(metrics.values()), weights, **settings)
+        for shown, metric in metrics.items():
+            _set_interval(entries[shown], drawn[metric])
+    return entries
+
+
+def _set_interval(cell: dict[str, Any], drawn: np.ndarray) -> None:
+    if (limits := interval(drawn)) is not None and not np.isnan(cell["value"]):
+        cell["low"], cell["high"] = limits
+
+
+def dice_summary(
+    counts: np.ndarray, names: Sequence[str], num_classes: int, weights: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return the mean Dice of each structure, and their mean over foreground classes.
 
     A structure whose label is absent from a case is left out there; ``n_absent`` says how often,
     and ``n_false`` how often it was predicted all the same.
     """
     scores = dice_scores(counts)
+    result = structure_means(scores, names, num_classes, weights)
+    for column, name in enumerate(names):
+        absent = counts[:, column, 2] == 0
+        result[name]["n_absent"] = int(absent.sum())
+        result[name]["n_false"] = int((absent & (counts[:, column, 1] > 0)).sum())
+    return result
+
+
+def structure_means(
+    scores: np.ndarray, names: Sequence[str], num_classes: int, weights: np.ndarray | None
+) -> dict[str, Any]:
+    """Return the mean over cases of each column of ``(cases, structures)``, and their mean.
+
+    Columns are classes, background first, then unions; ``"mean"`` averages the foreground classes'
+    means. NaN is left out.
+    """
+    known = ~np.isnan(scores)
+    one = mean_of_draws(scores, np.ones((1, len(scores))))
+    drawn = None if weights is None else mean_of_draws(scores, weights)
     result: dict[str, Any] = {}
     for column, name in enumerate(names):
-        kept = scores[:, column][~np.isnan(scores[:, column])]
-        absent = counts[:, column, 2] == 0
-        result[name] = {
-            **entry(float(kept.mean()) if kept.size else float("nan"), int(kept.size)),
-            "n_absent": int(absent.sum()),
-            "n_false": int((absent & (counts[:, column, 1] > 0)).sum()),
-        }
-    foreground = [result[name]["value"] for name in names[1:num_classes]]
-    present = [value for value in foreground if not np.isnan(value)]
-    mean = float(np.mean(present)) if present else float("nan")
-    result["mean"] = entry(mean, int((~np.isnan(scores[:, 1:num_classes])).any(1).sum()))
+        result[name] = entry(float(one[0, column]), int(known[:, column].sum()))
+        if drawn is not None:
+            _set_interval(result[name], drawn[:, column])
+    cases = int(known[:, 1:num_classes].any(1).sum())
+    result["mean"] = entry(float(_row_means(one[:, 1:num_classes])[0]), cases)
+    if drawn is not None:
+        _set_interval(result["mean"], _row_means(drawn[:, 1:num_classes]))
     return result
+
+
+def _row_means(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
 def channel_names(bins: CalibrationBins, meta: Mapping[str, Any]) -> dict[str, str]:

@@ -36,7 +36,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     )
     for heading in ("metric", "protocol", "region", "pooling"):
         table.add_column(heading)
-    for heading in ("value", "95 % interval", "cases"):
+    for heading in ("value", "95 % interval", "noise floor", "cases"):
         table.add_column(heading, justify="right")
     for name, cell in metrics["dice"].items():
         if name == meta["class_names"][0]:
@@ -88,9 +88,10 @@ def caption(metrics: Mapping[str, Any]) -> str:
     return text
 
 
-def _numbers(cell: Mapping[str, Any]) -> tuple[str, str]:
+def _numbers(cell: Mapping[str, Any]) -> tuple[str, str, str]:
     low, high = _shown(cell["low"]), _shown(cell["high"])
-    return _shown(cell["value"]), f"{low} to {high}" if cell["low"] is not None else ""
+    between = f"{low} to {high}" if cell["low"] is not None else ""
+    return _shown(cell["value"]), between, _shown(cell["floor"]) if cell["floor"] else ""
 
 
 def _shown(value: float | None) -> str:
