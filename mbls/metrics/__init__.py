@@ -1,5 +1,6 @@
 """Metrics: one exact histogram under all calibration metrics, overlap and surface distances."""
 
+from mbls.metrics.adaptive import adaptive_error, thresholded_error
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.calibration import (
     average_error,
@@ -12,6 +13,9 @@ from mbls.metrics.calibration import (
 from mbls.metrics.counting import NLL_FLOOR
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values, estimate
+from mbls.metrics.fine import FineHistogram
+from mbls.metrics.fine_scalars import AdaptiveCalibrationError, SmoothCalibrationError
+from mbls.metrics.floor import debiased_square, expected_error_floor
 from mbls.metrics.histogram import CalibrationHistogram
 from mbls.metrics.regions import REGIONS
 from mbls.metrics.results import Results, load_results, write_results
@@ -23,11 +27,13 @@ from mbls.metrics.scalars import (
     MaximumCalibrationError,
     NegativeLogLikelihood,
 )
+from mbls.metrics.smooth import smooth_error, smoothed_error
 from mbls.metrics.summary import from_bins
 
 __all__ = [
     "NLL_FLOOR",
     "REGIONS",
+    "AdaptiveCalibrationError",
     "AverageCalibrationError",
     "BrierScore",
     "CalibrationBins",
@@ -35,19 +41,27 @@ __all__ = [
     "ClasswiseCalibrationError",
     "DiceScore",
     "ExpectedCalibrationError",
+    "FineHistogram",
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "Results",
+    "SmoothCalibrationError",
+    "adaptive_error",
     "average_error",
     "case_values",
+    "debiased_square",
     "dice_scores",
     "estimate",
     "expected_error",
+    "expected_error_floor",
     "from_bins",
     "load_results",
     "maximum_error",
     "over_error",
     "signed_error",
+    "smooth_error",
+    "smoothed_error",
+    "thresholded_error",
     "under_error",
     "write_results",
 ]

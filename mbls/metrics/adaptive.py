@@ -1,0 +1,52 @@
+"""Errors of equal-mass bins, from the fine grid: adaptive ECE and thresholded ACE."""
+
+import numpy as np
+
+from mbls.metrics.calibration import expected_error
+
+
+def equal_mass_bins(table: np.ndarray, n_bins: int) -> np.ndarray:
+    """Sum ordered cells to bins of equal counts.
+
+    A cell that two bins share is split in proportion: its voxels are taken for alike. So a bin's
+    edge is off by at most the width of a cell (0.0025), and among equal confidences, which no edge
+    can part, hits are shared out evenly.
+
+    Args:
+        table: ``(3, cells)``: voxels, hits, summed confidences.
+        n_bins: Number of bins.
+
+    Returns:
+        float64 ``(3, n_bins)``.
+    """
+    cumulated = np.concatenate([np.zeros((3, 1)), np.cumsum(table, axis=1)], axis=1)
+    edges = np.linspace(0, cumulated[0, -1], n_bins + 1)
+    return np.diff([np.interp(edges, cumulated[0], row) for row in cumulated], axis=1)
+
+
+def adaptive_error(table: np.ndarray, *, n_bins: int = 15) -> float:
+    """Return the expected error over equal-mass bins (Nguyen and O'Connor 2015); NaN if empty."""
+    if table[0].sum() == 0:
+        return float("nan")
+    return float(expected_error(*equal_mass_bins(table, n_bins)))
+
+
+def thresholded_error(tables: np.ndarray, *, threshold: float = 0.01, n_bins: int = 15) -> float:
+    """Return TACE (Nixon et al. 2019, arXiv:1904.01685).
+
+    For each class the probabilities above ``threshold`` go into equal-mass bins, weighted by the
+    kept counts; the mean over classes that keep any. A cell counts as above if its mean confidence
+    is.
+
+    Args:
+        tables: ``(3, classes, cells)``.
+        threshold: Probabilities up to it are left out.
+        n_bins: Number of bins.
+    """
+    errors = []
+    for table in np.moveaxis(tables, 1, 0):
+        mean = table[2] / np.maximum(table[0], 1)
+        kept = table[:, mean > threshold]
+        if kept[0].sum() > 0:
+            errors.append(adaptive_error(kept, n_bins=n_bins))
+    return float(np.mean(errors)) if errors else float("nan")

@@ -1,0 +1,148 @@
+r"""The fine grid: 4096 cells in log-odds, for what 60 bins cannot give.
+
+Cell ``i`` of 1..4094 holds the probabilities whose log-odds lie in an interval of width
+:math:`40/4094`, from -20 to 20; cells 0 and 4095 hold those outside. A cell is at most 0.0025 wide
+in probability, less towards 0 and 1. Its mean confidence is kept exactly, so a quantity computed
+from the cells differs from that of the single voxels only by where inside a cell a voxel lay.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mbls.metrics.counting import union_probs
+from mbls.metrics.facts import new_doubt, read_piece, refuse_doubtful
+from mbls.metrics.fixed_point import FIXED_ONE, negative_log, to_fixed
+from mbls.metrics.regions import CODE_REGIONS
+from mbls.metrics.settings import settings_digest
+from mbls.metrics.voxels import check_shapes, check_unions, pieces
+
+FINE_CELLS = 4096
+_LIMIT = 20.0
+_SMALLEST = 1e-30
+# Label and prediction: background right, false foreground, labelled foreground, ignored.
+_PARTS = 4
+_REGION_PARTS = {"all": [0, 1, 2], "label": [2], "union": [1, 2]}
+_SHIFT = 47
+_LOW = (1 << _SHIFT) - 1
+
+
+def fine_cells(probs: Tensor) -> Tensor:
+    """Return the cell of each probability, int64, shape of ``probs``; NaN may be anywhere."""
+    odds = negative_log((1 - probs).clamp_(_SMALLEST, 1))
+    odds.sub_(negative_log(probs.clamp(_SMALLEST, 1)))
+    cells = (odds + _LIMIT).mul_((FINE_CELLS - 2) / (2 * _LIMIT)).floor_().add_(1)
+    return cells.nan_to_num_(0.0).clamp_(0, FINE_CELLS - 1).to(torch.int64)
+
+
+class FineHistogram(Metric):
+    """Count probabilities into the fine grid, over all voxels together.
+
+    The state ``cells`` is int64 ``(regions, channels, 4096, 3)``: voxels, hits and summed
+    confidences in units of 2**-30; channels are the top label, the classes and the unions. Like
+    :class:`mbls.metrics.CalibrationHistogram` it does not depend on batching, order or processes.
+
+    Args:
+        num_classes: Number of classes, background included.
+        unions: Named sets of classes.
+        regions: Among ``"all"``, ``"label"`` and ``"union"``.
+        ignore_index: Label of voxels to leave out.
+        kwargs: Settings of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: For unknown regions or malformed unions.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+
+    cells: Tensor
+    settings: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        unions: Mapping[str, Sequence[int]] | None = None,
+        regions: Sequence[str] = CODE_REGIONS,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.unions = check_unions(num_classes, unions)
+        self.regions = tuple(regions)
+        if not self.regions or (unknown := [r for r in self.regions if r not in _REGION_PARTS]):
+            raise ValueError(f"regions must be among {tuple(_REGION_PARTS)}, got {unknown}.")
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        channels = 1 + num_classes + len(self.unions)
+        zeros = torch.zeros(len(self.regions), channels, FINE_CELLS, 3, dtype=torch.int64)
+        self.add_state("cells", zeros, dist_reduce_fx="sum")
+        digest = settings_digest("fine", num_classes, self.unions, self.regions, ignore_index)
+        self.add_state("settings", digest, dist_reduce_fx="max")
+
+    def update(
+        self,
+        probs: Tensor,
+        target: Tensor,
+        *,
+        spacing: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> None:
+        """Add probabilities ``(N, C, *S)`` and labels ``(N, *S)``; what is refused changes nothing.
+
+        Raises:
+            TypeError: If dtypes are not floats and labels.
+            ValueError: If shapes do not match, rows are no distributions or labels no classes.
+        """
+        del spacing, index
+        target = check_shapes(probs, target, self.num_classes)
+        doubt = new_doubt(probs.device)
+        counted = self.cells.new_zeros(self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
+        for piece, labels in pieces([probs, target[:, None]], self.num_classes):
+            self._count(counted, piece, labels, doubt)
+        refuse_doubtful(doubt.tolist(), probs.dtype, self.num_classes, self.ignore_index)
+        counted = counted.unflatten(1, (_PARTS, 2))
+        for position, region in enumerate(self.regions):
+            missed, hit = counted[:, _REGION_PARTS[region]].sum(1).unbind(1)
+            voxels, confidence = (missed + hit).unbind(-1)
+            self.cells[position] += torch.stack([voxels, hit[..., 0], confidence], -1)
+
+    def _count(self, counted: Tensor, probs: Tensor, target: Tensor, doubt: Tensor) -> None:
+        facts = read_piece(probs, target, self.ignore_index, doubt)
+        unions = tuple(self.unions.values())
+        values = torch.cat([facts.top[None], facts.probs, union_probs(facts.probs, unions)])
+        labels = facts.labels
+        hits = [1 - facts.missed, *[(labels == k).float() for k in range(self.num_classes)]]
+        hits += [torch.stack([hits[1 + k] for k in members]).sum(0) for members in unions]
+        foreground = labels.clamp_max(1)
+        part = torch.maximum(foreground * 2, facts.guess.nan_to_num(0.0))
+        part = torch.maximum(part, facts.ignored * (_PARTS - 1))
+        group = torch.add(torch.stack(hits).nan_to_num_(0.0), part, alpha=2).to(torch.int64)
+        cells = fine_cells(values).add_(group, alpha=FINE_CELLS)
+        packed = cells.new_zeros(len(values), _PARTS * 2 * FINE_CELLS)
+        packed.scatter_add_(1, cells, to_fixed(values).add_(1 << _SHIFT))
+        counted[..., 0] += (packed >> _SHIFT).view(counted.shape[:-1])
+        counted[..., 1] += (packed & _LOW).view(counted.shape[:-1])
+
+    def table(self, region: str) -> np.ndarray:
+        """Return one region's voxels, hits and confidences, float64 ``(3, channels, 4096)``.
+
+        Raises:
+            ValueError: If the region was not counted.
+        """
+        if region not in self.regions:
+            raise ValueError(
+                f"region must be one of those counted, {self.regions}, got {region!r}."
+            )
+        cells = self.cells[self.regions.index(region)].cpu().numpy()
+        voxels, hits, confidence = np.moveaxis(cells, -1, 0).astype(np.float64)
+        return np.stack([voxels, hits, confidence / FIXED_ONE])
+
+    def compute(self) -> Any:
+        """Return the table of the first region."""
+        return self.table(self.regions[0])

@@ -1,0 +1,169 @@
+"""The fine grid and what is computed from it, against the single voxels and published values."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mbls.metrics import (
+    AdaptiveCalibrationError,
+    FineHistogram,
+    SmoothCalibrationError,
+    smooth_error,
+    smoothed_error,
+    thresholded_error,
+)
+from mbls.metrics.adaptive import equal_mass_bins
+from mbls.metrics.fine import FINE_CELLS, fine_cells
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics_extra.npz")
+
+
+def overconfident(voxels=40_000, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(voxels, classes, generator=generator) * 2
+    target = torch.distributions.Categorical(logits=logits).sample()
+    return (logits * 1.5).softmax(1), target
+
+
+def table_of(confidence, hits):
+    """A table with one cell a voxel, ordered: what a grid without width would hold."""
+    order = np.argsort(confidence, kind="stable")
+    return np.stack([np.ones(len(order)), hits[order], confidence[order]])
+
+
+def top(probs, target):
+    confidence, predicted = probs.double().max(1)
+    return confidence.numpy(), (predicted == target).double().numpy()
+
+
+def test_cells_are_ordered_narrow_and_cover_everything():
+    probs = torch.cat([torch.linspace(0, 1, 100_001), torch.logspace(-44, -1, 1000)]).sort()[0]
+    cells = fine_cells(probs)
+    assert cells[0] == 0
+    assert cells[-1] == FINE_CELLS - 1
+    assert (cells.diff() >= 0).all()
+    for cell in (1, 700, 2048, 4000):
+        inside = probs[cells == cell]
+        if len(inside):
+            assert inside.max() - inside.min() <= 0.0025
+    assert fine_cells(torch.tensor([0.5])).item() == FINE_CELLS // 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_are_those_of_the_voxels_for_any_split(dtype):
+    probs, target = overconfident(3000)
+    probs = probs.to(dtype)
+    target[::7] = -100
+    whole, parts = (FineHistogram(3, unions={"u": (1, 2)}) for _ in range(2))
+    whole.update(probs, target)
+    for order in torch.randperm(3000).split(700):
+        parts.update(probs[order], target[order])
+    assert torch.equal(whole.cells, parts.cells)
+    predicted = probs.argmax(1)
+    both = probs[:, 1] + probs[:, 2]
+    for region, mask in {
+        "all": target >= 0,
+        "label": target > 0,
+        "union": (target >= 0) & ((target > 0) | (predicted > 0)),
+    }.items():
+        count, hits, confidence = whole.table(region).sum(-1)
+        assert (count == mask.sum().item()).all()
+        expected = [(predicted == target), *[target == k for k in range(3)], target > 0]
+        assert hits.tolist() == [(e & mask).sum().item() for e in expected]
+        summed = [probs.amax(1), *probs.T, both]
+        np.testing.assert_allclose(
+            confidence, [s.double()[mask].sum() for s in summed], atol=3000 * 2**-31
+        )
+
+
+def test_adaptive_error_is_that_of_sorted_voxels():
+    probs, target = overconfident()
+    metric = AdaptiveCalibrationError(3)
+    metric.update(probs, target)
+    confidence, hits = top(probs, target)
+    order = np.argsort(confidence)
+    gaps = [abs(np.sum(hits[b] - confidence[b])) for b in np.array_split(order, 15)]
+    assert metric.compute().item() == pytest.approx(sum(gaps) / len(order), rel=0.01)
+
+
+def test_thresholded_error_keeps_what_is_above():
+    probs, target = overconfident()
+    metric = AdaptiveCalibrationError(3, threshold=0.01)
+    metric.update(probs, target)
+    errors = []
+    for k in range(3):
+        p, hit = probs[:, k].double().numpy(), (target == k).double().numpy()
+        p, hit = p[probs[:, k].numpy() > 0.01], hit[probs[:, k].numpy() > 0.01]
+        order = np.argsort(p)
+        gaps = [abs(np.sum(hit[b] - p[b])) for b in np.array_split(order, 15)]
+        errors.append(sum(gaps) / len(order))
+    assert metric.compute().item() == pytest.approx(np.mean(errors), rel=0.02)
+
+
+def test_equal_mass_on_paper():
+    table = np.array([[1.0, 3.0], [0.0, 3.0], [0.1, 2.4]])
+    expected = [[2, 2], [1, 3 - 1], [0.1 + 0.8, 1.6]]
+    np.testing.assert_allclose(equal_mass_bins(table, 2), expected)
+    one = equal_mass_bins(np.array([[9.0], [3.0], [9.0]]), 3)  # saturated: hits shared out evenly
+    np.testing.assert_allclose(one, [[3, 3, 3], [1, 1, 1], [3, 3, 3]])
+
+
+def cells_of(confidence, hits):
+    probs = torch.from_numpy(np.stack([1 - confidence, confidence], 1))
+    histogram = FineHistogram(2, regions=("all",))
+    histogram.update(probs, torch.from_numpy(hits).long())
+    return histogram.table("all")[:, 2]
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_published_smooth_error(case):
+    table = cells_of(GOLDEN[f"smece_f_{case}"], GOLDEN[f"smece_y_{case}"])
+    published = {"rtol": 0.005, "atol": 2e-4}
+    stored = GOLDEN[f"smece_{case}__smece_sigma_0p05"]
+    np.testing.assert_allclose(smoothed_error(table, 0.05), stored, **published)
+    value = smooth_error(table)
+    np.testing.assert_allclose(value, GOLDEN[f"smece_{case}__sigma"], atol=1.1e-3)
+    np.testing.assert_allclose(value, GOLDEN[f"smece_{case}__smece"], atol=1.1e-3)
+    assert smoothed_error(table, value) == pytest.approx(value, abs=1e-6)
+
+
+def test_smooth_error_against_the_integral():
+    confidence, hits = GOLDEN["smece_f_0"], GOLDEN["smece_y_0"]
+    width, points = 0.08, (np.arange(2000) + 0.5) / 2000
+    kernel = sum(
+        np.exp(-np.square(points[:, None] - image) / (2 * width**2))
+        for shift in (-2, 0, 2)
+        for image in (confidence + shift, shift - confidence)
+    ) / (width * np.sqrt(2 * np.pi))
+    direct = np.abs((kernel * (confidence - hits)).mean(1)).mean()
+    exact = table_of(confidence, hits)
+    assert smoothed_error(exact, width) == pytest.approx(direct, rel=1e-4)
+    assert smoothed_error(cells_of(confidence, hits), width) == pytest.approx(direct, rel=5e-3)
+
+
+def test_scalars_and_limits():
+    for empty in (SmoothCalibrationError(2), AdaptiveCalibrationError(2)):
+        empty.update(torch.tensor([[0.1, 0.9]]), torch.tensor([-100]))
+        assert np.isnan(empty.compute().item())
+    metric = SmoothCalibrationError(2)  # one residual of 0.9, whose kernel has integral one
+    metric.update(torch.tensor([[0.1, 0.9]]).expand(1000, 2), torch.zeros(1000))
+    assert metric.compute().item() == pytest.approx(0.9, abs=1e-6)
+    assert np.isnan(thresholded_error(np.zeros((3, 2, 5))))
+    with pytest.raises(ValueError, match="threshold must be in"):
+        AdaptiveCalibrationError(2, threshold=1.0)
+    with pytest.raises(ValueError, match="regions must be among"):
+        FineHistogram(2, regions=("boundary",))
+    with pytest.raises(ValueError, match=r"those counted, \('all',\), got 'label'"):
+        FineHistogram(2, regions=("all",)).table("label")
+
+
+def test_what_is_refused_changes_nothing():
+    metric = FineHistogram(2)
+    for bad in (torch.tensor([[torch.nan, 1.0]]), torch.tensor([[0.9, 0.9]])):
+        with pytest.raises(ValueError, match="sum to 1"):
+            metric.update(bad, torch.tensor([0]))
+    with pytest.raises(ValueError, match="labels from 0 to 2"):
+        metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([2]))
+    assert metric.cells.sum() == 0
