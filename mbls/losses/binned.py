@@ -164,4 +164,4 @@ class BinnedCalibrationLoss(Loss):
 
 def _rows(values: Tensor) -> Tensor:
     """Make a row of every image and class: ``(N, C, *S)`` to ``(N * C, V)``."""
-    return values.flatten(2).flatten(0, 1)
+    return values.flatten(2).flatten(0, 1).contiguous()

@@ -15,8 +15,8 @@ class LabelSmoothingLoss(Loss):
     Formula: mean_v -(1 - alpha) log p_y - alpha mean_k log p_k
     Paper: Szegedy et al., CVPR 2016, arXiv:1512.00567; Mueller et al., NeurIPS 2019
 
-    The share is spread over all C classes. A share a spread over the C - 1 wrong ones alone, as some
-    papers do, is ``alpha = a * C / (C - 1)`` here.
+    The share is spread over all C classes. A share a spread over the C - 1 wrong ones alone, as
+    some papers do, is ``alpha = a * C / (C - 1)`` here.
 
     Args:
         alpha: Share of the target that is spread, in [0, 1].

@@ -1,0 +1,78 @@
+"""Every loss there is to test: each configuration, and variants that no configuration has."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from mbls import losses
+from mbls.losses import Loss
+
+CONFIGS = {
+    path.stem: path
+    for path in sorted(Path(__file__).parents[2].glob("experiments/configs/loss/*.yaml"))
+}
+VARIANTS = {
+    "mbls_l2": ("mbls", {"norm": "l2", "margin": 1.0}),
+    "mbls_tight": ("mbls", {"margin": 0.5}),
+    "nacl_gaussian_probs": ("nacl", {"kernel": "gaussian", "on": "probs", "border": "replicate"}),
+    "nacl_monai": ("nacl", {"border": "monai", "distance": "l2"}),
+    "nacl_monai_gaussian": ("nacl", {"border": "monai", "kernel": "gaussian", "sigma": 0.7}),
+    "focal_half": ("focal", {"gamma": 0.5}),
+    "mdca_image": ("mdca", {"scope": "image"}),
+    "acls_raw": ("acls", {"positive": "raw", "margin": 1.0}),
+    "acls_tight": ("acls", {"margin": 1.0}),
+}
+NAMES = [*CONFIGS, *VARIANTS]
+BINARY = {"unified_focalpp"}
+
+
+def loss_config(name: str, **changes: Any) -> dict[str, Any]:
+    """Return a loss's configuration; the changes go to every nested loss that has the argument."""
+    base, variant = VARIANTS.get(name, (name, {}))
+    config = yaml.safe_load(CONFIGS[base].read_text())["model"]["loss"]
+    config["init_args"] |= variant
+    _change(config, changes)
+    return config
+
+
+def build(name: str, **changes: Any) -> Loss:
+    """Build a loss; the configurations' own parser is tested once a file, it is slow."""
+    return _instantiate(loss_config(name, **changes))
+
+
+def classes(name: str) -> int:
+    return 2 if name in BINARY else 4
+
+
+def batch(
+    name: str, space: tuple[int, ...] = (5, 6), n: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels in which every class occurs, where there is room."""
+    C = classes(name)
+    logits = 3 * torch.randn(n, C, *space, dtype=dtype)
+    target = torch.randint(C, (n, *space))
+    target.flatten()[: min(C, target.numel())] = torch.arange(C)[: target.numel()]
+    return logits, target
+
+
+def _instantiate(node: Any) -> Any:
+    if isinstance(node, dict):
+        made = {key: _instantiate(value) for key, value in node.items()}
+        if "class_path" in node:
+            return getattr(losses, node["class_path"].rpartition(".")[2])(**made["init_args"])
+        return made
+    return [_instantiate(value) for value in node] if isinstance(node, list) else node
+
+
+def _change(node: Any, changes: dict[str, Any]) -> None:
+    if isinstance(node, dict):
+        for key in node.keys() & changes.keys():
+            node[key] = changes[key]
+        for value in node.values():
+            _change(value, changes)
+    elif isinstance(node, list):
+        for value in node:
+            _change(value, changes)
