@@ -1,6 +1,7 @@
 """LightningCLI for fit, validate, test and predict, from layered ``--config`` files."""
 
 import itertools
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -111,14 +112,16 @@ def _with_names(args: list[str], names: dict[str, str]) -> list[str]:
 
 
 def _quieten() -> None:
-    """Silence what a user can do nothing about."""
+    """Silence what a user can do nothing about, and lightning's advice and device listing."""
     for text in (
         ".*does not have many workers.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*The number of training batches.*",
-        ".*experiment logs directory.*",
+        ".*LightningCLI's args parameter is intended.*",
     ):
         warnings.filterwarnings("ignore", message=text)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
 
 
 def main(args: list[str]) -> int:

@@ -1,0 +1,83 @@
+"""Layered configurations: each choice resolves to what its file says, whatever was chosen before."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mbls.choices import choices, choose, compose, config_folder
+from mbls.commands.lightning import FACTS, command_line
+
+LINKED = {target.rpartition(".")[2] for targets in FACTS.values() for target in targets}
+
+
+def resolve(capsys: pytest.CaptureFixture[str], files: list[Path]) -> dict[str, Any]:
+    """Parse layered files with the real command line, and return what it would run."""
+    words = [word for file in files for word in ("--config", str(file))]
+    with pytest.raises(SystemExit) as stop:
+        command_line(["fit", *words, "--print_config"])
+    assert not stop.value.code
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def stated(kind: str, name: str) -> dict[str, Any]:
+    content = yaml.safe_load(choose(kind, name).read_text())
+    return content["data"] if kind == "data" else content["model"][kind]
+
+
+def files_for(**chosen: str) -> list[Path]:
+    defaults = {"dataset": "acdc", "loss": "ce", "network": "unet", "preset": "quick"}
+    return compose(**(defaults | chosen))
+
+
+@pytest.mark.parametrize("kind", ["loss", "network"])
+def test_a_later_choice_leaves_nothing_of_an_earlier_one(
+    capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    names = choices(kind)
+    assert names, f"no {kind} in {config_folder()}"
+    for before, name in itertools.pairwise([*names, names[0]]):
+        found = resolve(capsys, [*files_for(**{kind: before}), choose(kind, name)])["model"][kind]
+        for key in LINKED & set(found["init_args"]) - set(stated(kind, name)["init_args"]):
+            del found["init_args"][key]
+        assert found == stated(kind, name), f"{name} after {before}"
+
+
+@pytest.mark.parametrize("dataset", choices("data"))
+@pytest.mark.parametrize("preset", choices("trainer"))
+def test_a_preset_changes_what_it_says_and_the_rest_stays(
+    capsys: pytest.CaptureFixture[str], dataset: str, preset: str
+) -> None:
+    found = resolve(capsys, files_for(dataset=dataset, preset=preset))["data"]
+    expected = dict(stated("data", dataset)["init_args"])
+    overlay = choose("data", dataset).with_name(f"{dataset}.{preset}.yaml")
+    changes = yaml.safe_load(overlay.read_text())["data"]["init_args"] if overlay.exists() else {}
+    assert set(changes) <= set(expected), "an overlay names what the dataset's file states"
+    del expected["seed"]  # linked from seed_everything
+    found["init_args"].pop("seed", None)
+    assert found["init_args"] == expected | changes
+
+
+@pytest.mark.parametrize("file", ["base.yaml", "trainer/quick.yaml", "trainer/paper.yaml"])
+def test_shared_files_name_no_loss_and_no_network(file: str) -> None:
+    content = yaml.safe_load((config_folder() / file).read_text())
+    assert not {"loss", "network"} & set(content.get("model", {}))
+    assert "data" not in content
+
+
+def test_the_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+    files = files_for(loss="mbls", network="unet_paper", preset="paper")
+    found = resolve(capsys, files)
+    assert found["trainer"]["max_epochs"] == 100
+    assert found["model"]["optimizer"]["class_path"] == "torch.optim.Adam"
+    assert found["model"]["optimizer"]["init_args"]["lr"] == 1e-3
+    scheduler = found["model"]["scheduler"]
+    assert scheduler["class_path"].endswith("StepLR")
+    assert (scheduler["init_args"]["step_size"], scheduler["init_args"]["gamma"]) == (50, 0.1)
+    assert found["data"]["init_args"]["batch_size"] == 4
+    assert found["data"]["init_args"]["patch_size"] == [192, 192]
+    assert set(found["data"]["init_args"]["augmentation"].values()) == {0.0}
+    loss = found["model"]["loss"]["init_args"]
+    assert (loss["margin"], loss["alpha"]) == (5.0, 0.1)
