@@ -12,9 +12,10 @@ OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$
   $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
   $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
   $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
+  $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
   $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-  $(if $(PRESET),--preset $(PRESET))
+  $(if $(PRESET),--preset $(PRESET)) $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
 NETWORK_NOW = $(or $(NETWORK),$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet))
@@ -31,6 +32,7 @@ help:  ## Show the targets, the variables and what they can be
 	  printf '  %-12s %s\n' "$${kind#*:}" "$$(ls experiments/configs/$${kind%%:*} | sed -n 's/^\([^.]*\)\.yaml$$/\1/p' | tr '\n' ' ')"; done
 	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
 	@echo "  SEED FOLD EPOCHS BATCH_SIZE DEVICES NODES ACCELERATOR PRECISION"
+	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
