@@ -17,6 +17,7 @@ from mbls.metrics.fine import FineHistogram
 from mbls.metrics.fine_scalars import AdaptiveCalibrationError, SmoothCalibrationError
 from mbls.metrics.floor import debiased_square, expected_error_floor
 from mbls.metrics.histogram import CalibrationHistogram
+from mbls.metrics.protocols import PROTOCOLS, Protocol, protocol_values
 from mbls.metrics.regions import REGIONS
 from mbls.metrics.results import Results, load_results, write_results
 from mbls.metrics.scalars import (
@@ -29,9 +30,11 @@ from mbls.metrics.scalars import (
 )
 from mbls.metrics.smooth import smooth_error, smoothed_error
 from mbls.metrics.summary import from_bins
+from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 
 __all__ = [
     "NLL_FLOOR",
+    "PROTOCOLS",
     "REGIONS",
     "AdaptiveCalibrationError",
     "AverageCalibrationError",
@@ -42,8 +45,11 @@ __all__ = [
     "DiceScore",
     "ExpectedCalibrationError",
     "FineHistogram",
+    "HausdorffDistance95",
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
+    "NormalizedSurfaceDice",
+    "Protocol",
     "Results",
     "SmoothCalibrationError",
     "adaptive_error",
@@ -58,6 +64,7 @@ __all__ = [
     "load_results",
     "maximum_error",
     "over_error",
+    "protocol_values",
     "signed_error",
     "smooth_error",
     "smoothed_error",

@@ -17,6 +17,7 @@ from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values
 from mbls.metrics.histogram import CalibrationHistogram
 from mbls.metrics.summary import N_BINS, channel_names, load_bins, save_bins, summarize
+from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def write_results(
     cases: Sequence[str],
     patients: Sequence[str],
     meta: Mapping[str, Any],
+    hd95: HausdorffDistance95 | None = None,
+    nsd: NormalizedSurfaceDice | None = None,
 ) -> dict[str, Any]:
     """Write a test run's files and return the content of ``metrics.json``.
 
@@ -58,6 +61,8 @@ def write_results(
         patients: Patient of each case.
         meta: At least ``dataset`` (str), ``origin`` (``"real"`` or ``"phantom"``) and
             ``class_names``; JSON values only.
+        hd95: Hausdorff distances of the same cases, if measured.
+        nsd: Surface Dice of the same cases, if measured.
 
     Raises:
         ValueError: If numbers of cases differ or ``meta`` lacks a name.
@@ -65,11 +70,19 @@ def write_results(
     from mbls.plots import reliability_figure, save_figure
 
     bins, counts = histogram.bins(), dice.counts.cpu().numpy()
-    metrics = summarize(bins, counts, cases=cases, patients=patients, meta=meta)
+    measured = {"hd95": hd95, "nsd": nsd}
+    surfaces = {name: m.scores() for name, m in measured.items() if m is not None}
+    about: dict[str, Any] = {
+        "cases": cases,
+        "patients": patients,
+        "meta": meta,
+        "surfaces": surfaces,
+    }
+    metrics = summarize(bins, counts, **about)
     folder.mkdir(parents=True, exist_ok=True)
-    save_bins(folder / "bins.npz", bins, counts, cases=cases, patients=patients, meta=meta)
+    save_bins(folder / "bins.npz", bins, counts, **about)
     (folder / "metrics.json").write_text(to_json(metrics))
-    (folder / "cases.csv").write_text(case_rows(bins, counts, cases, patients, meta))
+    (folder / "cases.csv").write_text(case_rows(bins, counts, **about))
     save_figure(reliability_figure(bins, meta=meta), folder / "reliability")
     return metrics
 
@@ -100,9 +113,11 @@ def to_json(metrics: Mapping[str, Any]) -> str:
 def case_rows(
     bins: CalibrationBins,
     dice_counts: np.ndarray,
+    *,
     cases: Sequence[str],
     patients: Sequence[str],
     meta: Mapping[str, Any],
+    surfaces: Mapping[str, np.ndarray],
 ) -> str:
     """Return the CSV text of ``cases.csv``; an empty field is a value that does not exist."""
     names = channel_names(bins, meta)
@@ -111,6 +126,10 @@ def case_rows(
     scores = dice_scores(dice_counts)
     for position, channel in enumerate(bins.channels[1:]):
         columns[f"dice/{names[channel]}"] = scores[:, position].tolist()
+    for metric, table in surfaces.items():
+        for position in range(1, table.shape[1]):
+            name = names[bins.channels[1 + position]]
+            columns[f"{metric}/{name}"] = table[:, position].tolist()
     metrics = ["ece", "cece", "signed", "nll", "brier"]
     if bins.truth is not None:
         metrics += ["true_ece", "true_cece"]

@@ -11,6 +11,7 @@ from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.bootstrap import drawn_values, interval, mean_of_draws, patient_weights
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import POOLINGS, Pooling, estimate
+from mbls.metrics.protocols import PROTOCOLS, protocol_entries
 
 SOUND_METRICS = (
     *("ece", "cece", "ece_l2", "cece_l2", "ace", "mce", "signed", "over", "under", "brier", "nll"),
@@ -36,6 +37,7 @@ def summarize(
     cases: Sequence[str],
     patients: Sequence[str],
     meta: Mapping[str, Any],
+    surfaces: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Return ``{protocol: {region: {pooling: {metric: entry}}}}`` plus ``meta`` and ``dice``.
 
@@ -45,6 +47,7 @@ def summarize(
         cases: Name of each case.
         patients: Patient of each case, the unit of resampling.
         meta: ``dataset``, ``origin``, ``class_names`` and whatever else describes the run.
+        surfaces: By name (``"hd95"``, ``"nsd"``) float64 ``(cases, classes + unions)``.
 
     Raises:
         ValueError: If the numbers of cases differ, or ``meta`` lacks a name it needs.
@@ -61,6 +64,7 @@ def summarize(
         }
         for region in bins.regions
     }
+    structures = [names[c] for c in bins.channels[1:]]
     return {
         "meta": {
             **meta,
@@ -70,9 +74,22 @@ def summarize(
             "floored_voxels": int(bins.sums[:, 0, 3].sum()),
         },
         "sound": sound,
-        "dice": dice_summary(
-            dice_counts, [names[c] for c in bins.channels[1:]], bins.num_classes, weights
-        ),
+        **{
+            p.name: protocol_entries(bins, dice_counts, p, names, weights)
+            for p in PROTOCOLS
+            if p.region in bins.regions
+        },
+        "dice": dice_summary(dice_counts, structures, bins.num_classes, weights),
+        **{
+            name: {
+                structure: cell
+                for structure, cell in structure_means(
+                    values, structures, bins.num_classes, weights
+                ).items()
+                if structure != structures[0]
+            }
+            for name, values in (surfaces or {}).items()
+        },
     }
 
 
@@ -176,6 +193,7 @@ def save_bins(
     cases: Sequence[str],
     patients: Sequence[str],
     meta: Mapping[str, Any],
+    surfaces: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write all that :func:`summarize` needs to one ``.npz``."""
     extra = {
@@ -185,6 +203,7 @@ def save_bins(
         "case": np.array(list(cases), dtype=np.str_),
         "patient": np.array(list(patients), dtype=np.str_),
         "meta": np.array(json.dumps(dict(meta))),
+        **{f"surface_{name}": values for name, values in (surfaces or {}).items()},
     }
     bins.save(path, extra)
 
@@ -196,6 +215,11 @@ def load_bins(path: Path) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
         "cases": extra["case"].tolist(),
         "patients": extra["patient"].tolist(),
         "meta": json.loads(str(extra["meta"])),
+        "surfaces": {
+            name.removeprefix("surface_"): values
+            for name, values in extra.items()
+            if name.startswith("surface_")
+        },
     }
     return bins, extra["dice"], about
 

@@ -8,18 +8,23 @@ from rich.table import Table
 
 from mbls.metrics.summary import NOT_PROTOCOLS
 
-POOLING_WORDS = {"pooled": "pooled", "per_case": "mean of cases"}
-REGION_WORDS = {
-    "all": "all voxels",
-    "label": "label foreground",
-    "union": "label or predicted foreground",
+REGION_WORDS = {"all": "all voxels", "label": "label foreground", "union": "label or predicted"}
+METRIC_WORDS = {
+    "ece": "ECE",
+    "cece": "class-wise ECE",
+    "nll": "NLL",
+    "brier": "Brier",
+    "dice/mean": "Dice mean",
 }
-METRIC_WORDS = {"ece": "ECE", "cece": "class-wise ECE", "nll": "NLL", "brier": "Brier"}
 TRUE_WORDS = {"true_ece": "true ECE", "true_cece": "true class-wise ECE"}
+SURFACE_WORDS = {"hd95": "HD95 (mm)", "nsd": "NSD"}
+POOLED, PER_CASE = ("pooled", "micro"), ("per_case", "weighted")
+LEFT_OUT = ("union", "dilated", "boundary")
+"""Regions that stay in ``metrics.json``."""
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
-    """Return Dice per structure and the calibration errors as a rich table.
+    """Return overlap per structure and the calibration errors as a rich table.
 
     Args:
         metrics: Content of ``metrics.json``, from :func:`mbls.metrics.write_results` or the file.
@@ -34,41 +39,34 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for heading in ("metric", "protocol", "region", "pooling"):
+    for heading in ("metric", "protocol", "region"):
         table.add_column(heading)
-    for heading in ("value", "95 % interval", "noise floor", "cases"):
+    for heading in ("pooled", "mean of cases", "noise floor", "cases"):
         table.add_column(heading, justify="right")
-    for name, cell in metrics["dice"].items():
-        if name == meta["class_names"][0]:
-            continue
-        absent = f" ({cell['n_absent']} absent)" if cell.get("n_absent") else ""
-        table.add_row(
-            f"Dice {name}",
-            "",
-            "volume",
-            "mean of cases",
-            *_numbers(cell),
-            f"{cell['n_cases']}{absent}",
-        )
-    table.add_section()
-    protocols = {name: regions for name, regions in metrics.items() if name not in NOT_PROTOCOLS}
-    for protocol, regions in protocols.items():
-        for region, poolings in regions.items():
-            if region == "union":
-                continue
-            words = METRIC_WORDS | (TRUE_WORDS if phantom else {})
+    for key, word in {"dice": "Dice", **SURFACE_WORDS}.items():
+        for name, cell in metrics.get(key, {}).items():
+            if name != meta["class_names"][0]:
+                absent = f" ({cell['n_absent']} absent)" if cell.get("n_absent") else ""
+                cases = f"{cell['n_cases']}{absent}"
+                table.add_row(f"{word} {name}", "", "volume", "", _number(cell), "", cases)
+        table.add_section()
+    words = METRIC_WORDS | (TRUE_WORDS if phantom else {})
+    for protocol in [name for name in metrics if name not in NOT_PROTOCOLS]:
+        for region, poolings in metrics[protocol].items():
             for metric, word in words.items():
-                for pooling, cells in poolings.items():
-                    if metric in cells:
-                        table.add_row(
-                            word,
-                            protocol,
-                            REGION_WORDS.get(region, region),
-                            POOLING_WORDS.get(pooling, pooling),
-                            *_numbers(cells[metric]),
-                            str(cells[metric]["n_cases"]),
-                        )
-            table.add_section()
+                pooled, mean = (_find(poolings, names, metric) for names in (POOLED, PER_CASE))
+                if region not in LEFT_OUT and (cell := mean or pooled):
+                    floors = [_shown(c["floor"]) for c in (pooled, mean) if c and c["floor"]]
+                    table.add_row(
+                        word,
+                        protocol,
+                        REGION_WORDS.get(region, region),
+                        _number(pooled),
+                        _number(mean),
+                        " / ".join(floors),
+                        str(cell["n_cases"]),
+                    )
+        table.add_section()
     return table
 
 
@@ -76,22 +74,33 @@ def caption(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers are, with a warning where the data are synthetic."""
     meta = metrics["meta"]
     text = (
-        f"{meta['n_bins']} equal right-closed bins; all {len(meta['class_names'])} classes, "
-        "without background in the label foreground; a structure absent from a label is left out "
-        f"of its Dice; {meta['floored_voxels']} voxels floored in NLL."
+        f"In brackets 95 % intervals over patients. {meta['n_bins']} equal right-closed bins (acl: "
+        f"20); all {len(meta['class_names'])} classes, without background in the label foreground "
+        "under sound. Noise floor: what a calibrated model would show if voxels were independent "
+        "(pooled / mean of cases). A structure absent from a label is left out of its Dice. Other "
+        "protocols follow published code, mbls-voc weighting cases by voxels. "
+        f"{meta['floored_voxels']} voxels floored in NLL."
     )
     if meta["origin"] == "phantom":
         text += (
-            f" PHANTOM: synthetic images in {meta['dataset']}'s layout, no "
-            f"statement about {meta['dataset']}; true errors come from the posterior of the labels."
+            f" PHANTOM: synthetic images in {meta['dataset']}'s layout, no statement about "
+            f"{meta['dataset']}; true errors come from the posterior of the labels."
         )
     return text
 
 
-def _numbers(cell: Mapping[str, Any]) -> tuple[str, str, str]:
-    low, high = _shown(cell["low"]), _shown(cell["high"])
-    between = f"{low} to {high}" if cell["low"] is not None else ""
-    return _shown(cell["value"]), between, _shown(cell["floor"]) if cell["floor"] else ""
+def _find(
+    poolings: Mapping[str, Any], names: tuple[str, ...], metric: str
+) -> Mapping[str, Any] | None:
+    return next((poolings[n][metric] for n in names if metric in poolings.get(n, {})), None)
+
+
+def _number(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    if cell["low"] is None:
+        return _shown(cell["value"])
+    return f"{_shown(cell['value'])} [{_shown(cell['low'])}, {_shown(cell['high'])}]"
 
 
 def _shown(value: float | None) -> str:

@@ -10,6 +10,8 @@ import torch
 from mbls.metrics import (
     CalibrationHistogram,
     DiceScore,
+    HausdorffDistance95,
+    NormalizedSurfaceDice,
     case_values,
     estimate,
     from_bins,
@@ -111,6 +113,27 @@ def test_real_data_has_no_true_error(tmp_path):
     about = ABOUT | {"meta": META | {"origin": "real"}}
     metrics = write_results(tmp_path, histogram, dice, **about)
     assert not any(name.startswith("true") for name in metrics["sound"]["all"]["pooled"])
+
+
+def test_surfaces_join_every_file(tmp_path):
+    histogram, dice = scored()
+    torch.manual_seed(0)
+    measured = {}
+    for name, cls in (("hd95", HausdorffDistance95), ("nsd", NormalizedSurfaceDice)):
+        measured[name] = cls(3, unions={"heart": (1, 2)}, num_cases=3)
+        target = torch.randint(3, (3, 7, 7))
+        target[0][target[0] == 1] = 0
+        probs, spacing = torch.rand(3, 3, 7, 7), torch.full((3, 2), 1.5)
+        measured[name].update(probs, target, spacing=spacing, index=torch.arange(3))
+    returned = write_results(tmp_path, histogram, dice, **ABOUT, **measured)
+    assert json.dumps(from_bins(tmp_path / "bins.npz")) == json.dumps(returned)
+    values = measured["hd95"].compute()
+    assert returned["hd95"]["RV"]["n_cases"] == 2
+    assert returned["hd95"]["RV"]["value"] == values[1:, 1].mean().item()
+    assert "background" not in returned["nsd"]
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    assert rows[0]["hd95/RV"] == ""
+    assert float(rows[2]["nsd/heart"]) == measured["nsd"].compute()[2, 3].item()
 
 
 def test_a_run_without_foreground_writes_null(tmp_path):

@@ -1,0 +1,175 @@
+"""How published code computes what it calls ECE, quirks included, from the same histogram.
+
+Each protocol is a few facts; the numbers under its name can be set beside a paper's, and the sound
+value stands beside them in every table. What the codes share: 15 right-closed bins from
+``linspace(0, 1)``, probabilities of exactly 0 in no bin, as many classes as the largest label seen
+plus one. A whole volume takes the place of an image or a batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.bootstrap import interval, mean_of_draws
+from mbls.metrics.calibration import average_error, expected_error, maximum_error
+from mbls.metrics.dice import dice_scores
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One published way to compute calibration.
+
+    Attributes:
+        name: Key in ``metrics.json``.
+        source: Where it was published.
+        region: Which voxels count.
+        pooling: Plain mean over volumes, or weighted by their voxels in the region.
+        n_bins: Number of bins.
+        digits: Decimals each volume's value is rounded to before averaging.
+        channels: ``"seen"``: top label and classes up to the largest label of the volume;
+            ``"foreground"``: each foreground class against the rest, no top label.
+        dice: Whether the protocol's Dice (absent structure scores 1) belongs to it.
+    """
+
+    name: str
+    source: str
+    region: str
+    pooling: Literal["per_case", "weighted"]
+    n_bins: int = 15
+    digits: int | None = None
+    channels: Literal["seen", "foreground"] = "seen"
+    dice: bool = False
+
+
+PROTOCOLS = (
+    Protocol(
+        "murugesan-med",
+        "margin-based label smoothing for medical images (Murugesan et al., arXiv:2209.09641)",
+        "label",
+        "per_case",
+        digits=4,
+        dice=True,
+    ),
+    Protocol(
+        "mbls-voc",
+        "margin-based label smoothing on PASCAL VOC (Liu et al. 2022, arXiv:2111.15430)",
+        "label",
+        "weighted",
+    ),
+    Protocol(
+        "cals-voc",
+        "class-adaptive label smoothing on PASCAL VOC (Liu et al. 2023, arXiv:2211.15088)",
+        "all",
+        "per_case",
+    ),
+    Protocol(
+        "acl",
+        "average calibration losses (Barfoot et al. 2024, arXiv:2403.06759)",
+        "all",
+        "per_case",
+        n_bins=20,
+        channels="foreground",
+    ),
+)
+"""The published protocols; ``sound`` is everything else in this package."""
+
+
+def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.ndarray]:
+    """Return each case's values, ``(cases,)``, NaN where the published code would fail or skip.
+
+    Args:
+        bins: Histogram that keeps cases apart.
+        protocol: What to compute.
+    """
+    tables = bins.table(protocol.region, protocol.n_bins)
+    if protocol.channels == "foreground":
+        classes = tables[:, :, 2 : 1 + bins.num_classes]
+        return {
+            "ece": expected_error(*classes).mean(-1),
+            "ace": average_error(*classes).mean(-1),
+            "mce": maximum_error(*classes).mean(-1),
+        }
+    count, hits, confidence = tables
+    zero = bins.cells[:, bins.region(protocol.region), :, 0, 1]
+    hits = np.concatenate([hits[..., :1] - zero[..., None], hits[..., 1:]], -1)
+    errors = expected_error(count, hits, confidence)
+    # The published top-label error of a volume without voxels is 0; its class-wise error fails.
+    top = np.where(count[:, 0].sum(-1) > 0, errors[:, 0], 0.0)
+    labelled = bins.cells[:, bins.region(protocol.region), 1 : 1 + bins.num_classes, :, 1].sum(-1)
+    ranks = np.arange(1, bins.num_classes + 1)
+    seen = ((labelled > 0) * ranks).max(1)
+    within = ranks <= seen[:, None]
+    with np.errstate(invalid="ignore"):
+        classwise = np.where(within, errors[:, 1 : 1 + bins.num_classes], 0).sum(1) / seen
+    values = {"ece": top, "cece": np.where(seen > 0, classwise, np.nan)}
+    if protocol.digits is not None:
+        values = {name: np.round(v, protocol.digits) for name, v in values.items()}
+    return values
+
+
+def pooled_marginal_error(bins: CalibrationBins, protocol: Protocol) -> float:
+    """Return the ``acl`` code's "micro" error, which is not that of pooled voxels.
+
+    Mean confidences of a bin are averaged over cases without weights, shares of hits with their
+    counts, so even calibrated probabilities have an error where cases differ in size.
+    """
+    count, hits, confidence = bins.table(protocol.region, protocol.n_bins)[
+        :, :, 2 : 1 + bins.num_classes
+    ]
+    filled = count > 0
+    mean = np.where(filled, confidence / np.where(filled, count, 1), 0).sum(0)
+    mean /= np.maximum(filled.sum(0), 1)
+    total = count.sum(0)
+    share = hits.sum(0) / np.maximum(total, 1)
+    return float(((total * np.abs(mean - share)).sum(-1) / total.sum(-1)).mean())
+
+
+def protocol_entries(
+    bins: CalibrationBins,
+    dice_counts: np.ndarray,
+    protocol: Protocol,
+    names: Mapping[str, str],
+    weights: np.ndarray | None,
+) -> dict[str, Any]:
+    """Return ``{region: {pooling: {metric: entry}}}`` of one protocol.
+
+    Args:
+        bins: Histogram that keeps cases apart.
+        dice_counts: int64 ``(cases, classes + unions, 3)``.
+        protocol: What to compute.
+        names: Shown name of each channel.
+        weights: Draws of patients ``(draws, cases)``, or None for no intervals.
+    """
+    voxels = bins.sums[:, bins.region(protocol.region), 0].astype(np.float64)
+    share = voxels if protocol.pooling == "weighted" else np.ones(len(voxels))
+    values = protocol_values(bins, protocol)
+    if protocol.dice:
+        scores = np.round(dice_scores(dice_counts, absent="one"), protocol.digits or 15)
+        foreground = range(1, bins.num_classes)
+        values |= {f"dice/{names[str(k)]}": scores[:, k] for k in foreground}
+        values["dice/mean"] = scores[:, 1 : bins.num_classes].mean(1)
+    entries = {name: _entry(v, share, weights) for name, v in values.items()}
+    result: dict[str, Any] = {protocol.pooling: entries}
+    if protocol.channels == "foreground":
+        micro = {"value": pooled_marginal_error(bins, protocol), "low": None, "high": None}
+        result["micro"] = {"ece": {**micro, "floor": None, "n_cases": len(voxels)}}
+    return {protocol.region: result}
+
+
+def _entry(values: np.ndarray, share: np.ndarray, weights: np.ndarray | None) -> dict[str, Any]:
+    known = ~np.isnan(values) & (share > 0)
+    values, share = np.where(known, values, 0.0), np.where(known, share, 0.0)
+
+    def mean(draws: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            both = mean_of_draws(np.stack([values * share, share], -1), draws)
+            return both[:, 0] / both[:, 1]
+
+    value = float(mean(np.ones((1, len(values))))[0])
+    limits = None if weights is None or np.isnan(value) else interval(mean(weights))
+    low, high = limits or (None, None)
+    cases = int(known.sum())
+    return {"value": value, "low": low, "high": high, "floor": None, "n_cases": cases}

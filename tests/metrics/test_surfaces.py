@@ -1,0 +1,117 @@
+"""Surface distances in mm on paper, against all pairs of surface voxels, and what missing costs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_erosion
+
+from mbls.metrics import HausdorffDistance95, NormalizedSurfaceDice
+from mbls.metrics.surfaces import hausdorff_95, surface_dice
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics_dice.npz")
+
+
+def cube(*sides, shape=(12, 10, 8)):
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[tuple(slice(a, b) for a, b in sides)] = True
+    return mask
+
+
+def probs_of(labels, classes=3):
+    return torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).float()
+
+
+def test_a_shift_on_paper_in_mm():
+    one = cube((2, 6), (2, 6), (2, 6))
+    other = cube((5, 9), (2, 6), (2, 6))
+    assert hausdorff_95(one, other, (2.0, 1.0, 1.0)) == pytest.approx(6.0)
+    assert hausdorff_95(one, other, (0.5, 1.0, 1.0)) == pytest.approx(1.5)
+    assert hausdorff_95(one, one, (2.0, 1.0, 1.0)) == 0
+    assert surface_dice(one, other, (2.0, 1.0, 1.0), 6.0) == 1
+    assert 0 < surface_dice(one, other, (2.0, 1.0, 1.0), 1.0) < 1
+
+
+def surface(mask):
+    return np.argwhere(mask & ~binary_erosion(mask))
+
+
+def test_against_all_pairs():
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.avg_pool3d(torch.randn(2, 1, 14, 13, 9), 5, 1, 2)[:, 0]
+    one, other = (smooth > 0.02).numpy()
+    spacing = np.array([1.5, 1.25, 5.0])
+    gaps = np.linalg.norm((surface(one)[:, None] - surface(other)[None]) * spacing, axis=-1)
+    both = (gaps.min(1), gaps.min(0))
+    expected = max(np.percentile(d, 95) for d in both)
+    found = hausdorff_95(torch.from_numpy(one), torch.from_numpy(other), spacing)
+    assert found == pytest.approx(expected, rel=1e-5)
+    share = sum((d <= 2).sum() for d in both) / sum(len(d) for d in both)
+    found = surface_dice(torch.from_numpy(one), torch.from_numpy(other), spacing, 2.0)
+    assert found == pytest.approx(share, rel=1e-5)
+
+
+def test_missed_invented_and_absent():
+    target = torch.zeros(1, 6, 8, 4, dtype=torch.long)
+    target[0, 1:3, 1:3, 1:3] = 1
+    predicted = torch.zeros_like(target)
+    predicted[0, 4:, 4:, 2:] = 2  # class 1 missed, class 2 invented
+    spacing, index = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0])
+    for metric, worst in (
+        (HausdorffDistance95(3, num_cases=1), np.sqrt(6**2 + 16**2 + 12**2)),
+        (NormalizedSurfaceDice(3, num_cases=1), 0),
+    ):
+        metric.update(probs_of(predicted), target, spacing=spacing, index=index)
+        values = metric.compute()[0]
+        assert values[1] == pytest.approx(worst)
+        assert values[[0, 2]].isnan().all()
+
+
+def test_unions_cases_and_ignored_voxels():
+    target = torch.zeros(2, 9, 9, dtype=torch.long)
+    target[:, 2:4, 2:7], target[:, 4:6, 2:7] = 1, 2
+    predicted = target.clone()
+    predicted[0, 2:4, 2:7] = 2  # wrong class, right union
+    predicted[1, 8] = 1
+    target[1, 7:] = -100
+    metric = HausdorffDistance95(3, unions={"both": (1, 2)}, num_cases=2)
+    for case in (1, 0):
+        one = slice(case, case + 1)
+        index, spacing = torch.tensor([case]), torch.ones(1, 2)
+        metric.update(probs_of(predicted[one]), target[one], spacing=spacing, index=index)
+    values = metric.compute()
+    assert values[:, 3].tolist() == [0, 0]
+    assert values[1, 1:3].tolist() == [0, 0]
+    assert values[0, 1] == pytest.approx(np.sqrt(2 * 81))
+    assert values[0, 2] == 2
+
+
+@pytest.mark.parametrize("case", ["vol0", "vol1", "gt_absent_class", "pred_absent_class"])
+def test_published_distances(case):
+    """Published: in voxels, one percentile of both directions together, 0 for what is missing."""
+    predicted, target = (GOLDEN[f"{k}_{case}"] for k in ("pred", "label"))
+    for k, published in enumerate(GOLDEN[f"shape_metrics_{case}_plain_hd__hd95"]):
+        one, other = predicted == k, target == k
+        if not one.any() or not other.any():
+            assert published == 0
+            ours = hausdorff_95(torch.from_numpy(one), torch.from_numpy(other), (1, 1, 1))
+            assert np.isnan(ours) or ours > 20
+            continue
+        gaps = np.linalg.norm(surface(one)[:, None] - surface(other)[None], axis=-1)
+        both = np.concatenate([gaps.min(1), gaps.min(0)])
+        assert np.percentile(both, 95) == pytest.approx(published, abs=1e-9)
+        ours = hausdorff_95(torch.from_numpy(one), torch.from_numpy(other), (1, 1, 1))
+        assert ours >= published - 1e-6  # the worse direction is at least the two together
+
+
+def test_refused_calls():
+    metric = HausdorffDistance95(2, num_cases=1)
+    probs, target, index = torch.rand(1, 2, 4, 4), torch.zeros(1, 4, 4), torch.tensor([0])
+    with pytest.raises(ValueError, match=r"pass spacing \(1, 2\), got None"):
+        metric.update(probs, target, index=index)
+    metric.update(probs, target, index=index, spacing=torch.ones(1, 2))
+    with pytest.raises(ValueError, match="Case 0 was scored already"):
+        metric.update(probs, target, index=index, spacing=torch.ones(1, 2))
+    with pytest.raises(ValueError, match="at least 0 mm"):
+        NormalizedSurfaceDice(2, num_cases=1, tolerance=-1)
