@@ -112,7 +112,7 @@ class Tally:
     def _scatter_scores(self, probs: Tensor, likelihood: Tensor, code: Tensor) -> None:
         squares = torch.zeros_like(likelihood)
         for row in probs:  # in the order of the classes: float64 sums depend on it
-            squares += row.double().square_()
+            squares += row.double().square()
         squares = squares.mul_(FIXED_ONE).round_()
         floored = (NLL_FLOOR - likelihood).clamp_min_(0).ceil_()
         squares.add_(floored, alpha=1 << _SHIFT)

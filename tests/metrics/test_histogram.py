@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbls.metrics import CalibrationHistogram, estimate
+from mbls.metrics import CalibrationHistogram, FineHistogram, estimate
 from tests.metrics import oracle
 
 STATES = ("cells", "sums", "truth", "known")
@@ -170,6 +170,20 @@ def test_cases_kept_apart_sum_to_the_pooled_histogram():
     alone = CalibrationHistogram(4)
     alone.update(probs[:1], target[:1])
     assert torch.equal(apart.cells[4], alone.cells)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_inputs_are_left_as_they_were(dtype):
+    probs, target = softmax_case(2, 9, 9, dtype=dtype)
+    target = target.float()
+    target[0, 0] = -100
+    copies = probs.clone(), target.clone()
+    metric = CalibrationHistogram(4, unions={"u": (1, 2)})
+    metric.update(probs, target, posterior=probs)
+    fine = FineHistogram(4)
+    fine.update(probs, target)
+    assert torch.equal(probs, copies[0])
+    assert torch.equal(target, copies[1])
 
 
 def test_merge_of_shards():
