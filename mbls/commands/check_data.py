@@ -1,5 +1,8 @@
 """``mbls check-data``: every case checked, all problems in one table."""
 
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -13,14 +16,29 @@ def main(args: list[str]) -> int:
     options, rest = parser("mbls check-data", main.__doc__).parse_known_args(args)
     data = datamodule(options, rest)
     problems = data.check()
-    console = Console()
-    if not problems:
-        console.print(f"[green]No problems[/]: {options.dataset} in {data.root}.")
-        return 0
-    table = Table(title=f"{len(problems)} problems", title_justify="left", show_lines=True)
-    for column in ("case", "file", "rule", "found", "way out"):
-        table.add_column(column, overflow="fold")
-    for p in problems:
-        table.add_row(p.case, str(p.path), p.rule, p.found, p.fix)
-    console.print(table)
-    return 1
+    root = Path(data.data_root)
+    if problems:
+        Console().print(problem_table(problems, root))
+        return 1
+    Console().print(f"[green]No problems[/] in {root}.")
+    return 0
+
+
+def problem_table(problems: list[Any], root: Path) -> Table:
+    """Return one row a problem, files named relative to ``root``."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    table = Table(title=f"{count} in {root}", title_justify="left", show_lines=True, expand=True)
+    table.add_column("file", overflow="fold", ratio=3)
+    table.add_column("rule", ratio=3)
+    table.add_column("found", overflow="fold", ratio=3)
+    table.add_column("way out", ratio=3)
+    for problem in problems:
+        table.add_row(_short(problem, root), problem.rule, problem.found, problem.fix)
+    return table
+
+
+def _short(problem: Any, root: Path) -> str:
+    path = Path(problem.path)
+    if path == root:
+        return "(the folder itself)"
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
