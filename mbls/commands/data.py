@@ -48,4 +48,4 @@ def datamodule(options: argparse.Namespace, rest: list[str]) -> Any:
     words = [word for path in files for word in ("--config", str(path))]
     if options.data_root is not None:
         words += ["--data.init_args.root", str(options.data_root)]
-    return p.instantiate_classes(p.parse_args([*words, *rest])).data
+    return p.instantiate(p.parse_args([*words, *rest])).data
