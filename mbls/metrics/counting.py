@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbls.metrics.facts import new_doubt, read_piece
+from mbls.metrics.facts import read_piece
 from mbls.metrics.fixed_point import FIXED_ONE, LOG_BITS, negative_log, to_fixed
 from mbls.metrics.grid import GRID_CELLS, grid_cells
 
@@ -40,7 +40,7 @@ class Tally:
         top: ``(2, codes, 61, 2)``: the same for the top label, hits and misses apart.
         scores: ``(codes, 3)``: sums of squared probabilities (2**-30) and negative log-likelihoods
             (2**-26), and voxels whose true class was floored.
-        doubt: What speaks against the voxels (:func:`mbls.metrics.facts.new_doubt`).
+        doubts: What speaks against the voxels, piece by piece (:mod:`mbls.metrics.facts`).
     """
 
     def __init__(self, num_classes: int, unions: int, masks: int, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class Tally:
         self.classes = zeros(num_classes + unions, codes, GRID_CELLS, 2)
         self.top = zeros(2, codes, GRID_CELLS, 2)
         self.scores = zeros(codes, 3)
-        self.doubt = new_doubt(device)
+        self.doubts: list[Tensor] = []
         self._classes = zeros(num_classes + unions, codes * GRID_CELLS)
         self._top = zeros(1, 2 * codes * GRID_CELLS)
         self._squares, self._logs = zeros(codes), zeros(codes)
@@ -68,6 +68,13 @@ class Tally:
         self._logs.zero_()
         self._voxels = 0
 
+    def merge(self, other: "Tally") -> None:
+        """Add the flushed sums of ``other``."""
+        self.classes += other.classes
+        self.top += other.top
+        self.scores += other.scores
+        self.doubts += other.doubts
+
     def add(
         self,
         probs: Tensor,
@@ -79,7 +86,7 @@ class Tally:
         """Add a piece of voxels; :meth:`flush` completes the sums.
 
         What is refused later (NaN, negative values, labels that are no class) is counted somewhere
-        and noted in ``doubt``.
+        and noted in ``doubts``.
 
         Args:
             probs: Probabilities ``(C, L)``, at most :data:`MAX_VOXELS`.
@@ -92,7 +99,7 @@ class Tally:
         if self._voxels + L > MAX_VOXELS:
             self.flush()
         self._voxels += L
-        facts = read_piece(probs, target, ignore_index, self.doubt)
+        facts = read_piece(probs, target, ignore_index, self.doubts)
         probs = facts.probs
         labels = torch.add(facts.labels, facts.ignored, alpha=C + 1)
         background = 1 - labels.clamp_max(1)

@@ -33,23 +33,18 @@ class PieceFacts(NamedTuple):
     missed: Tensor
 
 
-def new_doubt(device: torch.device) -> Tensor:
-    """Return the least suspicious state for :func:`read_piece`, float64 ``(5,)``.
-
-    Its entries are the largest deviation of a row sum from 1, minus the smallest probability, the
-    largest label, minus the smallest label, and the largest distance of a label from a whole one.
-    """
-    return torch.tensor([0.0, -1.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=device)
-
-
-def read_piece(probs: Tensor, target: Tensor, ignore_index: int, doubt: Tensor) -> PieceFacts:
-    """Read a piece and note in ``doubt`` what speaks against it.
+def read_piece(
+    probs: Tensor, target: Tensor, ignore_index: int, doubts: list[Tensor]
+) -> PieceFacts:
+    """Read a piece and note in ``doubts`` what speaks against it.
 
     Args:
         probs: Probabilities ``(C, L)`` of any floating type.
         target: Labels ``(1, L)``, integers or floats.
         ignore_index: Label of voxels to leave out.
-        doubt: State of :func:`new_doubt`, updated in place.
+        doubts: Gets one float tensor ``(5,)`` more: the largest deviation of a row sum from 1,
+            minus the smallest probability, the largest label, minus the smallest label, and the
+            largest distance of a label from a whole number.
     """
     if probs.dtype != torch.float64:
         probs = probs.float()
@@ -57,12 +52,14 @@ def read_piece(probs: Tensor, target: Tensor, ignore_index: int, doubt: Tensor) 
     labels = target[0].float()
     ignored = (labels == ignore_index).float()
     labels = labels * (1 - ignored)
-    noted = [(probs.sum(0) - 1).abs_().amax(), -probs.amin(), labels.amax(), -labels.amin()]
-    doubt[:4] = torch.maximum(doubt[:4], torch.stack([n.double() for n in noted]))
+    smallest, largest = torch.aminmax(labels)
+    broken = torch.zeros_like(largest)
     if target.is_floating_point():
         whole = labels.round()
-        doubt[4] = torch.maximum(doubt[4], (whole - labels).abs_().amax())
+        broken = (whole - labels).abs_().amax()
         labels = whole.nan_to_num_(0.0)
+    noted = [probs.sum(0).sub_(1).abs_().amax(), -probs.amin(), largest, -smallest, broken]
+    doubts.append(torch.stack([n.to(probs.dtype) for n in noted]))
     labels = labels.clamp_(0, probs.shape[0] - 1)
     return PieceFacts(probs, labels, ignored, *_top_label(probs, labels.to(torch.int64)))
 
@@ -88,12 +85,12 @@ def _top_label(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def refuse_doubtful(
-    doubt: list[float], dtype: torch.dtype, num_classes: int, ignore_index: int
+    doubts: list[float], dtype: torch.dtype, num_classes: int, ignore_index: int
 ) -> None:
     """Raise for what is no distribution and for labels that are no class.
 
     Args:
-        doubt: The five numbers of :func:`read_piece`, on the host.
+        doubts: The largest of each of the five numbers of :func:`read_piece`, on the host.
         dtype: Type of the probabilities as given, which sets the tolerance of their sum.
         num_classes: C.
         ignore_index: Label of voxels to leave out.
@@ -101,7 +98,7 @@ def refuse_doubtful(
     Raises:
         ValueError: With the rule and the value found.
     """
-    off, low, high, negative, broken = doubt
+    off, low, high, negative, broken = doubts
     tolerance = SUM_TOLERANCE[dtype]
     if not low <= 0 or not off <= tolerance:
         raise ValueError(

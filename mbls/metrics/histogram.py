@@ -1,6 +1,6 @@
 """The histogram under all calibration metrics: exact sums, the same for any batching and order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mbls.metrics.regions import (
     region_masks,
 )
 from mbls.metrics.settings import settings_digest
+from mbls.metrics.sharing import share_out
 from mbls.metrics.truth import expected_cells
 from mbls.metrics.voxels import (
     check_index,
@@ -160,7 +161,7 @@ class CalibrationHistogram(Metric):
         entries = (
             [slice(None)] if numbers is None else [slice(n, n + 1) for n in range(len(numbers))]
         )
-        tensors = [probs, target[:, None]]
+        tensors = [probs.detach(), target.detach()[:, None]]
         if self._masks:
             margins = {"dilated_mm": self.dilated_mm, "boundary_mm": self.boundary_mm}
             tensors.append(
@@ -188,22 +189,32 @@ class CalibrationHistogram(Metric):
     def _count(
         self, tensors: Sequence[Tensor], posterior: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        masks = len(self._masks)
-        tally = Tally(self.num_classes, len(self.unions), masks, tensors[0].device)
-        truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
         unions = tuple(self.unions.values())
-        for piece in pieces(tensors, self.num_classes):
-            bits = piece[2] if masks else None
-            tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
-            if posterior:
-                keep = piece[1][0] != self.ignore_index
-                truth += expected_cells(piece[0], piece[-1], keep, unions, self.regions)
-        tally.flush()
+        masks = len(self._masks)
+
+        def count(cut: Iterable[tuple[Tensor, ...]]) -> tuple[Tally, Tensor]:
+            tally = Tally(self.num_classes, len(unions), masks, tensors[0].device)
+            truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
+            for piece in cut:
+                bits = piece[2] if masks else None
+                tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
+                if posterior:
+                    keep = piece[1][0] != self.ignore_index
+                    truth += expected_cells(piece[0], piece[-1], keep, unions, self.regions)
+            tally.flush()
+            return tally, truth
+
+        (tally, truth), *others = share_out(count, pieces(tensors, self.num_classes), tensors[0])
+        for more, expected in others:
+            tally.merge(more)
+            truth += expected
         cells, sums = self._regions(tally)
         known = sums.new_zeros(())
         if posterior:
             known = tally.classes[0, ..., 0].sum()
-        doubt = torch.cat([tally.doubt, torch.stack([cells.amax(), sums.amax()]).double()])
+        largest = torch.stack([cells.amax(), sums.amax()]).double()
+        doubts = tally.doubts or [largest.new_tensor([0, -1, 0, 0, 0])]
+        doubt = torch.cat([torch.stack(doubts).amax(0).double(), largest])
         return cells, sums, truth, known, doubt
 
     def _regions(self, tally: Tally) -> tuple[Tensor, Tensor]:

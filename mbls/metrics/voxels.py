@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+# Fewer values than torch splits among threads: pieces are shared out instead, which costs no
+# barrier at every operation.
+PIECE_VALUES = (1 << 15) - 1
 PIECE_VOXELS = 1 << 14
-PIECE_VALUES = 1 << 16
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
@@ -109,7 +111,7 @@ def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor
         One ``(c, L)`` piece of each tensor, ``L`` at most :data:`PIECE_VOXELS`. The order of voxels
         is that of memory, not of space: sums do not depend on it.
     """
-    length = max(1024, min(PIECE_VOXELS, PIECE_VALUES // num_classes))
+    length = max(256, min(PIECE_VOXELS, PIECE_VALUES // num_classes))
     first = tensors[0]
     voxels = first[0, 0].numel() if first.shape[0] else 0
     if voxels == 0:

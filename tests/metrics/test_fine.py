@@ -164,6 +164,6 @@ def test_what_is_refused_changes_nothing():
     for bad in (torch.tensor([[torch.nan, 1.0]]), torch.tensor([[0.9, 0.9]])):
         with pytest.raises(ValueError, match="sum to 1"):
             metric.update(bad, torch.tensor([0]))
-    with pytest.raises(ValueError, match="labels from 0 to 2"):
+    with pytest.raises(ValueError, match="labels from 2 to 2"):
         metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([2]))
     assert metric.cells.sum() == 0

@@ -209,6 +209,19 @@ def test_threads_do_not_matter():
     assert_same(*results)
 
 
+def test_under_inference_mode_and_with_gradients():
+    results = []
+    for context in (torch.inference_mode, torch.enable_grad):
+        with context():
+            torch.manual_seed(1)
+            logits = torch.randn(1, 4, 300, 300, requires_grad=context is torch.enable_grad)
+            metric = CalibrationHistogram(4)
+            metric.update(logits.softmax(1), torch.randint(4, (1, 300, 300)))
+            results.append(metric)
+    assert_same(*results)
+    assert not results[1].cells.requires_grad
+
+
 def test_target_may_have_a_channel_and_be_float():
     probs, target = softmax_case(2, 9, 9)
     one, other = CalibrationHistogram(4), CalibrationHistogram(4)
