@@ -1,84 +1,59 @@
-"""The table of one test run, from the content of its ``metrics.json``."""
+"""The table of one test run, from the content of its ``metrics.json``; it fits 80 columns."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from mbls.metrics.summary import NOT_PROTOCOLS
 
-REGION_WORDS = {"all": "all voxels", "label": "label foreground", "union": "label or predicted"}
-METRIC_WORDS = {
-    "ece": "ECE",
-    "cece": "class-wise ECE",
-    "nll": "NLL",
-    "brier": "Brier",
-    "dice/mean": "Dice mean",
+Cell = Mapping[str, Any]
+
+REGION_WORDS = {"all": "all voxels", "label": "label foreground"}
+POOLING_WORDS = {
+    "pooled": "pooled",
+    "micro": "pooled",
+    "per_case": "per case",
+    "weighted": "by voxels",
 }
-TRUE_WORDS = {"true_ece": "true ECE", "true_cece": "true class-wise ECE"}
-SURFACE_WORDS = {"hd95": "HD95 (mm)", "nsd": "NSD"}
-POOLED, PER_CASE = ("pooled", "micro"), ("per_case", "weighted")
-LEFT_OUT = ("union", "dilated", "boundary")
-"""Regions that stay in ``metrics.json``."""
+SOUND_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "nll": "NLL", "brier": "Brier"}
+PUBLISHED_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "dice/mean": "Dice"}
+OVERLAP_METRICS = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
-    """Return overlap per structure and the calibration errors as a rich table.
+    """Return overlap per structure, calibration errors, and the published protocols' numbers.
 
     Args:
         metrics: Content of ``metrics.json``, from :func:`mbls.metrics.write_results` or the file.
     """
     meta = metrics["meta"]
-    phantom = meta["origin"] == "phantom"
-    title = f"{meta['dataset']}{' PHANTOM (synthetic data)' if phantom else ''}"
-    tag = f", checkpoint {meta['tag']}" if "tag" in meta else ""
-    table = Table(
-        title=f"{title}: {meta['n_cases']} cases of {meta['n_patients']} patients{tag}",
-        caption=caption(metrics),
-        title_justify="left",
-        caption_justify="left",
-    )
-    for heading in ("metric", "protocol", "region"):
-        table.add_column(heading)
-    for heading in ("pooled", "mean of cases", "noise floor", "cases"):
-        table.add_column(heading, justify="right")
-    for key, word in {"dice": "Dice", **SURFACE_WORDS}.items():
-        for name, cell in metrics.get(key, {}).items():
-            if name != meta["class_names"][0]:
-                absent = f" ({cell['n_absent']} absent)" if cell.get("n_absent") else ""
-                cases = f"{cell['n_cases']}{absent}"
-                table.add_row(f"{word} {name}", "", "volume", "", _number(cell), "", cases)
-        table.add_section()
-    words = METRIC_WORDS | (TRUE_WORDS if phantom else {})
-    for protocol in [name for name in metrics if name not in NOT_PROTOCOLS]:
-        for region, poolings in metrics[protocol].items():
-            for metric, word in words.items():
-                pooled, mean = (_find(poolings, names, metric) for names in (POOLED, PER_CASE))
-                if region not in LEFT_OUT and (cell := mean or pooled):
-                    floors = [_shown(c["floor"]) for c in (pooled, mean) if c and c["floor"]]
-                    table.add_row(
-                        word,
-                        protocol,
-                        REGION_WORDS.get(region, region),
-                        _number(pooled),
-                        _number(mean),
-                        " / ".join(floors),
-                        str(cell["n_cases"]),
-                    )
-        table.add_section()
-    return table
+    phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
+    run = [meta[key] for key in ("network", "loss") if key in meta]
+    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
+    counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
+    outer = Table.grid()
+    outer.title = " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])
+    outer.title_justify = outer.caption_justify = "left"
+    outer.caption = caption(metrics)
+    outer.add_row(_overlap(metrics))
+    outer.add_row(_calibration(metrics))
+    published = [name for name in metrics if name not in (*NOT_PROTOCOLS, "sound")]
+    if published:
+        outer.add_row(_published(metrics, published))
+    return outer
 
 
 def caption(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers are, with a warning where the data are synthetic."""
     meta = metrics["meta"]
     text = (
-        f"In brackets 95 % intervals over patients. {meta['n_bins']} equal right-closed bins (acl: "
-        f"20); all {len(meta['class_names'])} classes, without background in the label foreground "
-        "under sound. Noise floor: what a calibrated model would show if voxels were independent "
-        "(pooled / mean of cases). A structure absent from a label is left out of its Dice. Other "
-        "protocols follow published code, mbls-voc weighting cases by voxels. "
+        f"Below a value its 95 % interval over patients; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
+        f"class-wise over all {len(meta['class_names'])} classes, without background in the label "
+        "foreground. Noise floor: what a calibrated model would show if voxels were independent. "
+        "A structure absent from a label is left out of its overlap. "
         f"{meta['floored_voxels']} voxels floored in NLL."
     )
     if meta["origin"] == "phantom":
@@ -89,19 +64,69 @@ def caption(metrics: Mapping[str, Any]) -> str:
     return text
 
 
-def _find(
-    poolings: Mapping[str, Any], names: tuple[str, ...], metric: str
-) -> Mapping[str, Any] | None:
-    return next((poolings[n][metric] for n in names if metric in poolings.get(n, {})), None)
+def _table(title: str, first: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+                  pad_edge=False)  # fmt: skip
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
-def _number(cell: Mapping[str, Any] | None) -> str:
+def _overlap(metrics: Mapping[str, Any]) -> Table:
+    kinds = {key: word for key, word in OVERLAP_METRICS.items() if metrics.get(key)}
+    table = _table("Overlap per case", "structure", [*kinds.values(), "cases"])
+    for name, dice in metrics["dice"].items():
+        if name == metrics["meta"]["class_names"][0]:
+            continue
+        absent = f"\n{dice['n_absent']} absent" if dice.get("n_absent") else ""
+        cells = [_shown(metrics[key].get(name), digits=1 if key == "hd95" else 4) for key in kinds]
+        table.add_row(name, *cells, f"{dice['n_cases']}{absent}")
+    return table
+
+
+def _calibration(metrics: Mapping[str, Any]) -> Table:
+    shown = [
+        (region, pooling)
+        for region, poolings in metrics["sound"].items()
+        if region in REGION_WORDS
+        for pooling in poolings
+    ]
+    headings = [f"{REGION_WORDS[r]},\n{POOLING_WORDS[p]}" for r, p in shown]
+    table = _table("Calibration, protocol sound", "metric", headings)
+    known = metrics["meta"]["origin"] == "phantom"
+    for metric, word in SOUND_METRICS.items():
+        cells = [metrics["sound"][r][p] for r, p in shown]
+        table.add_row(word, *[_shown(c.get(metric)) for c in cells])
+        floors = [c.get(metric, {}).get("floor") for c in cells]
+        if any(floor is not None for floor in floors):
+            table.add_row("  noise floor", *map(_number, floors), style="dim")
+        if known and any(f"true_{metric}" in c for c in cells):
+            table.add_row("  true value", *[_shown(c.get(f"true_{metric}")) for c in cells])
+    return table
+
+
+def _published(metrics: Mapping[str, Any], protocols: list[str]) -> Table:
+    title = "The same predictions under published protocols"
+    table = _table(title, "protocol", list(PUBLISHED_METRICS.values()))
+    for protocol in protocols:
+        for region, poolings in metrics[protocol].items():
+            for pooling, cells in poolings.items():
+                values = [_shown(cells.get(metric)) for metric in PUBLISHED_METRICS]
+                if any(values):
+                    where = f"{REGION_WORDS.get(region, region)}, {POOLING_WORDS[pooling]}"
+                    table.add_row(f"{protocol}\n  [dim]{where}[/dim]", *values)
+    return table
+
+
+def _shown(cell: Cell | None, *, digits: int = 4) -> str:
     if cell is None:
         return ""
+    value = _number(cell["value"], digits)
     if cell["low"] is None:
-        return _shown(cell["value"])
-    return f"{_shown(cell['value'])} [{_shown(cell['low'])}, {_shown(cell['high'])}]"
+        return value
+    return f"{value}\n[dim]{_number(cell['low'], digits)}-{_number(cell['high'], digits)}[/dim]"
 
 
-def _shown(value: float | None) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -8,38 +8,55 @@ from mbls.report import results_table
 from tests.metrics.test_results import ABOUT, META, scored
 
 
-def shown(origin):
+def shown(origin, width=80):
     histogram, dice = scored(posterior=origin == "phantom")
     about = ABOUT | {"meta": META | {"origin": origin}}
     metrics = summarize(histogram.bins(), dice.counts.numpy(), **about)
-    console = Console(width=220, record=True)
+    console = Console(width=width, record=True)
     console.print(results_table(metrics))
     return metrics, console.export_text()
 
 
-def test_phantom_says_so_and_shows_the_true_error():
+def rows(text):
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def interval(cell):
+    return f"{cell['low']:.4f}-{cell['high']:.4f}"
+
+
+def test_every_number_is_whole_at_80_columns():
     metrics, text = shown("phantom")
-    assert "acdc PHANTOM (synthetic data): 3 cases of 2 patients, checkpoint best" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    poolings = [metrics["sound"][r][p] for r in ("all", "label") for p in ("pooled", "per_case")]
+    for words, metric in ((["ECE"], "ece"), (["class-wise", "ECE"], "cece"), (["NLL"], "nll")):
+        at = rows(text).index([*words, *(f"{c[metric]['value']:.4f}" for c in poolings)])
+        assert rows(text)[at + 1] == [interval(c[metric]) for c in poolings]
+    floors = [f"{c['ece']['floor']:.4f}" for c in poolings]
+    assert ["noise", "floor", *floors] in rows(text)
+    true = [f"{c['true_cece']['value']:.4f}" for c in poolings]
+    assert ["true", "value", *true] in rows(text)
+
+
+def test_published_protocols_stand_beside():
+    metrics, text = shown("real")
+    cells = metrics["murugesan-med"]["label"]["per_case"]
+    values = [f"{cells[m]['value']:.4f}" for m in ("ece", "cece", "dice/mean")]
+    at = rows(text).index(["murugesan-med", *values])
+    assert " ".join(rows(text)[at + 1][:4]) == "label foreground, per case"
+
+
+def test_a_phantom_says_so_and_absent_structures_are_counted():
+    metrics, text = shown("phantom")
+    assert "acdc PHANTOM (synthetic data): 3 cases of 2 patients" in " ".join(text.split())
     assert "no statement about acdc" in " ".join(text.split())
-    lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
-
-    def row(words, protocol, region, metric):
-        pooled, mean = (metrics[protocol][region][p][metric] for p in ("pooled", "per_case"))
-        numbers = [f"{c['value']:.4f} [{c['low']:.4f}, {c['high']:.4f}]" for c in (pooled, mean)]
-        return f"{words} {' '.join(numbers)}"
-
-    for words, metric in (("ECE", "ece"), ("true class-wise ECE", "true_cece")):
-        expected = row(f"{words} sound label foreground", "sound", "label", metric)
-        assert any(line.startswith(expected) for line in lines), expected
-    published = metrics["murugesan-med"]["label"]["per_case"]["cece"]["value"]
-    words = f"class-wise ECE murugesan-med label foreground {published:.4f}"
-    assert any(line.startswith(words) for line in lines)
-    floors = [metrics["sound"]["all"][p]["ece"]["floor"] for p in ("pooled", "per_case")]
-    assert f"{floors[0]:.4f} / {floors[1]:.4f}" in text
-    assert any(line.startswith("Dice MYO") and line.endswith("2 (1 absent)") for line in lines)
-    assert "15 equal right-closed bins" in text
+    assert metrics["dice"]["MYO"]["n_absent"] == 1
+    at = next(k for k, row in enumerate(rows(text)) if row[:1] == ["MYO"])
+    assert rows(text)[at + 1][-2:] == ["1", "absent"]
+    assert "15 equal right-closed bins" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("word", ["PHANTOM", "true ECE", "Dice background"])
+@pytest.mark.parametrize("word", ["PHANTOM", "true value", "background 0"])
 def test_real_data_is_not_called_a_phantom(word):
     assert word not in shown("real")[1]
