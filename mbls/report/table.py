@@ -50,7 +50,8 @@ def caption(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers are, with a warning where the data are synthetic."""
     meta = metrics["meta"]
     text = (
-        f"Below a value its 95 % interval over patients; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
+        f"Below a value its 95 % interval over patients; per case: the mean of the cases. "
+        f"{meta['n_bins']} equal right-closed bins; "
         f"class-wise over all {len(meta['class_names'])} classes, without background in the label "
         "foreground. Noise floor: what a calibrated model would show if voxels were independent. "
         "A structure absent from a label is left out of its overlap. "
