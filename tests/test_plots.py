@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from mbls.plots import reliability_figure, save_figure
+from mbls.plots import confidence_figure, reliability_figure, save_figure, spread_figure
+from mbls.plots.reliability import share_interval
+from mbls.plots.spread import case_counts
 from tests.metrics.test_results import META, scored
 
 
@@ -45,3 +47,40 @@ def test_files(bins, tmp_path):
     save_figure(reliability_figure(bins, meta=META), tmp_path / "reliability")
     assert (tmp_path / "reliability.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "reliability.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_band_holds_the_shares(bins):
+    patients = ["a", "b", "c"]
+    low, high = share_interval(bins, patients, region="all", n_bins=15)
+    count, hits, _ = bins.pool().table("all", 15)[:, 0]
+    filled = count > 0
+    share = hits[filled] / count[filled]
+    assert ((low[filled] <= share) & (share <= high[filled])).all()
+    assert np.isnan(low[~filled]).all()
+    assert (high - low)[filled].max() > 0
+    figure = reliability_figure(bins, meta=META, patients=patients)
+    assert "95 % intervals over patients" in figure.get_suptitle()
+
+
+def test_spread_counts_cases(bins):
+    count = np.array([[4, 0], [4, 2], [4, 2]])
+    hits = np.array([[4, 0], [2, 1], [2, 0]])
+    counts = case_counts(count, hits)
+    assert counts.sum() == 5
+    assert counts[19, 0] == 1  # all hits
+    assert counts[10, 0] == 2
+    assert counts[10, 1] == counts[0, 1] == 1
+    figure = spread_figure(bins, meta=META)
+    assert "PHANTOM" in figure.get_suptitle()
+    with pytest.raises(ValueError, match="got a pooled one"):
+        spread_figure(bins.pool(), meta=META)
+
+
+def test_confidence_bars_are_right_and_wrong_voxels(bins):
+    figure = confidence_figure(bins, meta=META)
+    assert [axes.get_title() for axes in figure.axes] == list(bins.regions)
+    for axes, region in zip(figure.axes, bins.regions, strict=True):
+        count, hits, _ = bins.pool().table(region, 15)[:, 0, 0]
+        np.testing.assert_allclose(heights(axes, "right"), hits)
+        np.testing.assert_allclose(heights(axes, "wrong"), count - hits)
+    assert "PHANTOM" in figure.get_suptitle()

@@ -83,7 +83,7 @@ def write_results(
     save_bins(folder / "bins.npz", bins, counts, **about)
     (folder / "metrics.json").write_text(to_json(metrics))
     (folder / "cases.csv").write_text(case_rows(bins, counts, **about))
-    save_figure(reliability_figure(bins, meta=meta), folder / "reliability")
+    save_figure(reliability_figure(bins, meta=meta, patients=patients), folder / "reliability")
     return metrics
 
 

@@ -46,6 +46,7 @@ def test_fifty_million_voxels():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_thousand_million_voxels():
     found, error = streamed(1000)
     assert found == pytest.approx(error, rel=1e-9)

@@ -1,0 +1,8 @@
+"""Figures of calibration histograms, one kind a file."""
+
+from mbls.plots.confidence import confidence_figure
+from mbls.plots.reliability import reliability_figure
+from mbls.plots.spread import spread_figure
+from mbls.plots.style import save_figure
+
+__all__ = ["confidence_figure", "reliability_figure", "save_figure", "spread_figure"]

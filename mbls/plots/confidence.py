@@ -1,0 +1,58 @@
+"""The confidence histogram: how sure the model is, where it is right and where it is wrong."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
+
+
+def confidence_figure(
+    bins: CalibrationBins, *, meta: Mapping[str, Any], n_bins: int = 15
+) -> Figure:
+    """Draw the top label's confidences in each region, right and wrong voxels apart.
+
+    The two lines are the mean confidence (solid) and the accuracy (dotted): equal for a model that
+    is right as often as it says.
+
+    Args:
+        bins: The histogram; its cases are pooled.
+        meta: ``dataset``, ``origin`` and ``class_names``.
+        n_bins: A divisor of 60.
+    """
+    pooled = bins.pool()
+    figure, grid, columns = panels(len(bins.regions), heights=(1,), inches=2.4)
+    for position, region in enumerate(bins.regions):
+        row, column = divmod(position, columns)
+        axes = figure.add_subplot(grid[row, column])
+        count, hits, confidence = pooled.table(region, n_bins)[:, 0, 0]
+        left, width = np.arange(n_bins) / n_bins, 1 / n_bins
+        axes.bar(left, hits, width=width / 2, align="edge", color=BLUE, label="right")
+        axes.bar(
+            left + width / 2,
+            count - hits,
+            width=width / 2,
+            align="edge",
+            color="white",
+            edgecolor=ORANGE,
+            hatch="////",
+            linewidth=0.6,
+            label="wrong",
+        )
+        if count.sum():
+            axes.axvline(confidence.sum() / count.sum(), color=BLACK, linewidth=1)
+            axes.axvline(hits.sum() / count.sum(), color=BLACK, linewidth=1, linestyle=":")
+        axes.set_yscale("log")
+        axes.set(xlim=(0, 1), ylim=(0.5, None))
+        axes.set_title(region, fontsize=8)
+        small(axes, x="confidence of the top label", **({"y": "voxels"} if column == 0 else {}))
+        if position == 0:
+            axes.legend(frameon=False, fontsize=7, loc="upper left")
+    legend = "Solid: mean confidence. Dotted: accuracy."
+    caption(
+        figure, bins, meta, region="each region", pooling="pooled", n_bins=n_bins, legend=legend
+    )
+    return figure

@@ -1,0 +1,90 @@
+"""The dataset reliability histogram: how reliability differs from case to case."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.plots.style import GREY, ORANGE, caption, channel_titles, panels, small
+
+ROWS = 20
+
+
+def spread_figure(
+    bins: CalibrationBins, *, meta: Mapping[str, Any], region: str = "all", n_bins: int = 15
+) -> Figure:
+    """Draw how many cases have which share of hits in each bin of confidence.
+
+    The darker a cell, the more cases; the line is the share over all cases together. Calibrated
+    cases lie along the diagonal, and a wide column is a confidence that means different things in
+    different patients.
+
+    Args:
+        bins: Histogram that keeps cases apart.
+        meta: ``dataset``, ``origin`` and ``class_names``.
+        region: Which voxels.
+        n_bins: A divisor of 60.
+
+    Raises:
+        ValueError: If the cases were pooled.
+    """
+    if bins.pooled:
+        raise ValueError(
+            "The spread over cases needs num_cases in the histogram, got a pooled one."
+        )
+    names = channel_titles(bins, meta)
+    figure, grid, columns = panels(len(names), heights=(1,), inches=2.4)
+    each = bins.table(region, n_bins)[:2]
+    together = bins.pool().table(region, n_bins)[:2, 0]
+    counts = [case_counts(*each[:, :, k]) for k in range(len(names))]
+    top = max(1.0, max(c.max() for c in counts))
+    drawn = []
+    for position, name in enumerate(names):
+        row, column = divmod(position, columns)
+        axes = figure.add_subplot(grid[row, column])
+        drawn.append(axes)
+        image = axes.pcolormesh(
+            np.linspace(0, 1, n_bins + 1),
+            np.linspace(0, 1, ROWS + 1),
+            np.ma.masked_equal(counts[position], 0),
+            cmap="cividis_r",
+            vmin=1,
+            vmax=top,
+            rasterized=True,
+        )
+        _line(axes, *together[:, position])
+        axes.set_title(name, fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        small(axes, x="confidence", **({"y": "share of hits"} if column == 0 else {}))
+    bar = figure.colorbar(image, ax=drawn, shrink=0.8, pad=0.01)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("cases", fontsize=8)
+    legend = "Colour: number of cases. Line: all cases together."
+    caption(figure, bins, meta, region=region, pooling="each case", n_bins=n_bins, legend=legend)
+    return figure
+
+
+def case_counts(count: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Return the number of cases by share of hits and bin, ``(20, n_bins)``.
+
+    Args:
+        count: Voxels ``(cases, n_bins)``; a case counts in the bins that it has voxels in.
+        hits: Hits ``(cases, n_bins)``.
+    """
+    _, place = np.nonzero(count > 0)
+    share = hits[count > 0] / count[count > 0]
+    row = np.minimum((share * ROWS).astype(int), ROWS - 1)
+    counts = np.zeros((ROWS, count.shape[1]))
+    np.add.at(counts, (row, place), 1)
+    return counts
+
+
+def _line(axes: Axes, count: np.ndarray, hits: np.ndarray) -> None:
+    filled = count > 0
+    middle = (np.arange(len(count)) + 0.5) / len(count)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+    share = hits[filled] / count[filled]
+    axes.plot(middle[filled], share, "o-", color=ORANGE, markersize=2.5, linewidth=1.0)
