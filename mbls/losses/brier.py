@@ -1,13 +1,15 @@
 """The Brier score as a loss, alone and under a focal loss."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from mbls.losses.base import Loss
-from mbls.losses.focal import focal_map
-from mbls.losses.masking import labelled, masked_mean
+from mbls.losses.focal import FocalTerm
+from mbls.losses.pointwise import Chunk, Pointwise, pointwise_means
 from mbls.losses.settings import check_at_least
 
-__all__ = ["BrierLoss", "FocalCalibrationLoss", "brier_map"]
+__all__ = ["BrierLoss", "BrierTerm", "FocalCalibrationLoss", "brier_map"]
 
 
 def brier_map(logits: Tensor, safe: Tensor) -> Tensor:
@@ -30,6 +32,26 @@ def brier_map(logits: Tensor, safe: Tensor) -> Tensor:
     return (probs - hot).square().sum(dim=1)
 
 
+@dataclass(frozen=True)
+class BrierTerm(Pointwise):
+    """:func:`brier_map` on a chunk, with its gradient."""
+
+    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
+        """Return :func:`brier_map`."""
+        return brier_map(logits, safe)
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Return ``sum_k p_k^2 - 2 p_y + 1``, from the gaps, which lose no digits near 0."""
+        minus = chunk.probs.new_full(chunk.label.shape, -1.0)
+        return chunk.probs.scatter_add(1, chunk.label, minus).square_().sum(dim=1, keepdim=True)
+
+    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
+        """Add ``2 p_k (g_k - sum_j p_j g_j)`` with the gaps ``g = p - q``."""
+        gap = chunk.probs.scatter_add(1, chunk.label, weight.new_full(chunk.label.shape, -1.0))
+        inner = gap.mul(chunk.probs).sum(dim=1, keepdim=True)
+        gradient.addcmul_(gap.sub_(inner).mul_(chunk.probs), weight, value=2)
+
+
 class BrierLoss(Loss):
     """The Brier score, summed over classes, mean over voxels; see :func:`brier_map`.
 
@@ -49,8 +71,8 @@ class BrierLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"brier": ...}``."""
         logits, target = self.prepare(logits, target)
-        keep, safe = labelled(target, self.ignore_index)
-        return {"brier": masked_mean(brier_map(logits, safe), keep)}
+        (value,) = pointwise_means(logits, target, [BrierTerm()], ignore_index=self.ignore_index)
+        return {"brier": value}
 
 
 class FocalCalibrationLoss(Loss):
@@ -88,8 +110,7 @@ class FocalCalibrationLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"focal": ..., "brier": ...}``."""
         logits, target = self.prepare(logits, target)
-        keep, safe = labelled(target, self.ignore_index)
-        return {
-            "focal": masked_mean(focal_map(logits, safe, self.gamma), keep),
-            "brier": self.alpha * masked_mean(brier_map(logits, safe), keep),
-        }
+        focal, brier = pointwise_means(
+            logits, target, [FocalTerm(self.gamma), BrierTerm()], ignore_index=self.ignore_index
+        )
+        return {"focal": focal, "brier": self.alpha * brier}

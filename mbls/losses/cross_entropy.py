@@ -1,12 +1,15 @@
 """Cross-entropy, the base that most calibration losses add a penalty to."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from mbls.losses.base import Loss
+from mbls.losses.pointwise import Chunk, Pointwise
 from mbls.losses.settings import check_within
 
-__all__ = ["CrossEntropyLoss", "cross_entropy"]
+__all__ = ["CrossEntropyLoss", "CrossEntropyTerm", "cross_entropy"]
 
 
 def cross_entropy(
@@ -35,6 +38,37 @@ def cross_entropy(
         logits, target, reduction="sum", label_smoothing=label_smoothing, ignore_index=ignore_index
     )
     return total / (target != ignore_index).sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class CrossEntropyTerm(Pointwise):
+    """Cross-entropy on a chunk, for the losses that share a pass with it.
+
+    Args:
+        label_smoothing: Share of the target that is spread evenly over all classes.
+    """
+
+    label_smoothing: float = 0.0
+
+    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
+        """Return PyTorch's cross-entropy map."""
+        return F.cross_entropy(logits, safe, reduction="none", label_smoothing=self.label_smoothing)
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Return ``-(1 - a) log p_y - a mean_k log p_k``."""
+        share = self.label_smoothing
+        value = chunk.label_log_probs * (share - 1)
+        if share:
+            value -= share * (chunk.logits.mean(dim=1, keepdim=True) - chunk.log_norm)
+        return value
+
+    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
+        """Add ``p - (1 - a) q - a / C``."""
+        share = self.label_smoothing
+        gradient.addcmul_(chunk.probs, weight)
+        gradient.scatter_add_(1, chunk.label, weight * (share - 1))
+        if share:
+            gradient.sub_(weight, alpha=share / gradient.shape[1])
 
 
 class CrossEntropyLoss(Loss):

@@ -1,12 +1,21 @@
 """Penalties on confident output: low entropy, and distance from the uniform distribution."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from mbls.losses.masking import masked_mean
 from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.pointwise import Chunk, Pointwise
 from mbls.losses.settings import check_at_least
 
-__all__ = ["EntropyPenaltyLoss", "UniformPenaltyLoss", "mean_entropy", "uniform_distance"]
+__all__ = [
+    "EntropyPenaltyLoss",
+    "EntropyTerm",
+    "UniformPenaltyLoss",
+    "mean_entropy",
+    "uniform_distance",
+]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
@@ -42,6 +51,27 @@ def uniform_distance(logits: Tensor) -> Tensor:
         tensor([1.5000])
     """
     return (logits.softmax(dim=1) - 1 / logits.shape[1]).abs().sum(dim=1)
+
+
+@dataclass(frozen=True)
+class EntropyTerm(Pointwise):
+    """:func:`mean_entropy` on a chunk, with its gradient."""
+
+    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
+        """Return :func:`mean_entropy`; the labels do not matter."""
+        return mean_entropy(logits)
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Return the entropy over the number of classes."""
+        return (chunk.log_probs * chunk.probs).mean(dim=1, keepdim=True).neg_()
+
+    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
+        """Add ``-p_k (log p_k + H) / C``, H the entropy."""
+        surprise = chunk.log_probs * chunk.probs
+        weight = weight / gradient.shape[1]
+        entropy = surprise.sum(dim=1, keepdim=True).mul_(weight)
+        gradient.addcmul_(surprise, weight, value=-1)
+        gradient.addcmul_(chunk.probs, entropy)
 
 
 class EntropyPenaltyLoss(PenaltyLoss):
@@ -81,8 +111,7 @@ class EntropyPenaltyLoss(PenaltyLoss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms and ``"entropy"``, which is not positive."""
         logits, target = self.prepare(logits, target)
-        entropy = masked_mean(mean_entropy(logits), target != self.ignore_index)
-        return {**self.base_terms(logits, target), "entropy": -self.alpha * entropy}
+        return self.with_base(logits, target, "entropy", -self.alpha, EntropyTerm())
 
 
 class UniformPenaltyLoss(PenaltyLoss):

@@ -1,13 +1,16 @@
 """Focal losses: cross-entropy weighted by how far the label's probability is from 1."""
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from mbls.losses.base import Loss
-from mbls.losses.masking import labelled, masked_mean
-from mbls.losses.powers import label_log_probs, power
+from mbls.losses.pointwise import Chunk, Pointwise, pointwise_means
+from mbls.losses.powers import TINY, label_log_probs, power
 from mbls.losses.settings import check_at_least
 
-__all__ = ["AdaptiveFocalLoss", "FocalLoss", "adaptive_exponents", "focal_map"]
+__all__ = ["AdaptiveFocalLoss", "FocalLoss", "FocalTerm", "adaptive_exponents", "focal_map"]
 
 
 def focal_map(logits: Tensor, safe: Tensor, gamma: float) -> Tensor:
@@ -30,6 +33,49 @@ def focal_map(logits: Tensor, safe: Tensor, gamma: float) -> Tensor:
     if gamma == 0:
         return -log_p
     return -power(-log_p.expm1(), gamma) * log_p
+
+
+@dataclass(frozen=True)
+class FocalTerm(Pointwise):
+    """:func:`focal_map` on a chunk, with its gradient.
+
+    Args:
+        gamma: Exponent >= 0, from a label's probability of 0.5 on if ``adaptive``.
+        adaptive: FLSD-53: see :func:`adaptive_exponents`.
+    """
+
+    gamma: float
+    adaptive: bool = False
+
+    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
+        """Return the focal map."""
+        if not self.adaptive:
+            return focal_map(logits, safe, self.gamma)
+        log_p = label_log_probs(logits, safe)
+        return -power(-log_p.expm1(), adaptive_exponents(log_p.exp(), self.gamma)) * log_p
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Return ``-(1 - p_y)^g log p_y``."""
+        log_p = chunk.label_log_probs
+        return power(-log_p.expm1(), self._exponents(log_p)).mul_(log_p).neg_()
+
+    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
+        """Add ``slope * (p - q)``, the slope that by ``-log p_y``."""
+        log_p = chunk.logits.gather(1, chunk.label) - chunk.log_norm
+        exponents, p = self._exponents(log_p), log_p.exp()
+        rest = -log_p.expm1()
+        small = rest.clamp_min(TINY)
+        # power(rest, g) = rest * max(rest, TINY)^(g - 1), and its derivative
+        first = small.pow(exponents - 1)
+        slope = first + (exponents - 1) * rest * small.pow(exponents - 2) * (rest >= TINY)
+        slope = weight * (rest * first - slope * p * log_p)
+        gradient.addcmul_(chunk.probs, slope)
+        gradient.scatter_add_(1, chunk.label, -slope)
+
+    def _exponents(self, log_p: Tensor) -> Tensor:
+        if self.adaptive:
+            return adaptive_exponents(log_p.exp(), self.gamma)
+        return torch.full((), self.gamma, dtype=log_p.dtype, device=log_p.device)
 
 
 class FocalLoss(Loss):
@@ -59,8 +105,9 @@ class FocalLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"focal": ...}``."""
         logits, target = self.prepare(logits, target)
-        keep, safe = labelled(target, self.ignore_index)
-        return {"focal": masked_mean(focal_map(logits, safe, self.gamma), keep)}
+        term = FocalTerm(self.gamma)
+        (value,) = pointwise_means(logits, target, [term], ignore_index=self.ignore_index)
+        return {"focal": value}
 
 
 def adaptive_exponents(label_probs: Tensor, gamma: float) -> Tensor:
@@ -107,7 +154,6 @@ class AdaptiveFocalLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"focal": ...}``."""
         logits, target = self.prepare(logits, target)
-        keep, safe = labelled(target, self.ignore_index)
-        log_p = label_log_probs(logits, safe)
-        exponents = adaptive_exponents(log_p.exp(), self.gamma)
-        return {"focal": masked_mean(-power(-log_p.expm1(), exponents) * log_p, keep)}
+        term = FocalTerm(self.gamma, adaptive=True)
+        (value,) = pointwise_means(logits, target, [term], ignore_index=self.ignore_index)
+        return {"focal": value}

@@ -1,14 +1,16 @@
 """Margin-based label smoothing (MbLS): a hinge on the distances from the largest logit."""
 
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from mbls.losses.masking import masked_mean
 from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.pointwise import Chunk, Pointwise
 from mbls.losses.settings import check_at_least, check_one_of
 
-__all__ = ["MarginLoss", "margin_penalty"]
+__all__ = ["MarginLoss", "MarginTerm", "margin_penalty"]
 
 
 def margin_penalty(logits: Tensor, margin: float, *, norm: Literal["l1", "l2"] = "l1") -> Tensor:
@@ -32,6 +34,41 @@ def margin_penalty(logits: Tensor, margin: float, *, norm: Literal["l1", "l2"] =
     distance = logits.amax(dim=1, keepdim=True) - logits
     excess = (distance - margin).clamp_min(0)
     return (excess if norm == "l1" else excess.square()).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class MarginTerm(Pointwise):
+    """:func:`margin_penalty` on a chunk, with its gradient.
+
+    Args:
+        margin: Distance in logit units that goes unpunished.
+        norm: ``"l1"`` for the hinge, ``"l2"`` for its square.
+    """
+
+    margin: float
+    norm: Literal["l1", "l2"] = "l1"
+
+    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
+        """Return :func:`margin_penalty`; the labels do not matter."""
+        return margin_penalty(logits, self.margin, norm=self.norm)
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Return the mean of the hinges, or of their squares, over the classes."""
+        excess = self._excess(chunk)
+        return (excess if self.norm == "l1" else excess.square_()).mean(dim=1, keepdim=True)
+
+    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
+        """Push every loser beyond the margin up, and the winner (tied: each a share) down."""
+        excess = self._excess(chunk)
+        slope = excess.sign_() if self.norm == "l1" else excess.mul_(2)
+        weight = weight / gradient.shape[1]
+        wins = torch.sub(chunk.logits, chunk.top).sign_().add_(1)
+        total = slope.sum(dim=1, keepdim=True).mul_(weight)
+        gradient.addcmul_(slope, weight, value=-1)
+        gradient.addcmul_(wins, total.div_(wins.sum(dim=1, keepdim=True)))
+
+    def _excess(self, chunk: Chunk) -> Tensor:
+        return torch.sub(chunk.top - self.margin, chunk.logits).clamp_min_(0)
 
 
 class MarginLoss(PenaltyLoss):
@@ -75,11 +112,10 @@ class MarginLoss(PenaltyLoss):
         check_one_of("norm", norm, ("l1", "l2"))
         self.margin = margin
         self.alpha = alpha
-        self.norm = norm
+        self.norm: Literal["l1", "l2"] = norm
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms and ``"margin"``."""
         logits, target = self.prepare(logits, target)
-        keep = target != self.ignore_index
-        penalty = masked_mean(margin_penalty(logits, self.margin, norm=self.norm), keep)
-        return {**self.base_terms(logits, target), "margin": self.alpha * penalty}
+        term = MarginTerm(self.margin, self.norm)
+        return self.with_base(logits, target, "margin", self.alpha, term)

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from mbls.losses.base import Loss, part_terms
-from mbls.losses.cross_entropy import CrossEntropyLoss
+from mbls.losses.cross_entropy import CrossEntropyLoss, CrossEntropyTerm
+from mbls.losses.pointwise import Pointwise, pointwise_means
 
 __all__ = ["PenaltyLoss"]
 
@@ -34,6 +35,20 @@ class PenaltyLoss(Loss):
                 f"{type(self).__name__} {ignore_index}."
             )
         self.base = CrossEntropyLoss(ignore_index=ignore_index) if base is None else base
+
+    def with_base(
+        self, logits: Tensor, target: Tensor, name: str, factor: float, term: Pointwise
+    ) -> dict[str, Tensor]:
+        """Return the base's terms and ``factor`` times the mean of a pointwise penalty.
+
+        A cross-entropy below the penalty shares its pass over the logits.
+        """
+        shared: list[Pointwise] = [term]
+        if type(self.base) is CrossEntropyLoss:
+            shared.insert(0, CrossEntropyTerm(self.base.label_smoothing))
+        *ce, penalty = pointwise_means(logits, target, shared, ignore_index=self.ignore_index)
+        terms = {"ce": ce[0]} if ce else self.base_terms(logits, target)
+        return {**terms, name: factor * penalty}
 
     def base_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``."""
