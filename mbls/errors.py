@@ -3,7 +3,14 @@
 ``for_user`` marks them, so that other packages can mark theirs without importing this one.
 """
 
-__all__ = ["CheckpointError", "ChoiceError", "Interrupted", "NonFiniteError", "RunFolderError"]
+__all__ = [
+    "CheckpointError",
+    "ChoiceError",
+    "Interrupted",
+    "NonFiniteError",
+    "OutputError",
+    "RunFolderError",
+]
 
 
 class ChoiceError(ValueError):
@@ -20,6 +27,12 @@ class CheckpointError(ValueError):
 
 class RunFolderError(ValueError):
     """A run folder that is missing, taken or incomplete."""
+
+    for_user = True
+
+
+class OutputError(ValueError):
+    """A place that predictions cannot be written to."""
 
     for_user = True
 

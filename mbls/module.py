@@ -178,8 +178,10 @@ class SegmentationModule(LightningModule):
         for key, metric, region in VALIDATION_METRICS:
             value, _ = estimate(bins, metric, region=region, n_bins=self.n_bins)
             logged[key] = torch.tensor(value)
-        self.log_dict({key: value.float() for key, value in logged.items()}, prog_bar=False)
-        self.log("dice", logged["val/dice"].float(), prog_bar=True, logger=False)
+        # every rank holds the same numbers; their maximum over ranks is that number to the last bit
+        same: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
+        self.log_dict({key: value.float() for key, value in logged.items()}, **same)
+        self.log("dice", logged["val/dice"].float(), prog_bar=True, logger=False, **same)
         self.val_histogram.reset()
         self.val_dice.reset()
         if loss := self._adapting():
@@ -206,7 +208,7 @@ class SegmentationModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is not ours or has another number of classes."""
+        """Refuse a checkpoint that is not ours, or is of other classes or another network."""
         card = checkpoint.get("mbls")
         if not isinstance(card, dict):
             raise CheckpointError(
@@ -218,6 +220,11 @@ class SegmentationModule(LightningModule):
                 f"The checkpoint's network has {card.get('num_classes')} classes "
                 f"{card.get('class_keys')}, the data {self.num_classes} {list(self.class_keys)}. "
                 "Take the checkpoint of a run on this dataset."
+            )
+        if differing := _differing(checkpoint["state_dict"], self.state_dict()):
+            raise CheckpointError(
+                f"The checkpoint is of another network or loss: {len(differing)} weights differ in "
+                f"name or shape, {differing[0]} the first. Take a checkpoint of this run."
             )
 
     # Private -----------------------------------------------------------------------------------
@@ -238,6 +245,15 @@ class SegmentationModule(LightningModule):
         shared = {"spacing": batch["spacing"], "index": batch["index"]}
         histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
         dice.update(probs, batch["label"], **shared)
+
+
+def _differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the weights that only one side has, or that differ in shape."""
+    names = list(dict.fromkeys([*wanted, *found]))
+    return [
+        name for name in names
+        if name not in found or name not in wanted or found[name].shape != wanted[name].shape
+    ]  # fmt: skip
 
 
 def _resize(head: Tensor, size: Sequence[int]) -> Tensor:

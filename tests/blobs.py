@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
+
 
 class Blobs(Dataset):
     """Discs of two classes; a slice ``(1, H, W)`` or a volume ``(1, X, Y, Z)`` an item."""
@@ -17,7 +19,9 @@ class Blobs(Dataset):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int | bool]) -> dict[str, Any]:
+        """A slice of an ``(epoch, index)``, the same in each; a volume of an ``(index, scored)``."""
+        index, scored = (key[1], True) if self.depth is None else key
         generator = torch.Generator().manual_seed(1000 * self.offset + index)
         shape = (self.size, self.size) + (() if self.depth is None else (self.depth,))
         axes = torch.meshgrid(*[torch.arange(s, dtype=torch.float32) for s in shape], indexing="ij")
@@ -33,7 +37,7 @@ class Blobs(Dataset):
             "case": f"case{index:03d}",
             "index": index,
             "spacing": torch.ones(len(shape)),
-            "scored": True,
+            "scored": bool(scored),
         }
 
 
@@ -73,6 +77,7 @@ class BlobDataModule(LightningDataModule):
         self.root, self.fold, self.batch_size, self.bad = root, fold, batch_size, bad
         self.size, self.seed = size, seed
         self.sizes = {"train": train, "val": val, "test": test}
+        self.start = (0, 0)
         self.prepared = 0
 
     def prepare(self) -> None:
@@ -85,8 +90,12 @@ class BlobDataModule(LightningDataModule):
         return self.cases(split)
 
     def train_dataloader(self) -> DataLoader:
-        data = Blobs(self.sizes["train"], self.size, None, 0, self.bad)
-        return DataLoader(data, self.batch_size, collate_fn=collate)
+        rank, world = rank_and_world()
+        size = self.sizes["train"]
+        sampler = TrainingSampler(size, batch_size=self.batch_size, seed=self.seed, rank=rank,
+                                  world=world, start=self.start)  # fmt: skip
+        data = Blobs(size, self.size, None, 0, self.bad)
+        return DataLoader(data, batch_sampler=sampler, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader:
         return self._volumes("val", 1)
@@ -95,4 +104,8 @@ class BlobDataModule(LightningDataModule):
         return self._volumes("test", 2)
 
     def _volumes(self, split: str, offset: int) -> DataLoader:
-        return DataLoader(Blobs(self.sizes[split], self.size, 3, offset), 1, collate_fn=collate)
+        rank, world = rank_and_world()
+        size = self.sizes[split]
+        sampler = EvaluationSampler(size, rank=rank, world=world)
+        data = Blobs(size, self.size, 3, offset)
+        return DataLoader(data, 1, sampler=sampler, collate_fn=collate)

@@ -12,6 +12,7 @@ from mbls.callbacks.predictions import PredictionWriter
 from mbls.callbacks.run_card import RunCard
 from mbls.callbacks.run_folder import RunFolder, run_folder
 from mbls.callbacks.run_logger import MetricsCSV
+from mbls.callbacks.step_seed import StepSeed
 from mbls.callbacks.test_results import TestResults
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PredictionWriter",
     "RunCard",
     "RunFolder",
+    "StepSeed",
     "TestResults",
     "find_checkpoint",
     "last_checkpoint",

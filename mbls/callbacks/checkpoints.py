@@ -1,16 +1,16 @@
 """Checkpoints of a run: the best, the last and the one before the last."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
+from mbls.callbacks.nan_guard import require_finite
 from mbls.callbacks.run_folder import run_folder
-from mbls.errors import CheckpointError, NonFiniteError
+from mbls.errors import CheckpointError
 
 __all__ = ["Checkpoints", "find_checkpoint", "last_checkpoint", "read_checkpoint"]
 
@@ -36,48 +36,60 @@ class Checkpoints(Checkpoint):
         """Save at the end of an epoch: after its validation, when a loss has adapted."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        improved = False
-        if self._validated:
-            self._validated = False
-            improved = self._take(trainer)
-        self.save_last(trainer)
-        if improved:
+        require_finite(trainer)
+        if self._validated and self._take(trainer):
+            # before last.ckpt: a crash in between repeats the epoch, and writes the same best
             self._save(trainer, "best")
+        self._validated = False
+        self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember that there is a new value to judge by."""
+        """Remember that there is a new value to judge by; miss it in the sanity check already."""
+        if trainer.state.fn != "fit":
+            return
+        if trainer.sanity_checking and self.monitor.startswith("val/"):
+            self._value(trainer)
         self._validated = not trainer.sanity_checking
 
-    def _take(self, trainer: Trainer) -> bool:
-        """Take the monitored value, and say whether it is the best so far."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None:
-            raise ValueError(
-                f"checkpoint.monitor is {self.monitor!r}, which is not logged; there are: "
-                f"{', '.join(sorted(trainer.callback_metrics))}."
-            )
-        if not self._improved(float(value)):
-            return False
-        self.best_value, self.best_epoch = float(value), trainer.current_epoch
-        return True
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Tell a datamodule that can begin within an epoch the batch at which training goes on."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.state.fn == "fit" and hasattr(data, "start"):
+            data.start = next_batch(checkpoint)
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def save_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
-        folder = run_folder(trainer) / "checkpoints"
         require_finite(trainer)
-        trainer.save_checkpoint(folder / "incoming.ckpt", weights_only=False)
-        if trainer.is_global_zero:
-            if (folder / "last.ckpt").exists():
-                (folder / "last.ckpt").replace(folder / "previous.ckpt")
-            (folder / "incoming.ckpt").replace(folder / "last.ckpt")
-        trainer.strategy.barrier("last checkpoint")
+        self._save(trainer, "last")
+
+    def _value(self, trainer: Trainer) -> float:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            raise CheckpointError(
+                f"checkpoint.monitor is {self.monitor!r}, which is not logged; there are: "
+                f"{', '.join(sorted(trainer.callback_metrics))}."
+            )
+        return float(value)
+
+    def _take(self, trainer: Trainer) -> bool:
+        """Take the monitored value, and say whether it is the best so far."""
+        value = self._value(trainer)
+        if not self._improved(value):
+            return False
+        self.best_value, self.best_epoch = value, trainer.current_epoch
+        return True
 
     def _save(self, trainer: Trainer, name: str) -> None:
         folder = run_folder(trainer) / "checkpoints"
         trainer.save_checkpoint(folder / "incoming.ckpt", weights_only=False)
         if trainer.is_global_zero:
+            if name == "last" and (folder / "last.ckpt").exists():
+                (folder / "last.ckpt").replace(folder / "previous.ckpt")
             (folder / "incoming.ckpt").replace(folder / f"{name}.ckpt")
-        trainer.strategy.barrier("best checkpoint")
+        trainer.strategy.barrier(f"{name} checkpoint")
 
     def _improved(self, value: float) -> bool:
         if value != value:
@@ -95,23 +107,13 @@ class Checkpoints(Checkpoint):
         self.best_value, self.best_epoch = state_dict["best_value"], state_dict["best_epoch"]
 
 
-def require_finite(trainer: Trainer) -> None:
-    """Raise where a weight is NaN or infinite, so that it is not written over a sound checkpoint.
-
-    Raises:
-        NonFiniteError: On every rank alike, since all hold the same weights.
-    """
-    tensors = [
-        t for t in trainer.lightning_module.state_dict().values()
-        if isinstance(t, Tensor) and t.is_floating_point()
-    ]  # fmt: skip
-    if tensors and not bool(torch.stack([t.isfinite().all() for t in tensors]).all()):
-        raise NonFiniteError(
-            f"A weight became NaN or infinite by epoch {trainer.current_epoch}, step "
-            f"{trainer.global_step}. No checkpoint was written; last.ckpt is the last sound one. "
-            "Lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or check "
-            "the data."
-        )
+def next_batch(checkpoint: dict[str, Any]) -> tuple[int, int]:
+    """Return the ``(epoch, batch)`` that follows the state in a checkpoint."""
+    progress = checkpoint["loops"]["fit_loop"]
+    epochs = progress["epoch_progress"]["current"]
+    batches = progress["epoch_loop.batch_progress"]["current"]
+    within = epochs["started"] > epochs["processed"]  # an epoch has begun and not ended
+    return epochs["processed"], batches["processed"] if within else 0
 
 
 def find_checkpoint(folder: Path, which: str = "best") -> Path:
@@ -156,20 +158,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def last_checkpoint(folder: Path) -> Path:
-    """Return the checkpoint to go on from: ``last``, or ``previous`` where last is damaged.
+def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
+    """Return the checkpoint to go on from, and what is wrong with ``last`` if it is ``previous``.
 
     Raises:
         CheckpointError: Neither can be read.
     """
-    last = find_checkpoint(folder, "last")
+    previous = folder / "checkpoints" / "previous.ckpt"
     try:
+        last = find_checkpoint(folder, "last")
         read_checkpoint(last)
     except CheckpointError as error:
-        previous = last.with_name("previous.ckpt")
         if not previous.is_file():
             raise
-        rank_zero_warn(f"{error} Going on from {previous} instead.")
         read_checkpoint(previous)
-        return previous
-    return last
+        return previous, str(error)
+    return last, None

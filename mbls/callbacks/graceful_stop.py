@@ -1,6 +1,8 @@
 """A signal sets a flag; the run ends at the next batch, with a checkpoint to go on from."""
 
+import os
 import signal
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -18,54 +20,56 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop(Callback):
     """Turn Ctrl-C and SIGTERM into an orderly stop: finish the batch, save, say how to go on.
 
-    A second signal ends the process at once.
+    A validation that is due or running is finished first, and its checkpoints are written. A second
+    signal ends the process at once, even where it waits for other ranks.
     """
 
     def __init__(self) -> None:
         self._flag = False
+        self._speaks = False  # on rank 0 alone
         self._handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals while training."""
-        for number in SIGNALS:
-            self._handlers[number] = signal.signal(number, self._on_signal)
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals, after lightning has taken SIGTERM."""
+        self._speaks = trainer.is_global_zero
+        if not self._handlers:
+            for number in SIGNALS:
+                self._handlers[number] = signal.signal(number, self._on_signal)
+
+    on_train_start = on_sanity_check_start  # where there is no sanity check
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._flag:
-            self._restore()
-            raise KeyboardInterrupt
         self._flag = True
+        for each in SIGNALS:  # python's handlers wait for a blocking call, the system's do not
+            signal.signal(each, signal.SIG_DFL)
+        if self._speaks:
+            cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hid it
+            os.write(2, cursor + b"\nStopping after this batch; a second signal ends at once.\n")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after this batch if any rank was told to."""
+        """Stop after this batch if any rank was told to, unless a validation follows it."""
         # with several ranks the question costs a message, so it is asked once a logging interval
         interval = 1 if trainer.world_size == 1 else max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if (batch_idx + 1) % interval == 0:
-            self._stop_if_told(trainer)
+        every = trainer.val_check_batch
+        validates = every is not None and (batch_idx + 1) % every == 0
+        ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
+        if (batch_idx + 1) % interval == 0 and not validates and not ends and self._told(trainer):
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.save_last(trainer)
+            self._stop(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop after a validation as well."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._stop_if_told(trainer)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between two epochs, when the checkpoints of the first are written."""
+        if self._told(trainer):
+            self._stop(trainer)
 
-    def _stop_if_told(self, trainer: Trainer) -> None:
-        if not trainer.strategy.reduce_boolean_decision(self._flag, all=False):
-            return
-        self._restore()
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Checkpoints):
-                callback.save_last(trainer)
-        folder = run_folder(trainer)
-        raise Interrupted(
-            f"Stopped in epoch {trainer.current_epoch}, step {trainer.global_step}; "
-            f"{folder}/checkpoints/last.ckpt holds the state. Go on with: "
-            f"make train RUN={folder} RESUME=1"
-        )
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the test, and give the signals back."""
+        if self._told(trainer):
+            self._stop(trainer)
         self._restore()
 
     def on_exception(
@@ -73,6 +77,19 @@ class GracefulStop(Callback):
     ) -> None:
         """Give the signals back."""
         self._restore()
+
+    def _told(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._flag, all=False)
+
+    def _stop(self, trainer: Trainer) -> None:
+        folder = run_folder(trainer)
+        last = folder / "checkpoints" / "last.ckpt"
+        raise Interrupted(
+            f"Stopped in epoch {trainer.current_epoch}, step {trainer.global_step}. "
+            + (f"{last} holds the state. Go on with: make train RUN={quote(str(folder))} RESUME=1 "
+               f"(or mbls train --run {quote(str(folder))} --resume)"
+               if last.is_file() else "There is no checkpoint to go on from.")
+        )  # fmt: skip
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

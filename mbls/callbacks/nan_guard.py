@@ -1,7 +1,7 @@
-"""The NaN guard: a loss that is not finite stops the run and names the cases in question."""
+"""The NaN guard: a loss or a weight that is not finite stops the run and names the cases."""
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,18 +9,34 @@ from torch import Tensor
 
 from mbls.errors import NonFiniteError
 
-__all__ = ["NaNGuard"]
+__all__ = ["NaNGuard", "require_finite"]
+
+ADVICE = (
+    "The run is stopped, and its checkpoints are those written before. Lower the learning rate, "
+    "clip gradients (--trainer.gradient_clip_val 1), or check these cases with `make check-data`."
+)
+
+
+class Step(NamedTuple):
+    """What is remembered of a step until the next look."""
+
+    epoch: int
+    step: int
+    cases: list[str]
+    bad: Tensor
 
 
 class NaNGuard(Callback):
     """Watch the loss on the device, and look at it once a logging interval.
 
     No step waits for the device: the losses since the last look stay there as one flag each.
-    The look is reduced over ranks, so that all stop at the same step.
+    The look is reduced over ranks, so that all stop at the same step. Weights are looked at before
+    a validation, and before a checkpoint is written.
     """
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[int, int, list[str], Tensor]] = deque()
+        self._pending: deque[Step] = deque()
+        self._before: Step | None = None  # the last step of the look before
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -31,41 +47,80 @@ class NaNGuard(Callback):
             return
         flag = ~torch.isfinite(loss.detach()).all()
         cases = list(batch.get("case", [])) if isinstance(batch, dict) else []
-        self._pending.append((trainer.current_epoch, trainer.global_step, cases, flag))
+        self._pending.append(Step(trainer.current_epoch, trainer.global_step, cases, flag))
         if (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self.look(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what is left of the epoch."""
-        self.look(trainer)
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before a validation, which ends in checkpoints."""
-        if not trainer.sanity_checking:
-            self.look(trainer)
+        """Look before a validation, which asks for finite probabilities."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            require_finite(trainer)
 
     def look(self, trainer: Trainer) -> None:
         """Raise if a loss since the last look was not finite on any rank.
 
         Raises:
-            NonFiniteError: On every rank, naming epoch, step and the batch's cases.
+            NonFiniteError: On every rank, naming epoch, step and the batch's cases, and those of
+                the step before, whose update may have spoiled the weights.
         """
         if not self._pending:
             return
         steps, self._pending = list(self._pending), deque()
-        flags = torch.stack([flag for *_, flag in steps]).float()
+        before, self._before = self._before, steps[-1]
+        flags = torch.stack([step.bad for step in steps]).float()
         anywhere = trainer.strategy.reduce(flags, reduce_op="sum")
         bad = [k for k, value in enumerate(torch.as_tensor(anywhere).tolist()) if value > 0]
         if not bad:
             return
-        epoch, step, cases, flag = steps[bad[0]]
-        everywhere = _gather(cases if bool(flag) else [], trainer.world_size)
+        first = steps[bad[0]]
+        earlier = steps[bad[0] - 1] if bad[0] else before
         raise NonFiniteError(
-            f"The loss became NaN or infinite in epoch {epoch}, step {step}; the batch holds "
-            f"{', '.join(everywhere) or 'unnamed cases'}. The run is stopped, and its checkpoints "
-            "are those written before. Lower the learning rate, clip gradients "
-            "(--trainer.gradient_clip_val 1), or check these cases with `make check-data`."
+            f"The loss became NaN or infinite in epoch {first.epoch}, step {first.step}; "
+            + _batch("the batch holds", first.cases if bool(first.bad) else [], trainer)
+            + (_batch(", the one before it", earlier.cases, trainer) if earlier else "")
+            + f". {ADVICE}"
         )
+
+    def look_at_weights(self, trainer: Trainer) -> None:
+        """Raise if a weight is not finite, though no loss was so far.
+
+        Raises:
+            NonFiniteError: On every rank alike, since all hold the same weights.
+        """
+        if _finite_weights(trainer):
+            return
+        last = self._before
+        raise NonFiniteError(
+            f"A weight became NaN or infinite by epoch {trainer.current_epoch}, step "
+            f"{trainer.global_step}, under a loss that was finite; "
+            + _batch("the last batch holds", last.cases if last else [], trainer)
+            + f". {ADVICE}"
+        )
+
+
+def require_finite(trainer: Trainer) -> None:
+    """Raise where a loss was, or a weight is, NaN or infinite; all ranks call it.
+
+    Raises:
+        NonFiniteError: On every rank.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    guards = [callback for callback in callbacks if isinstance(callback, NaNGuard)]
+    guard = guards[0] if guards else NaNGuard()
+    guard.look(trainer)
+    guard.look_at_weights(trainer)
+
+
+def _finite_weights(trainer: Trainer) -> bool:
+    tensors = [
+        t for t in trainer.lightning_module.state_dict().values()
+        if isinstance(t, Tensor) and t.is_floating_point()
+    ]  # fmt: skip
+    return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+
+def _batch(text: str, cases: list[str], trainer: Trainer) -> str:
+    return f"{text} {', '.join(_gather(cases, trainer.world_size)) or 'unnamed cases'}"
 
 
 def _gather(cases: list[str], world_size: int) -> list[str]:

@@ -1,5 +1,6 @@
 """The prediction writer: label maps, and class probabilities if asked, as NIfTI."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
+
+from mbls.errors import OutputError
 
 __all__ = ["PredictionWriter"]
 
@@ -32,10 +35,19 @@ class PredictionWriter(BasePredictionWriter):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to predict without a place for it, before any work is done."""
-        if stage == "predict":
-            if self.output is None:
-                raise ValueError("predict needs a folder to write to: --predictions.output FOLDER.")
+        if stage != "predict":
+            return
+        if self.output is None:
+            raise OutputError("predict needs a folder to write to: --predictions.output FOLDER.")
+        try:
             self.output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.output):
+                pass
+        except OSError as error:
+            raise OutputError(
+                f"The output folder {self.output} cannot be written to ({error.strerror}). "
+                "Choose another: OUTPUT=FOLDER (--output)."
+            ) from error
 
     def write_on_batch_end(
         self,
@@ -55,11 +67,11 @@ class PredictionWriter(BasePredictionWriter):
                 self._write(case, logits, affine)
 
     def _write(self, case: str, logits: Tensor, affine: np.ndarray) -> None:
-        label = logits.argmax(dim=0).numpy().astype(np.uint8)
+        probs = logits.float().softmax(dim=0)
+        label = probs.argmax(dim=0).numpy().astype(np.uint8)  # also where rounding made a tie
         self._save(case, label, affine, intent="label")
         if self.probabilities:
-            probs = logits.float().softmax(dim=0).movedim(0, -1).numpy()
-            self._save(f"{case}_prob", probs, affine, intent="estimate")
+            self._save(f"{case}_prob", probs.movedim(0, -1).numpy(), affine, intent="estimate")
 
     def _save(
         self, name: str, array: np.ndarray, affine: np.ndarray, intent: Literal["label", "estimate"]
@@ -67,4 +79,6 @@ class PredictionWriter(BasePredictionWriter):
         image = nib.Nifti1Image(array, np.asarray(affine))
         image.header.set_intent(intent)
         image.header.set_xyzt_units("mm")
-        nib.save(image, Path(str(self.output)) / f"{name}.nii.gz")
+        incoming = Path(str(self.output)) / f".incoming-{name}.nii.gz"
+        nib.save(image, incoming)
+        incoming.replace(incoming.with_name(f"{name}.nii.gz"))

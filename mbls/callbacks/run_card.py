@@ -30,6 +30,7 @@ class RunCard(Callback):
     def __init__(self, *, preset: str = "own") -> None:
         self.preset = preset
         self._start = 0.0
+        self._earlier = 0.0  # seconds, before the run was resumed
         self._samples = 0
         self._card: dict[str, Any] = {}
 
@@ -70,7 +71,7 @@ class RunCard(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add wall time, speed and memory."""
-        seconds = time.monotonic() - self._start
+        seconds = self._seconds()
         self._card |= {
             "finished": True,
             "epochs": trainer.current_epoch,
@@ -82,6 +83,17 @@ class RunCard(Callback):
         if torch.cuda.is_available():
             self._card["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
         self._write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run adds to."""
+        return {"seconds": self._seconds(), "samples": self._samples}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from the run's earlier parts."""
+        self._earlier, self._samples = state_dict["seconds"], state_dict["samples"]
+
+    def _seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._start
 
     def _write(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:

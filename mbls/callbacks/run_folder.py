@@ -16,16 +16,27 @@ def claim(parent: Path, name: str) -> Path:
 
     ``mkdir`` decides, so two jobs never get one folder.
     """
-    parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
+            parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
         except FileExistsError:
+            if not parent.is_dir():
+                raise RunFolderError(f"{parent} is a file; runs need a folder there.") from None
             number += 1
+        except OSError as error:
+            raise _not_made(folder, error) from error
         else:
             return folder
+
+
+def _not_made(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"Run folder {folder} cannot be made ({error.strerror}). Choose a place that can be "
+        "written to: RUN=FOLDER (--run), or --run.root FOLDER for all runs."
+    )
 
 
 class RunFolder(Callback):
@@ -73,8 +84,8 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the folder on rank 0 and tell the other ranks."""
-        if self._path is not None:
-            return
+        if self._path is not None or (stage in ("validate", "predict") and self.folder is None):
+            return  # these two leave nothing in a run folder
         answer: Path | RunFolderError | None = None
         if trainer.is_global_zero:
             try:
@@ -103,13 +114,20 @@ class RunFolder(Callback):
             try:
                 self.folder.mkdir(parents=True)
             except FileExistsError:
-                raise RunFolderError(
-                    f"Run folder {self.folder} exists and is never overwritten. Take another "
-                    "name, or go on in it with RESUME=1 (--resume)."
-                ) from None
+                raise taken(self.folder) from None
+            except OSError as error:
+                raise _not_made(self.folder, error) from error
         elif not self.folder.is_dir():
             raise RunFolderError(f"Run folder {self.folder} does not exist.")
         return self.folder
+
+
+def taken(folder: Path) -> RunFolderError:
+    """Return the error for a run folder that exists where a new one is asked for."""
+    return RunFolderError(
+        f"Run folder {folder} exists and is never overwritten. Take another name, or go on in it "
+        "with RESUME=1 (--resume)."
+    )
 
 
 def run_folder(trainer: Trainer) -> Path:

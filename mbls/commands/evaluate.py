@@ -29,7 +29,7 @@ def run_words(folder: Path, which: str) -> list[str]:
 
     Raises:
         RunFolderError: The folder is not one of a run.
-        CheckpointError: There is no such checkpoint, or it cannot be used.
+        CheckpointError: There is no such checkpoint.
     """
     config = folder / "config.yaml"
     if not config.is_file():
@@ -37,8 +37,7 @@ def run_words(folder: Path, which: str) -> list[str]:
             f"{folder} is not a run folder: it has no config.yaml. "
             "A run folder is runs/<dataset>/<network>-<loss>/seed<k>."
         )
-    from mbls.callbacks.checkpoints import find_checkpoint, read_checkpoint
+    from mbls.callbacks import find_checkpoint
 
     checkpoint = find_checkpoint(folder, which)
-    read_checkpoint(checkpoint)
     return ["--config", str(config), "--ckpt_path", str(checkpoint), "--run.folder", str(folder)]

@@ -3,11 +3,15 @@
 import itertools
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 
 from mbls.callbacks import (
     Checkpoints,
@@ -16,13 +20,19 @@ from mbls.callbacks import (
     PredictionWriter,
     RunCard,
     RunFolder,
+    StepSeed,
     TestResults,
+    read_checkpoint,
     run_folder,
 )
 from mbls.choices import names_of
+from mbls.errors import CheckpointError, Interrupted, NonFiniteError, OutputError, RunFolderError
 from mbls.module import SegmentationModule
 
-__all__ = ["CommandLine", "RunConfig", "command_line", "main"]
+__all__ = ["CommandLine", "RunConfig", "command_line", "main", "one_voice"]
+
+# every rank raises these alike, so that the first one can speak for all
+SHARED_ERRORS = (CheckpointError, Interrupted, NonFiniteError, OutputError, RunFolderError)
 
 FACTS = {  # what the datamodule knows -> where the model wants it
     "num_classes": ("model.num_classes", "model.network.init_args.out_channels"),
@@ -56,6 +66,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(NaNGuard, "nan_guard")
         parser.add_lightning_class_args(GracefulStop, "stop")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(StepSeed, "step_seed")
         parser.add_lightning_class_args(TestResults, "results")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         for fact, targets in FACTS.items():
@@ -63,10 +74,16 @@ class CommandLine(LightningCLI):
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "run.seed")
+        parser.link_arguments("seed_everything", "step_seed.seed")
 
     def before_fit(self) -> None:
         """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
-        self.config_init[self.subcommand]["weights_only"] = True
+        options = self.config_init[self.subcommand]
+        options["weights_only"] = True
+        if options.get("ckpt_path"):
+            read_checkpoint(Path(options["ckpt_path"]))
+        if "return_predictions" in options:
+            options["return_predictions"] = False  # they are written, not kept
         if "LOCAL_RANK" not in os.environ:  # a rank that rank 0 started finds the data prepared
             self.datamodule.prepare()
 
@@ -76,18 +93,34 @@ class CommandLine(LightningCLI):
 def command_line(args: Sequence[str]) -> CommandLine:
     """Run the LightningCLI subcommand that ``args`` begin with, and return the command line."""
     _quieten()
+    _hush()
     strict = {"allow_abbrev": False}
     names = names_of(config_paths(args))
-    return CommandLine(
-        SegmentationModule,
-        LightningDataModule,
-        subclass_mode_data=True,
-        save_config_callback=RunConfig,
-        seed_everything_default=0,
-        trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
-        args=_with_names(list(args), names),
-    )
+    with one_voice():
+        return CommandLine(
+            SegmentationModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
+            args=_with_names(list(args), names),
+        )
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Let rank 0 alone report an error that all ranks raise; the others end without a word.
+
+    They end with status 0: lightning kills rank 0 within seconds of another rank's failure.
+    """
+    try:
+        yield
+    except SHARED_ERRORS:
+        if _rank() == 0:
+            raise
+        sys.exit(0)
 
 
 def config_paths(args: Sequence[str]) -> list[str]:
@@ -122,6 +155,19 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=text)
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+
+
+def _rank() -> int:
+    return getattr(rank_zero_only, "rank", 0)
+
+
+def _hush() -> None:
+    """Keep every rank but the first from repeating what the first says."""
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+    if _rank() > 0:
+        warnings.simplefilter("ignore")
+        for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def main(args: list[str]) -> int:

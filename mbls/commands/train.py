@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
                    + "; default: quick on a phantom, paper with --data-root")  # fmt: skip
     p.add_argument("--seed", type=int, default=None)
     p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
-    p.add_argument("--epochs", type=int)
+    p.add_argument("--epochs", type=_at_least_one)
     p.add_argument("--batch-size", type=int, help="samples a step over all ranks")
     p.add_argument("--devices", help="processes a node, or 'auto'")
     p.add_argument("--nodes", type=int)
@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="go on in the folder given by --run")
     p.add_argument("--dry-run", action="store_true", help="print the mbls fit command and stop")
     return p
+
+
+def _at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word}")
+    return int(word)
 
 
 def main(args: list[str]) -> int:
@@ -56,14 +62,30 @@ def main(args: list[str]) -> int:
         return 0
 
     from mbls.callbacks import find_checkpoint, run_folder
-    from mbls.commands.lightning import command_line
+    from mbls.callbacks.run_folder import folder_callback
+    from mbls.commands.lightning import command_line, one_voice
 
     cli = command_line(["fit", *words])
-    best = find_checkpoint(run_folder(cli.trainer), "best")
-    cli.trainer.test(
-        cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False
-    )
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return 0  # there is no checkpoint to test
+    folder = run_folder(cli.trainer)
+    which = "best" if (folder / "checkpoints" / "best.ckpt").is_file() else "last"
+    checkpoint = find_checkpoint(folder, which)
+    if which == "last":
+        _say("No validation chose a best checkpoint: the last one is tested.")
+        folder_callback(cli.trainer).tag = which
+    with one_voice():
+        cli.trainer.test(
+            cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
+        )
     return 0
+
+
+def _say(text: str) -> None:
+    """Print a line, once and not on every rank."""
+    if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 def fresh_words(options: argparse.Namespace) -> list[str]:
@@ -75,12 +97,10 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
     preset = options.preset or ("quick" if options.data_root is None else "paper")
     network = options.network or ("unet_paper" if preset == "paper" else "unet")
     files = compose(dataset=options.dataset, loss=options.loss, network=network, preset=preset)
-    if "LOCAL_RANK" not in os.environ:
-        sys.stdout.write(
-            f"dataset {options.dataset} · loss {options.loss} · network {network} · "
-            f"preset {preset} · seed {options.seed or 0}\n"
-        )
-        sys.stdout.flush()
+    _say(
+        f"dataset {options.dataset} · loss {options.loss} · network {network} · "
+        f"preset {preset} · seed {options.seed or 0}"
+    )
     names = {"dataset": options.dataset, "network": network, "loss": options.loss}
     words = [word for file in files for word in ("--config", str(file))]
     words += [f"--run.{kind}={Path(name).stem}" for kind, name in names.items()]
@@ -94,9 +114,11 @@ def resume_words(options: argparse.Namespace) -> list[str]:
             f"--resume goes on in a run folder: {options.run} has no config.yaml. "
             "Give --run runs/<dataset>/<network>-<loss>/seed<k>."
         )
-    from mbls.callbacks.checkpoints import last_checkpoint
+    from mbls.callbacks import last_checkpoint
 
-    checkpoint = last_checkpoint(options.run)
+    checkpoint, fault = last_checkpoint(options.run)
+    if fault:
+        _say(f"{fault} Going on from {checkpoint} instead.")
     return ["--config", str(options.run / "config.yaml"), "--ckpt_path", str(checkpoint),
             "--run.resume", "true"]  # fmt: skip
 

@@ -1,0 +1,75 @@
+"""A run that is stopped and resumed ends as if it had not been."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mbls.callbacks.run_logger import read_rows
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SETTINGS: dict[str, Any] = {"train": 20, "batch_size": 4}  # five steps an epoch
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert tiny.fit(*tiny.words(folder, epochs=EPOCHS, **SETTINGS)) == 0
+    return tiny.run_folder(folder)
+
+
+def state(run: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def interrupted(epoch: int, batch: int, **settings: Any) -> list[str]:
+    """Words that add a callback which sends the process a signal."""
+    given = {"epoch": epoch, "batch": batch} | settings
+    return ["--trainer.callbacks+=tests.tiny.Interrupt"] + [
+        f"--trainer.callbacks.init_args.{name}={str(value).lower()}"
+        for name, value in given.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        (interrupted(1, 2), 8),  # in mid-epoch
+        (interrupted(0, 0, number=15), 1),  # SIGTERM, in the first step
+        (interrupted(1, 4), 10),  # in the last batch: its validation is finished first
+        (interrupted(1, 0, validation="true"), 10),
+        (interrupted(2, 4), 15),  # nothing is left to do but the test
+    ],
+    ids=["mid-epoch", "sigterm", "last batch", "validation", "last epoch"],
+)
+def test_a_stopped_run_goes_on_to_the_same_end(
+    words: list[str], step: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny.words(tmp_path, epochs=EPOCHS, **SETTINGS)
+    assert tiny.fit(*base, *words) == 1
+    run = tiny.run_folder(tmp_path)
+    told = capfd.readouterr().err
+    assert f"step {step}. {run}/checkpoints/last.ckpt holds the state" in told
+    assert f"mbls train --run {run} --resume" in told
+    assert state(run)["global_step"] == step
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    for name in ("last", "best"):
+        ours, theirs = state(run, name), state(whole, name)
+        for key, value in theirs["state_dict"].items():
+            assert torch.equal(ours["state_dict"][key], value), (name, key)
+        assert ours["global_step"] == theirs["global_step"]
+        assert ours["lr_schedulers"] == theirs["lr_schedulers"]
+    rows, wanted = read_rows(run / "metrics.csv"), read_rows(whole / "metrics.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        (row["epoch"], row["step"]) for row in wanted
+    ]
+    for row, other in zip(rows, wanted, strict=True):
+        assert row.keys() == other.keys()  # no value lost
+        # an interrupted epoch's training loss is the mean over the steps since
+        same = [key for key in row if not key.startswith("train/")]
+        assert {key: row[key] for key in same} == {key: other[key] for key in same}
+    assert not list(run.parent.glob("seed0-*"))

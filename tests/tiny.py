@@ -1,0 +1,123 @@
+"""Tiny runs: the words of one, and a launcher of real processes with a time limit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback
+
+from mbls.cli import main
+from mbls.commands.train import fresh_words, option_words, parser, resume_words
+
+ROOT = Path(__file__).parents[1]
+MBLS = Path(sys.executable).with_name("mbls")
+
+
+def words(folder: Path, *, epochs: int = 2, **settings: Any) -> list[str]:
+    """Words of ``mbls train`` for blobs, a two-level network and the MbLS loss.
+
+    ``settings`` are the datamodule's; the choices are written to ``folder``.
+    """
+    network = {
+        "class_path": "monai.networks.nets.UNet",
+        "init_args": {"channels": [4, 8], "strides": [2], "num_res_units": 0, "dropout": 0.1},
+    }
+    data = {"class_path": "tests.blobs.BlobDataModule", "init_args": {"root": None} | settings}
+    choices = {
+        "data/blobs": {"data": data},
+        "network/tiny": {"model": {"network": network, "divisor": 2}},
+    }
+    for name, content in choices.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    return [
+        "--dataset", str(folder / "data/blobs.yaml"),
+        "--network", str(folder / "network/tiny.yaml"),
+        "--loss", "mbls", "--preset", "quick", "--epochs", str(epochs), "--accelerator", "cpu",
+        "--trainer.callbacks", "null", "--run.root", str(folder / "runs"),
+        "--trainer.enable_progress_bar", "false",
+    ]  # fmt: skip
+
+
+def fit(*args: str) -> int:
+    """Train in this process without the test; the status that ``mbls`` would exit with."""
+    options, rest = parser().parse_known_args(args)
+    chosen = resume_words(options) if options.resume else fresh_words(options)
+    return main(["fit", *chosen, *option_words(options), *rest])
+
+
+class Interrupt(Callback):
+    """Send this process a signal after a batch of training, or within a validation."""
+
+    def __init__(self, epoch: int, batch: int, *, number: int = 2, validation: bool = False):
+        self.at, self.number, self.validation = (epoch, batch), number, validation
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if not self.validation and (trainer.current_epoch, batch_idx) == self.at:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        if (
+            self.validation
+            and (trainer.current_epoch, 0) == self.at
+            and not trainer.sanity_checking
+        ):
+            os.kill(os.getpid(), self.number)
+
+
+def run_folder(folder: Path) -> Path:
+    """The folder of the first run of :func:`words`."""
+    return folder / "runs" / "blobs" / "tiny-mbls" / "seed0"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a finished process left."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def start(*args: str) -> subprocess.Popen:
+    """Start ``mbls`` in a process group of its own, one thread a process."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
+    return subprocess.Popen(
+        [str(MBLS), *args], cwd=ROOT, env=env, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, *, limit: float = 120) -> Done:
+    """Wait for a process of :func:`start`; whatever hangs is killed, and fails the test."""
+    begin = time.monotonic()
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"{process.args} hung\n--- stdout\n{out}\n--- stderr\n{err}") from None
+    return Done(process.returncode, out, err, time.monotonic() - begin)
+
+
+def mbls(*args: str, limit: float = 120) -> Done:
+    """Run ``mbls`` to its end."""
+    return finish(start(*args), limit=limit)
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen, *, limit: float = 90) -> None:
+    """Wait until something is there, or the process has ended, or the time is up."""
+    end = time.monotonic() + limit
+    while not there() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
