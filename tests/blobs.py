@@ -20,7 +20,7 @@ class Blobs(Dataset):
         return self.n
 
     def __getitem__(self, key: tuple[int, int | bool]) -> dict[str, Any]:
-        """A slice of an ``(epoch, index)``, the same in each; a volume of an ``(index, scored)``."""
+        """A slice of an ``(epoch, index)``, or a volume of an ``(index, scored)``."""
         index, scored = (key[1], True) if self.depth is None else key
         generator = torch.Generator().manual_seed(1000 * self.offset + index)
         shape = (self.size, self.size) + (() if self.depth is None else (self.depth,))
