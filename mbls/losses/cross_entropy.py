@@ -75,7 +75,7 @@ class CrossEntropyLoss(Loss):
     """Cross-entropy, averaged over the labelled voxels; see :func:`cross_entropy`.
 
     Formula: CE = mean_v -log p_y
-    Paper: the maximum-likelihood loss
+    Paper: Good, J. R. Stat. Soc. B 1952 (the logarithmic score)
 
     Args:
         label_smoothing: Share of the target that is spread evenly over all classes.

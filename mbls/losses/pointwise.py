@@ -115,7 +115,8 @@ class _Means(torch.autograd.Function):
         z = logits.detach().reshape(n, c, voxels)
         keep = target.reshape(n, 1, voxels) != ignore_index
         safe = target.reshape(n, 1, voxels) * keep  # a product is faster than a masked fill
-        weight = keep.to(z.dtype) / keep.sum().clamp_min(1)
+        weight = keep.to(z.dtype)
+        weight /= keep.sum().clamp_min(1).to(z.dtype)
         norms = torch.empty_like(weight)
         sums: list[list[Tensor]] = [[z.new_zeros(())] for _ in terms]
         for at in _places(z):

@@ -1,0 +1,103 @@
+"""The table of the losses: what the configurations choose, what the docstrings say of it."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+__all__ = ["Entry", "loss_entries", "loss_table"]
+
+UNSAID = ("ignore_index", "validate", "losses")  # arguments that every loss has, or that are parts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One LOSS=name.
+
+    Args:
+        name: The configuration's stem.
+        cls: The class, its base or its parts after it.
+        formula: The docstring's line.
+        defaults: The configuration's arguments.
+        paper: The docstring's line.
+    """
+
+    name: str
+    cls: str
+    formula: str
+    defaults: str
+    paper: str
+
+
+def loss_entries(folder: Path) -> list[Entry]:
+    """Return an entry for each file of ``folder``, sorted by name.
+
+    Args:
+        folder: ``<name>.yaml`` files, each with ``model.loss``.
+
+    Raises:
+        FileNotFoundError: The folder has no such file.
+    """
+    paths = sorted(path for path in folder.glob("*.yaml") if "." not in path.stem)
+    if not paths:
+        raise FileNotFoundError(f"{folder} must hold <name>.yaml files of losses; it has none.")
+    return [_entry(path) for path in paths]
+
+
+def loss_table(folder: Path) -> Table:
+    """Return the table of :func:`loss_entries`, to print with rich."""
+    table = Table(title="Losses", show_lines=True)
+    for head in ("LOSS", "class", "formula", "defaults", "paper"):
+        table.add_column(head, overflow="fold")
+    for entry in loss_entries(folder):
+        table.add_row(entry.name, entry.cls, entry.formula, entry.defaults, entry.paper)
+    return table
+
+
+def _entry(path: Path) -> Entry:
+    config = yaml.safe_load(path.read_text())["model"]["loss"]
+    nodes = list(_losses(config))
+    names = [_name(node) for _, node in nodes]
+    cls = names[0] if len(names) == 1 else f"{names[0]} of {', '.join(names[1:])}"
+    formula = _said(config["class_path"], "Formula")
+    arguments = config.get("init_args", {})
+    if arguments.get("base"):
+        formula = formula.replace("CE +", f"{_name(arguments['base'])} +", 1)
+    if "losses" in arguments:
+        formula = " + ".join(f"{factor:g} {_name(node)}" for factor, node in nodes[1:])
+    nodes.sort(key=lambda node: _name(node[1]) == "CrossEntropyLoss")  # its paper only if alone
+    papers = (_said(node["class_path"], "Paper") for _, node in nodes)
+    paper = next(filter(None, papers), "")
+    settings = (_settings(node.get("init_args", {})) for _, node in nodes)
+    return Entry(path.stem, cls, formula, "; ".join(filter(None, settings)), paper)
+
+
+def _losses(config: dict[str, Any]) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield the loss and those inside it, with their factors."""
+    yield 1.0, config
+    inside = config.get("init_args", {})
+    yield from (inside.get("losses") or {}).values()
+    if inside.get("base"):
+        yield 1.0, inside["base"]
+
+
+def _name(config: dict[str, Any]) -> str:
+    return config["class_path"].rpartition(".")[2]
+
+
+def _said(class_path: str, what: str) -> str:
+    """Return the docstring's ``what:`` line; nothing for a loss that has none."""
+    module, _, name = class_path.rpartition(".")
+    text = getattr(importlib.import_module(module), name).__doc__ or ""
+    found = re.search(rf"^\s*{what}: (.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else ""
+
+
+def _settings(arguments: dict[str, Any]) -> str:
+    shown = {k: v for k, v in arguments.items() if k not in UNSAID and not isinstance(v, dict)}
+    return ", ".join(f"{key}={value}" for key, value in shown.items() if value is not None)

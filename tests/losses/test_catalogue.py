@@ -1,0 +1,46 @@
+"""The table of losses is complete and says what the files and docstrings say."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mbls.losses.catalogue import loss_entries, loss_table
+from tests.losses.every_loss import CONFIGS
+
+FOLDER = CONFIGS["ce"].parent
+
+
+def test_every_loss_has_a_line_with_formula_and_paper() -> None:
+    entries = {entry.name: entry for entry in loss_entries(FOLDER)}
+    assert list(entries) == sorted(CONFIGS)
+    for entry in entries.values():
+        assert entry.formula, entry
+        assert entry.paper, entry
+    assert entries["mbls"].cls == "MarginLoss"
+    assert entries["mbls"].defaults == "margin=5.0, alpha=0.1, norm=l1"
+    assert "max(0, max_j z_j - z_k - margin)" in entries["mbls"].formula
+    assert "arXiv:2209.09641" in entries["mbls"].paper
+    assert entries["mbls_dice"].formula.startswith("DiceCrossEntropyLoss + alpha")
+    assert entries["dscpp_ce"].formula == "1 CrossEntropyLoss + 1 DicePlusPlusLoss"
+    assert entries["dscpp_ce"].paper.startswith("Yeung")
+    assert "n_bins=20" in entries["ace_soft"].defaults
+
+
+def test_the_table_prints() -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(loss_table(FOLDER))
+    text = console.export_text()
+    assert all(name in text for name in CONFIGS)
+
+
+def test_a_loss_of_somebody_else(tmp_path) -> None:
+    text = "model: {loss: {class_path: monai.losses.DiceLoss, init_args: {softmax: true}}}"
+    (tmp_path / "theirs.yaml").write_text(text)
+    (entry,) = loss_entries(tmp_path)
+    assert (entry.name, entry.cls, entry.defaults) == ("theirs", "DiceLoss", "softmax=True")
+
+
+def test_an_empty_folder_is_an_error(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"must hold <name>.yaml files"):
+        loss_entries(tmp_path)
