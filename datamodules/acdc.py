@@ -175,7 +175,7 @@ def patient_folders(part: Path) -> list[Path]:
 
 def has_labels(folder: Path) -> bool:
     """Whether a patient's folder holds any label file."""
-    return any(folder.glob("*_gt.nii*"))
+    return any(folder.glob("[!.]*_gt.nii*"))  # not ._patient101_frame01_gt.nii.gz, which macOS adds
 
 
 def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list[Problem]]:
@@ -196,7 +196,11 @@ def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list
     if not info.is_file():
         note(info, "a patient must have an Info.cfg", listing(folder), restore)
         return [], problems
-    frames = read_info(info)
+    try:
+        frames = read_info(info)
+    except OSError as error:
+        note(info, "Info.cfg must be readable", error.strerror or str(error), restore)
+        return [], problems
     for phase in ("ED", "ES"):
         number = frames.get(phase, "nothing")
         if not number.isdecimal():
@@ -219,7 +223,10 @@ def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """Return what an Info.cfg says: lines of ``Key: value``, with no section header."""
-    lines = path.read_text(errors="replace").splitlines()
+    """Return what an Info.cfg says: lines of ``Key: value``, with no section header.
+
+    Spaces, blank lines, the line ends of Windows and a byte order mark do not matter.
+    """
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}

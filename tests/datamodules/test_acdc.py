@@ -124,6 +124,30 @@ def test_no_es_in_info_cfg(acdc: Path, content: str, found: str) -> None:
     assert f"Info.cfg must give ES as a frame number, found {found} (" in problem(acdc)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"ED: 1\r\nES: 9\r\nGroup: DCM\r\n",
+        b"\xef\xbb\xbfED: 1\nES: 9",
+        b"\n  ED :01  \n\n ES:9\nGroup: \xff\n",
+    ],
+    ids=["windows", "byte order mark", "spaces"],
+)
+def test_info_cfg_from_other_editors(acdc: Path, content: bytes) -> None:
+    (acdc / "training/patient003/Info.cfg").write_bytes(content)
+    assert ids(acdc) == IDS
+
+
+def test_info_cfg_that_may_not_be_read(acdc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> dict[str, str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("datamodules.acdc.read_info", refuse)
+    problems = survey_acdc(acdc).problems
+    assert len(problems) == 10
+    assert "Info.cfg must be readable, found Permission denied" in str(problems[0])
+
+
 def test_same_frame_twice(acdc: Path) -> None:
     (acdc / "training/patient003/Info.cfg").write_text("ED: 1\nES: 1\n")
     assert "ED and ES must be two frames, found 1 for both" in problem(acdc)
@@ -145,3 +169,6 @@ def test_macos_debris_is_no_patient(acdc: Path) -> None:
     (acdc / "training" / "._patient001").touch()
     (acdc / "training" / "patient_notes.txt").touch()
     assert ids(acdc) == IDS
+    for path in acdc.glob("testing/*/*_gt.nii.gz"):
+        path.rename(path.with_name(f"._{path.name}"))
+    assert ids(acdc) == IDS[:-4]
