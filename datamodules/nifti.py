@@ -11,10 +11,14 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, ImageDataError
 
 SUFFIXES = (".nii.gz", ".nii")
 T = TypeVar("T")
-_UNREADABLE = (ImageFileError, OSError, EOFError, ValueError, zlib.error, struct.error)
+_UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
+    *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
+    *(OverflowError, MemoryError, zlib.error, struct.error),
+)
 
 
 class NiftiError(ValueError):

@@ -85,6 +85,23 @@ def test_not_nifti(tmp_path: Path) -> None:
         read_volume(tmp_path / "b.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("datatype", 127), ("dim", (3, -20, 24, 4)), ("dim", (3, 32767, 32767, 99))],
+)
+def test_damaged_header(tmp_path: Path, field: str, value: int | tuple[int, ...]) -> None:
+    """An unknown type, a negative and a huge extent: nibabel raises three kinds of errors."""
+    path = save(tmp_path / "a.nii", blobs(0)[0])
+    content = bytearray(path.read_bytes())
+    begin = 70 if field == "datatype" else 40
+    for offset, number in enumerate(np.atleast_1d(np.asarray(value, dtype="<i2"))):
+        place = begin + 2 * offset
+        content[place : place + 2] = number.tobytes()
+    path.write_bytes(content)
+    with pytest.raises(NiftiError, match=r"complete NIfTI file.*bytes that do not read as one"):
+        read_volume(path)
+
+
 def test_four_dimensions(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", np.zeros((4, 5, 6, 7), np.int16))
     with pytest.raises(NiftiError, match=r"must be 3D, found 4D, shape \(4, 5, 6, 7\)"):
