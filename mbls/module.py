@@ -14,7 +14,14 @@ from mbls import __version__
 from mbls.errors import CheckpointError
 from mbls.inference import head_weights, pad_to_multiple, split_heads, volume_logits
 from mbls.losses import Loss, part_terms
-from mbls.metrics import CalibrationHistogram, DiceScore, estimate
+from mbls.metrics import (
+    REGIONS,
+    CalibrationHistogram,
+    DiceScore,
+    HausdorffDistance95,
+    NormalizedSurfaceDice,
+    estimate,
+)
 
 __all__ = ["SegmentationModule"]
 
@@ -49,6 +56,8 @@ class SegmentationModule(LightningModule):
     val_dice: DiceScore
     test_histogram: CalibrationHistogram
     test_dice: DiceScore
+    test_hd95: HausdorffDistance95
+    test_nsd: NormalizedSurfaceDice
 
     def __init__(
         self,
@@ -155,8 +164,11 @@ class SegmentationModule(LightningModule):
             self.val_dice = DiceScore(num_cases=n, **settings)
         if stage == "test":
             n = len(datamodule.cases("test"))
-            self.test_histogram = CalibrationHistogram(num_cases=n, **settings)
-            self.test_dice = DiceScore(num_cases=n, **settings)
+            settings["num_cases"] = n
+            self.test_histogram = CalibrationHistogram(regions=REGIONS, **settings)
+            self.test_dice = DiceScore(**settings)
+            self.test_hd95 = HausdorffDistance95(**settings)
+            self.test_nsd = NormalizedSurfaceDice(**settings)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score one whole volume; an adaptive loss observes it."""
@@ -191,7 +203,8 @@ class SegmentationModule(LightningModule):
         """Score one whole volume into the per-case states."""
         if bool(batch["scored"].all()):
             probs = self.volume_logits(batch["image"]).softmax(dim=1)
-            self._score(batch, probs, self.test_histogram, self.test_dice)
+            volumes = (self.test_dice, self.test_hd95, self.test_nsd)
+            self._score(batch, probs, self.test_histogram, *volumes)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer restores them."""
@@ -240,11 +253,12 @@ class SegmentationModule(LightningModule):
         batch: dict[str, Any],
         probs: Tensor,
         histogram: CalibrationHistogram,
-        dice: DiceScore,
+        *volumes: DiceScore | HausdorffDistance95 | NormalizedSurfaceDice,
     ) -> None:
         shared = {"spacing": batch["spacing"], "index": batch["index"]}
         histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
-        dice.update(probs, batch["label"], **shared)
+        for metric in volumes:
+            metric.update(probs, batch["label"], **shared)
 
 
 def _differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

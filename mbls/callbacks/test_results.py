@@ -1,9 +1,13 @@
 """The results of a test: files below ``test/<tag>/`` of the run folder, and a table on screen."""
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
+from torch import Tensor
 
 from mbls.callbacks.run_folder import folder_callback
 from mbls.metrics import write_results
@@ -26,31 +30,48 @@ class TestResults(Callback):
 
     def __init__(self, *, show: bool = True) -> None:
         self.show = show
+        self._metrics: dict[str, Any] | None = None
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, then forget the states."""
         assert isinstance(pl_module, SegmentationModule)
         histogram, dice = pl_module.test_histogram, pl_module.test_dice
-        data, run = trainer.datamodule, folder_callback(trainer)  # type: ignore[attr-defined]
-        with histogram.sync_context(), dice.sync_context():
-            if trainer.is_global_zero:
-                meta = self._meta(trainer, pl_module)
-                folder = run.path / "test" / run.tag
+        hd95, nsd = pl_module.test_hd95, pl_module.test_nsd
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._metrics = None
+        with ExitStack() as synced:
+            for metric in (histogram, dice, hd95, nsd):
+                synced.enter_context(metric.sync_context())
+            if trainer.is_global_zero and self._complete(hd95.scored):
                 self._metrics = write_results(
-                    folder, histogram, dice,
-                    cases=data.cases("test"), patients=data.patients("test"), meta=meta,
+                    self._folder(trainer), histogram, dice,
+                    cases=data.cases("test"), patients=data.patients("test"),
+                    meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd,
                 )  # fmt: skip
-        histogram.reset()
-        dice.reset()
+        for metric in (histogram, dice, hd95, nsd):
+            metric.reset()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print below the progress bar, when it is gone."""
-        if self.show and trainer.is_global_zero:
-            run = folder_callback(trainer)
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print when the progress bar is gone."""
+        if stage == "test" and self.show and self._metrics is not None:
             console = Console()
             console.print(results_table(self._metrics))
-            console.print(f"Run folder: {run.path}", soft_wrap=True)
-            console.print(f"Results:    {run.path / 'test' / run.tag}", soft_wrap=True)
+            console.print(f"Run folder: {folder_callback(trainer).path}", soft_wrap=True)
+            console.print(f"Results:    {self._folder(trainer)}", soft_wrap=True)
+
+    def _complete(self, scored: Tensor) -> bool:
+        """Say whether each case was scored; part of a test is not written as if it were all."""
+        done = int((scored > 0).sum())
+        if done < len(scored):
+            rank_zero_warn(
+                f"{done} of {len(scored)} test cases were scored, so no results are written. Leave "
+                "out --trainer.limit_test_batches and fast_dev_run for a test."
+            )
+        return done == len(scored)
+
+    def _folder(self, trainer: Trainer) -> Path:
+        run = folder_callback(trainer)
+        return run.path / "test" / run.tag
 
     def _meta(self, trainer: Trainer, pl_module: SegmentationModule) -> dict[str, Any]:
         data, run = trainer.datamodule, folder_callback(trainer)  # type: ignore[attr-defined]
