@@ -19,7 +19,7 @@ from mbls.losses.masking import labelled, masked_mean
 
 __all__ = ["Chunk", "Pointwise", "pointwise_means"]
 
-CPU_CHUNK = 1 << 18  # numbers in a chunk: a megabyte in float32
+CPU_CHUNK = 1 << 18  # numbers in a chunk for each thread: a megabyte in float32
 DEVICE_CHUNK = 1 << 26
 
 
@@ -149,7 +149,8 @@ class _Means(torch.autograd.Function):
 def _places(z: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     """Cut ``(N, C, V)`` into chunks: parts of an image, or several small images."""
     n, c, v = z.shape
-    size = max(1, (CPU_CHUNK if z.device.type == "cpu" else DEVICE_CHUNK) // c)
+    on_cpu = z.device.type == "cpu"
+    size = max(1, (CPU_CHUNK * torch.get_num_threads() if on_cpu else DEVICE_CHUNK) // c)
     parts = max(1, -(-v // size))
     step, images = max(1, -(-v // parts)), max(1, size // max(v, 1))
     for first in range(0, n, images):
