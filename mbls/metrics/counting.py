@@ -20,6 +20,7 @@ from torch import Tensor
 from mbls.metrics.facts import read_piece
 from mbls.metrics.fixed_point import FIXED_ONE, LOG_BITS, negative_log, to_fixed
 from mbls.metrics.grid import GRID_CELLS, grid_cells
+from mbls.metrics.scratch import Scratch
 
 NLL_FLOOR = 1e-12
 """A true class's probability below it counts as this much in the negative log-likelihood."""
@@ -52,28 +53,23 @@ class Tally:
         self.top = zeros(2, codes, GRID_CELLS, 2)
         self.scores = zeros(codes, 3)
         self.doubts: list[Tensor] = []
-        self._classes = zeros(num_classes + unions, codes * GRID_CELLS)
-        self._top = zeros(1, 2 * codes * GRID_CELLS)
+        # Top label, classes and unions; only the top label tells misses (second half) from hits.
+        self._cells = zeros(1 + num_classes + unions, 2 * codes * GRID_CELLS)
         self._squares, self._logs = zeros(codes), zeros(codes)
         self._voxels = 0
+        self._scratch = Scratch(device)
 
     def flush(self) -> None:
         """Move the packed sums of the last pieces to the public ones."""
-        for sums, packed in ((self.classes, self._classes), (self.top, self._top)):
-            sums[..., 0] += (packed >> _SHIFT).view(sums.shape[:-1])
-            sums[..., 1] += (packed & _LOW).view(sums.shape[:-1])
-            packed.zero_()
+        both = torch.stack([self._cells >> _SHIFT, self._cells & _LOW], -1)
+        both = both.unflatten(1, (2, -1, GRID_CELLS))
+        self.top += both[0]
+        self.classes += both[1:, 0]
+        self._cells.zero_()
         self.scores += torch.stack([self._squares & _LOW, self._logs, self._squares >> _SHIFT], -1)
         self._squares.zero_()
         self._logs.zero_()
         self._voxels = 0
-
-    def merge(self, other: "Tally") -> None:
-        """Add the flushed sums of ``other``."""
-        self.classes += other.classes
-        self.top += other.top
-        self.scores += other.scores
-        self.doubts += other.doubts
 
     def add(
         self,
@@ -99,7 +95,7 @@ class Tally:
         if self._voxels + L > MAX_VOXELS:
             self.flush()
         self._voxels += L
-        facts = read_piece(probs, target, ignore_index, self.doubts)
+        facts = read_piece(probs, target, ignore_index, self.doubts, self._scratch)
         probs = facts.probs
         labels = torch.add(facts.labels, facts.ignored, alpha=C + 1)
         background = 1 - labels.clamp_max(1)
@@ -110,16 +106,29 @@ class Tally:
         # The bounds matter to what is NaN and will be refused.
         group = torch.add(code, facts.missed, alpha=codes).to(torch.int32).clamp_(0, 2 * codes - 1)
         code = code.to(torch.int32).clamp_(0, codes - 1)
-        _scatter_cells(self._classes[:C], probs, code)
-        _scatter_cells(self._top, facts.top[None], group)
+        values = [facts.top[None], probs]
         if unions:
-            _scatter_cells(self._classes[C:], union_probs(probs, unions), code)
+            values.append(union_probs(probs, unions))
+        shape, scratch = (self._cells.shape[0], L), self._scratch
+        channels = torch.cat(values, out=scratch("channels", shape, probs.dtype))
+        cells = grid_cells(channels, scratch)
+        cells[0] += group.mul_(GRID_CELLS)
+        cells[1:] += code * GRID_CELLS
+        index = scratch("index", shape, torch.int64).copy_(cells)
+        scaled = torch.mul(channels, FIXED_ONE, out=scratch("scaled", shape, probs.dtype)).round_()
+        packed = scratch("packed", shape, torch.int64)
+        if probs.dtype == torch.float32:  # up to 2**30: by way of int32, which is faster
+            packed.copy_(scratch("int32", shape, torch.int32).copy_(scaled))
+        else:
+            packed.copy_(scaled)
+        self._cells.scatter_add_(1, index, packed.add_(1 << _SHIFT))
         self._scatter_scores(probs, facts.likelihood, code.to(torch.int64))
 
     def _scatter_scores(self, probs: Tensor, likelihood: Tensor, code: Tensor) -> None:
-        squares = torch.zeros_like(likelihood)
-        for row in probs:  # in the order of the classes: float64 sums depend on it
-            squares += row.double().square()
+        each = self._scratch("wide", tuple(probs.shape), torch.float64).copy_(probs).square_()
+        squares = each[0]
+        for row in each[1:]:  # in the order of the classes: float64 sums depend on it
+            squares += row
         squares = squares.mul_(FIXED_ONE).round_()
         floored = (NLL_FLOOR - likelihood).clamp_min_(0).ceil_()
         squares.add_(floored, alpha=1 << _SHIFT)
@@ -136,9 +145,3 @@ def union_probs(probs: Tensor, unions: Sequence[tuple[int, ...]]) -> Tensor:
         for k in members[1:]:
             row += probs[k]
     return sums.clamp_max_(1)
-
-
-def _scatter_cells(packed: Tensor, probs: Tensor, code: Tensor) -> None:
-    """Add ``(K, L)`` probabilities by code and cell to ``(K, codes * 61)`` packed sums."""
-    cells = grid_cells(probs).add_(code * GRID_CELLS).to(torch.int64)
-    packed.scatter_add_(1, cells, to_fixed(probs).add_(1 << _SHIFT))

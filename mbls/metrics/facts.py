@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mbls.metrics.scratch import Scratch
 from mbls.metrics.voxels import SUM_TOLERANCE
 
 
@@ -34,7 +35,7 @@ class PieceFacts(NamedTuple):
 
 
 def read_piece(
-    probs: Tensor, target: Tensor, ignore_index: int, doubts: list[Tensor]
+    probs: Tensor, target: Tensor, ignore_index: int, doubts: list[Tensor], scratch: Scratch
 ) -> PieceFacts:
     """Read a piece and note in ``doubts`` what speaks against it.
 
@@ -42,9 +43,10 @@ def read_piece(
         probs: Probabilities ``(C, L)`` of any floating type.
         target: Labels ``(1, L)``, integers or floats.
         ignore_index: Label of voxels to leave out.
-        doubts: Gets one float tensor ``(5,)`` more: the largest deviation of a row sum from 1,
-            minus the smallest probability, the largest label, minus the smallest label, and the
-            largest distance of a label from a whole number.
+        doubts: Gets one float tensor ``(6,)`` more: the smallest and largest row sum, the smallest
+            probability, the smallest and largest label, and the largest distance of a label from a
+            whole number.
+        scratch: Memory for the work.
     """
     if probs.dtype != torch.float64:
         probs = probs.float()
@@ -52,19 +54,22 @@ def read_piece(
     labels = target[0].float()
     ignored = (labels == ignore_index).float()
     labels = labels * (1 - ignored)
-    smallest, largest = torch.aminmax(labels)
-    broken = torch.zeros_like(largest)
+    low, high = torch.aminmax(labels)
+    broken = torch.zeros_like(low)
     if target.is_floating_point():
         whole = labels.round()
         broken = (whole - labels).abs_().amax()
         labels = whole.nan_to_num_(0.0)
-    noted = [probs.sum(0).sub_(1).abs_().amax(), -probs.amin(), largest, -smallest, broken]
-    doubts.append(torch.stack([n.to(probs.dtype) for n in noted]))
+    least, most = torch.aminmax(probs.sum(0))
+    noted = torch.stack([least, most, probs.amin(), *(n.to(probs.dtype) for n in (low, high))])
+    doubts.append(torch.cat([noted, broken.to(probs.dtype)[None]]))
     labels = labels.clamp_(0, probs.shape[0] - 1)
-    return PieceFacts(probs, labels, ignored, *_top_label(probs, labels.to(torch.int64)))
+    return PieceFacts(probs, labels, ignored, *_top_label(probs, labels.to(torch.int64), scratch))
 
 
-def _top_label(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _top_label(
+    probs: Tensor, labels: Tensor, scratch: Scratch
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the top probability, the label's, and whether foreground is guessed, the label missed.
 
     Among equal probabilities the lowest class is the top one, as for ``argmax``. A float32 widened
@@ -75,13 +80,21 @@ def _top_label(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, T
         likelihood = probs.gather(0, labels[None])[0]
         return top, likelihood, (predicted > 0).float(), (predicted != labels).float()
     ranks = torch.arange(probs.shape[0] - 1, -1, -1, device=probs.device)[:, None]
-    keys = probs.double().view(torch.int64) | ranks
-    best = keys.view(torch.float64).amax(0)
+    keys = scratch("wide", tuple(probs.shape), torch.float64).copy_(probs)
+    keys.view(torch.int64).bitwise_or_(ranks)
+    best = keys.amax(0)
     own = keys.gather(0, labels[None])[0]
-    guess = (best - keys[0].view(torch.float64)).ceil_().clamp_max_(1)
-    missed = (best - own.view(torch.float64)).ceil_().clamp_max_(1)
-    likelihood = (own & -(1 << 29)).view(torch.float64)
-    return probs.amax(0), likelihood, guess.float(), missed.float()
+    guess, missed = (keys[0] < best).float(), (own < best).float()
+    likelihood = own.view(torch.int64).bitwise_and_(-(1 << 29)).view(torch.float64)
+    return probs.amax(0), likelihood, guess, missed
+
+
+def worst(doubts: list[Tensor]) -> Tensor:
+    """Return the five numbers of :func:`refuse_doubtful` over all pieces, float64 ``(5,)``."""
+    pieces = torch.stack(doubts).double()
+    least, most, smallest, low, high, broken = pieces.unbind(1)
+    off = torch.maximum((1 - least).amax(), (most - 1).amax())
+    return torch.stack([off, -smallest.amin(), high.amax(), -low.amin(), broken.amax()])
 
 
 def refuse_doubtful(
@@ -90,7 +103,9 @@ def refuse_doubtful(
     """Raise for what is no distribution and for labels that are no class.
 
     Args:
-        doubts: The largest of each of the five numbers of :func:`read_piece`, on the host.
+        doubts: What :func:`worst` returns, on the host: the largest deviation of a row sum from 1,
+            minus the smallest probability, the largest label, minus the smallest label, and the
+            largest distance of a label from a whole number.
         dtype: Type of the probabilities as given, which sets the tolerance of their sum.
         num_classes: C.
         ignore_index: Label of voxels to leave out.

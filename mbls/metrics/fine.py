@@ -15,9 +15,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mbls.metrics.counting import union_probs
-from mbls.metrics.facts import read_piece, refuse_doubtful
+from mbls.metrics.facts import read_piece, refuse_doubtful, worst
 from mbls.metrics.fixed_point import FIXED_ONE, negative_log, to_fixed
 from mbls.metrics.regions import CODE_REGIONS
+from mbls.metrics.scratch import Scratch
 from mbls.metrics.settings import settings_digest
 from mbls.metrics.voxels import check_shapes, check_unions, pieces
 
@@ -103,20 +104,28 @@ class FineHistogram(Metric):
         target = check_shapes(probs, target, self.num_classes)
         doubts: list[Tensor] = []
         counted = self.cells.new_zeros(self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
+        scratch = Scratch(probs.device)
         for piece, labels in pieces([probs.detach(), target[:, None]], self.num_classes):
-            self._count(counted, piece, labels, doubts)
+            self._count(counted, piece, labels, doubts, scratch)
         if not doubts:
             return
-        worst = torch.stack(doubts).amax(0).tolist()
-        refuse_doubtful(worst, probs.dtype, self.num_classes, self.ignore_index)
+        noted = worst(doubts).tolist()
+        refuse_doubtful(noted, probs.dtype, self.num_classes, self.ignore_index)
         counted = counted.unflatten(1, (_PARTS, 2))
         for position, region in enumerate(self.regions):
             missed, hit = counted[:, _REGION_PARTS[region]].sum(1).unbind(1)
             voxels, confidence = (missed + hit).unbind(-1)
             self.cells[position] += torch.stack([voxels, hit[..., 0], confidence], -1)
 
-    def _count(self, counted: Tensor, probs: Tensor, target: Tensor, doubts: list[Tensor]) -> None:
-        facts = read_piece(probs, target, self.ignore_index, doubts)
+    def _count(
+        self,
+        counted: Tensor,
+        probs: Tensor,
+        target: Tensor,
+        doubts: list[Tensor],
+        scratch: Scratch,
+    ) -> None:
+        facts = read_piece(probs, target, self.ignore_index, doubts, scratch)
         unions = tuple(self.unions.values())
         values = torch.cat([facts.top[None], facts.probs, union_probs(facts.probs, unions)])
         labels = facts.labels

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.metrics.scratch import Scratch
+
 GRID_BINS = 60
 GRID_CELLS = GRID_BINS + 1
 # In float32 arithmetic ceil((p * 255) * float32(60 / 255)) is the right cell of every float32: of
@@ -23,20 +25,24 @@ def grid_edges() -> np.ndarray:
     return (np.arange(GRID_CELLS, dtype=np.float32) / np.float32(GRID_BINS)).astype(np.float64)
 
 
-def grid_cells(probs: Tensor) -> Tensor:
+def grid_cells(probs: Tensor, scratch: Scratch) -> Tensor:
     """Return the cell of each probability as int32 0..60, shape of ``probs``.
 
     Args:
         probs: float32 or float64; above 1 counts as 1, below 0 and NaN as 0. The cell of a float64
             value is that of the value rounded to float32, except that only an exact zero is in
             cell 0.
+        scratch: Memory for the work; the result is its buffer ``"int32"``.
     """
     single = probs.float()
     if probs.dtype == torch.float64:
         smallest = torch.finfo(torch.float32).smallest_normal
         single = torch.where(probs > 0, single.clamp_min(smallest), single)
     first, second = _FACTORS
-    return (single * first).mul_(second).ceil_().to(torch.int32).clamp_(0, GRID_BINS)
+    shape = tuple(probs.shape)
+    scaled = torch.mul(single, first, out=scratch("float32", shape, torch.float32))
+    scaled.mul_(second).ceil_()
+    return scratch("int32", shape, torch.int32).copy_(scaled).clamp_(0, GRID_BINS)
 
 
 def check_n_bins(n_bins: int) -> int:

@@ -1,6 +1,6 @@
 """The histogram under all calibration metrics: exact sums, the same for any batching and order."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.counting import Tally
-from mbls.metrics.facts import refuse_doubtful
+from mbls.metrics.facts import refuse_doubtful, worst
 from mbls.metrics.fixed_point import FIXED_ONE, SUM_LIMIT
 from mbls.metrics.grid import GRID_CELLS, grid_edges
 from mbls.metrics.regions import (
@@ -20,7 +20,6 @@ from mbls.metrics.regions import (
     region_masks,
 )
 from mbls.metrics.settings import settings_digest
-from mbls.metrics.sharing import share_out
 from mbls.metrics.truth import expected_cells
 from mbls.metrics.voxels import (
     check_index,
@@ -192,29 +191,22 @@ class CalibrationHistogram(Metric):
         unions = tuple(self.unions.values())
         masks = len(self._masks)
 
-        def count(cut: Iterable[tuple[Tensor, ...]]) -> tuple[Tally, Tensor]:
-            tally = Tally(self.num_classes, len(unions), masks, tensors[0].device)
-            truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
-            for piece in cut:
-                bits = piece[2] if masks else None
-                tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
-                if posterior:
-                    keep = piece[1][0] != self.ignore_index
-                    truth += expected_cells(piece[0], piece[-1], keep, unions, self.regions)
-            tally.flush()
-            return tally, truth
-
-        (tally, truth), *others = share_out(count, pieces(tensors, self.num_classes), tensors[0])
-        for more, expected in others:
-            tally.merge(more)
-            truth += expected
+        tally = Tally(self.num_classes, len(unions), masks, tensors[0].device)
+        truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
+        for piece in pieces(tensors, self.num_classes):
+            bits = piece[2] if masks else None
+            tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
+            if posterior:
+                keep = piece[1][0] != self.ignore_index
+                truth += expected_cells(piece[0], piece[-1], keep, unions, self.regions)
+        tally.flush()
         cells, sums = self._regions(tally)
         known = sums.new_zeros(())
         if posterior:
             known = tally.classes[0, ..., 0].sum()
         largest = torch.stack([cells.amax(), sums.amax()]).double()
-        doubts = tally.doubts or [largest.new_tensor([0, -1, 0, 0, 0])]
-        doubt = torch.cat([torch.stack(doubts).amax(0).double(), largest])
+        noted = worst(tally.doubts) if tally.doubts else largest.new_tensor([0, -1, 0, 0, 0])
+        doubt = torch.cat([noted, largest])
         return cells, sums, truth, known, doubt
 
     def _regions(self, tally: Tally) -> tuple[Tensor, Tensor]:

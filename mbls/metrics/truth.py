@@ -15,6 +15,7 @@ from torch import Tensor
 from mbls.metrics.counting import union_probs
 from mbls.metrics.fixed_point import to_fixed
 from mbls.metrics.grid import GRID_CELLS, grid_cells
+from mbls.metrics.scratch import Scratch
 
 TRUTH_REGIONS = ("all", "label", "union")
 """Regions whose expectation has a closed form; further regions stay at zero."""
@@ -53,7 +54,7 @@ def expected_cells(
     inside = torch.cat([chosen * (predicted > 0), labelled, union_probs(labelled, unions)])
     weight = (1 - posterior[0])[None].expand_as(channels)
     guess = (predicted > 0)[None]
-    cells = grid_cells(channels).long()
+    cells = grid_cells(channels, Scratch(probs.device)).long()
     cells += torch.arange(channels.shape[0], device=probs.device)[:, None] * GRID_CELLS
     channels = channels.double()
     size = channels.shape[0] * GRID_CELLS

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-# Fewer values than torch splits among threads: pieces are shared out instead, which costs no
-# barrier at every operation.
-PIECE_VALUES = (1 << 15) - 1
-PIECE_VOXELS = 1 << 14
+PIECE_VOXELS = 1 << 15
+"""Voxels of a piece for each thread: enough to be worth an operation, few enough for the cache."""
+MAX_VOXELS = (1 << 16) - 1
+PIECE_VALUES = 1 << 18
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
@@ -108,10 +108,11 @@ def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor
         num_classes: The largest ``c``, which sets the length of a piece.
 
     Yields:
-        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`PIECE_VOXELS`. The order of voxels
+        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`. The order of voxels
         is that of memory, not of space: sums do not depend on it.
     """
-    length = max(256, min(PIECE_VOXELS, PIECE_VALUES // num_classes))
+    threads = torch.get_num_threads()
+    length = min(MAX_VOXELS, PIECE_VOXELS * threads, max(1024, PIECE_VALUES // num_classes))
     first = tensors[0]
     voxels = first[0, 0].numel() if first.shape[0] else 0
     if voxels == 0:
