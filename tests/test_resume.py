@@ -26,23 +26,17 @@ def state(run: Path, name: str = "last") -> dict[str, Any]:
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def interrupted(epoch: int, batch: int, **settings: Any) -> list[str]:
-    """Words that add a callback which sends the process a signal."""
-    given = {"epoch": epoch, "batch": batch} | settings
-    return ["--trainer.callbacks+=tests.tiny.Interrupt"] + [
-        f"--trainer.callbacks.init_args.{name}={str(value).lower()}"
-        for name, value in given.items()
-    ]
-
-
 @pytest.mark.parametrize(
     ("words", "step"),
     [
-        (interrupted(1, 2), 8),  # in mid-epoch
-        (interrupted(0, 0, number=15), 1),  # SIGTERM, in the first step
-        (interrupted(1, 4), 10),  # in the last batch: its validation is finished first
-        (interrupted(1, 0, validation="true"), 10),
-        (interrupted(2, 4), 15),  # nothing is left to do but the test
+        (tiny.callback("Interrupt", epoch=1, batch=2), 8),  # in mid-epoch
+        (tiny.callback("Interrupt", epoch=0, batch=0, number=15), 1),  # SIGTERM, in the first step
+        (
+            tiny.callback("Interrupt", epoch=1, batch=4),
+            10,
+        ),  # in the last batch: its validation is finished first
+        (tiny.callback("Interrupt", epoch=1, batch=0, validation="true"), 10),
+        (tiny.callback("Interrupt", epoch=2, batch=4), 15),  # nothing is left to do but the test
     ],
     ids=["mid-epoch", "sigterm", "last batch", "validation", "last epoch"],
 )

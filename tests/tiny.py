@@ -73,6 +73,34 @@ class Interrupt(Callback):
             os.kill(os.getpid(), self.number)
 
 
+class Poison(Callback):
+    """Make one weight infinite after a batch, as an update that blew up does."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.at = (epoch, batch)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            next(pl_module.parameters()).data.view(-1)[0] = float("inf")
+
+
+class Hang(Callback):
+    """Hang before the first batch, and leave a file that says so."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        Path(self.file).touch()
+        time.sleep(300)
+
+
+def callback(name: str, **settings: Any) -> list[str]:
+    """Words that add one of the callbacks above to those of the configuration."""
+    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
+    return [f"--trainer.callbacks+=tests.tiny.{name}", *given]
+
+
 def run_folder(folder: Path) -> Path:
     """The folder of the first run of :func:`words`."""
     return folder / "runs" / "blobs" / "tiny-mbls" / "seed0"

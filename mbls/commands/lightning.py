@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.utilities import rank_zero_only
 
 from mbls.callbacks import (
@@ -76,12 +81,16 @@ class CommandLine(LightningCLI):
         parser.link_arguments("seed_everything", "run.seed")
         parser.link_arguments("seed_everything", "step_seed.seed")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and look at the checkpoint before lightning reads it."""
+        super().parse_arguments(parser, args)
+        if path := self.config[self.config["subcommand"]].get("ckpt_path"):
+            read_checkpoint(Path(path))
+
     def before_fit(self) -> None:
         """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
         options = self.config_init[self.subcommand]
         options["weights_only"] = True
-        if options.get("ckpt_path"):
-            read_checkpoint(Path(options["ckpt_path"]))
         if "return_predictions" in options:
             options["return_predictions"] = False  # they are written, not kept
         if "LOCAL_RANK" not in os.environ:  # a rank that rank 0 started finds the data prepared

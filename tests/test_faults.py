@@ -1,0 +1,235 @@
+"""What goes wrong in a run, in real processes: signals, values that are not finite, checkpoints."""
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mbls.callbacks.run_logger import read_rows
+from mbls.cli import main
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sound run of two epochs."""
+    folder = tmp_path_factory.mktemp("sound")
+    assert tiny.fit(*tiny.words(folder)) == 0
+    return tiny.run_folder(folder)
+
+
+def checkpoint(run: Path, name: str = "last") -> Path:
+    return run / "checkpoints" / f"{name}.ckpt"
+
+
+def assert_finite(run: Path) -> None:
+    for path in (run / "checkpoints").glob("*"):
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        assert all(bool(weight.isfinite().all()) for weight in weights.values()), path
+
+
+# Signals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.ddp
+def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
+    words = [*tiny.words(tmp_path, train=40, epochs=1000), "--devices", "2"]
+    run = tiny.run_folder(tmp_path)
+    process = tiny.start("train", *words, "--trainer.log_every_n_steps", "2")
+    tiny.wait_for(checkpoint(run, "previous").exists, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    stopped = [tiny.finish(process)]
+    step = torch.load(checkpoint(run), weights_only=True)["global_step"]
+
+    process = tiny.start("train", "--run", str(run), "--resume")
+    before = checkpoint(run).stat().st_mtime
+    tiny.wait_for(lambda: checkpoint(run).stat().st_mtime > before, process)
+    process.send_signal(signal.SIGTERM)  # to rank 0 alone, as a batch system may
+    stopped.append(tiny.finish(process))
+    for done in stopped:
+        assert done.code == 1
+        assert "Traceback" not in done.err
+        assert done.err.count("Stopping after this batch") == 1
+        assert done.err.count("Stopped in epoch") == 1
+        assert done.err.count(f"mbls train --run {run} --resume") == 1
+
+    state = torch.load(checkpoint(run), weights_only=True)
+    assert state["global_step"] > step
+    end = state["epoch"] + 2
+    again = ["--run", str(run), "--resume", "--devices", "1", "--epochs", str(end)]
+    assert tiny.fit(*again) == 0
+    rows = read_rows(run / "metrics.csv")
+    assert [int(row["epoch"]) for row in rows] == list(range(end))
+    assert all("train/loss" in row and "val/dice" in row for row in rows)
+    best = max(rows, key=lambda row: float(row["val/dice"]))
+    assert torch.load(checkpoint(run, "best"), weights_only=True)["epoch"] == int(best["epoch"])
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    process = tiny.start("train", *tiny.words(tmp_path), *tiny.callback("Hang", file=begun))
+    tiny.wait_for(begun.exists, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    done = tiny.finish(process, limit=10)
+    assert done.code == -signal.SIGINT
+    assert "a second signal ends at once" in done.err
+    assert "Traceback" not in done.err
+
+
+# Values that are not finite --------------------------------------------------------------------
+
+
+def test_a_loss_that_becomes_nan_names_its_cases(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = tiny.words(tmp_path, bad=5)
+    assert tiny.fit(*words) == 1
+    told = capfd.readouterr().err
+    assert "mbls fit: The loss became NaN or infinite in epoch 0, step " in told
+    assert "case005" in told
+    assert "Traceback" not in told
+    assert not list((tiny.run_folder(tmp_path)).glob("checkpoints/*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        (0, "The loss became NaN or infinite in epoch 1, step 4; the batch holds case"),
+        (1, "A weight became NaN or infinite by epoch 1, step 4, under a loss that was finite"),
+    ],
+    ids=["mid-epoch", "last batch"],
+)
+def test_weights_that_blow_up_spoil_no_checkpoint(
+    batch: int, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    poison = tiny.callback("Poison", epoch=1, batch=batch)
+    assert tiny.fit(*tiny.words(tmp_path, epochs=3), *poison) == 1
+    assert told in capfd.readouterr().err
+    run = tiny.run_folder(tmp_path)
+    assert_finite(run)
+    for name in ("best", "last"):
+        assert torch.load(checkpoint(run, name), weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.ddp
+def test_a_nan_on_one_rank_stops_both(tmp_path: Path) -> None:
+    done = tiny.mbls("train", *tiny.words(tmp_path, bad=5, train=16), "--devices", "2")
+    assert done.code == 1
+    assert done.err.count("The loss became NaN or infinite") == 1
+    assert "case005" in done.err
+    assert "Traceback" not in done.err
+    assert not list((tiny.run_folder(tmp_path)).glob("checkpoints/*.ckpt"))
+
+
+# Checkpoints -----------------------------------------------------------------------------------
+
+
+class Evil:
+    """Runs code when it is unpickled by a careless reader."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def spoil(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+    def write(path: Path, sound: Path) -> None:
+        content = torch.load(sound, weights_only=True)
+        change(content)
+        torch.save(content, path)
+
+    return write
+
+
+def rename_weight(content: dict[str, Any]) -> None:
+    weights = content["state_dict"]
+    weights["network.other"] = weights.pop(next(iter(weights)))
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path, sound: torch.save({"state_dict": {}}, path), "was not written by mbls"),
+        (lambda path, sound: path.write_text("no checkpoint\n"), "cannot be read as a checkpoint"),
+        (
+            lambda path, sound: path.write_bytes(sound.read_bytes()[:20000]),
+            "cannot be read as a checkpoint",
+        ),
+        (
+            lambda path, sound: path.write_bytes(pickle.dumps(Evil(path.with_name("ran")))),
+            "cannot be read as a checkpoint",
+        ),
+        (
+            lambda path, sound: torch.save({"mbls": Evil(path.with_name("ran"))}, path),
+            "cannot be read as a checkpoint",
+        ),
+        (
+            spoil(lambda content: content["mbls"].update(num_classes=5)),
+            "The checkpoint's network has 5 classes ['background', 'ring', 'core'], the data 3",
+        ),
+        (spoil(rename_weight), "of another network or loss: 2 weights differ in name or shape"),
+    ],
+    ids=["not ours", "text", "truncated", "pickle", "code in a zip", "classes", "network"],
+)
+def test_a_checkpoint_that_does_not_fit(
+    write: Callable[[Path, Path], None],
+    told: str,
+    run: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "given.ckpt"
+    write(path, checkpoint(run))
+    assert main(["evaluate", str(run), "--ckpt", str(path)]) == 1
+    error = capfd.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "ran").exists()
+    assert not (run / "test").exists()
+
+
+def test_a_checkpoint_that_is_not_there(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--ckpt", "bets"]) == 1
+    told = capfd.readouterr().err
+    assert f"No checkpoint 'bets' for run {run}. There are: best, last, previous." in told
+
+
+def test_an_unsafe_file_given_to_fit_is_not_run(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "given.ckpt"
+    path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    assert main(["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(path)]) == 1
+    assert "cannot be read as a checkpoint" in capfd.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_last_falls_back_to_previous(
+    damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.fit(*tiny.words(tmp_path)) == 0
+    run = tiny.run_folder(tmp_path)
+    before = read_rows(run / "metrics.csv")
+    sound = torch.load(checkpoint(run), weights_only=True)["state_dict"]
+    last = checkpoint(run)
+    last.write_bytes(last.read_bytes()[:20000]) if damage == "truncated" else last.unlink()
+    assert tiny.fit("--run", str(run), "--resume") == 0
+    told = capfd.readouterr().out
+    assert f"Going on from {checkpoint(run, 'previous')} instead" in told
+    again = torch.load(checkpoint(run), weights_only=True)["state_dict"]
+    assert all(torch.equal(again[name], sound[name]) for name in sound)
+    assert read_rows(run / "metrics.csv") == before
