@@ -22,7 +22,7 @@ NETWORK_NOW = $(or $(NETWORK),$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet
 
 .DEFAULT_GOAL := help
 .PHONY: help install train evaluate predict data check-data test test-all coverage lint format \
-  notebooks clean
+  losses bench bench-losses bench-metrics clean
 
 help:  ## Show the targets, the variables and what they can be
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -69,6 +69,17 @@ test: install  ## Run the tests (a few minutes)
 
 test-all: install  ## Run all tests, the slow ones too
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+losses: install  ## Print the losses: class, formula, defaults, paper
+	@$(MBLS) losses
+
+bench: bench-losses bench-metrics  ## Measure speed and memory beside the peers (minutes)
+
+bench-losses: install  ## Losses against cross-entropy
+	@$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
+
+bench-metrics: install  ## Metrics against torchmetrics and MONAI
+	@$(BIN)/python -m experiments.benchmarks.metrics $(ARGS)
 
 coverage: install  ## Run the tests and show what they reach
 	@$(BIN)/python -m pytest -q -m "not slow and not gpu" --cov --cov-report=term $(ARGS)

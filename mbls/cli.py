@@ -22,6 +22,7 @@ COMMANDS = {
     "data": ("mbls.commands.data", "write the phantom where no data is given, build the cache"),
     "check-data": ("mbls.commands.check_data", "check every case and list all problems"),
     "list": ("mbls.commands.list_choices", "list datasets, losses, networks and presets"),
+    "losses": ("mbls.commands.losses", "print the table of the losses, with formulas and papers"),
     "fit": ("mbls.commands.lightning", "LightningCLI: fit --config FILE ..."),
     "validate": ("mbls.commands.lightning", "LightningCLI: validate --config FILE ..."),
     "test": ("mbls.commands.lightning", "LightningCLI: test --config FILE ..."),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["Entry", "loss_entries", "loss_table"]
@@ -50,12 +52,13 @@ def loss_entries(folder: Path) -> list[Entry]:
 
 
 def loss_table(folder: Path) -> Table:
-    """Return the table of :func:`loss_entries`, to print with rich."""
-    table = Table(title="Losses", show_lines=True)
-    for head in ("LOSS", "class", "formula", "defaults", "paper"):
-        table.add_column(head, overflow="fold")
+    """Return the table of :func:`loss_entries`, to print with rich; it fits 80 columns."""
+    table = Table(title="Losses", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("LOSS", style="bold", no_wrap=True)
+    table.add_column("class, formula, defaults, paper")
     for entry in loss_entries(folder):
-        table.add_row(entry.name, entry.cls, entry.formula, entry.defaults, entry.paper)
+        lines = [entry.cls, entry.formula, f"[dim]{escape(entry.defaults)}[/dim]"]
+        table.add_row(entry.name, "\n".join([*map(escape, lines[:2]), lines[2], entry.paper]))
     return table
 
 

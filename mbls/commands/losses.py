@@ -1,0 +1,14 @@
+"""``mbls losses``: the table of the losses there are."""
+
+from rich.console import Console
+
+from mbls.choices import config_folder
+from mbls.losses.catalogue import loss_table
+
+__all__ = ["main"]
+
+
+def main(args: list[str]) -> int:
+    """Print name, class, formula, defaults and paper of each loss."""
+    Console().print(loss_table(config_folder() / "loss"))
+    return 0
