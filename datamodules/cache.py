@@ -50,8 +50,8 @@ class CachedCase:
         id: The case's name.
         arrays: ``image`` ``(Z, M, X, Y)``, ``label`` ``(Z, X, Y)``, ``posterior``
             ``(Z, C, X, Y)``: slices first, so that a slice is one run of bytes.
-        facts: What JSON can hold: ``spacing``, ``native_shape``, ``file_affine``, ``affine`` and
-            ``content`` (a hash of the source files' bytes).
+        facts: What JSON can hold: ``spacing`` in mm and ``content`` (a hash of the source files'
+            bytes).
     """
 
     id: str

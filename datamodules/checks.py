@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.case import Case, Problem
 from datamodules.nifti import NiftiError, Volume, read_volume
+from datamodules.posterior import Shares, load_shares
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
 _TOLERANCE = 0.2  # voxels by which two grids of one case may differ at a corner
@@ -21,14 +22,14 @@ class RawCase:
     Attributes:
         image: float32 ``(M, X, Y, Z)``.
         label: uint8 ``(X, Y, Z)``, class indices and 255 for ignored voxels, or None.
-        posterior: float32 ``(C, X, Y, Z)``, or None.
+        posterior: uint16 shares ``(C, X, Y, Z)`` (:mod:`datamodules.posterior`), or None.
         file_affine: The affine in the first image's file.
         affine: The same grid with the true voxel size.
     """
 
     image: np.ndarray
     label: np.ndarray | None
-    posterior: np.ndarray | None
+    posterior: Shares | None
     file_affine: np.ndarray
     affine: np.ndarray
 
@@ -170,28 +171,13 @@ def grid_fault(image: Volume, other: Volume) -> tuple[str, str, str] | None:
     return None
 
 
-def read_posterior(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Read p(label | image) as float32 ``(C, X, Y, Z)``, scaled to sum to one at each voxel."""
+def read_posterior(path: Path, shape: tuple[int, ...]) -> Shares:
+    """Read the shares ``(C, X, Y, Z)`` of p(label | image)."""
+    rule, fix = "the posterior must fit the image", "Write the phantom again."
     try:
-        with np.load(path, allow_pickle=False) as file:
-            posterior = file["posterior"].astype(np.float32)
-    except Exception as error:  # a damaged zip raises a dozen kinds
-        raise NiftiError(
-            "the posterior must be an npz file with the array 'posterior'",
-            f"{type(error).__name__}: {error}",
-            "Write the phantom again.",
-        ) from error
-    if posterior.shape != shape:
-        raise NiftiError(
-            f"the posterior must have the shape {shape}",
-            f"{posterior.shape}",
-            "Write the phantom again.",
-        )
-    total = posterior.sum(axis=0, keepdims=True)
-    if not (np.isfinite(posterior).all() and posterior.min() >= 0 and total.min() > 0):
-        raise NiftiError(
-            "the posterior must be a distribution at each voxel",
-            "negative, infinite or vanishing probabilities",
-            "Write the phantom again.",
-        )
-    return posterior / total
+        shares = load_shares(path)
+    except ValueError as error:
+        raise NiftiError(rule, str(error).rstrip("."), fix) from error
+    if shares.shape != shape:
+        raise NiftiError(rule, f"shape {shares.shape} in place of {shape}", fix)
+    return shares

@@ -13,6 +13,7 @@ from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError
 from datamodules.checks import IGNORED, read_case
 from datamodules.patches import cut_patch
+from datamodules.posterior import to_probs
 from datamodules.preprocessing import Preprocessing, prepare_case
 
 IGNORE_INDEX = -100
@@ -100,8 +101,8 @@ class VolumeDataset(Dataset[Sample]):
             "scored": scored,
         }
         if "posterior" in case.arrays:
-            posterior = np.moveaxis(case.arrays["posterior"].open(), 0, -1)
-            sample["posterior"] = torch.from_numpy(np.array(posterior, np.float32, order="C"))
+            shares = np.moveaxis(case.arrays["posterior"].open(), 0, -1)
+            sample["posterior"] = torch.from_numpy(to_probs(np.ascontiguousarray(shares)))
         return sample
 
 

@@ -12,7 +12,7 @@ from datamodules.checks import RawCase, read_case
 from datamodules.parallel import in_parallel
 from datamodules.preprocessing import Preprocessing, prepare_case
 
-CACHE_VERSION = 1  # part of the cache's key: raise it when the same settings give other numbers
+CACHE_VERSION = 2  # part of the cache's key: raise it when the same settings give other numbers
 
 
 class Preparer:

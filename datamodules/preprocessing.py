@@ -15,6 +15,7 @@ from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from datamodules.checks import RawCase
+from datamodules.posterior import Shares
 
 _CODES = re.compile(r"(?=.*[LR])(?=.*[AP])(?=.*[SI])[LRAPSI]{3}")
 
@@ -67,13 +68,13 @@ class PreparedCase:
     Attributes:
         image: ``(M, X, Y, Z)``, normalised, in the cache's type.
         label: uint8 ``(X, Y, Z)``, or None.
-        posterior: float32 ``(C, X, Y, Z)``, or None.
+        posterior: uint16 shares ``(C, X, Y, Z)``, or None.
         spacing: Voxel size in mm along x, y and z.
     """
 
     image: np.ndarray
     label: np.ndarray | None
-    posterior: np.ndarray | None
+    posterior: Shares | None
     spacing: tuple[float, float, float]
 
 
@@ -83,11 +84,10 @@ def prepare_case(raw: RawCase, settings: Preprocessing) -> PreparedCase:
     label = posterior = None
     if raw.label is not None:
         # One call for both, so that each voxel's label and posterior come from the same source.
-        parts = [raw.label[None].astype(np.float32)]
-        parts += [] if raw.posterior is None else [raw.posterior]
+        parts = [raw.label[None]] if raw.posterior is None else [raw.label[None], raw.posterior]
         stack, _ = to_grid(np.concatenate(parts), raw.affine, settings, mode="nearest")
         label = stack[0].numpy().astype(np.uint8)
-        posterior = None if raw.posterior is None else stack[1:].numpy()
+        posterior = None if raw.posterior is None else stack[1:].numpy().astype(np.uint16)
     normalised = np.stack([normalise(channel, settings) for channel in image.numpy()])
     x, y, z = (float(size) for size in voxel_sizes(affine))
     return PreparedCase(normalised.astype(settings.dtype), label, posterior, (x, y, z))

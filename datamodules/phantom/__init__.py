@@ -3,8 +3,8 @@
 from datamodules.phantom.acdc import DEFAULT_PATIENTS, write_acdc_phantom
 from datamodules.phantom.annotator import Annotation, draw_labels, posterior
 from datamodules.phantom.patient import Patient, make_patient
-from datamodules.phantom.posterior import load_posterior, save_posterior
 from datamodules.phantom.settings import CardiacPhantom
+from datamodules.posterior import load_posterior, save_posterior
 
 __all__ = [
     "DEFAULT_PATIENTS",

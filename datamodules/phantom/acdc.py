@@ -33,8 +33,8 @@ from datamodules.parallel import in_parallel
 from datamodules.phantom.anatomy import FRAMES, GROUPS, Anatomy
 from datamodules.phantom.annotator import draw_labels, posterior
 from datamodules.phantom.patient import make_patient, stream
-from datamodules.phantom.posterior import save_posterior
 from datamodules.phantom.settings import CardiacPhantom, checked_counts
+from datamodules.posterior import save_posterior
 
 VERSION = 1  # of the construction: raised whenever the same settings give other files
 DEFAULT_PATIENTS = {"train": 24, "val": 6, "test": 10}

@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 
 from datamodules import ACDCDataModule, Augmentation, DataError
 from datamodules.base import phantom_home
+from datamodules.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
@@ -99,8 +100,7 @@ def test_posterior_is_in_evaluation_batches(acdc: Path, module) -> None:
     for path in acdc.glob("*/*/*_gt.nii.gz"):
         folder = acdc.parent / "posterior" / path.parent.name
         folder.mkdir(parents=True, exist_ok=True)
-        shares = np.rint(probs * 65535).astype(np.uint16)
-        np.savez(folder / path.name.replace("_gt.nii.gz", ".npz"), posterior=shares)
+        save_posterior(folder / path.name.replace("_gt.nii.gz", ".npz"), probs)
     built = ready(module(orientation="RAS"))
     batch = next(iter(built.val_dataloader()))
     assert batch["posterior"].shape == (1, 4, 20, 24, 4)

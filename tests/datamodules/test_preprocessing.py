@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from datamodules.checks import RawCase
+from datamodules.posterior import to_shares
 from datamodules.preprocessing import (
     Preprocessing,
     from_grid,
@@ -94,7 +95,7 @@ def raw(label: np.ndarray, posterior: np.ndarray | None = None) -> RawCase:
 def test_label_and_posterior_move_together(spacing: tuple[float, float] | None) -> None:
     """The posterior's most probable class, moved, is the label that was moved by itself."""
     rng = np.random.default_rng(0)
-    posterior = rng.dirichlet(np.ones(4), size=SHAPE).transpose(3, 0, 1, 2).astype(np.float32)
+    posterior = to_shares(rng.dirichlet(np.ones(4), size=SHAPE).transpose(3, 0, 1, 2))
     label = posterior.argmax(0).astype(np.uint8)
     label[0] = 255
     prepared = prepare_case(raw(label, posterior), Preprocessing(spacing=spacing))
@@ -104,7 +105,8 @@ def test_label_and_posterior_move_together(spacing: tuple[float, float] | None) 
     assert prepared.label.dtype == np.uint8
     assert set(np.unique(prepared.label)) == {0, 1, 2, 3, 255}
     np.testing.assert_array_equal(prepared.posterior.argmax(0)[known], prepared.label[known])
-    np.testing.assert_allclose(prepared.posterior.sum(0), 1, atol=1e-6)
+    assert prepared.posterior.dtype == np.uint16
+    assert (prepared.posterior.sum(0, dtype=int) == 65535).all()
     assert prepared.spacing == pytest.approx((*(spacing or (1.5, 1.5)), 10.0))
 
 

@@ -7,13 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from datamodules.phantom import (
-    CardiacPhantom,
-    acdc,
-    load_posterior,
-    save_posterior,
-    write_acdc_phantom,
-)
+from datamodules.phantom import CardiacPhantom, acdc, load_posterior, write_acdc_phantom
 
 PATIENTS = {"train": 3, "val": 1, "test": 2}
 
@@ -201,19 +195,3 @@ def test_arguments_are_checked(coarse, tmp_path):
 def test_settings_are_checked(setting, text):
     with pytest.raises(ValueError, match=text):
         CardiacPhantom(**setting)
-
-
-def test_posterior_file(tmp_path):
-    rng = np.random.default_rng(0)
-    probs = rng.dirichlet([0.2] * 4, size=(5, 6, 7)).transpose(3, 0, 1, 2).astype(np.float32)
-    save_posterior(tmp_path / "p.npz", probs)
-    with np.load(tmp_path / "p.npz") as file:
-        assert file["posterior"].dtype == np.uint16
-        assert (file["posterior"].astype(int).sum(axis=0) == 65535).all()
-    np.testing.assert_allclose(load_posterior(tmp_path / "p.npz"), probs, atol=2.01 / 65535)
-    np.savez(tmp_path / "q.npz", posterior=probs)
-    with pytest.raises(ValueError, match="must be uint16 shares, got float32"):
-        load_posterior(tmp_path / "q.npz")
-    np.savez(tmp_path / "q.npz", other=probs)
-    with pytest.raises(ValueError, match="must hold an array 'posterior'"):
-        load_posterior(tmp_path / "q.npz")
