@@ -20,7 +20,7 @@ IMAGE_MEANS = ["dice", "dscpp", "tverskypp", "focal_tverskypp"]
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(1,), (7,), (3, 4), (4, 2), (2, 3, 2)])
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=8, deadline=None)
 
 
 def draw(name: str, space: tuple[int, ...], seed: int, n: int = 2) -> tuple[Tensor, Tensor]:
