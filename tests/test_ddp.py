@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from mbls.cli import main
 from tests import few_acdc, tiny
+from tests.datamodules.conftest import blobs, save
 
 pytestmark = [pytest.mark.ddp, pytest.mark.filterwarnings("ignore")]
 
@@ -80,3 +82,20 @@ def test_fewer_cases_than_ranks_give_the_same_digits(trained: tuple[Path, tiny.D
     assert len(two[0]["cases.csv"].splitlines()) == 1 + 1
     assert main([*one_case, "--trainer.devices", "1"]) == 0
     assert_same(run, two)
+
+
+def test_each_input_is_predicted_once(trained: tuple[Path, tiny.Done], tmp_path: Path) -> None:
+    run, _ = trained
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        save(tmp_path / "in" / f"case {number}.nii.gz", blobs(number)[0])
+    done = tiny.mbls(
+        "predict", "--run", str(run), "--input", str(tmp_path / "in"), "--output",
+        str(tmp_path / "out"), "--probabilities", "--trainer.devices", "2",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    for number in range(3):
+        label = nib.load(tmp_path / "out" / f"case {number}.nii.gz")
+        probs = nib.load(tmp_path / "out" / f"case {number}_prob.nii.gz")
+        np.testing.assert_array_equal(np.asarray(probs.dataobj).argmax(-1), label.dataobj)

@@ -34,7 +34,7 @@ def state(run: Path, name: str = "last") -> dict[str, Any]:
         (
             tiny.callback("Interrupt", epoch=1, batch=4),
             10,
-        ),  # in the last batch: its validation is finished first
+        ),  # its validation comes first
         (tiny.callback("Interrupt", epoch=1, batch=0, validation="true"), 10),
         (tiny.callback("Interrupt", epoch=2, batch=4), 15),  # nothing is left to do but the test
     ],

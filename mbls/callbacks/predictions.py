@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from rich.console import Console
 from torch import Tensor
 
 from mbls.errors import OutputError
@@ -65,6 +66,11 @@ class PredictionWriter(BasePredictionWriter):
                 data = trainer.datamodule  # type: ignore[attr-defined]
                 logits, affine = data.restore(case, prediction[n].cpu())
                 self._write(case, logits, affine)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where they are."""
+        if trainer.is_global_zero:
+            Console().print(f"Predictions: {self.output}", soft_wrap=True, highlight=False)
 
     def _write(self, case: str, logits: Tensor, affine: np.ndarray) -> None:
         probs = logits.float().softmax(dim=0)

@@ -1,0 +1,144 @@
+"""LightningCLI's own commands on layered files, and what surrounds a run."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mbls.callbacks.run_logger import read_rows
+from mbls.cli import main
+from mbls.commands.train import fresh_words, option_words, parser
+from tests import few_acdc, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def fit_words(words: list[str]) -> list[str]:
+    options, rest = parser().parse_known_args(words)
+    return [*fresh_words(options), *option_words(options), *rest]
+
+
+def test_fit_validate_test_and_predict_from_layered_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = fit_words(few_acdc.words(tmp_path))
+    assert sum(word == "--config" for word in words) == 5
+    assert main(["fit", *words]) == 0
+    run = tiny.run_folder(tmp_path)
+    best = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    capfd.readouterr()
+    assert main(["validate", *words, *best]) == 0
+    logged = read_rows(run / "metrics.csv")[0]
+    assert f"{float(logged['val/dice']):.6f}"[:7] in capfd.readouterr().out
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]  # validate claims none
+    assert main(["test", *words, *best, "--run.folder", str(run), "--run.tag", "again"]) == 0
+    assert (run / "test/again/metrics.json").is_file()
+    output = tmp_path / "out"
+    assert main(["predict", *words, *best, "--predictions.output", str(output)]) == 0
+    assert len(list(output.iterdir())) == 3
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]
+    assert main(["predict", *words, *best]) == 1
+    assert "predict needs a folder to write to" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
+        (["--model.loss", "mbls.losses.MarginLos"], "MarginLos"),
+        (["--model.loss.init_args.margn", "3"], "margn"),
+        (["--data.init_args.sise", "3"], "sise"),
+        (["--epochs", "0"], "must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_word_that_is_wrong(
+    more: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *tiny.words(tmp_path), *more])
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:
+    layer = tmp_path / "more.yaml"
+    stopping = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/dice", "patience": 0, "mode": "min", "min_delta": 1.0},
+    }
+    layer.write_text(yaml.safe_dump({"trainer": {"callbacks+": [stopping]}}))
+    words = tiny.words(tmp_path, epochs=4)
+    assert tiny.fit(
+        *words,
+        *("--config", str(layer)),
+        "--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor",
+        "--trainer.logger+=lightning.pytorch.loggers.CSVLogger",
+        f"--trainer.logger.init_args.save_dir={tmp_path / 'second'}",
+    ) == 0  # fmt: skip
+    run = tiny.run_folder(tmp_path)
+    trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
+    names = {kind: [entry["class_path"].rpartition(".")[2] for entry in trainer[kind]]
+             for kind in ("callbacks", "logger")}  # fmt: skip
+    assert names["callbacks"] == ["EarlyStopping", "LearningRateMonitor"]
+    assert names["logger"] == ["MetricsCSV", "CSVLogger"]
+    assert list((tmp_path / "second").rglob("metrics.csv"))
+    rows = read_rows(run / "metrics.csv")
+    assert {row["epoch"] for row in rows} == {"0", "1"}  # stopped early
+    assert "train/lr" in rows[0]
+
+
+def test_a_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = tiny.words(tmp_path)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    assert main(["train", *words, "--run", str(taken)]) == 1
+    assert f"Run folder {taken} exists and is never overwritten" in capfd.readouterr().err
+    assert main(["train", "--run", str(taken), "--resume"]) == 1
+    assert f"{taken} has no config.yaml" in capfd.readouterr().err
+    assert not list(taken.iterdir())
+    (tmp_path / "file").write_text("")
+    assert tiny.fit(*words, "--run.root", str(tmp_path / "file")) == 1
+    assert f"{tmp_path / 'file'}/blobs/tiny-mbls/seed0 cannot be made" in capfd.readouterr().err
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        assert tiny.fit(*words, "--run", str(tmp_path / "closed/run")) == 1
+        assert "cannot be made (Permission denied)" in capfd.readouterr().err
+
+
+def test_a_fast_dev_run_leaves_no_checkpoint(tmp_path: Path) -> None:
+    assert main(["train", *tiny.words(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
+    assert not list((tmp_path / "runs").rglob("*.ckpt"))
+
+
+def test_without_a_validation_the_last_checkpoint_is_tested(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *tiny.words(tmp_path), "--trainer.limit_val_batches", "0"]) == 0
+    assert "No validation chose a best checkpoint: the last one is tested." in (
+        capfd.readouterr().out
+    )
+    run = tiny.run_folder(tmp_path)
+    assert sorted(path.stem for path in (run / "checkpoints").iterdir()) == ["last", "previous"]
+    assert [path.name for path in (run / "test").iterdir()] == ["last"]
+
+
+def test_a_monitor_that_is_not_logged_is_told_before_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.fit(*tiny.words(tmp_path), "--checkpoint.monitor", "val/dise") == 1
+    told = capfd.readouterr().err
+    assert "checkpoint.monitor is 'val/dise', which is not logged; there are: " in told
+    assert "val/dice, val/dice/core" in told
+    assert not (tiny.run_folder(tmp_path) / "metrics.csv").exists()
+
+
+def test_the_best_is_by_the_monitor(tmp_path: Path) -> None:
+    words = [*tiny.words(tmp_path, epochs=3), "--model.optimizer.init_args.lr", "0.05"]
+    assert tiny.fit(*words, "--checkpoint.monitor", "val/nll", "--checkpoint.mode", "min") == 0
+    run = tiny.run_folder(tmp_path)
+    rows = read_rows(run / "metrics.csv")
+    best = min(rows, key=lambda row: float(row["val/nll"]))
+    state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert state["epoch"] == int(best["epoch"])

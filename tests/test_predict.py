@@ -1,0 +1,134 @@
+"""Predictions on each input's own grid, whatever its axes and header."""
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+from mbls.cli import main
+from tests import few_acdc, tiny
+from tests.datamodules.conftest import AFFINE, blobs, save
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run on a fake ACDC download."""
+    folder = tmp_path_factory.mktemp("acdc")
+    assert tiny.fit(*few_acdc.words(folder)) == 0
+    return tiny.run_folder(folder)
+
+
+def predict(run: Path, source: Path, output: Path, *more: str) -> int:
+    return main(["predict", "--run", str(run), "--input", str(source), "--output", str(output),
+                 *more])  # fmt: skip
+
+
+def turned(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """The same volume stored along other axes; voxels stay where they are in mm."""
+    wanted = ornt_transform(nib.io_orientation(image.affine), axcodes2ornt(codes))
+    return image.as_reoriented(wanted)
+
+
+def test_each_input_keeps_its_grid(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "some scans", tmp_path / "the output"
+    source.mkdir()
+    data, _ = blobs(7, (154, 214, 3))
+    shear = AFFINE.copy()
+    shear[:3, :3] @= np.array([[0.98, -0.2, 0], [0.2, 0.98, 0], [0, 0, 1]])
+    shear[:3, 3] = (40, -30, 12)
+    first = nib.Nifti1Image(data, shear)
+    inputs = {
+        f"{codes} of a patient": turned(first, codes) for codes in ("LPS", "RAS", "PIR", "LAS")
+    }
+    fault = nib.Nifti1Image(blobs(8, (21, 19, 4))[0], None)
+    fault.set_sform(np.eye(4), code=1)
+    fault.header.set_zooms((1.5, 1.5, 10.0))
+    inputs["fault"] = fault
+    for name, image in inputs.items():
+        nib.save(image, source / f"{name}.nii.gz")
+
+    written = nib.load(source / "fault.nii.gz")  # the sform says 1 mm, the voxel size 1.5 mm
+    np.testing.assert_array_equal(written.affine, np.eye(4))
+    assert written.header.get_zooms() == (1.5, 1.5, 10.0)
+
+    assert predict(run, source, output, "--probabilities") == 0
+    assert f"Predictions: {output}" in capfd.readouterr().out
+    expected = {f"{name}{kind}.nii.gz" for name in inputs for kind in ("", "_prob")}
+    assert {path.name for path in output.iterdir()} == expected
+    labels = {}
+    for name in inputs:
+        given = nib.load(source / f"{name}.nii.gz")
+        label = nib.load(output / f"{name}.nii.gz")
+        probs = nib.load(output / f"{name}_prob.nii.gz")
+        assert label.shape == given.shape
+        assert probs.shape == (*given.shape, 4)
+        assert label.get_data_dtype() == np.uint8
+        assert probs.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(label.affine, given.affine)
+        np.testing.assert_array_equal(probs.affine, given.affine)
+        values = np.asarray(probs.dataobj)
+        np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+        np.testing.assert_array_equal(values.argmax(-1), np.asarray(label.dataobj))
+        labels[name] = label
+    assert len(np.unique(labels["LPS of a patient"].dataobj)) > 1  # a constant would prove nothing
+    # one volume stored four ways gives one segmentation
+    for name in inputs:
+        if name != "fault":
+            same = turned(labels[name], "LPS")
+            np.testing.assert_array_equal(same.dataobj, labels["LPS of a patient"].dataobj)
+
+
+def test_one_file_gives_one_label_map(run: Path, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.nii", blobs(1)[0])
+    assert predict(run, source, tmp_path / "out", "--ckpt", "last") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "4D", "text", "empty folder"])
+def test_an_input_that_cannot_be_read(
+    kind: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "input.nii.gz"
+    told = "the input must exist"
+    if kind == "4D":
+        save(source, np.zeros((4, 5, 6, 2), np.int16))
+        told = "the volume must be 3D, found 4D, shape (4, 5, 6, 2)"
+    elif kind == "text":
+        source.write_text("no image")
+        told = "the file must be a complete NIfTI file"
+    elif kind == "empty folder":
+        source = tmp_path / "empty"
+        source.mkdir()
+        told = "the folder must hold images to predict"
+    assert predict(run, source, tmp_path / "out") == 1
+    error = capfd.readouterr().err
+    assert told in error
+    assert str(source) in error
+    assert "Traceback" not in error
+
+
+def test_an_output_that_cannot_be_written(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "a.nii.gz", blobs(1)[0])
+    (tmp_path / "file").write_text("in the way")
+    assert predict(run, source, tmp_path / "file") == 1
+    told = capfd.readouterr().err
+    assert f"The output folder {tmp_path / 'file'} cannot be written to (File exists)" in told
+    if os.geteuid() != 0:  # root may write anywhere
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        assert predict(run, source, closed) == 1
+        assert "cannot be written to (Permission denied)" in capfd.readouterr().err
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert predict(tmp_path, tmp_path, tmp_path) == 1
+    assert f"{tmp_path} is not a run folder: it has no config.yaml" in capfd.readouterr().err
