@@ -138,6 +138,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             preprocessing=self.preprocessing,
             label_map=self.label_map,
             num_classes=self.num_classes,
+            planar=self.spatial_dims == 2,
             workers=prepare_workers,
         )
         self._cached: dict[str, list[CachedCase]] = {}
@@ -301,12 +302,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the loader of the input to predict, or of the test volumes if none is given."""
         if self.predict_input is None:
             return self._volumes("test")
-        dataset = InputDataset(
-            self._part("predict"),
-            preprocessing=self.preprocessing,
-            label_map=self.label_map,
-            num_classes=self.num_classes,
-        )
+        dataset = InputDataset(self._part("predict"), self.preparer)
         return self._evaluation_loader(dataset, len(dataset))
 
     # Inside.

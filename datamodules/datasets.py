@@ -1,6 +1,6 @@
 """What the loaders index: slices to train on, whole volumes to evaluate, files to predict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -11,10 +11,11 @@ from torch.utils.data import Dataset
 from datamodules.augmentation import Augmentation, augmented_patch, sample_generator
 from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError
-from datamodules.checks import IGNORED, read_case
+from datamodules.checks import IGNORED
 from datamodules.patches import cut_patch
 from datamodules.posterior import to_probs
-from datamodules.preprocessing import Preprocessing, prepare_case
+from datamodules.preparation import Preparer
+from datamodules.preprocessing import prepare_case
 
 IGNORE_INDEX = -100
 Sample = dict[str, Any]
@@ -111,22 +112,11 @@ class InputDataset(Dataset[Sample]):
 
     Args:
         cases: The cases in the order of their indices.
-        preprocessing: The settings that the network was trained with.
-        label_map: Class index of each label value, for the checks.
-        num_classes: Number of classes.
+        preparer: Reads them with the settings that the network was trained with.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        *,
-        preprocessing: Preprocessing,
-        label_map: Mapping[int, int],
-        num_classes: int,
-    ) -> None:
-        self.cases = list(cases)
-        self.preprocessing = preprocessing
-        self.label_map, self.num_classes = dict(label_map), num_classes
+    def __init__(self, cases: Sequence[Case], preparer: Preparer) -> None:
+        self.cases, self.preparer = list(cases), preparer
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -135,10 +125,10 @@ class InputDataset(Dataset[Sample]):
         """Read case ``key[0]``; raises DataError if its file breaks a rule."""
         index, scored = key
         case = self.cases[index]
-        raw, problems = read_case(case, label_map=self.label_map, num_classes=self.num_classes)
+        raw, problems = self.preparer.read(case)
         if raw is None:
             raise DataError(problems)
-        prepared = prepare_case(raw, self.preprocessing)
+        prepared = prepare_case(raw, self.preparer.preprocessing)
         return {
             "image": torch.from_numpy(prepared.image.astype(np.float32)),
             "label": torch.full(prepared.image.shape[1:], IGNORED, dtype=torch.uint8),

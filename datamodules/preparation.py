@@ -10,7 +10,7 @@ from datamodules.cache import Cache, CachedCase, content_key
 from datamodules.case import Case, DataError, Problem
 from datamodules.checks import RawCase, read_case
 from datamodules.parallel import in_parallel
-from datamodules.preprocessing import Preprocessing, prepare_case
+from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
 
 CACHE_VERSION = 2  # part of the cache's key: raise it when the same settings give other numbers
 
@@ -24,6 +24,7 @@ class Preparer:
         preprocessing: What is done to the cases.
         label_map: Class index of each label value.
         num_classes: Number of classes.
+        planar: Whether the network sees slices, which then must lie along the last axis.
         workers: Number of threads; None for one a CPU.
     """
 
@@ -35,17 +36,28 @@ class Preparer:
         preprocessing: Preprocessing,
         label_map: Mapping[int, int],
         num_classes: int,
+        planar: bool,
         workers: int | None,
     ) -> None:
         self.preprocessing, self.workers = preprocessing, workers
-        self.label_map, self.num_classes = dict(label_map), num_classes
+        self.label_map, self.num_classes, self.planar = dict(label_map), num_classes, planar
         settings = {"version": CACHE_VERSION, "labels": sorted(label_map.items())}
         self.cache = Cache(cache_dir, dataset, asdict(preprocessing) | settings)
+
+    def read(self, case: Case) -> tuple[RawCase | None, list[Problem]]:
+        """Return the case as it is in its files, None if it has problems, and the problems."""
+        raw, problems = read_case(case, label_map=self.label_map, num_classes=self.num_classes)
+        if raw is None or not self.planar:
+            return raw, problems
+        fault = slice_fault(raw.affine, self.preprocessing)
+        if fault is None:
+            return raw, problems
+        return None, [Problem(case.id, str(case.images[0]), *fault)]
 
     def check(self, cases: Sequence[Case], *, progress: bool) -> list[Problem]:
         """Read every case from its files, and return all problems in the order of the cases."""
         results = in_parallel(
-            lambda case: self._read(case)[1],
+            lambda case: self.read(case)[1],
             cases,
             workers=self.workers,
             description="Checking cases",
@@ -90,11 +102,8 @@ class Preparer:
             raise DataError([problem])
         return [cached for cached in found.values() if cached is not None]
 
-    def _read(self, case: Case) -> tuple[RawCase | None, list[Problem]]:
-        return read_case(case, label_map=self.label_map, num_classes=self.num_classes)
-
     def _fill(self, case: Case) -> list[Problem]:
-        raw, problems = self._read(case)
+        raw, problems = self.read(case)
         if raw is None:
             return problems
         prepared = prepare_case(raw, self.preprocessing)

@@ -17,6 +17,8 @@ from torch import Tensor
 from datamodules.checks import RawCase
 from datamodules.posterior import Shares
 
+_ANISOTROPIC = 1.5  # a voxel that much longer on one axis than on the others belongs to a slice
+_AXES = ("LR", "PA", "IS")  # of the world, by nibabel's number
 _CODES = re.compile(r"(?=.*[LR])(?=.*[AP])(?=.*[SI])[LRAPSI]{3}")
 
 
@@ -76,6 +78,33 @@ class PreparedCase:
     label: np.ndarray | None
     posterior: Shares | None
     spacing: tuple[float, float, float]
+
+
+def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, str] | None:
+    """Return (rule, found, fix) if a stack's slices will not lie along the last axis, else None.
+
+    Orientation takes the axis nearest to the last code for the slices' axis. A short-axis stack in
+    the patient's coordinates may have its slices nearest to another one, and would be cut across.
+
+    Args:
+        affine: The native affine with the true voxel size.
+        settings: The settings the case will be prepared with.
+    """
+    size = voxel_sizes(affine)
+    across = int(size.argmax())
+    if size[across] < _ANISOTROPIC * np.delete(size, across).max():
+        return None  # no stack: slices may be taken along any axis
+    codes = settings.orientation
+    order = nib.io_orientation(affine)[:, 0]
+    last = 2 if codes is None else next(i for i, pair in enumerate(_AXES) if codes[2] in pair)
+    if (across if codes is None else int(order[across])) == last:
+        return None
+    rule = "slices must lie along the last axis" + (f" of orientation {codes}" if codes else "")
+    found = f"{size[across]:.4g} mm from slice to slice along {nib.aff2axcodes(affine)[across]}"
+    if codes is not None and across == 2:
+        return rule, found, "Take the file's own axes with --data.init_args.orientation null."
+    fix = "Store the volume with its slices along the third axis"
+    return rule, found, f"{fix}." if codes is None else f"{fix}, and take orientation null."
 
 
 def prepare_case(raw: RawCase, settings: Preprocessing) -> PreparedCase:

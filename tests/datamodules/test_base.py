@@ -246,6 +246,19 @@ def test_predict_a_bad_file(tmp_path: Path, module) -> None:
         next(iter(loader))
 
 
+def test_predict_a_stack_that_would_be_cut_across(tmp_path: Path, module) -> None:
+    """A short-axis stack in the patient's coordinates, its slices nearest to the left."""
+    turned = np.array([[0, 0, 9, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1.0]])
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0], turned)
+    with pytest.raises(DataError, match=r"last axis of orientation LPS, found 9 mm .* along R"):
+        next(iter(module(None, predict_input=path).predict_dataloader()))
+    built = module(None, predict_input=path, orientation=None)
+    batch = next(iter(built.predict_dataloader()))
+    assert batch["spacing"].tolist() == [[1.5, 1.5, 9]]
+    _, affine = built.restore("a", torch.zeros(4, 20, 24, 4))
+    np.testing.assert_array_equal(affine, turned)
+
+
 def test_predict_without_input_is_the_test_part(module) -> None:
     built = ready(module(), "predict")
     names = [batch["case"][0] for batch in built.predict_dataloader()]

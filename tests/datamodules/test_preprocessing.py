@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from datamodules.checks import RawCase
 from datamodules.posterior import to_shares
@@ -13,6 +14,7 @@ from datamodules.preprocessing import (
     normalise,
     prepare_case,
     resampled_grid,
+    slice_fault,
     to_grid,
 )
 
@@ -108,6 +110,54 @@ def test_label_and_posterior_move_together(spacing: tuple[float, float] | None) 
     assert prepared.posterior.dtype == np.uint16
     assert (prepared.posterior.sum(0, dtype=int) == 65535).all()
     assert prepared.spacing == pytest.approx((*(spacing or (1.5, 1.5)), 10.0))
+
+
+@pytest.mark.parametrize(
+    ("codes", "size", "orientation", "fix"),
+    [
+        ("LPS", (1.5, 1.5, 10.0), "LPS", None),
+        ("RAS", (1.5, 1.5, 10.0), "LPS", None),
+        ("SAL", (10.0, 1.5, 1.5), "LPS", None),  # turned, the slices are where they should be
+        ("PIL", (1.5, 1.5, 10.0), "LPS", "--data.init_args.orientation null"),
+        ("PIL", (1.5, 1.5, 10.0), None, None),
+        ("LPS", (10.0, 1.5, 1.5), "LPS", "third axis, and take orientation null"),
+        ("LPS", (10.0, 1.5, 1.5), None, "third axis."),
+        ("LPS", (10.0, 1.5, 1.5), "PSL", None),
+        ("PIL", (1.5, 1.5, 1.6), "LPS", None),  # no stack
+    ],
+)
+def test_slices_are_cut_along_the_stack(
+    codes: str, size: tuple[float, float, float], orientation: str | None, fix: str | None
+) -> None:
+    fault = slice_fault(affine(codes, size), Preprocessing(orientation=orientation))
+    if fix is None:
+        assert fault is None
+    else:
+        assert fault is not None
+        assert f"10 mm from slice to slice along {codes[size.index(10)]}" in fault[1]
+        assert fix in fault[2]
+
+
+def test_oblique_ramp_comes_back_in_place() -> None:
+    """Logits that are their voxel's position in mm come back as the native voxels' positions."""
+    for seed in range(12):
+        turn = Rotation.random(rng=seed).as_matrix()
+        native = np.eye(4)
+        native[:3, :3], native[:3, 3] = turn @ np.diag([1.5, 1.4, 8.0]), (30, -40, 50)
+        for orientation in ("LPS", "RAS", None):
+            settings = Preprocessing(orientation=orientation, spacing=(1.0, 1.2))
+            grid, moved = to_grid(np.zeros((1, *SHAPE)), native, settings, mode="bilinear")
+            positions = affine_positions(moved, tuple(grid.shape[1:]))
+            back = from_grid(torch.from_numpy(positions), SHAPE, native, settings).numpy()
+            inner = (slice(None), slice(1, -1), slice(1, -1), slice(1, -1))
+            expected = affine_positions(native, SHAPE)
+            assert np.abs(back - expected)[inner].max() < 1e-3 * 1.4
+
+
+def affine_positions(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """World position of each voxel, float32 ``(3, *shape)``, mm."""
+    index = np.indices(shape).reshape(3, -1)
+    return (matrix[:3, :3] @ index + matrix[:3, 3:]).reshape(3, *shape).astype(np.float32)
 
 
 def test_normalisation() -> None:
