@@ -201,12 +201,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         try:
             if self.root is None:
                 self.write_phantom(self.phantom_root, progress=progress)
-            survey = self.discover(self.data_root)
+            survey = self._survey()
         except DataError as error:
             return list(error.problems)
         problems = list(survey.problems)
         problems += self.preparer.check(survey.cases, progress=progress)
-        for step in (lambda: self._split(survey), self.preparer.cache.open_for_writing):
+        for step in (lambda: self._split(survey), lambda: self.preparer.claim(survey.cases)):
             try:
                 step()
             except DataError as error:
@@ -310,9 +310,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     @cached_property
     def parts(self) -> dict[str, list[Case]]:
         """The cases of each part of the split, in the order of their indices."""
-        survey = self.discover(self.data_root)
-        for text in survey.notes if rank_and_world()[0] == 0 else ():
-            console.print(f"[yellow]{text}[/yellow]", highlight=False)
+        survey = self._survey()
         split = self._split(survey)
         patients = {patient for part in PARTS for patient in split[part]}
         concerned = [fault for fault in survey.problems if fault.case in patients | {""}]
@@ -321,6 +319,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return {
             part: [case for case in survey.cases if case.patient in split[part]] for part in PARTS
         }
+
+    def _survey(self) -> Survey:
+        survey = self.discover(self.data_root)
+        for text in survey.notes if rank_and_world()[0] == 0 else ():
+            console.print(f"[yellow]{text}[/yellow]", highlight=False)
+        return survey
 
     def _split(self, survey: Survey) -> Split:
         home = phantom_home(self.data_root)

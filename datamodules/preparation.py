@@ -66,14 +66,26 @@ class Preparer:
         found = {case.id: problems for case, problems in results}
         return [problem for case in cases for problem in found[case.id]]
 
+    def claim(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the cases that are not in the cache; if there are any, open it for writing.
+
+        A cache that holds every case may lie on a disk that cannot be written to.
+
+        Raises:
+            DataError: The cache lacks cases and cannot be written to.
+        """
+        missing = [case for case in cases if self.cache.find(case) is None]
+        if missing:
+            self.cache.open_for_writing()
+        return missing
+
     def fill(self, cases: Sequence[Case], *, progress: bool) -> None:
         """Read the cases that are not in the cache into it.
 
         Raises:
             DataError: All problems of all cases; or at once, if the cache cannot be written.
         """
-        self.cache.open_for_writing()
-        missing = [case for case in cases if self.cache.find(case) is None]
+        missing = self.claim(cases)
         if not missing:
             return
         results = in_parallel(

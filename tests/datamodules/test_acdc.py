@@ -50,7 +50,7 @@ def test_frames_are_those_of_info_cfg(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["patient090_frame04", "patient090_frame11"]
 
 
-def test_older_download_without_test_labels(acdc: Path, module) -> None:
+def test_older_download_without_test_labels(acdc: Path, module, capsys) -> None:
     for path in acdc.glob("testing/*/*_gt.nii.gz"):
         path.unlink()
     survey = survey_acdc(acdc)
@@ -59,6 +59,8 @@ def test_older_download_without_test_labels(acdc: Path, module) -> None:
     assert [case.id for case in survey.cases] == IDS[:-4]
     assert "no label files (an older download): its 2 patients are left out" in survey.notes[0]
     built = module(test_fraction=0.3)
+    assert built.check(progress=False) == []
+    assert "its 2 patients are left out" in " ".join(capsys.readouterr().err.split())
     assert {name[:10] for name in built.cases("test")} < {f"patient{n:03d}" for n in range(1, 9)}
 
 

@@ -158,6 +158,18 @@ def test_cache_folder_that_cannot_be_made(module, tmp_path: Path) -> None:
     assert "cache folder must be writable" in str(found)
 
 
+def test_a_full_cache_is_not_written_to(module, monkeypatch) -> None:
+    """It may lie on a disk that is read-only."""
+
+    def refuse(cache: Cache) -> None:
+        pytest.fail("opened for writing")
+
+    module().prepare(progress=False)
+    monkeypatch.setattr(Cache, "open_for_writing", refuse)
+    module().prepare(progress=False)
+    assert module().check(progress=False) == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_permission(module, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
