@@ -1,0 +1,85 @@
+"""Which epoch is best, and where training goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbls.callbacks import Checkpoints, find_checkpoint, last_checkpoint, read_checkpoint
+from mbls.callbacks.checkpoints import next_batch
+from mbls.errors import CheckpointError
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "taken"),
+    [
+        ("max", [0.1, 0.3, 0.3, 0.2, 0.4], [0, 1, 4]),  # a tie keeps the earlier
+        ("min", [0.3, 0.4, 0.1], [0, 2]),
+        ("max", [NAN, NAN, 0.0, NAN], [0, 2]),  # NaN is better than nothing, and than nothing else
+    ],
+)
+def test_the_best(mode, values: list[float], taken: list[int]) -> None:
+    callback = Checkpoints(mode=mode)
+    found = []
+    for epoch, value in enumerate(values):
+        if callback._improved(value):
+            callback.best_value = value
+            found.append(epoch)
+    assert found == taken
+
+
+def progress(started: int, processed: int, batches: int) -> dict:
+    return {
+        "loops": {
+            "fit_loop": {
+                "epoch_progress": {"current": {"started": started, "processed": processed}},
+                "epoch_loop.batch_progress": {"current": {"processed": batches}},
+            }
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("started", "processed", "batches", "wanted"),
+    [(3, 2, 7, (2, 7)), (3, 3, 10, (3, 0)), (1, 0, 1, (0, 1))],
+    ids=["mid-epoch", "end of an epoch", "first step"],
+)
+def test_where_training_goes_on(started, processed, batches, wanted) -> None:
+    assert next_batch(progress(started, processed, batches)) == wanted
+
+
+def test_checkpoints_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(CheckpointError, match=r"Its checkpoints/ has none\."):
+        find_checkpoint(tmp_path)
+    folder.mkdir()
+    for name in ("best", "epoch7"):
+        torch.save({"mbls": {"num_classes": 2}}, folder / f"{name}.ckpt")
+    assert find_checkpoint(tmp_path) == folder / "best.ckpt"
+    assert find_checkpoint(tmp_path, "epoch7") == folder / "epoch7.ckpt"
+    assert find_checkpoint(tmp_path, "epoch7.ckpt") == folder / "epoch7.ckpt"
+    assert find_checkpoint(tmp_path, str(folder / "best.ckpt")) == folder / "best.ckpt"
+    with pytest.raises(CheckpointError, match="There are: best, epoch7"):
+        find_checkpoint(tmp_path, "last")
+
+
+def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    last, previous = folder / "last.ckpt", folder / "previous.ckpt"
+    torch.save({"mbls": {"num_classes": 2}}, last)
+    assert last_checkpoint(tmp_path) == (last, None)
+    last.write_bytes(b"\x00" * 10)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read as a checkpoint"):
+        last_checkpoint(tmp_path)
+    torch.save({"mbls": {"num_classes": 3}}, previous)
+    path, fault = last_checkpoint(tmp_path)
+    assert path == previous
+    assert fault is not None
+    assert "last.ckpt cannot be read" in fault
+    assert read_checkpoint(path) == {"mbls": {"num_classes": 3}}
+    previous.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"previous\.ckpt cannot be read"):
+        last_checkpoint(tmp_path)

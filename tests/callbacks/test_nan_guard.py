@@ -1,0 +1,86 @@
+"""The guard looks once an interval, and names what was in question."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mbls.callbacks import NaNGuard
+from mbls.callbacks.nan_guard import require_finite
+from mbls.errors import NonFiniteError
+
+
+def fake_trainer(every: int, *callbacks: Any, network: nn.Module | None = None) -> Any:
+    return SimpleNamespace(
+        current_epoch=2,
+        global_step=0,
+        log_every_n_steps=every,
+        world_size=1,
+        callbacks=list(callbacks),
+        lightning_module=network or nn.Linear(1, 1),
+        strategy=SimpleNamespace(reduce=lambda flags, reduce_op: flags),
+    )
+
+
+def feed(guard: NaNGuard, trainer: Any, losses: list[float]) -> int:
+    """Give losses as batches until the guard raises, and return how many it took."""
+    for k, loss in enumerate(losses):
+        trainer.global_step += 1
+        outputs = {"loss": torch.tensor(loss)}
+        try:
+            guard.on_train_batch_end(trainer, None, outputs, {"case": [f"c{k}"]}, k)
+        except NonFiniteError as error:
+            guard.told = str(error)
+            return k + 1
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("first_bad", "every", "seen"), [(0, 1, 1), (3, 4, 4), (4, 4, 8), (5, 10, 10)]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_loss_stops_within_an_interval(
+    first_bad: int, every: int, seen: int, value: float
+) -> None:
+    losses = [1.0] * 20
+    losses[first_bad:] = [value] * (20 - first_bad)
+    guard = NaNGuard()
+    assert feed(guard, fake_trainer(every, guard), losses) == seen
+    assert f"in epoch 2, step {first_bad + 1}; the batch holds c{first_bad}" in guard.told
+    # the step before may have spoiled the weights, also when it was in the interval before
+    assert ("the one before it" in guard.told) == (first_bad > 0)
+    if first_bad:
+        assert f"the one before it c{first_bad - 1}. " in guard.told
+
+
+def test_sound_losses_stop_nothing() -> None:
+    guard = NaNGuard()
+    assert feed(guard, fake_trainer(3, guard), [1.0, 0.0, -5.0, 1e30] * 5) == 0
+
+
+def test_saving_looks_at_what_the_interval_has_not_reached() -> None:
+    guard = NaNGuard()
+    trainer = fake_trainer(100, guard)
+    assert feed(guard, trainer, [1.0, float("nan")]) == 0
+    with pytest.raises(NonFiniteError, match="step 2; the batch holds c1"):
+        require_finite(trainer)
+
+
+def test_a_weight_under_sound_losses() -> None:
+    network = nn.BatchNorm1d(2)
+    guard = NaNGuard()
+    trainer = fake_trainer(100, guard, network=network)
+    assert feed(guard, trainer, [1.0, 2.0]) == 0
+    require_finite(trainer)
+    network.running_mean[0] = float("nan")  # buffers count: they are written too
+    with pytest.raises(NonFiniteError, match=r"by epoch 2, step 2, .* the last batch holds c1"):
+        require_finite(trainer)
+
+
+def test_weights_are_looked_at_without_a_guard_too() -> None:
+    network = nn.Linear(1, 1)
+    network.weight.data.fill_(float("inf"))
+    with pytest.raises(NonFiniteError, match="unnamed cases"):
+        require_finite(fake_trainer(1, network=network))
