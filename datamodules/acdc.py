@@ -83,8 +83,9 @@ class ACDCDataModule(SegmentationDataModule):
             )
         except (ValueError, OSError) as error:
             rule = "the phantom must be there or writable"
+            found = (isinstance(error, OSError) and error.strerror) or str(error)
             fix = "Choose another folder with --data.init_args.phantom_root, or remove this one."
-            raise DataError([Problem("", str(folder), rule, str(error), fix)]) from error
+            raise DataError([Problem("", str(folder), rule, found, fix)]) from error
 
 
 def survey_acdc(root: Path) -> Survey:

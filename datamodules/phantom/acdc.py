@@ -17,8 +17,10 @@ are not ACDC's images).
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ from datamodules.phantom.settings import CardiacPhantom, checked_counts
 from datamodules.posterior import save_posterior
 
 VERSION = 1  # of the construction: raised whenever the same settings give other files
+_STALE = 3600.0  # seconds after which an unfinished folder belongs to a job that was killed
 DEFAULT_PATIENTS = {"train": 24, "val": 6, "test": 10}
 
 
@@ -104,6 +107,7 @@ def write_acdc_phantom(
     orders = _orders(settings, counts, seed)
     part = root.with_name(f".{root.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
+        _clear_dead(root)
         if _is_written(root, card):
             return
         part.mkdir(parents=True)
@@ -115,13 +119,23 @@ def write_acdc_phantom(
     except OSError as error:
         if isinstance(error, FileExistsError):
             raise
-        hint = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        hint = ". Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         reason = error.strerror or str(error)
         raise OSError(
-            error.errno, f"The phantom cannot be written: {reason}.{hint}", str(root)
+            error.errno, f"The phantom cannot be written: {reason}{hint}", str(root)
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _clear_dead(root: Path) -> None:
+    """Remove what jobs that were killed left beside ``root``."""
+    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):
+        try:
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)
+        except FileNotFoundError:
+            continue  # another job was faster
 
 
 def _is_written(root: Path, card: Mapping[str, Any]) -> bool:

@@ -357,6 +357,10 @@ def test_no_root_is_the_phantom_and_says_so(tmp_path: Path, module, capsys, monk
     other = module(None, phantom_root=tmp_path / "phantom", phantom_seed=1)
     with pytest.raises(DataError, match=r"--data\.init_args\.phantom_root"):
         other.prepare(progress=False)
+    (tmp_path / "file").touch()
+    blocked = module(None, phantom_root=tmp_path / "file" / "phantom")
+    with pytest.raises(DataError, match=r"found The phantom cannot be written: Not a directory \("):
+        blocked.prepare(progress=False)
 
 
 def test_thousands_of_slices_a_second(module) -> None:

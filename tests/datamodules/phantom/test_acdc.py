@@ -1,6 +1,7 @@
 import errno
 import filecmp
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -160,6 +161,18 @@ def test_an_interrupted_write_leaves_nothing(coarse, tmp_path, monkeypatch, faul
     with pytest.raises(kind, match=text):
         write(tmp_path / "acdc", coarse)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_job_left_is_cleared(root, coarse):
+    ages = {".acdc.partial-old": 7200, ".acdc.partial-new": 0, ".b.partial-old": 7200}
+    for name, age in ages.items():
+        left = root.with_name(name)
+        (left / "database").mkdir(parents=True)
+        begun = left.stat().st_mtime - age
+        os.utime(left, (begun, begun))
+    write(root, coarse)
+    names = {path.name for path in root.parent.iterdir()}
+    assert names == {"acdc", ".acdc.partial-new", ".b.partial-old"}
 
 
 def test_a_file_in_the_way_of_the_folder(coarse, tmp_path):
