@@ -135,6 +135,8 @@ def scaling_figure(found: dict[str, list[tuple[int, float]]]) -> Figure:
         slope = [seconds[middle] * s / sizes[middle] for s in sizes]
         axes.loglog(sizes, slope, "--", color="#555555", label="proportional")
         axes.set(xlabel=name, ylabel="seconds")
+        axes.set_xticks(sizes, [f"{s:,}" for s in sizes], fontsize=7)
+        axes.set_xticks([], minor=True)
         axes.legend(frameon=False, fontsize=8)
     return figure
 

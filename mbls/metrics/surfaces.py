@@ -207,6 +207,8 @@ class NormalizedSurfaceDice(SurfaceMetric):
         if tolerance < 0:
             raise ValueError(f"tolerance must be at least 0 mm, got {tolerance}.")
         self.tolerance = tolerance
+        digest = settings_digest("nsd", tolerance, num_classes, self.unions, self.num_cases)
+        self.add_state("settings", digest, dist_reduce_fx="max")
 
     def score(self, predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
         """Return :func:`surface_dice`."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import binary_erosion
+from torchmetrics import MetricCollection
 
 from mbls.metrics import HausdorffDistance95, NormalizedSurfaceDice
 from mbls.metrics.surfaces import hausdorff_95, surface_dice
@@ -103,6 +104,20 @@ def test_published_distances(case):
         assert np.percentile(both, 95) == pytest.approx(published, abs=1e-9)
         ours = hausdorff_95(torch.from_numpy(one), torch.from_numpy(other), (1, 1, 1))
         assert ours >= published - 1e-6  # the worse direction is at least the two together
+
+
+def test_tolerances_stay_apart_in_a_collection():
+    target = torch.zeros(1, 9, 9, dtype=torch.long)
+    target[0, 3:6, 3:6] = 1
+    same, shifted = probs_of(target, 2), probs_of(target.roll(2, 1), 2)
+    metrics = {f"mm{t}": NormalizedSurfaceDice(2, tolerance=t, num_cases=2) for t in (0, 9)}
+    collection = MetricCollection(metrics)
+    for case, probs in enumerate((same, shifted)):  # equal in the first case
+        index, spacing = torch.tensor([case]), torch.ones(1, 2)
+        collection.update(probs, target, index=index, spacing=spacing)
+    found = collection.compute()
+    assert found["mm9"][:, 1].tolist() == [1, 1]
+    assert found["mm0"][1, 1] < 1
 
 
 def test_refused_calls():
