@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from tests.losses.every_loss import CONFIGS, NAMES, batch, build, classes
@@ -179,7 +180,7 @@ def test_compiles_to_one_graph_with_the_same_value(name: str) -> None:
 
 
 @pytest.mark.slow
-@every_loss
+@pytest.mark.parametrize("name", CONFIGS)
 def test_inductor_gives_the_same_value(name: str) -> None:
     loss = build(name)
     logits, target = batch(name, (4, 5), dtype=torch.float32)
@@ -197,3 +198,17 @@ def test_values_are_those_of_the_catalogue() -> None:
     known |= {"mbls": math.log(4), "ecp": math.log(4) * (1 - 0.1 / 4), "l1_penalty": math.log(4)}
     for name, value in known.items():
         assert build(name)(logits, target).item() == pytest.approx(value, rel=1e-6), name
+
+
+@every_loss
+def test_monais_tensors_with_affines(name: str) -> None:
+    """MONAI's trainers hand over a MetaTensor of float labels with a channel axis."""
+    logits, target = batch(name, (4, 5), dtype=torch.float32)
+    expected = value_and_gradient(build(name), logits, target)
+    labels = MetaTensor(target.unsqueeze(1).float())
+    torch.testing.assert_close(value_and_gradient(build(name), logits, labels), expected)
+    leaf = MetaTensor(logits.clone()).requires_grad_()
+    value = build(name)(leaf, labels)
+    value.backward()
+    torch.testing.assert_close(torch.Tensor(value.detach()), expected[0])
+    torch.testing.assert_close(torch.Tensor(leaf.grad), expected[1])
