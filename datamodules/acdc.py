@@ -12,6 +12,7 @@ from datamodules.base import SegmentationDataModule
 from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.inputs import listing
 from datamodules.nifti import find_nifti
+from datamodules.origin import phantom_home
 from datamodules.parallel import console
 
 _EXPECTED = "training/ (and testing/) with a folder for each patient: training/patient001/Info.cfg"
@@ -95,8 +96,8 @@ def survey_acdc(root: Path) -> Survey:
         DataError: ``root`` is not the folder of the dataset.
     """
     database = find_database(root)
-    is_phantom = (database.parent / "phantom.json").is_file()
-    posteriors = database.parent / "posterior" if is_phantom else None
+    home = phantom_home(database)
+    posteriors = None if home is None else home / "posterior"
     cases: list[Case] = []
     problems: list[Problem] = []
     patients: dict[str, str] = {}

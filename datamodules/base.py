@@ -11,21 +11,23 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.augmentation import Augmentation
 from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.datasets import InputDataset, SliceDataset, VolumeDataset, collate
+from datamodules.datasets import InputDataset, SliceDataset, VolumeDataset
 from datamodules.inputs import find_inputs
+from datamodules.loaders import evaluation_loader, training_loader
 from datamodules.nifti import read_grid
+from datamodules.origin import origin_of, phantom_home
 from datamodules.parallel import console
 from datamodules.preparation import Preparer
 from datamodules.preprocessing import Preprocessing, from_grid
-from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
-from datamodules.splits import PARTS, Split, resolve_split
+from datamodules.sampling import rank_and_world
+from datamodules.settings import check_counts, check_division, check_patches
+from datamodules.splits import PARTS, Split, divided, resolve_split
 
 OFF = Augmentation()
 
@@ -97,30 +99,16 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if folds < 2:
-            raise ValueError(f"folds must be at least 2, got {folds}.")
-        if fold is not None and not 0 <= fold < folds:
-            raise ValueError(f"fold must be null or in 0..{folds - 1}, got {fold}.")
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(
-                "val_fraction and test_fraction must be >= 0 and leave a share for training, "
-                f"got {val_fraction} and {test_fraction}."
-            )
-        for name, value in (("patch_size", patch_size), ("spacing", spacing)):
-            if value is not None and len(value) != self.spatial_dims:
-                raise ValueError(f"{name} must have {self.spatial_dims} values, got {value}.")
-        if min(patch_size) < 1:
-            raise ValueError(f"patch_size must be positive, got {patch_size}.")
-        if crop not in ("center", "random"):
-            raise ValueError(f"crop must be center or random, got {crop!r}.")
-        for name, count, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("prepare_workers", 1 if prepare_workers is None else prepare_workers, 1),
-            ("seed", seed, 0),
-        ):
-            if count < least:
-                raise ValueError(f"{name} must be >= {least}, got {count}.")
+        check_division(
+            fold=fold, folds=folds, val_fraction=val_fraction, test_fraction=test_fraction
+        )
+        check_patches(self.spatial_dims, patch_size=patch_size, spacing=spacing, crop=crop)
+        check_counts(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            prepare_workers=prepare_workers,
+            seed=seed,
+        )
         self.root, self.phantom_root = root, phantom_root
         self.split, self.fold, self.folds = split, fold, folds
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -168,8 +156,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def origin(self) -> Literal["real", "phantom"]:
         """``"phantom"`` if the data come from the phantom, wherever its folder is by now."""
         if self.predict_input is not None:
-            return "phantom" if phantom_home(self.predict_input) else "real"
-        return "phantom" if self.root is None or phantom_home(self.root) else "real"
+            return origin_of(self.predict_input)
+        return "phantom" if self.root is None else origin_of(self.root)
 
     @property
     def fingerprint(self) -> str:
@@ -266,18 +254,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training samples, at the trainer's epoch and :attr:`start`."""
         self._load()
-        dataset = self.train_dataset()
-        rank, world = rank_and_world()
-        sampler = TrainingSampler(
-            len(dataset),
+        return training_loader(
+            self.train_dataset(),
             batch_size=self.batch_size,
             seed=self.seed,
-            rank=rank,
-            world=world,
             epoch=self.trainer.current_epoch if self.trainer is not None else 0,
             start=self.start,
+            num_workers=self.num_workers,
         )
-        return self._loader(dataset, batch_sampler=sampler)
 
     def train_dataset(self) -> SliceDataset:
         """Return the training samples; a dataset of 3D patches overrides this."""
@@ -303,7 +287,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         if self.predict_input is None:
             return self._volumes("test")
         dataset = InputDataset(self._part("predict"), self.preparer)
-        return self._evaluation_loader(dataset, len(dataset))
+        return evaluation_loader(dataset, num_workers=self.num_workers)
 
     # Inside.
 
@@ -311,14 +295,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def parts(self) -> dict[str, list[Case]]:
         """The cases of each part of the split, in the order of their indices."""
         survey = self._survey()
-        split = self._split(survey)
-        patients = {patient for part in PARTS for patient in split[part]}
-        concerned = [fault for fault in survey.problems if fault.case in patients | {""}]
-        if concerned:
-            raise DataError(concerned)
-        return {
-            part: [case for case in survey.cases if case.patient in split[part]] for part in PARTS
-        }
+        return divided(survey, self._split(survey))
 
     def _survey(self) -> Survey:
         survey = self.discover(self.data_root)
@@ -353,28 +330,4 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def _volumes(self, part: str) -> DataLoader[Any]:
         self._load()
-        dataset = VolumeDataset(self._cached[part])
-        return self._evaluation_loader(dataset, len(dataset))
-
-    def _evaluation_loader(self, dataset: Dataset[Any], size: int) -> DataLoader[Any]:
-        rank, world = rank_and_world()
-        sampler = EvaluationSampler(size, rank=rank, world=world)
-        return self._loader(dataset, sampler=sampler, batch_size=1)
-
-    def _loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
-
-
-def phantom_home(path: Path) -> Path | None:
-    """Return the folder with ``phantom.json`` that ``path`` is or lies in, or None."""
-    path = path.absolute()
-    return next(
-        (folder for folder in (path, *path.parents) if (folder / "phantom.json").is_file()), None
-    )
+        return evaluation_loader(VolumeDataset(self._cached[part]), num_workers=self.num_workers)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from datamodules.case import Case, DataError, Problem
+from datamodules.leftovers import clear_leftovers
 
-_STALE = 3600.0  # seconds after which the folder of an unfinished write belongs to a dead job
 _WAY_OUT = "choose another folder with --data.init_args.cache_dir (make: CACHE=...)."
 
 
@@ -112,12 +111,7 @@ class Cache:
             probe.replace(self.folder / "settings.json")
         except OSError as error:
             raise self._unwritable(error) from error
-        for left in self.folder.glob(".*.tmp"):
-            try:
-                if time.time() - left.stat().st_mtime > _STALE:
-                    shutil.rmtree(left, ignore_errors=True)
-            except FileNotFoundError:
-                continue  # another job was faster
+        clear_leftovers(self.folder, ".*.tmp")
 
     def write(
         self, case: Case, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]

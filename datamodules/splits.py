@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from datamodules.case import DataError, Problem, Survey
+from datamodules.case import Case, DataError, Problem, Survey
 
 PARTS = ("train", "val", "test")
 Split = dict[str, list[str]]  # part -> patients, sorted
@@ -161,3 +161,16 @@ def resolve_split(
     if problems := split_problems(split, survey.patients, source):
         raise DataError(problems)
     return {part: sorted(split[part]) for part in PARTS}
+
+
+def divided(survey: Survey, split: Split) -> dict[str, list[Case]]:
+    """Return the cases of each part, in the survey's order.
+
+    Raises:
+        DataError: A patient of the split has problems, or the dataset as a whole has.
+    """
+    patients = {patient for part in PARTS for patient in split[part]}
+    concerned = [fault for fault in survey.problems if fault.case in patients | {""}]
+    if concerned:
+        raise DataError(concerned)
+    return {part: [case for case in survey.cases if case.patient in split[part]] for part in PARTS}

@@ -20,7 +20,6 @@ import errno
 import glob
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from datamodules.leftovers import clear_leftovers
 from datamodules.parallel import in_parallel
 from datamodules.phantom.anatomy import FRAMES, GROUPS, Anatomy
 from datamodules.phantom.annotator import draw_labels, posterior
@@ -39,7 +39,6 @@ from datamodules.phantom.settings import CardiacPhantom, checked_counts
 from datamodules.posterior import save_posterior
 
 VERSION = 1  # of the construction: raised whenever the same settings give other files
-_STALE = 3600.0  # seconds after which an unfinished folder belongs to a job that was killed
 DEFAULT_PATIENTS = {"train": 24, "val": 6, "test": 10}
 
 
@@ -107,7 +106,7 @@ def write_acdc_phantom(
     orders = _orders(settings, counts, seed)
     part = root.with_name(f".{root.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
-        _clear_dead(root)
+        clear_leftovers(root.parent, f".{glob.escape(root.name)}.partial-*")
         if _is_written(root, card):
             return
         part.mkdir(parents=True)
@@ -126,16 +125,6 @@ def write_acdc_phantom(
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _clear_dead(root: Path) -> None:
-    """Remove what jobs that were killed left beside ``root``."""
-    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):
-        try:
-            if time.time() - left.stat().st_mtime > _STALE:
-                shutil.rmtree(left, ignore_errors=True)
-        except FileNotFoundError:
-            continue  # another job was faster
 
 
 def _is_written(root: Path, card: Mapping[str, Any]) -> bool:

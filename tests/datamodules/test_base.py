@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as mp
 
 from datamodules import ACDCDataModule, Augmentation, DataError
-from datamodules.base import phantom_home
+from datamodules.origin import phantom_home
 from datamodules.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 

@@ -1,0 +1,49 @@
+"""Checks the settings that every datamodule has; those of the cache are Preprocessing's own."""
+
+from collections.abc import Sequence
+
+
+def check_division(
+    *, fold: int | None, folds: int, val_fraction: float, test_fraction: float
+) -> None:
+    """Raise ValueError if patients cannot be divided so."""
+    if folds < 2:
+        raise ValueError(f"folds must be at least 2, got {folds}.")
+    if fold is not None and not 0 <= fold < folds:
+        raise ValueError(f"fold must be null or in 0..{folds - 1}, got {fold}.")
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise ValueError(
+            "val_fraction and test_fraction must be >= 0 and leave a share for training, "
+            f"got {val_fraction} and {test_fraction}."
+        )
+
+
+def check_patches(
+    spatial_dims: int,
+    *,
+    patch_size: Sequence[int],
+    spacing: Sequence[float] | None,
+    crop: str,
+) -> None:
+    """Raise ValueError if training samples of ``spatial_dims`` axes cannot be cut so."""
+    for name, value in (("patch_size", patch_size), ("spacing", spacing)):
+        if value is not None and len(value) != spatial_dims:
+            raise ValueError(f"{name} must have {spatial_dims} values, got {value}.")
+    if min(patch_size) < 1:
+        raise ValueError(f"patch_size must be positive, got {patch_size}.")
+    if crop not in ("center", "random"):
+        raise ValueError(f"crop must be center or random, got {crop!r}.")
+
+
+def check_counts(
+    *, batch_size: int, num_workers: int, prepare_workers: int | None, seed: int
+) -> None:
+    """Raise ValueError if a count is too small; ``prepare_workers`` may be None."""
+    for name, count, least in (
+        ("batch_size", batch_size, 1),
+        ("num_workers", num_workers, 0),
+        ("prepare_workers", 1 if prepare_workers is None else prepare_workers, 1),
+        ("seed", seed, 0),
+    ):
+        if count < least:
+            raise ValueError(f"{name} must be >= {least}, got {count}.")
