@@ -13,6 +13,7 @@ from mbls.losses import (
     ImageLoss,
     Loss,
     MarginLoss,
+    PenaltyLoss,
     part_terms,
 )
 
@@ -147,3 +148,39 @@ def test_parts_are_in_the_state_dict_and_follow_the_module() -> None:
 
     loss = CompoundLoss({"own": (1, MarginLoss(base=Weighted()))})
     assert list(loss.state_dict()) == ["losses.own.base.weight"]
+
+
+def test_an_adaptive_penalty_has_a_base_and_buffers(batch: tuple[Tensor, Tensor]) -> None:
+    """What CALS needs of the bases: a base below, state in buffers, calls handed further down."""
+
+    class Multiplied(AdaptiveLoss, PenaltyLoss):
+        def __init__(self, base: nn.Module | None = None) -> None:
+            super().__init__(base)
+            self.register_buffer("multiplier", torch.ones(()))
+            self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+
+        def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+            logits, target = self.prepare(logits, target)
+            penalty = self.multiplier * logits.square().mean()
+            return {**self.base_terms(logits, target), "penalty": penalty}
+
+        def observe(self, logits: Tensor, target: Tensor) -> None:
+            super().observe(logits, target)
+            self.total += logits.square().mean()
+
+        def adapt(self) -> None:
+            super().adapt()
+            self.multiplier += self.total
+            self.total.zero_()
+
+    inner = Counting()
+    loss = CompoundLoss({"own": (1.0, Multiplied(MarginLoss(base=inner)))})
+    before = loss(*batch)
+    loss.observe(*batch)
+    loss.adapt()
+    assert loss(*batch) > before
+    assert inner.calls == ["observe", "adapt"]
+    assert sorted(loss.state_dict()) == ["losses.own.multiplier", "losses.own.total"]
+    other = CompoundLoss({"own": (1.0, Multiplied(MarginLoss(base=Counting())))})
+    other.load_state_dict(loss.state_dict())
+    assert other(*batch) == loss(*batch)
