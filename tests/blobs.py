@@ -72,10 +72,11 @@ class BlobDataModule(LightningDataModule):
         bad: int | None = None,
         fold: int | None = None,
         seed: int = 0,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.root, self.fold, self.batch_size, self.bad = root, fold, batch_size, bad
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.num_workers = size, seed, num_workers
         self.sizes = {"train": train, "val": val, "test": test}
         self.start = (0, 0)
         self.prepared = 0
@@ -95,7 +96,9 @@ class BlobDataModule(LightningDataModule):
         sampler = TrainingSampler(size, batch_size=self.batch_size, seed=self.seed, rank=rank,
                                   world=world, start=self.start)  # fmt: skip
         data = Blobs(size, self.size, None, 0, self.bad)
-        return DataLoader(data, batch_sampler=sampler, collate_fn=collate)
+        return DataLoader(data, batch_sampler=sampler, collate_fn=collate,
+                          num_workers=self.num_workers,
+                          persistent_workers=self.num_workers > 0)  # fmt: skip
 
     def val_dataloader(self) -> DataLoader:
         return self._volumes("val", 1)

@@ -41,15 +41,17 @@ def assert_finite(run: Path) -> None:
 
 @pytest.mark.ddp
 def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
-    words = [*tiny.words(tmp_path, train=40, epochs=1000), "--devices", "2"]
+    words = [*tiny.words(tmp_path, train=40, num_workers=1, epochs=1000), "--devices", "2"]
     run = tiny.run_folder(tmp_path)
     process = tiny.start("train", *words, "--trainer.log_every_n_steps", "2")
     tiny.wait_for(checkpoint(run, "previous").exists, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to data workers too
     stopped = [tiny.finish(process)]
     step = torch.load(checkpoint(run), weights_only=True)["global_step"]
 
-    process = tiny.start("train", "--run", str(run), "--resume")
+    process = tiny.start(
+        "train", "--run", str(run), "--resume", "--trainer.num_sanity_val_steps", "0"
+    )
     before = checkpoint(run).stat().st_mtime
     tiny.wait_for(lambda: checkpoint(run).stat().st_mtime > before, process)
     process.send_signal(signal.SIGTERM)  # to rank 0 alone, as a batch system may
@@ -64,8 +66,7 @@ def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
     state = torch.load(checkpoint(run), weights_only=True)
     assert state["global_step"] > step
     end = state["epoch"] + 2
-    again = ["--run", str(run), "--resume", "--devices", "1", "--epochs", str(end)]
-    assert tiny.fit(*again) == 0
+    assert tiny.fit(*again, "--devices", "1", "--epochs", str(end)) == 0
     rows = read_rows(run / "metrics.csv")
     assert [int(row["epoch"]) for row in rows] == list(range(end))
     assert all("train/loss" in row and "val/dice" in row for row in rows)

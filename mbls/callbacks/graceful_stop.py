@@ -26,23 +26,31 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self._flag = False
-        self._speaks = False  # on rank 0 alone
+        self._speaker = -1  # rank 0; its data workers inherit the handler
         self._handlers: dict[int, Any] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over Ctrl-C before data workers start: a terminal sends it to them too."""
+        self._speaker = os.getpid() if trainer.is_global_zero else -1
+        self._take(signal.SIGINT)
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals, after lightning has taken SIGTERM."""
-        self._speaks = trainer.is_global_zero
-        if not self._handlers:
-            for number in SIGNALS:
-                self._handlers[number] = signal.signal(number, self._on_signal)
+        """Take over SIGTERM, which lightning has taken since the fit started."""
+        self._take(signal.SIGTERM)
 
     on_train_start = on_sanity_check_start  # where there is no sanity check
 
+    def _take(self, number: signal.Signals) -> None:
+        if number not in self._handlers:
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._handlers:  # given back; lightning put it in again when it tore down
+            signal.default_int_handler(number, frame)
         self._flag = True
         for each in SIGNALS:  # python's handlers wait for a blocking call, the system's do not
             signal.signal(each, signal.SIG_DFL)
-        if self._speaks:
+        if os.getpid() == self._speaker:
             cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hid it
             os.write(2, cursor + b"\nStopping after this batch; a second signal ends at once.\n")
 
