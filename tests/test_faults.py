@@ -49,9 +49,8 @@ def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
     stopped = [tiny.finish(process)]
     step = torch.load(checkpoint(run), weights_only=True)["global_step"]
 
-    process = tiny.start(
-        "train", "--run", str(run), "--resume", "--trainer.num_sanity_val_steps", "0"
-    )
+    again = ["--run", str(run), "--resume"]
+    process = tiny.start("train", *again, "--trainer.num_sanity_val_steps", "0")
     before = checkpoint(run).stat().st_mtime
     tiny.wait_for(lambda: checkpoint(run).stat().st_mtime > before, process)
     process.send_signal(signal.SIGTERM)  # to rank 0 alone, as a batch system may
