@@ -200,7 +200,7 @@ def test_values_are_those_of_the_catalogue() -> None:
         assert build(name)(logits, target).item() == pytest.approx(value, rel=1e-6), name
 
 
-@every_loss
+@pytest.mark.parametrize("name", CONFIGS)
 def test_monais_tensors_with_affines(name: str) -> None:
     """MONAI's trainers hand over a MetaTensor of float labels with a channel axis."""
     logits, target = batch(name, (4, 5), dtype=torch.float32)
