@@ -53,6 +53,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         return run(command, words[1:])
+    except KeyboardInterrupt:  # before training takes over the signals
+        sys.stderr.write("\nInterrupted.\n")
+        return 130
     except Exception as error:
         if not getattr(error, "for_user", False) or os.environ.get("MBLS_TRACEBACK"):
             raise

@@ -59,3 +59,13 @@ def test_a_quick_answer_imports_nothing_heavy(words: list[str]) -> None:
         [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
     )
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_ctrl_c_before_training_ends_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(command: str, args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mbls.cli.run", interrupted)
+    assert answer(capsys, "train") == (130, "\nInterrupted.\n")

@@ -1,4 +1,4 @@
-"""Layered configurations: each choice resolves to what its file says, whatever was chosen before."""
+"""Layered configurations: each choice resolves to what its file says, whatever came before."""
 
 import itertools
 from pathlib import Path
