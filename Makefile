@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 MBLS   := $(BIN)/mbls
+# two workers of one thread each; a file's tests share a worker and its fixtures
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 DATASET ?= acdc
 LOSS    ?= mbls
@@ -65,10 +67,10 @@ check-data: install  ## Check every case of DATASET and list all problems
 	@$(MBLS) check-data $(DATA_OPTIONS) $(ARGS)
 
 test: install  ## Run the tests (a few minutes)
-	@$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: install  ## Run all tests, the slow ones too
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses
@@ -82,7 +84,7 @@ bench-metrics: install  ## Metrics against torchmetrics and MONAI
 	@$(BIN)/python -m experiments.benchmarks.metrics $(ARGS)
 
 coverage: install  ## Run the tests and show what they reach
-	@$(BIN)/python -m pytest -q -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
+	@$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term $(ARGS)
 
 lint: install  ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
