@@ -1,5 +1,6 @@
 """A fake ACDC download: tiny NIfTI files of random blobs, in the real layout."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,21 @@ def write_patient(folder: Path, *, frames: tuple[int, int] = (1, 9), **options: 
     return folder
 
 
-@pytest.fixture
-def acdc(tmp_path: Path) -> Path:
-    """``database/`` with patients 1 to 8 in training and 101 to 102 in testing."""
-    root = tmp_path / "ACDC" / "database"
+@pytest.fixture(scope="session")
+def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``database/`` with patients 1 to 8 in training and 101 to 102 in testing; not to change."""
+    root = tmp_path_factory.mktemp("download") / "database"
     for number in range(1, 9):
         write_patient(root / "training" / f"patient{number:03d}")
     for number in (101, 102):
         write_patient(root / "testing" / f"patient{number:03d}")
     return root
+
+
+@pytest.fixture
+def acdc(download: Path, tmp_path: Path) -> Path:
+    """A copy of the download for one test to spoil."""
+    return Path(shutil.copytree(download, tmp_path / "ACDC" / "database"))
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ def heart_model(group, number, settings=None):
 
 
 def voxel_volumes(model, frame):
-    """Volumes of RV, MYO and LV in mL by counting 1 mm voxels, levels 1 mm apart."""
-    side = np.arange(-130, 80, 1.0)
-    z = np.arange(model.left[frame].valve + 0.5, model.apex + 2)
+    """Volumes of RV, MYO and LV in mL by counting 1.5 mm pixels, levels 2 mm apart."""
+    side = np.arange(-130, 80, 1.5)
+    z = np.arange(model.left[frame].valve + 1, model.apex + 2, 2)
     heart = model(frame, z)
     endo, epi, right = (
         s.signed_distance(side, side) < 0 for s in (heart.endo, heart.epi, heart.right)
     )
-    return [(part.sum() / 1000) for part in (right & ~epi, epi & ~endo, endo)]
+    return [part.sum() * 1.5 * 1.5 * 2 / 1000 for part in (right & ~epi, epi & ~endo, endo)]
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -42,7 +42,7 @@ def test_volumes_are_those_of_the_group(group):
     assert facts.rv_ef.low - 0.05 < 1 - es[0] / ed[0] < facts.rv_ef.high + 0.05
 
 
-@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("number", [1, 2, 3])
 def test_walls(number):
     """Thickness at mid-level: the diagnosis shows, and healthy walls thicken in systole."""
 
