@@ -98,6 +98,41 @@ def test_draws_are_of_seed_epoch_index() -> None:
         assert not torch.equal(first[0], other[0])
 
 
+def test_image_and_label_move_together() -> None:
+    """An image that is its label: only within two pixels of an edge may the two disagree."""
+    y, x = np.mgrid[:61, :47]
+    heart, other = np.hypot(y - 25, x - 20), np.hypot(y - 40, x - 32)
+    classes = np.select([heart < 6, heart < 11, other < 8], [3, 2, 1], 0).astype(np.uint8)
+    moving = Augmentation(flip=0.5, rotation=30, scale=0.3)
+    for index in range(40):
+        image, label = augmented_patch(
+            classes[None].astype(np.float32),
+            classes,
+            (50, 64),
+            crop="random",
+            settings=moving,
+            generator=sample_generator(1, 0, index),
+        )
+        around = label.unfold(0, 5, 1).unfold(1, 5, 1).flatten(2)  # 5 x 5 about a pixel
+        flat = (around == around[..., :1]).all(-1)
+        image, label = image[:, 2:-2, 2:-2], label[2:-2, 2:-2]
+        assert (label[flat] != 255).sum() > 100
+        known = flat & (label != 255)
+        torch.testing.assert_close(image[0][known], label[known].float(), atol=1e-5, rtol=0)
+        assert (image[0][flat & (label == 255)] == 0).all()
+
+
+def test_no_draws_are_repeated() -> None:
+    """No two samples of 30 epochs and two seeds have the same draws."""
+    draws = [
+        tuple(torch.rand(2, generator=sample_generator(seed, epoch, index)).tolist())
+        for seed in (0, 1)
+        for epoch in range(30)
+        for index in range(20)
+    ]
+    assert len(set(draws)) == 2 * 30 * 20
+
+
 def test_labels_stay_labels() -> None:
     for index in range(20):
         image, label = patch(STRONG, 0, index)
