@@ -19,6 +19,14 @@ OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
 
+# What may differ when a run is evaluated or applied again.
+AGAIN = $(if $(DATA_ROOT),--data.init_args.root "$(DATA_ROOT)") \
+  $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
+  $(if $(DEVICES),--trainer.devices $(DEVICES)) $(if $(NODES),--trainer.num_nodes $(NODES)) \
+  $(if $(ACCELERATOR),--trainer.accelerator $(ACCELERATOR)) \
+  $(if $(PRECISION),--trainer.precision $(PRECISION))
+needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
+
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
 NETWORK_NOW = $(or $(NETWORK),$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet))
 
@@ -54,11 +62,13 @@ train: install  ## Train on DATASET with LOSS, then test the best checkpoint
 	@$(MBLS) train $(if $(filter 1 yes true,$(RESUME)),,--dataset $(DATASET) --loss $(LOSS)) $(OPTIONS) $(ARGS)
 
 evaluate: install  ## Test a checkpoint of RUN again
-	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") $(ARGS)
+	$(call needs,RUN)
+	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") $(AGAIN) $(ARGS)
 
 predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
+	$(call needs,RUN)$(call needs,INPUT)$(call needs,OUTPUT)
 	@$(MBLS) predict --run "$(RUN)" --input "$(INPUT)" --output "$(OUTPUT)" \
-	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(PROBABILITIES),--probabilities) $(ARGS)
+	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(PROBABILITIES),--probabilities) $(AGAIN) $(ARGS)
 
 data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache
 	@$(MBLS) data $(DATA_OPTIONS) $(ARGS)

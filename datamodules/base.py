@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning
+import nibabel as nib
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -183,6 +184,11 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def patients(self, split: str) -> list[str]:
         """Return the patient of each case of :meth:`cases`, in its order."""
         return [case.patient for case in self._part(split)]
+
+    def source_header(self, case_id: str) -> nib.Nifti1Header:
+        """Return the header of a predicted case's first file: its sform, qform and voxel size."""
+        case = next(case for case in self._part("predict") if case.id == case_id)
+        return nib.load(case.images[0]).header
 
     def check(self, *, progress: bool = True) -> list[Problem]:
         """Read every case, and return all problems of dataset, cases, split and cache folder."""

@@ -13,7 +13,7 @@ from mbls.errors import ChoiceError
 
 __all__ = ["choices", "choose", "compose", "config_folder", "names_of"]
 
-KINDS = ("data", "loss", "network", "trainer", "logger")
+KINDS = ("data", "loss", "network", "trainer")
 
 
 def config_folder() -> Path:
@@ -58,7 +58,7 @@ def compose(*, dataset: str, loss: str, network: str, preset: str) -> list[Path]
     The preset's changes to a dataset, ``data/<dataset>.<preset>.yaml``, follow the dataset.
     """
     data = choose("data", dataset)
-    overlay = data.with_name(f"{data.stem}.{preset}.yaml")
+    overlay = data.with_name(f"{data.stem}.{Path(preset).stem}.yaml")
     files = [config_folder() / "base.yaml", choose("trainer", preset), data]
     files += [overlay] if overlay.is_file() else []
     return [*files, choose("network", network), choose("loss", loss)]

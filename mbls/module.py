@@ -192,8 +192,9 @@ class SegmentationModule(LightningModule):
             logged[key] = torch.tensor(value)
         # every rank holds the same numbers; their maximum over ranks is that number to the last bit
         same: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
-        self.log_dict({key: value.float() for key, value in logged.items()}, **same)
-        self.log("dice", logged["val/dice"].float(), prog_bar=True, logger=False, **same)
+        shown = {key: value.to(self.device, torch.float32) for key, value in logged.items()}
+        self.log_dict(shown, **same)
+        self.log("dice", shown["val/dice"], prog_bar=True, logger=False, **same)
         self.val_histogram.reset()
         self.val_dice.reset()
         if loss := self._adapting():

@@ -9,6 +9,7 @@ from mbls.callbacks.checkpoints import (
 from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.nan_guard import NaNGuard
 from mbls.callbacks.predictions import PredictionWriter
+from mbls.callbacks.progress import ProgressBar
 from mbls.callbacks.run_card import RunCard
 from mbls.callbacks.run_folder import RunFolder, run_folder
 from mbls.callbacks.run_logger import MetricsCSV
@@ -21,6 +22,7 @@ __all__ = [
     "MetricsCSV",
     "NaNGuard",
     "PredictionWriter",
+    "ProgressBar",
     "RunCard",
     "RunFolder",
     "StepSeed",

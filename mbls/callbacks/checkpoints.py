@@ -16,7 +16,7 @@ __all__ = ["Checkpoints", "find_checkpoint", "last_checkpoint", "read_checkpoint
 
 
 class Checkpoints(Checkpoint):
-    """Write ``best.ckpt`` by a validation metric, and ``last.ckpt`` at the end of each epoch.
+    """Write ``best.ckpt`` after a validation, and ``last.ckpt`` at the end of each epoch.
 
     ``last.ckpt`` becomes ``previous.ckpt`` when its successor is complete on disk, so a crash
     while writing costs one epoch at most. Weights that are not finite are never written.
@@ -30,26 +30,23 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode = monitor, mode
         self.best_value: float | None = None
         self.best_epoch: int | None = None
-        self._validated = False
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of an epoch: after its validation, when a loss has adapted."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        require_finite(trainer)
-        if self._validated and self._take(trainer):
-            # before last.ckpt: a crash in between repeats the epoch, and writes the same best
-            self._save(trainer, "best")
-        self._validated = False
-        self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember that there is a new value to judge by; miss it in the sanity check already."""
-        if trainer.state.fn != "fit":
+        """Write the best where it was validated; miss its value in the sanity check already."""
+        if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if trainer.sanity_checking and self.monitor.startswith("val/"):
-            self._value(trainer)
-        self._validated = not trainer.sanity_checking
+        if trainer.sanity_checking:
+            if self.monitor.startswith("val/"):
+                self._value(trainer)
+            return
+        require_finite(trainer)
+        if self._take(trainer):
+            self._save(trainer, "best")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state at the end of an epoch: after its validation, when a loss has adapted."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save_last(trainer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -27,11 +27,14 @@ class GracefulStop(Callback):
     def __init__(self) -> None:
         self._flag = False
         self._speaker = -1  # rank 0; its data workers inherit the handler
+        self._interval = 1
         self._handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over Ctrl-C before data workers start: a terminal sends it to them too."""
         self._speaker = os.getpid() if trainer.is_global_zero else -1
+        # with several ranks the question costs a message, so it is asked once a logging interval
+        self._interval = 1 if trainer.world_size == 1 else max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         self._take(signal.SIGINT)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,18 +55,18 @@ class GracefulStop(Callback):
             signal.signal(each, signal.SIG_DFL)
         if os.getpid() == self._speaker:
             cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hid it
-            os.write(2, cursor + b"\nStopping after this batch; a second signal ends at once.\n")
+            when = f"within {self._interval} batches" if self._interval > 1 else "after this batch"
+            os.write(2, cursor + f"\nStopping {when}; a second signal ends at once.\n".encode())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop after this batch if any rank was told to, unless a validation follows it."""
-        # with several ranks the question costs a message, so it is asked once a logging interval
-        interval = 1 if trainer.world_size == 1 else max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         every = trainer.val_check_batch
         validates = every is not None and (batch_idx + 1) % every == 0
         ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
-        if (batch_idx + 1) % interval == 0 and not validates and not ends and self._told(trainer):
+        asked = (batch_idx + 1) % self._interval == 0 and not validates and not ends
+        if asked and self._told(trainer):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints):
                     callback.save_last(trainer)

@@ -40,6 +40,14 @@ class PredictionWriter(BasePredictionWriter):
             return
         if self.output is None:
             raise OutputError("predict needs a folder to write to: --predictions.output FOLDER.")
+        source = getattr(trainer.datamodule, "predict_input", None)  # type: ignore[attr-defined]
+        if source is not None:
+            taken = Path(source).resolve()
+            if self.output.resolve() in (taken, taken.parent if taken.is_file() else taken):
+                raise OutputError(
+                    f"The output folder {self.output} holds the input, which a prediction of the "
+                    "same name would replace. Choose another: OUTPUT=FOLDER (--output)."
+                )
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.output):
@@ -65,24 +73,37 @@ class PredictionWriter(BasePredictionWriter):
             if bool(batch["scored"][n]):
                 data = trainer.datamodule  # type: ignore[attr-defined]
                 logits, affine = data.restore(case, prediction[n].cpu())
-                self._write(case, logits, affine)
+                header = data.source_header(case) if hasattr(data, "source_header") else None
+                self._write(case, logits, affine, header)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where they are."""
         if trainer.is_global_zero:
-            Console().print(f"Predictions: {self.output}", soft_wrap=True, highlight=False)
+            Console().print(
+                f"Predictions: {self.output}", soft_wrap=True, highlight=False, markup=False
+            )
 
-    def _write(self, case: str, logits: Tensor, affine: np.ndarray) -> None:
+    def _write(self, case: str, logits: Tensor, affine: np.ndarray, header: Any) -> None:
         probs = logits.float().softmax(dim=0)
         label = probs.argmax(dim=0).numpy().astype(np.uint8)  # also where rounding made a tie
-        self._save(case, label, affine, intent="label")
+        self._save(case, label, affine, header, "label")
         if self.probabilities:
-            self._save(f"{case}_prob", probs.movedim(0, -1).numpy(), affine, intent="estimate")
+            self._save(f"{case}_prob", probs.movedim(0, -1).numpy(), affine, header, "estimate")
 
     def _save(
-        self, name: str, array: np.ndarray, affine: np.ndarray, intent: Literal["label", "estimate"]
+        self,
+        name: str,
+        array: np.ndarray,
+        affine: np.ndarray,
+        header: Any,
+        intent: Literal["label", "estimate"],
     ) -> None:
         image = nib.Nifti1Image(array, np.asarray(affine))
+        if header is not None:  # both of its geometries, which do not always agree
+            own = image.header
+            own.set_zooms((*header.get_zooms()[:3], *own.get_zooms()[3:]))
+            own.set_sform(header.get_sform(), int(header["sform_code"]))
+            own.set_qform(header.get_qform(), int(header["qform_code"]))
         image.header.set_intent(intent)
         image.header.set_xyzt_units("mm")
         incoming = Path(str(self.output)) / f".incoming-{name}.nii.gz"

@@ -78,7 +78,7 @@ class RunCard(Callback):
             "steps": trainer.global_step,
             "wall_seconds": round(seconds, 1),
             "samples_per_second": round(self._samples * trainer.world_size / seconds, 2),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_memory_mb": _peak_memory_mb(),
         }
         if torch.cuda.is_available():
             self._card["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
@@ -103,10 +103,16 @@ class RunCard(Callback):
             incoming.replace(path)
 
 
+def _peak_memory_mb() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, but bytes on a Mac
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
 def commit() -> str | None:
     """Return the commit of the checkout that runs, with ``+`` where it was changed, or None."""
     here = Path(__file__).parent
     try:
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # ours, not one around us
         sha = _git(here, "rev-parse", "HEAD")
         return sha + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

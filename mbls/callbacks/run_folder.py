@@ -97,7 +97,7 @@ class RunFolder(Callback):
             raise answer
         self._path = cast(Path, answer)
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
+            if stage == "fit" and isinstance(logger, MetricsCSV):
                 logger.folder = self._path
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

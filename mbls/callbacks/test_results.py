@@ -56,8 +56,10 @@ class TestResults(Callback):
         if stage == "test" and self.show and self._metrics is not None:
             console = Console()
             console.print(results_table(self._metrics))
-            console.print(f"Run folder: {folder_callback(trainer).path}", soft_wrap=True)
-            console.print(f"Results:    {self._folder(trainer)}", soft_wrap=True)
+            console.print(
+                f"Run folder: {folder_callback(trainer).path}", soft_wrap=True, markup=False
+            )
+            console.print(f"Results:    {self._folder(trainer)}", soft_wrap=True, markup=False)
 
     def _complete(self, scored: Tensor) -> bool:
         """Say whether each case was scored; part of a test is not written as if it were all."""

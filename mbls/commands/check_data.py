@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mbls.commands.data import datamodule, parser
@@ -20,20 +21,23 @@ def main(args: list[str]) -> int:
     if problems:
         Console().print(problem_table(problems, root))
         return 1
-    Console().print(f"[green]No problems[/] in {root}.")
+    Console().print(f"[green]No problems[/] in {escape(str(root))}.")
     return 0
 
 
 def problem_table(problems: list[Any], root: Path) -> Table:
     """Return one row a problem, files named relative to ``root``."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    table = Table(title=f"{count} in {root}", title_justify="left", show_lines=True, expand=True)
+    table = Table(
+        title=escape(f"{count} in {root}"), title_justify="left", show_lines=True, expand=True
+    )
     table.add_column("file", overflow="fold", ratio=3)
     table.add_column("rule", ratio=3)
     table.add_column("found", overflow="fold", ratio=3)
     table.add_column("way out", ratio=3)
     for problem in problems:
-        table.add_row(_short(problem, root), problem.rule, problem.found, problem.fix)
+        cells = (_short(problem, root), problem.rule, problem.found, problem.fix)
+        table.add_row(*map(escape, cells))
     return table
 
 

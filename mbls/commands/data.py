@@ -36,7 +36,7 @@ def datamodule(options: argparse.Namespace, rest: list[str]) -> Any:
     file = choose("data", options.dataset)
     preset = options.preset or ("quick" if options.data_root is None else "paper")
     choose("trainer", preset)
-    overlay = file.with_name(f"{file.stem}.{preset}.yaml")
+    overlay = file.with_name(f"{file.stem}.{Path(preset).stem}.yaml")
     files = [file, overlay] if overlay.is_file() else [file]
 
     from jsonargparse import ArgumentParser

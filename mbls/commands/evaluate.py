@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mbls.errors import RunFolderError
+from mbls.errors import CheckpointError, RunFolderError
 
 __all__ = ["main", "run_words"]
 
@@ -15,6 +15,13 @@ def main(args: list[str]) -> int:
     p.add_argument("--ckpt", default="best", help="best, last, or a file (default: best)")
     p.add_argument("--tag", help="folder below test/ (default: the checkpoint's name)")
     options, rest = p.parse_known_args(args)
+    if options.ckpt.endswith(".ckpt") and options.tag is None:
+        path = Path(options.ckpt)
+        if path.is_file() and path.resolve().parent != (options.run / "checkpoints").resolve():
+            raise CheckpointError(
+                f"{path} is not one of {options.run}/checkpoints: its results need a name of their "
+                'own, --tag NAME (make: ARGS="--tag NAME").'
+            )
     words = run_words(options.run, options.ckpt)
     words += ["--run.tag", options.tag or Path(options.ckpt).stem, "--verbose", "false"]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
@@ -84,8 +85,15 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before lightning reads it."""
         super().parse_arguments(parser, args)
-        if path := self.config[self.config["subcommand"]].get("ckpt_path"):
+        command = self.config["subcommand"]
+        path = self.config[command].get("ckpt_path")
+        if path:
             read_checkpoint(Path(path))
+        elif command != "fit":
+            raise CheckpointError(
+                f"{command} without a checkpoint would use untrained weights: give --ckpt_path "
+                "RUN/checkpoints/best.ckpt."
+            )
 
     def before_fit(self) -> None:
         """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
@@ -112,7 +120,7 @@ def command_line(args: Sequence[str]) -> CommandLine:
             subclass_mode_data=True,
             save_config_callback=RunConfig,
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={"use_distributed_sampler": False} | _without_float64(),
             parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
             args=_with_names(list(args), names),
         )
@@ -151,6 +159,12 @@ def _with_names(args: list[str], names: dict[str, str]) -> list[str]:
         if name and not any(word.startswith(f"--run.{key}") for word in args)
     ]
     return args[:1] + extra + args[1:]
+
+
+def _without_float64() -> dict[str, str]:
+    """Keep to the CPU where the only accelerator, Apple's, cannot do the metrics' float64."""
+    only_mps = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    return {"accelerator": "cpu"} if only_mps else {}
 
 
 def _quieten() -> None:

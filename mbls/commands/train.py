@@ -6,6 +6,7 @@ checkpoint. Everything heavy is imported after the names are known to be right.
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def main(args: list[str]) -> int:
     words = resume_words(options) if options.resume else fresh_words(options)
     words += option_words(options) + rest
     if options.dry_run:
-        sys.stdout.write("mbls fit " + " ".join(words) + "\n")
+        sys.stdout.write("mbls fit " + shlex.join(words) + "\n")
         return 0
 
     from mbls.callbacks import find_checkpoint, run_folder
@@ -70,7 +71,8 @@ def main(args: list[str]) -> int:
         return 0  # there is no checkpoint to test
     folder = run_folder(cli.trainer)
     which = "best" if (folder / "checkpoints" / "best.ckpt").is_file() else "last"
-    checkpoint = find_checkpoint(folder, which)
+    with one_voice():
+        checkpoint = find_checkpoint(folder, which)
     if which == "last":
         _say("No validation chose a best checkpoint: the last one is tested.")
         folder_callback(cli.trainer).tag = which
@@ -109,7 +111,15 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
 
 def resume_words(options: argparse.Namespace) -> list[str]:
     """Return the words that go on in a run folder with its own configuration."""
-    if options.run is None or not (options.run / "config.yaml").is_file():
+    for choice in ("dataset", "loss", "network", "preset"):
+        if getattr(options, choice) is not None:
+            raise ChoiceError(
+                f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
+                "or start a new run."
+            )
+    if options.run is None:
+        raise RunFolderError("--resume needs the run folder to go on in: --run FOLDER.")
+    if not (options.run / "config.yaml").is_file():
         raise RunFolderError(
             f"--resume goes on in a run folder: {options.run} has no config.yaml. "
             "Give --run runs/<dataset>/<network>-<loss>/seed<k>."

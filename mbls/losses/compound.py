@@ -37,6 +37,8 @@ class CompoundLoss(Loss):
         for name, part in losses.items():
             if not name or "." in name or "/" in name:
                 raise ValueError(f"A part's name must be a word without '.' and '/', got {name!r}.")
+            if name == "loss":
+                raise ValueError("A part must not be named 'loss', which is the sum; rename it.")
             if not (
                 isinstance(part, Sequence) and len(part) == 2 and isinstance(part[1], nn.Module)
             ):

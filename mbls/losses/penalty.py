@@ -51,5 +51,9 @@ class PenaltyLoss(Loss):
         return {**terms, name: factor * penalty}
 
     def base_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``."""
-        return part_terms(self.base, logits, target)
+        """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``.
+
+        The one term of a foreign base is called ``base``: ``loss`` is the name of the sum.
+        """
+        terms = part_terms(self.base, logits, target)
+        return {"base" if name == "loss" else name: term for name, term in terms.items()}

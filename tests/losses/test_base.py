@@ -117,7 +117,7 @@ def test_a_monai_loss_is_a_base_and_a_part(batch: tuple[Tensor, Tensor]) -> None
     expected = monai(batch[0], batch[1].unsqueeze(1))
     assert part_terms(monai, *batch)["loss"].item() == pytest.approx(expected.item())
     terms = MarginLoss(base=monai).terms(*batch)
-    assert terms["loss"].item() == pytest.approx(expected.item())
+    assert terms["base"].item() == pytest.approx(expected.item())
     assert CompoundLoss({"m": (2, monai)})(*batch).item() == pytest.approx(2 * expected.item())
 
 
