@@ -51,3 +51,11 @@ def test_the_overlay_of_the_preset_follows_its_dataset(configs: Path) -> None:
 def test_names_come_from_the_files() -> None:
     files = ["c/data/acdc.yaml", "c/data/acdc.quick.yaml", "c/loss/mbls.yaml", "own/x.yaml"]
     assert names_of(files) == {"data": "acdc", "loss": "mbls"}
+
+
+def test_a_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine" / "paper.yaml"
+    own.parent.mkdir()
+    own.write_text("{}")
+    files = compose(dataset="acdc", loss="mbls", network="unet", preset=str(own))
+    assert [file.stem for file in files] == ["base", "paper", "acdc", "acdc.paper", "unet", "mbls"]

@@ -142,3 +142,34 @@ def test_the_best_is_by_the_monitor(tmp_path: Path) -> None:
     best = min(rows, key=lambda row: float(row["val/nll"]))
     state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     assert state["epoch"] == int(best["epoch"])
+
+
+def test_validating_into_a_run_leaves_its_logged_values(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
+    run = tiny.run_folder(tmp_path)
+    config, best = ["--config", str(run / "config.yaml")], str(run / "checkpoints/best.ckpt")
+    before = (run / "metrics.csv").read_bytes()
+    assert main(["validate", *config, "--ckpt_path", best, "--run.folder", str(run)]) == 0
+    assert (run / "metrics.csv").read_bytes() == before
+    for command in ("test", "validate", "predict"):
+        assert main([command, *config, "--run.folder", str(run)]) == 1
+        assert "without a checkpoint would use untrained weights" in capfd.readouterr().err
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(Path(best).read_bytes())
+    assert main(["evaluate", str(run), "--ckpt", str(other)]) == 1
+    assert "need a name of their own, --tag NAME" in capfd.readouterr().err
+    assert main(["evaluate", str(run), "--ckpt", str(other), "--tag", "other"]) == 0
+    assert (run / "test/other/metrics.json").is_file()
+    assert main(["train", "--run", str(run), "--resume", "--loss", "ce"]) == 1
+    assert "leave out --loss" in capfd.readouterr().err
+
+
+def test_the_best_weights_are_those_that_were_validated(tmp_path: Path) -> None:
+    """With validations within an epoch, the best is written there and not at the epoch's end."""
+    words = tiny.words(tmp_path, epochs=1, train=16)
+    assert tiny.fit(*words, "--trainer.val_check_interval", "3") == 0  # of 4 batches
+    folder = tiny.run_folder(tmp_path) / "checkpoints"
+    best, last = (torch.load(folder / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
+    assert (best["global_step"], last["global_step"]) == (3, 4)

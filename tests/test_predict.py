@@ -132,3 +132,31 @@ def test_an_output_that_cannot_be_written(
 def test_a_folder_that_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert predict(tmp_path, tmp_path, tmp_path) == 1
     assert f"{tmp_path} is not a run folder: it has no config.yaml" in capfd.readouterr().err
+
+
+def test_a_prediction_never_replaces_its_input(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scan = save(tmp_path / "scan.nii.gz", blobs(7)[0])
+    before = scan.read_bytes()
+    for source in (scan, tmp_path):
+        assert predict(run, source, tmp_path) == 1
+        assert "holds the input, which a prediction of the same name would" in " ".join(
+            capfd.readouterr().err.split()
+        )
+    assert scan.read_bytes() == before
+
+
+def test_a_prediction_keeps_both_geometries_of_its_input(run: Path, tmp_path: Path) -> None:
+    fault = nib.Nifti1Image(blobs(8, (21, 19, 4))[0], None)
+    fault.set_qform(np.diag([-1.5, -1.5, 10.0, 1.0]), code=1)
+    fault.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1)
+    fault.header.set_zooms((1.5, 1.5, 10.0))
+    nib.save(fault, tmp_path / "fault.nii.gz")
+    source = nib.load(tmp_path / "fault.nii.gz")
+    assert predict(run, tmp_path / "fault.nii.gz", tmp_path / "out", "--probabilities") == 0
+    for name in ("fault", "fault_prob"):
+        found = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(found.affine, source.affine)
+        np.testing.assert_allclose(found.header.get_qform(), source.header.get_qform())
+        assert found.header.get_zooms()[:3] == source.header.get_zooms()

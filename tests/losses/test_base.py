@@ -184,3 +184,10 @@ def test_an_adaptive_penalty_has_a_base_and_buffers(batch: tuple[Tensor, Tensor]
     other = CompoundLoss({"own": (1.0, Multiplied(MarginLoss(base=Counting())))})
     other.load_state_dict(loss.state_dict())
     assert other(*batch) == loss(*batch)
+
+
+def test_no_term_is_called_like_the_sum(batch: tuple[Tensor, Tensor]) -> None:
+    stacked = MarginLoss(base=nn.CrossEntropyLoss())
+    assert set(stacked.terms(*batch)) == {"base", "margin"}
+    with pytest.raises(ValueError, match="must not be named 'loss'"):
+        CompoundLoss({"loss": (1.0, nn.CrossEntropyLoss())})

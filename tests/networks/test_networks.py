@@ -94,3 +94,12 @@ def test_paper_unet_refuses_levels_that_do_not_fit() -> None:
         PaperUNet(2, 1, 4, features=(4, 8, 8), pools=(2,))
     with pytest.raises(ValueError, match="kernel_size must be odd and positive, got 4"):
         PaperUNet(2, 1, 4, kernel_size=4)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_training_reaches_every_parameter(path: Path) -> None:
+    """Where one is left out, training on several ranks stops at the second step."""
+    network, divisor = build(path)
+    heads = split_heads(network.train()(torch.randn(2, 1, 2 * divisor, 2 * divisor)), 2)
+    torch.stack([head.square().mean() for head in heads]).sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
