@@ -10,11 +10,11 @@ from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.nan_guard import NaNGuard
 from mbls.callbacks.predictions import PredictionWriter
 from mbls.callbacks.progress import ProgressBar
+from mbls.callbacks.results import TestResults
 from mbls.callbacks.run_card import RunCard
 from mbls.callbacks.run_folder import RunFolder, run_folder
 from mbls.callbacks.run_logger import MetricsCSV
 from mbls.callbacks.step_seed import StepSeed
-from mbls.callbacks.test_results import TestResults
 
 __all__ = [
     "Checkpoints",
