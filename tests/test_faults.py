@@ -58,7 +58,7 @@ def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
     for done in stopped:
         assert done.code == 1
         assert "Traceback" not in done.err
-        assert done.err.count("Stopping after this batch") == 1
+        assert done.err.count("; a second signal ends at once.") == 1
         assert done.err.count("Stopped in epoch") == 1
         assert done.err.count(f"mbls train --run {run} --resume") == 1
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_that_does_not_fit(
 ) -> None:
     path = tmp_path / "given.ckpt"
     write(path, checkpoint(run))
-    assert main(["evaluate", str(run), "--ckpt", str(path)]) == 1
+    assert main(["evaluate", str(run), "--ckpt", str(path), "--tag", "given"]) == 1
     error = capfd.readouterr().err
     assert told in error
     assert "Traceback" not in error

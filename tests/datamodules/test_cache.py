@@ -185,7 +185,7 @@ def fill(acdc: Path, cache: Path, barrier) -> None:
 
 @pytest.mark.ddp
 def test_two_jobs_at_once(acdc: Path, tmp_path: Path, module) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     barrier = context.Barrier(2)
     jobs = [
         context.Process(target=fill, args=(acdc, tmp_path / "cache", barrier)) for _ in range(2)
