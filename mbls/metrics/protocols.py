@@ -6,7 +6,7 @@ value stands beside them in every table. What the codes share: 15 right-closed b
 plus one. A whole volume takes the place of an image or a batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,15 +116,22 @@ def pooled_marginal_error(bins: CalibrationBins, protocol: Protocol) -> float:
     Mean confidences of a bin are averaged over cases without weights, shares of hits with their
     counts, so even calibrated probabilities have an error where cases differ in size.
     """
+    return float(drawn_marginal_errors(bins, protocol, np.ones((1, len(bins.cells))))[0])
+
+
+def drawn_marginal_errors(
+    bins: CalibrationBins, protocol: Protocol, weights: np.ndarray
+) -> np.ndarray:
+    """Return :func:`pooled_marginal_error` of each draw of cases ``(draws, cases)``."""
     count, hits, confidence = bins.table(protocol.region, protocol.n_bins)[
         :, :, 2 : 1 + bins.num_classes
     ]
-    filled = count > 0
-    mean = np.where(filled, confidence / np.where(filled, count, 1), 0).sum(0)
-    mean /= np.maximum(filled.sum(0), 1)
-    total = count.sum(0)
-    share = hits.sum(0) / np.maximum(total, 1)
-    return float(((total * np.abs(mean - share)).sum(-1) / total.sum(-1)).mean())
+    means = np.where(count > 0, confidence / np.where(count > 0, count, 1), np.nan)
+    mean = np.nan_to_num(mean_of_draws(means, weights))
+    total, right = (np.tensordot(weights, whole, 1) for whole in (count, hits))  # exact: integers
+    gap = np.abs(mean - right / np.maximum(total, 1))
+    with np.errstate(invalid="ignore"):
+        return ((total * gap).sum(-1) / total.sum(-1)).mean(-1)
 
 
 def protocol_entries(
@@ -154,8 +161,12 @@ def protocol_entries(
     entries = {name: _entry(v, share, weights) for name, v in values.items()}
     result: dict[str, Any] = {protocol.pooling: entries}
     if protocol.channels == "foreground":
-        micro = {"value": pooled_marginal_error(bins, protocol), "low": None, "high": None}
-        result["micro"] = {"ece": {**micro, "floor": None, "n_cases": len(voxels)}}
+        value = pooled_marginal_error(bins, protocol)
+        low, high = _limits(
+            value, weights, lambda draws: drawn_marginal_errors(bins, protocol, draws)
+        )
+        micro = {"value": value, "low": low, "high": high, "floor": None, "n_cases": len(voxels)}
+        result["micro"] = {"ece": micro}
     return {protocol.region: result}
 
 
@@ -169,7 +180,15 @@ def _entry(values: np.ndarray, share: np.ndarray, weights: np.ndarray | None) ->
             return both[:, 0] / both[:, 1]
 
     value = float(mean(np.ones((1, len(values))))[0])
-    limits = None if weights is None or np.isnan(value) else interval(mean(weights))
-    low, high = limits or (None, None)
+    low, high = _limits(value, weights, mean)
     cases = int(known.sum())
     return {"value": value, "low": low, "high": high, "floor": None, "n_cases": cases}
+
+
+def _limits(
+    value: float, weights: np.ndarray | None, drawn: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the interval over draws of patients; none where there is no value or no draw."""
+    if weights is None or np.isnan(value):
+        return None, None
+    return interval(drawn(weights)) or (None, None)

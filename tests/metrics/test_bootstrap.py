@@ -14,6 +14,12 @@ from mbls.metrics.bootstrap import (
     mean_of_draws,
     patient_weights,
 )
+from mbls.metrics.protocols import (
+    PROTOCOLS,
+    drawn_marginal_errors,
+    pooled_marginal_error,
+    protocol_entries,
+)
 from tests.metrics.test_results import scored
 
 
@@ -33,6 +39,14 @@ def test_sums_are_exact_beyond_float64():
     assert exact_sums(weights, values).tolist() == expected
 
 
+def chosen_cases(histogram, cases):
+    chosen = CalibrationHistogram(3, unions=histogram.unions, num_cases=len(cases))
+    for name in ("cells", "sums", "truth"):
+        getattr(chosen, name).copy_(getattr(histogram, name)[cases])
+    chosen.known += 1
+    return chosen
+
+
 @pytest.mark.parametrize("pooling", ["pooled", "per_case"])
 @pytest.mark.parametrize("metric", ["ece", "cece", "mce", "brier", "nll", "true_ece", "ece/heart"])
 def test_a_draw_is_the_metric_of_the_drawn_cases(pooling, metric):
@@ -40,13 +54,25 @@ def test_a_draw_is_the_metric_of_the_drawn_cases(pooling, metric):
     bins = histogram.bins()
     weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
     drawn = drawn_values(bins, [metric], weights, region="label", pooling=pooling)[metric]
-    chosen = CalibrationHistogram(3, unions=histogram.unions, num_cases=3)
-    for name in ("cells", "sums", "truth"):
-        getattr(chosen, name).copy_(getattr(histogram, name)[[0, 0, 2]])
-    chosen.known += 1
+    chosen = chosen_cases(histogram, [0, 0, 2])
     for value, source in zip(drawn, (histogram, chosen), strict=True):
         exact, _ = estimate(source.bins(), metric, region="label", pooling=pooling)
         assert value == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_micro_error_has_an_interval():
+    histogram, dice = scored()
+    bins, acl = histogram.bins(), PROTOCOLS[-1]
+    weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
+    expected = [
+        pooled_marginal_error(b, acl) for b in (bins, chosen_cases(histogram, [0, 0, 2]).bins())
+    ]
+    np.testing.assert_allclose(drawn_marginal_errors(bins, acl, weights), expected, rtol=1e-12)
+    drawn = patient_weights(["a", "b", "c"], draws=400)
+    counts, names = dice.counts.numpy(), {"1": "RV", "2": "MYO"}
+    cell = protocol_entries(bins, counts, acl, names, drawn)["all"]["micro"]["ece"]
+    assert (cell["low"], cell["high"]) == interval(drawn_marginal_errors(bins, acl, drawn))
+    assert cell["low"] < cell["high"]
 
 
 def test_missing_values_are_left_out():
