@@ -16,25 +16,19 @@ are not ACDC's images).
 
 from __future__ import annotations
 
-import errno
-import glob
-import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from datamodules.leftovers import clear_leftovers
-from datamodules.parallel import in_parallel
 from datamodules.phantom.anatomy import FRAMES, GROUPS, Anatomy
 from datamodules.phantom.annotator import draw_labels, posterior
-from datamodules.phantom.patient import make_patient, stream
+from datamodules.phantom.folder import check_arguments, write_folder
+from datamodules.phantom.patient import make_patient
+from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom, checked_counts
 from datamodules.posterior import save_posterior
 
@@ -78,8 +72,7 @@ def write_acdc_phantom(
         patients: Number of patients of each part: ``train``, ``val`` and ``test``.
         settings: Settings of anatomy, annotator and scan; None takes the defaults.
         seed: Seed of every draw, >= 0.
-        workers: Threads; None takes one for each usable core. The work is in numpy and in zlib,
-            which release Python's lock, and processes would each import torch again.
+        workers: Threads; None takes one for each usable core.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -90,10 +83,7 @@ def write_acdc_phantom(
     root = Path(root)
     settings = CardiacPhantom() if settings is None else settings
     counts = checked_counts(patients)
-    if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}.")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be >= 1 or None, got {workers}.")
+    check_arguments(seed, workers)
     card = {
         "origin": "phantom",
         "dataset": "acdc",
@@ -104,60 +94,16 @@ def write_acdc_phantom(
         "settings": settings.as_json(),
     }
     orders = _orders(settings, counts, seed)
-    part = root.with_name(f".{root.name}.partial-{uuid.uuid4().hex[:12]}")
-    try:
-        clear_leftovers(root.parent, f".{glob.escape(root.name)}.partial-*")
-        if _is_written(root, card):
-            return
-        part.mkdir(parents=True)
-        _write_patients(part, orders, settings, seed, workers, progress)
-        split = {p: [o.name for o in orders if o.part == p] for p in counts}
-        (part / "split.json").write_text(json.dumps(split, indent=1) + "\n")
-        (part / "phantom.json").write_text(json.dumps(card, indent=1) + "\n")
-        _move(part, root, card)
-    except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise
-        hint = ". Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        reason = error.strerror or str(error)
-        raise OSError(
-            error.errno, f"The phantom cannot be written: {reason}{hint}", str(root)
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _is_written(root: Path, card: Mapping[str, Any]) -> bool:
-    """Return whether ``root`` is the phantom of ``card``; raise if it is anything else."""
-    if not root.exists():
-        return False
-    if root.is_dir() and not any(root.iterdir()):
-        return False
-    try:
-        found = dict(json.loads((root / "phantom.json").read_text()))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-        raise FileExistsError(
-            errno.EEXIST, "Not a phantom, and not overwritten; name another folder", str(root)
-        ) from None
-    if found == card:
-        return True
-    other = [key for key in card if found.get(key) != card[key]]
-    if other == ["settings"]:
-        old, new = found["settings"], card["settings"]
-        other = [key for key in new if old.get(key) != new[key]]
-    raise ValueError(
-        f"{root} holds a phantom with other {', '.join(other) or 'contents'}. "
-        f"Delete it, or name another folder."
+    write_folder(
+        root,
+        orders,
+        partial(write_patient, settings=settings, seed=seed),
+        card=card,
+        split={part: [o.name for o in orders if o.part == part] for part in counts},
+        title="Writing the ACDC phantom",
+        workers=workers,
+        progress=progress,
     )
-
-
-def _move(part: Path, root: Path, card: Mapping[str, Any]) -> None:
-    """Rename ``part`` to ``root``, unless another process has just put the same there."""
-    try:
-        part.rename(root)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_written(root, card):
-            raise
 
 
 def _orders(settings: CardiacPhantom, counts: Mapping[str, int], seed: int) -> list[Order]:
@@ -173,21 +119,6 @@ def _orders(settings: CardiacPhantom, counts: Mapping[str, int], seed: int) -> l
         Order(n + 1, part, groups[k % len(groups)], n in fault, n in late)
         for n, (part, k) in enumerate(places)
     ]
-
-
-def _write_patients(
-    root: Path,
-    orders: list[Order],
-    settings: CardiacPhantom,
-    seed: int,
-    workers: int | None,
-    progress: bool,
-) -> None:
-    """Write every patient, several at once."""
-    work = partial(write_patient, root, settings=settings, seed=seed)
-    title = "Writing the ACDC phantom"
-    for _ in in_parallel(work, orders, workers=workers, description=title, progress=progress):
-        pass
 
 
 def write_patient(root: Path, order: Order, *, settings: CardiacPhantom, seed: int) -> None:

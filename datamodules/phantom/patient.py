@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from datamodules.phantom.anatomy import FRAMES, Anatomy, draw_anatomy
 from datamodules.phantom.annotator import Annotation, annotation
 from datamodules.phantom.heart import HeartModel
-from datamodules.phantom.random_field import Floats
+from datamodules.phantom.random_field import Floats, stream
 from datamodules.phantom.render import draw_scene, render
 from datamodules.phantom.settings import CardiacPhantom
 
@@ -29,11 +27,6 @@ class Patient:
     model: HeartModel
     images: dict[str, Floats]
     annotations: dict[str, Annotation]
-
-
-def stream(seed: int, number: int, purpose: str) -> np.random.Generator:
-    """Return a generator of its own for each patient and purpose."""
-    return np.random.default_rng([seed, number, *purpose.encode()])
 
 
 def make_patient(

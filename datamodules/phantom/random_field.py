@@ -1,4 +1,4 @@
-"""Stationary Gaussian random fields on a voxel grid, with exactly unit variance."""
+"""Random streams, and stationary Gaussian fields on a grid, with exactly unit variance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from scipy import fft
 
 Floats = NDArray[np.floating]
+
+
+def stream(seed: int, number: int, purpose: str) -> np.random.Generator:
+    """Return a generator of its own for each patient and purpose."""
+    return np.random.default_rng([seed, number, *purpose.encode()])
 
 
 def gaussian_field(

@@ -4,7 +4,7 @@ import pytest
 from datamodules.phantom import make_patient
 from datamodules.phantom.anatomy import GROUPS, draw_anatomy
 from datamodules.phantom.heart import HeartModel
-from datamodules.phantom.patient import stream
+from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom
 
 
