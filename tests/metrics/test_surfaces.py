@@ -1,7 +1,5 @@
 """Surface distances in mm on paper, against all pairs of surface voxels, and what missing costs."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,8 +8,6 @@ from torchmetrics import MetricCollection
 
 from mbls.metrics import HausdorffDistance95, NormalizedSurfaceDice
 from mbls.metrics.surfaces import hausdorff_95, surface_dice
-
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics_dice.npz")
 
 
 def cube(*sides, shape=(12, 10, 8)):
@@ -86,24 +82,6 @@ def test_unions_cases_and_ignored_voxels():
     assert values[1, 1:3].tolist() == [0, 0]
     assert values[0, 1] == pytest.approx(np.sqrt(2 * 81))
     assert values[0, 2] == 2
-
-
-@pytest.mark.parametrize("case", ["vol0", "vol1", "gt_absent_class", "pred_absent_class"])
-def test_published_distances(case):
-    """Published: in voxels, one percentile of both directions together, 0 for what is missing."""
-    predicted, target = (GOLDEN[f"{k}_{case}"] for k in ("pred", "label"))
-    for k, published in enumerate(GOLDEN[f"shape_metrics_{case}_plain_hd__hd95"]):
-        one, other = predicted == k, target == k
-        if not one.any() or not other.any():
-            assert published == 0
-            ours = hausdorff_95(torch.from_numpy(one), torch.from_numpy(other), (1, 1, 1))
-            assert np.isnan(ours) or ours > 20
-            continue
-        gaps = np.linalg.norm(surface(one)[:, None] - surface(other)[None], axis=-1)
-        both = np.concatenate([gaps.min(1), gaps.min(0)])
-        assert np.percentile(both, 95) == pytest.approx(published, abs=1e-9)
-        ours = hausdorff_95(torch.from_numpy(one), torch.from_numpy(other), (1, 1, 1))
-        assert ours >= published - 1e-6  # the worse direction is at least the two together
 
 
 def test_tolerances_stay_apart_in_a_collection():
