@@ -1,8 +1,13 @@
 """Errors of equal-mass bins, from the fine grid: adaptive ECE and thresholded ACE."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mbls.metrics.calibration import expected_error
+
+BinError = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""From voxels, hits and summed confidences ``(n_bins,)`` to one number."""
 
 
 def equal_mass_bins(table: np.ndarray, n_bins: int) -> np.ndarray:
@@ -24,14 +29,28 @@ def equal_mass_bins(table: np.ndarray, n_bins: int) -> np.ndarray:
     return np.diff([np.interp(edges, cumulated[0], row) for row in cumulated], axis=1)
 
 
-def adaptive_error(table: np.ndarray, *, n_bins: int = 15) -> float:
-    """Return the expected error over equal-mass bins (Nguyen and O'Connor 2015); NaN if empty."""
+def adaptive_error(
+    table: np.ndarray, *, n_bins: int = 15, error: BinError = expected_error
+) -> float:
+    """Return the expected error over equal-mass bins (Nguyen and O'Connor 2015); NaN if empty.
+
+    Args:
+        table: ``(3, cells)``: voxels, hits, summed confidences.
+        n_bins: Number of bins.
+        error: What to compute from the bins.
+    """
     if table[0].sum() == 0:
         return float("nan")
-    return float(expected_error(*equal_mass_bins(table, n_bins)))
+    return float(error(*equal_mass_bins(table, n_bins)))
 
 
-def thresholded_error(tables: np.ndarray, *, threshold: float = 0.01, n_bins: int = 15) -> float:
+def thresholded_error(
+    tables: np.ndarray,
+    *,
+    threshold: float = 0.01,
+    n_bins: int = 15,
+    error: BinError = expected_error,
+) -> float:
     """Return TACE (Nixon et al. 2019, arXiv:1904.01685).
 
     For each class the probabilities above ``threshold`` go into equal-mass bins, weighted by the
@@ -42,11 +61,12 @@ def thresholded_error(tables: np.ndarray, *, threshold: float = 0.01, n_bins: in
         tables: ``(3, classes, cells)``.
         threshold: Probabilities up to it are left out.
         n_bins: Number of bins.
+        error: What to compute from the bins of each class.
     """
     errors = []
     for table in np.moveaxis(tables, 1, 0):
         mean = table[2] / np.maximum(table[0], 1)
         kept = table[:, mean > threshold]
         if kept[0].sum() > 0:
-            errors.append(adaptive_error(kept, n_bins=n_bins))
+            errors.append(adaptive_error(kept, n_bins=n_bins, error=error))
     return float(np.mean(errors)) if errors else float("nan")

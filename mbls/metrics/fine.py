@@ -16,14 +16,13 @@ from torchmetrics import Metric
 
 from mbls.metrics.counting import union_probs
 from mbls.metrics.facts import read_piece, refuse_doubtful, worst
-from mbls.metrics.fixed_point import FIXED_ONE, negative_log, to_fixed
+from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
+from mbls.metrics.fixed_point import negative_log, to_fixed
 from mbls.metrics.regions import CODE_REGIONS
 from mbls.metrics.scratch import Scratch
 from mbls.metrics.settings import settings_digest
 from mbls.metrics.voxels import check_shapes, check_unions, pieces
 
-FINE_CELLS = 4096
-_LIMIT = 20.0
 _SMALLEST = 1e-30
 # Label and prediction: background right, false foreground, labelled foreground, ignored.
 _PARTS = 4
@@ -36,7 +35,7 @@ def fine_cells(probs: Tensor) -> Tensor:
     """Return the cell of each probability, int64, shape of ``probs``; NaN may be anywhere."""
     odds = negative_log((1 - probs).clamp_(_SMALLEST, 1))
     odds.sub_(negative_log(probs.clamp(_SMALLEST, 1)))
-    cells = (odds + _LIMIT).mul_((FINE_CELLS - 2) / (2 * _LIMIT)).floor_().add_(1)
+    cells = (odds + LOG_ODDS_LIMIT).mul_((FINE_CELLS - 2) / (2 * LOG_ODDS_LIMIT)).floor_().add_(1)
     return cells.nan_to_num_(0.0).clamp_(0, FINE_CELLS - 1).to(torch.int64)
 
 
@@ -141,19 +140,17 @@ class FineHistogram(Metric):
         counted[..., 0] += (packed >> _SHIFT).view(counted.shape[:-1])
         counted[..., 1] += (packed & _LOW).view(counted.shape[:-1])
 
+    def bins(self) -> FineBins:
+        """Return the sums as an array with named axes."""
+        return FineBins.from_state(self.cells, self.regions)
+
     def table(self, region: str) -> np.ndarray:
         """Return one region's voxels, hits and confidences, float64 ``(3, channels, 4096)``.
 
         Raises:
             ValueError: If the region was not counted.
         """
-        if region not in self.regions:
-            raise ValueError(
-                f"region must be one of those counted, {self.regions}, got {region!r}."
-            )
-        cells = self.cells[self.regions.index(region)].cpu().numpy()
-        voxels, hits, confidence = np.moveaxis(cells, -1, 0).astype(np.float64)
-        return np.stack([voxels, hits, confidence / FIXED_ONE])
+        return self.bins().table(region)
 
     def compute(self) -> Any:
         """Return the table of the first region."""

@@ -18,7 +18,7 @@ class AdaptiveCalibrationError(FineHistogram):
         n_bins: Number of bins.
         region: ``"all"``, ``"label"`` or ``"union"``.
         threshold: If given, TACE in its place: equal-mass bins of each class's probabilities above
-            it, averaged over classes.
+            it, averaged over classes (in ``"label"`` without the background class).
         ignore_index: Label of voxels to leave out.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
@@ -51,7 +51,8 @@ class AdaptiveCalibrationError(FineHistogram):
         if self.threshold is None:
             value = adaptive_error(table[:, 0], n_bins=self.n_bins)
         else:
-            classes = table[:, 1 : 1 + self.num_classes]
+            first = 2 if self.regions[0] == "label" else 1  # no background in its foreground
+            classes = table[:, first : 1 + self.num_classes]
             value = thresholded_error(classes, threshold=self.threshold, n_bins=self.n_bins)
         return torch.tensor(value, dtype=torch.float64)
 
