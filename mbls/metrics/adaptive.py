@@ -1,4 +1,12 @@
-"""Errors of equal-mass bins, from the fine grid: adaptive ECE and thresholded ACE."""
+"""Errors of equal-mass bins, from the fine grid: adaptive ECE and thresholded ACE.
+
+Published codes sort the voxels and cut them at ranks, each in its own way, and among equal
+confidences in whatever order the sort left them. Here whole cells are cut. For cells at most ``w``
+wide (0.0025) the error differs from that of the sorted voxels, in any order of ties, by no more
+than ``(1 + w) / 2`` times the share of voxels in cells that an inner edge cuts: inside a cell of n
+voxels and h hits, parts can differ from their fair shares by ``2 h (n - h) / n <= n / 2`` hits and
+``w n / 2`` of confidence in all, and what no edge cuts is exact.
+"""
 
 from collections.abc import Callable
 
@@ -14,8 +22,8 @@ def equal_mass_bins(table: np.ndarray, n_bins: int) -> np.ndarray:
     """Sum ordered cells to bins of equal counts.
 
     A cell that two bins share is split in proportion: its voxels are taken for alike. So a bin's
-    edge is off by at most the width of a cell (0.0025), and among equal confidences, which no edge
-    can part, hits are shared out evenly.
+    edge is off by at most the width of a cell, and among equal confidences, which no edge can part,
+    hits are shared out evenly.
 
     Args:
         table: ``(3, cells)``: voxels, hits, summed confidences.
@@ -55,7 +63,7 @@ def thresholded_error(
 
     For each class the probabilities above ``threshold`` go into equal-mass bins, weighted by the
     kept counts; the mean over classes that keep any. A cell counts as above if its mean confidence
-    is.
+    is, so of a threshold inside a cell (1e-4 wide at 0.01) the cell's voxels go one way.
 
     Args:
         tables: ``(3, classes, cells)``.

@@ -3,6 +3,11 @@ r"""Smooth calibration error: a kernel in place of bins, from the fine grid.
 :math:`\mathrm{smECE}_s = \int_0^1 |\frac1N \sum_i K_s(t, f_i)(f_i - y_i)|\,dt` with a Gaussian of
 width s reflected at 0 and 1, and :math:`\mathrm{smECE} = \mathrm{smECE}_{s^*}` where
 :math:`s^* = \mathrm{smECE}_{s^*}` (Blasiok and Nakkiran 2024, arXiv:2309.12236).
+
+A voxel counts at its cell's mean confidence. Moving a kernel by d changes its integral by at most
+:math:`\sqrt{2/\pi}\,d/s`, so with cells at most 0.0025 wide :math:`\mathrm{smECE}_s` is off by no
+more than :math:`0.002/s` times the mean :math:`|f_i - y_i|`, and :math:`s^*`, where a falling curve
+meets a rising line, by no more than that at :math:`s^*`.
 """
 
 import numpy as np

@@ -10,11 +10,15 @@ from mbls.metrics import (
     AdaptiveCalibrationError,
     FineHistogram,
     SmoothCalibrationError,
+    adaptive_error,
+    smooth_error,
     smoothed_error,
     thresholded_error,
 )
 from mbls.metrics.adaptive import equal_mass_bins
 from mbls.metrics.fine import FINE_CELLS, fine_cells
+from tests.metrics import as_coded
+from tests.metrics.answers import Case
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics_extra.npz")
 
@@ -116,9 +120,64 @@ def cells_of(confidence, hits):
     return histogram.table("all")[:, 2]
 
 
-def test_smooth_error_against_the_integral():
-    confidence, hits = GOLDEN["smece_f_0"], GOLDEN["smece_y_0"]
-    width, points = 0.08, (np.arange(2000) + 0.5) / 2000
+def uncertainty(confidence, n_bins):
+    """The stated bound: half the share of voxels, and a little, in cells that an edge cuts."""
+    size = np.bincount(fine_cells(torch.from_numpy(confidence)).numpy(), minlength=FINE_CELLS)
+    ends = np.cumsum(size)
+    ranks = len(confidence) * np.arange(1, n_bins)[:, None] / n_bins
+    cut = ((ends - size < ranks) & (ranks < ends)).any(0)
+    return (1 + 0.0025) / 2 * size[cut].sum() / len(confidence)
+
+
+@pytest.mark.parametrize("ties", ["none", "rounded", "saturated"])
+@pytest.mark.parametrize("voxels", [30, 600, 30_000])
+def test_equal_mass_error_is_within_its_bound_of_sorted_voxels_in_any_order_of_ties(ties, voxels):
+    rng = np.random.default_rng(voxels)
+    confidence = rng.beta(4, 1, voxels)
+    if ties == "rounded":
+        confidence = np.round(confidence, 2)
+    if ties == "saturated":
+        confidence[: voxels * 3 // 4] = 1.0
+    hits = (rng.random(voxels) < confidence**2).astype(float)
+    ours, bound = adaptive_error(cells_of(confidence, hits)), uncertainty(confidence, 15)
+    for worst in (np.zeros(voxels), hits, -hits):  # as it comes, misses first, hits first
+        order = np.lexsort((worst, confidence))
+        gaps = [abs((hits - confidence)[part].sum()) for part in np.array_split(order, 15)]
+        assert abs(ours - sum(gaps) / voxels) <= bound + 1e-8
+    assert 0 < ours < 1
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        as_coded.interpolated_cuts,
+        as_coded.halfway_cuts,
+        as_coded.rounded_cuts,
+        as_coded.stepped_cuts,
+    ],
+)
+@pytest.mark.parametrize("name", ["debiased_ce_b10", "debiased_ce_b15", "calibration_vol1_all_b15"])
+def test_equal_mass_error_is_within_its_bound_of_the_published(cuts, name):
+    case = Case(name)
+    n_bins, voxels = case.n_bins, len(case.top[0])
+    histogram = FineHistogram(case.probs.shape[1], regions=("all",))
+    histogram.update(case.probs, case.target)
+    fair = voxels * np.arange(1, n_bins) / n_bins
+    for channel, (confidence, hits) in enumerate([case.top, *case.classes]):
+        table = as_coded.table(cuts(confidence, n_bins), confidence, hits, n_bins)
+        # A voxel on the other side of an edge changes two bins by at most one each.
+        ends = voxels - np.cumsum(table[0][::-1])[::-1]
+        moved = 2 * (np.abs(ends[1:] - fair).sum() + ends[0]) / voxels
+        published = as_coded.l1_error(*table, total=voxels)
+        ours = adaptive_error(histogram.table("all")[:, channel], n_bins=n_bins)
+        assert abs(ours - published) <= uncertainty(confidence, n_bins) + moved + 1e-8
+
+
+@pytest.mark.parametrize("case", [0, 1])
+@pytest.mark.parametrize("width", [0.01, 0.03, 0.08, 0.3])
+def test_smooth_error_is_within_its_bound_of_the_integral(case, width):
+    confidence, hits = GOLDEN[f"smece_f_{case}"], GOLDEN[f"smece_y_{case}"]
+    points = (np.arange(4000) + 0.5) / 4000
     kernel = sum(
         np.exp(-np.square(points[:, None] - image) / (2 * width**2))
         for shift in (-2, 0, 2)
@@ -126,8 +185,14 @@ def test_smooth_error_against_the_integral():
     ) / (width * np.sqrt(2 * np.pi))
     direct = np.abs((kernel * (confidence - hits)).mean(1)).mean()
     exact = table_of(confidence, hits)
-    assert smoothed_error(exact, width) == pytest.approx(direct, rel=1e-4)
-    assert smoothed_error(cells_of(confidence, hits), width) == pytest.approx(direct, rel=5e-3)
+    assert smoothed_error(exact, width) == pytest.approx(direct, rel=2e-4)
+    bound = 0.002 / width * np.abs(confidence - hits).mean()
+    cells = cells_of(confidence, hits)
+    assert smoothed_error(cells, width) == pytest.approx(direct, rel=2e-4, abs=bound)
+    value = smooth_error(cells)
+    assert smoothed_error(cells, value) == pytest.approx(value, abs=1e-6)
+    bound = 0.002 / value * np.abs(confidence - hits).mean()
+    assert smooth_error(exact) == pytest.approx(value, rel=1e-6, abs=bound)
 
 
 def test_scalars_and_limits():
