@@ -18,6 +18,7 @@ from mbls.metrics import (
     REGIONS,
     CalibrationHistogram,
     DiceScore,
+    FineHistogram,
     HausdorffDistance95,
     NormalizedSurfaceDice,
     estimate,
@@ -55,6 +56,7 @@ class SegmentationModule(LightningModule):
     val_histogram: CalibrationHistogram
     val_dice: DiceScore
     test_histogram: CalibrationHistogram
+    test_fine: FineHistogram
     test_dice: DiceScore
     test_hd95: HausdorffDistance95
     test_nsd: NormalizedSurfaceDice
@@ -163,8 +165,8 @@ class SegmentationModule(LightningModule):
             self.val_histogram = CalibrationHistogram(regions=("all", "label"), **settings)
             self.val_dice = DiceScore(num_cases=n, **settings)
         if stage == "test":
-            n = len(datamodule.cases("test"))
-            settings["num_cases"] = n
+            self.test_fine = FineHistogram(**settings)
+            settings["num_cases"] = len(datamodule.cases("test"))
             self.test_histogram = CalibrationHistogram(regions=REGIONS, **settings)
             self.test_dice = DiceScore(**settings)
             self.test_hd95 = HausdorffDistance95(**settings)
@@ -204,8 +206,8 @@ class SegmentationModule(LightningModule):
         """Score one whole volume into the per-case states."""
         if bool(batch["scored"].all()):
             probs = self.volume_logits(batch["image"]).softmax(dim=1)
-            volumes = (self.test_dice, self.test_hd95, self.test_nsd)
-            self._score(batch, probs, self.test_histogram, *volumes)
+            others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
+            self._score(batch, probs, self.test_histogram, *others)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer restores them."""
@@ -254,11 +256,11 @@ class SegmentationModule(LightningModule):
         batch: dict[str, Any],
         probs: Tensor,
         histogram: CalibrationHistogram,
-        *volumes: DiceScore | HausdorffDistance95 | NormalizedSurfaceDice,
+        *others: FineHistogram | DiceScore | HausdorffDistance95 | NormalizedSurfaceDice,
     ) -> None:
         shared = {"spacing": batch["spacing"], "index": batch["index"]}
         histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
-        for metric in volumes:
+        for metric in others:
             metric.update(probs, batch["label"], **shared)
 
 

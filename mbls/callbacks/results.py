@@ -35,20 +35,21 @@ class TestResults(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, then forget the states."""
         assert isinstance(pl_module, SegmentationModule)
-        histogram, dice = pl_module.test_histogram, pl_module.test_dice
-        hd95, nsd = pl_module.test_hd95, pl_module.test_nsd
+        histogram, fine = pl_module.test_histogram, pl_module.test_fine
+        dice, hd95, nsd = pl_module.test_dice, pl_module.test_hd95, pl_module.test_nsd
+        metrics = (histogram, fine, dice, hd95, nsd)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._metrics = None
         with ExitStack() as synced:
-            for metric in (histogram, dice, hd95, nsd):
+            for metric in metrics:
                 synced.enter_context(metric.sync_context())
             if trainer.is_global_zero and self._complete(hd95.scored):
                 self._metrics = write_results(
                     self._folder(trainer), histogram, dice,
                     cases=data.cases("test"), patients=data.patients("test"),
-                    meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd,
+                    meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
                 )  # fmt: skip
-        for metric in (histogram, dice, hd95, nsd):
+        for metric in metrics:
             metric.reset()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

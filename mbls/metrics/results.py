@@ -15,6 +15,7 @@ import pandas as pd
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values
+from mbls.metrics.fine import FineHistogram
 from mbls.metrics.histogram import CalibrationHistogram
 from mbls.metrics.summary import N_BINS, channel_names, load_bins, save_bins, summarize
 from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
@@ -47,6 +48,7 @@ def write_results(
     meta: Mapping[str, Any],
     hd95: HausdorffDistance95 | None = None,
     nsd: NormalizedSurfaceDice | None = None,
+    fine: FineHistogram | None = None,
 ) -> dict[str, Any]:
     """Write a test run's files and return the content of ``metrics.json``.
 
@@ -63,6 +65,8 @@ def write_results(
             ``class_names``; JSON values only.
         hd95: Hausdorff distances of the same cases, if measured.
         nsd: Surface Dice of the same cases, if measured.
+        fine: Fine histogram of the same cases, if counted; adds ``adaptive_ece``, ``tace`` and
+            ``smece``, pooled.
 
     Raises:
         ValueError: If numbers of cases differ or ``meta`` lacks a name.
@@ -78,9 +82,10 @@ def write_results(
         "meta": meta,
         "surfaces": surfaces,
     }
-    metrics = summarize(bins, counts, **about)
+    cells = None if fine is None else fine.bins()
+    metrics = summarize(bins, counts, fine=cells, **about)
     folder.mkdir(parents=True, exist_ok=True)
-    save_bins(folder / "bins.npz", bins, counts, **about)
+    save_bins(folder / "bins.npz", bins, counts, fine=cells, **about)
     (folder / "metrics.json").write_text(to_json(metrics))
     (folder / "cases.csv").write_text(case_rows(bins, counts, **about))
     save_figure(reliability_figure(bins, meta=meta, patients=patients), folder / "reliability")

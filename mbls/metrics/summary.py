@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.bootstrap import drawn_values, interval, mean_of_draws, patient_weights
+from mbls.metrics.bootstrap import (
+    corrected,
+    drawn_values,
+    interval,
+    mean_of_draws,
+    patient_weights,
+)
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import POOLINGS, Pooling, estimate
+from mbls.metrics.fine_bins import TACE_THRESHOLD, FineBins, fine_values
 from mbls.metrics.protocols import PROTOCOLS, protocol_entries
 
 SOUND_METRICS = (
@@ -20,6 +27,8 @@ SOUND_METRICS = (
 TRUE_METRICS = ("true_ece", "true_cece", "true_signed")
 FLOORED = ("ece", "cece")
 """Metrics whose value for a calibrated model is stated beside them."""
+CORRECTED = ("ece", "cece")
+"""Metrics with ``<metric>_corrected`` beside them where voxels are pooled, from the bootstrap."""
 N_BINS = 15
 NOT_PROTOCOLS = ("meta", "dice", "hd95", "nsd")
 """Keys of ``metrics.json`` beside the protocols."""
@@ -38,6 +47,7 @@ def summarize(
     patients: Sequence[str],
     meta: Mapping[str, Any],
     surfaces: Mapping[str, np.ndarray] | None = None,
+    fine: FineBins | None = None,
 ) -> dict[str, Any]:
     """Return ``{protocol: {region: {pooling: {metric: entry}}}}`` plus ``meta`` and ``dice``.
 
@@ -48,6 +58,7 @@ def summarize(
         patients: Patient of each case, the unit of resampling.
         meta: ``dataset``, ``origin``, ``class_names`` and whatever else describes the run.
         surfaces: By name (``"hd95"``, ``"nsd"``) float64 ``(cases, classes + unions)``.
+        fine: Fine histogram of the same cases, which adds :data:`FINE_METRICS` where pooled.
 
     Raises:
         ValueError: If the numbers of cases differ, or ``meta`` lacks a name it needs.
@@ -57,20 +68,26 @@ def summarize(
     known = TRUE_METRICS if bins.truth is not None else ()
     metrics = {m: m for m in (*SOUND_METRICS, *known)}
     metrics |= {f"ece/{names[c]}": f"ece/{c}" for c in bins.channels[1:]}
-    weights = patient_weights(patients) if len(set(patients)) > 1 else None
+    number = len(set(patients))
+    weights = patient_weights(patients) if number > 1 else None
     sound: dict[str, Any] = {
         region: {
-            pooling: sound_entries(bins, metrics, weights, region, pooling) for pooling in POOLINGS
+            pooling: sound_entries(bins, metrics, weights, region, pooling, patients=number)
+            for pooling in POOLINGS
         }
         for region in bins.regions
     }
+    if fine is not None:
+        for region in fine.regions:
+            sound[region]["pooled"] |= fine_entries(fine, bins, region)
     structures = [names[c] for c in bins.channels[1:]]
     return {
         "meta": {
             **meta,
             "n_bins": N_BINS,
+            "tace_threshold": TACE_THRESHOLD,
             "n_cases": len(cases),
-            "n_patients": len(set(patients)),
+            "n_patients": number,
             "floored_voxels": int(bins.sums[:, 0, 3].sum()),
         },
         "sound": sound,
@@ -99,8 +116,12 @@ def sound_entries(
     weights: np.ndarray | None,
     region: str,
     pooling: Pooling,
+    *,
+    patients: int,
 ) -> dict[str, Any]:
     """Return the entries of one region and pooling, with intervals and noise floors.
+
+    Where voxels are pooled, ``<metric>_corrected`` is the value less its bias over patients.
 
     Args:
         bins: Histogram that keeps cases apart.
@@ -108,6 +129,7 @@ def sound_entries(
         weights: Draws of patients, or None where there are too few.
         region: Which voxels.
         pooling: Over voxels or over cases.
+        patients: How many there are.
     """
 
     def value(metric: str) -> tuple[float, int]:
@@ -118,12 +140,26 @@ def sound_entries(
         base, slash, channel = metric.partition("/")
         if base in FLOORED:
             entries[shown]["floor"] = value(f"{base}_floor{slash}{channel}")[0]
+    beside = {m: f"{m}_corrected" for m in CORRECTED if pooling == "pooled"}
+    entries |= {name: entry(float("nan"), entries[m]["n_cases"]) for m, name in beside.items()}
     if weights is not None:
         settings: dict[str, Any] = {"region": region, "pooling": pooling, "n_bins": N_BINS}
         drawn = drawn_values(bins, list(metrics.values()), weights, **settings)
         for shown, metric in metrics.items():
             _set_interval(entries[shown], drawn[metric])
+        for metric, name in beside.items():
+            if found := corrected(entries[metric]["value"], drawn[metric], patients):
+                entries[name] |= dict(zip(("value", "low", "high"), found, strict=True))
     return entries
+
+
+def fine_entries(fine: FineBins, bins: CalibrationBins, region: str) -> dict[str, Any]:
+    """Return the entries of the fine grid's metrics; it is pooled, so no patient can be drawn."""
+    filled = int((bins.sums[:, bins.region(region), 0] > 0).sum())
+    values = fine_values(fine, bins.num_classes, region, n_bins=N_BINS)
+    return {
+        name: entry(value, filled) | {"floor": floor} for name, (value, floor) in values.items()
+    }
 
 
 def _set_interval(cell: dict[str, Any], drawn: np.ndarray) -> None:
@@ -194,6 +230,7 @@ def save_bins(
     patients: Sequence[str],
     meta: Mapping[str, Any],
     surfaces: Mapping[str, np.ndarray] | None = None,
+    fine: FineBins | None = None,
 ) -> None:
     """Write all that :func:`summarize` needs to one ``.npz``."""
     extra = {
@@ -204,12 +241,13 @@ def save_bins(
         "patient": np.array(list(patients), dtype=np.str_),
         "meta": np.array(json.dumps(dict(meta))),
         **{f"surface_{name}": values for name, values in (surfaces or {}).items()},
+        **({} if fine is None else fine.arrays()),
     }
     bins.save(path, extra)
 
 
 def load_bins(path: Path) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
-    """Read ``bins.npz``: the histogram, the Dice counts, and cases, patients and meta by name."""
+    """Read ``bins.npz``: the histogram, the Dice counts, and what else :func:`summarize` takes."""
     bins, extra = CalibrationBins.load(path)
     about = {
         "cases": extra["case"].tolist(),
@@ -220,6 +258,7 @@ def load_bins(path: Path) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
             for name, values in extra.items()
             if name.startswith("surface_")
         },
+        "fine": FineBins.from_arrays(extra),
     }
     return bins, extra["dice"], about
 
