@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import nibabel as nib
+import numpy as np
+
 from datamodules.leftovers import clear_leftovers
 from datamodules.parallel import in_parallel
 
@@ -33,6 +36,7 @@ def write_folder(
     *,
     card: Mapping[str, Any],
     split: Mapping[str, Sequence[str]],
+    extra: Mapping[str, str] | None = None,
     title: str,
     workers: int | None,
     progress: bool,
@@ -48,6 +52,7 @@ def write_folder(
         write: Writes an item into the folder given; called from several threads at once.
         card: Content of ``phantom.json``: the mark of a phantom, and all that its files depend on.
         split: Content of ``split.json``.
+        extra: Text of further files by their path in the folder.
         title: What the progress bar says.
         workers: Threads; None takes one for each usable core. The work is in numpy and in zlib,
             which release Python's lock, and processes would each import torch again.
@@ -67,6 +72,8 @@ def write_folder(
         work = partial(write, part)
         for _ in in_parallel(work, orders, workers=workers, description=title, progress=progress):
             pass
+        for name, text in (extra or {}).items():
+            (part / name).write_text(text)
         (part / "split.json").write_text(json.dumps(split, indent=1) + "\n")
         (part / "phantom.json").write_text(json.dumps(card, indent=1) + "\n")
         _move(part, root, card)
@@ -113,3 +120,20 @@ def _move(part: Path, root: Path, card: Mapping[str, Any]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_written(root, card):
             raise
+
+
+def save_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write ``data`` with ``affine`` as sform and as qform."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(data.dtype)
+    header.set_data_shape(data.shape)
+    header.set_xyzt_units("mm", "sec")
+    header.set_qform(affine, code=1)
+    header.set_sform(affine, code=1)
+    nib.save(nib.Nifti1Image(data, None, header), path)
+
+
+def chosen(fraction: float, among: Sequence[int], rng: np.random.Generator) -> set[int]:
+    """Return a random share of ``among``; always the same number of draws."""
+    shuffled = rng.permutation(np.asarray(among, dtype=int))
+    return set(shuffled[: round(fraction * len(among))].tolist())
