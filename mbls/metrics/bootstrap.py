@@ -1,4 +1,4 @@
-"""Percentile intervals by resampling patients, from the integer sums of each case.
+"""Intervals by resampling patients, from the integer sums of each case.
 
 Patients are drawn, not cases and not voxels: the two frames of one heart, and the voxels of one
 volume, are no independent observations. Sums over the drawn patients are exact (integers are split
@@ -8,6 +8,7 @@ into two halves that float64 holds), so an interval has the same bits however it
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.stats import t as student
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.estimates import Pooling, case_values, table_values
@@ -53,6 +54,33 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | 
         return None
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def corrected(
+    value: float, drawn: np.ndarray, patients: int, level: float = LEVEL
+) -> tuple[float, float, float] | None:
+    r"""Return a value corrected for its bias over patients, and Student's interval around it.
+
+    A sum of absolute gaps is too high where chance makes gaps, and its drawn values are too high
+    again by about as much: :math:`b = \overline{\theta^*} - \hat\theta`. So the percentile interval
+    can lie above the true error as a whole. This one is
+    :math:`\hat\theta - b \pm t_{P-1}\,s^*\sqrt{P/(P-1)}`, cut off at 0, with the drawn values'
+    standard deviation :math:`s^*` and P patients. What all patients share, and noise within each
+    case of an average over cases, no drawing of patients can show.
+
+    Args:
+        value: An error that cannot be negative.
+        drawn: Its values over draws, without NaN; None is returned where fewer than half are left.
+        patients: How many there are, two at least.
+        level: Share of the distribution inside the interval.
+    """
+    kept = drawn[~np.isnan(drawn)]
+    if len(kept) < len(drawn) / 2 or np.isnan(value):
+        return None
+    middle = 2 * value - float(kept.mean())
+    spread = float(kept.std()) * (patients / (patients - 1)) ** 0.5
+    reach = float(student.ppf((1 + level) / 2, patients - 1)) * spread
+    return max(middle, 0.0), max(middle - reach, 0.0), max(middle + reach, 0.0)
 
 
 def drawn_tables(
