@@ -18,7 +18,16 @@ POOLING_WORDS = {
     "per_case": "per case",
     "weighted": "by voxels",
 }
-SOUND_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "nll": "NLL", "brier": "Brier"}
+SOUND_METRICS = {
+    "ece": "ECE",
+    "cece": "class-wise ECE",
+    "adaptive_ece": "equal-mass ECE",
+    "tace": "TACE",
+    "smece": "smooth ECE",
+    "nll": "NLL",
+    "brier": "Brier",
+}
+FLOORED_METRICS = ("ece", "cece")
 PUBLISHED_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "dice/mean": "Dice"}
 OVERLAP_METRICS = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
 
@@ -50,10 +59,19 @@ def caption(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers are, with a warning where the data are synthetic."""
     meta = metrics["meta"]
     text = (
-        f"Below a value its 95 % interval over patients; per case: the mean of the cases. "
-        f"{meta['n_bins']} equal right-closed bins; "
-        f"class-wise over all {len(meta['class_names'])} classes, without background in the label "
-        "foreground. Noise floor: what a calibrated model would show if voxels were independent. "
+        "Below a value its 95 % interval: percentiles over drawn patients; per case: the mean of "
+        f"the cases. {meta['n_bins']} equal right-closed bins; class-wise over all "
+        f"{len(meta['class_names'])} classes, without background in the label foreground. Noise "
+        "floor: what a calibrated model would show if voxels were independent. An ECE is too high "
+        "by chance where patients or voxels are few, and so is its interval; corrected: less the "
+        "bias that drawing patients shows, with Student's interval. "
+    )
+    if "smece" in metrics["sound"]["all"]["pooled"]:
+        text += (
+            "Equal-mass and smooth ECE and TACE (over classes, above "
+            f"{meta['tace_threshold']}): all voxels in one histogram, hence no interval. "
+        )
+    text += (
         "A structure absent from a label is left out of its overlap. "
         f"{meta['floored_voxels']} voxels floored in NLL."
     )
@@ -98,10 +116,14 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
     known = metrics["meta"]["origin"] == "phantom"
     for metric, word in SOUND_METRICS.items():
         cells = [metrics["sound"][r][p] for r, p in shown]
+        if not any(metric in c for c in cells):
+            continue
         table.add_row(word, *[_shown(c.get(metric)) for c in cells])
-        floors = [c.get(metric, {}).get("floor") for c in cells]
-        if any(floor is not None for floor in floors):
-            table.add_row("  noise floor", *map(_number, floors), style="dim")
+        if metric in FLOORED_METRICS:
+            floors = [_number(c[metric]["floor"]) for c in cells]
+            table.add_row("  noise floor", *floors, style="dim")
+        if any(f"{metric}_corrected" in c for c in cells):
+            table.add_row("  corrected", *[_shown(c.get(f"{metric}_corrected")) for c in cells])
         if known and any(f"true_{metric}" in c for c in cells):
             table.add_row("  true value", *[_shown(c.get(f"true_{metric}")) for c in cells])
     return table

@@ -6,12 +6,14 @@ from rich.console import Console
 from mbls.metrics.summary import summarize
 from mbls.report import results_table
 from tests.metrics.test_results import ABOUT, META, scored
+from tests.metrics.test_summary import fine_histogram
 
 
-def shown(origin, width=80):
+def shown(origin, width=80, fine=True):
     histogram, dice = scored(posterior=origin == "phantom")
     about = ABOUT | {"meta": META | {"origin": origin}}
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), **about)
+    cells = fine_histogram().bins() if fine else None
+    metrics = summarize(histogram.bins(), dice.counts.numpy(), fine=cells, **about)
     console = Console(width=width, record=True)
     console.print(results_table(metrics))
     return metrics, console.export_text()
@@ -37,6 +39,22 @@ def test_every_number_is_whole_at_80_columns():
     assert ["noise", "floor", *floors] in rows(text)
     true = [f"{c['true_cece']['value']:.4f}" for c in poolings]
     assert ["true", "value", *true] in rows(text)
+
+
+def test_what_is_pooled_alone_leaves_the_other_columns_empty():
+    metrics, text = shown("real")
+    pooled = [metrics["sound"][region]["pooled"] for region in ("all", "label")]
+    for words, metric in (
+        (["equal-mass", "ECE"], "adaptive_ece"),
+        (["TACE"], "tace"),
+        (["smooth", "ECE"], "smece"),
+        (["corrected"], "cece_corrected"),
+    ):
+        at = rows(text).index([*words, *(f"{c[metric]['value']:.4f}" for c in pooled)])
+        interval_below = [interval(c[metric]) for c in pooled if c[metric]["low"] is not None]
+        assert not interval_below or rows(text)[at + 1] == interval_below
+    assert "above 0.01" in " ".join(text.split())
+    assert "TACE" not in shown("real", fine=False)[1]
 
 
 def test_published_protocols_stand_beside():
