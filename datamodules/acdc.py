@@ -38,7 +38,6 @@ class ACDCDataModule(SegmentationDataModule):
     class_names = ("background", "right ventricle", "myocardium", "left ventricle")
     class_keys = ("background", "rv", "myo", "lv")
     in_channels = 1
-    spatial_dims = 2
     label_map = {0: 0, 1: 1, 2: 2, 3: 3}  # noqa: RUF012 - a fact, never changed
 
     def __init__(

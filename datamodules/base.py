@@ -18,17 +18,21 @@ from torch.utils.data import DataLoader
 from datamodules.augmentation import Augmentation
 from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.datasets import InputDataset, SliceDataset, VolumeDataset
+from datamodules.checks import RawCase
+from datamodules.datasets import InputDataset, PatchDataset, SliceDataset, VolumeDataset
+from datamodules.grids import Box
 from datamodules.inputs import find_inputs
+from datamodules.intensity import Normalization
 from datamodules.loaders import evaluation_loader, training_loader
 from datamodules.nifti import read_grid
 from datamodules.origin import origin_of, phantom_home
 from datamodules.parallel import console
 from datamodules.preparation import Preparer
-from datamodules.preprocessing import Preprocessing, from_grid
+from datamodules.preprocessing import Preprocessing
 from datamodules.sampling import rank_and_world
-from datamodules.settings import check_counts, check_division, check_patches
+from datamodules.settings import check_counts, check_division, check_masking, check_patches
 from datamodules.splits import PARTS, Split, divided, resolve_split
+from datamodules.truth import native_truth
 
 OFF = Augmentation()
 
@@ -52,11 +56,21 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         cache_dir: Folder of all caches.
         cache_dtype: Type of images in the cache.
         orientation: See :class:`~datamodules.preprocessing.Preprocessing`.
-        spacing: See there; for 2D networks at most ``[sx, sy]``, in mm.
+        spacing: See there; as many values as ``spatial_dims``, in mm.
         normalize: See there.
         percentiles: See there.
+        window: See there.
+        crop_above: See there.
+        antialias: See there.
+        spatial_dims: 2 to train on slices, 3 on patches of the volume.
         patch_size: Size of a training sample in voxels.
         crop: Where a training sample is cut out of what is larger.
+        foreground: Least share of each batch that shows foreground: slices with some, or patches
+            with some in the middle, each class of a case as likely as another.
+        samples_per_case: Patches of each training volume in an epoch; slices are taken once each.
+        mask_background: Whether validation and test ignore background outside the patient, for
+            datasets that mark it (0 in every modality). Training sees it all the same, so that a
+            prediction is right there too.
         augmentation: Random changes to training samples.
         batch_size: Training samples in a step over all ranks together, so that a run does not
             depend on their number. Validation, test and predict take one volume at a time.
@@ -70,9 +84,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     class_names: ClassVar[tuple[str, ...]]
     class_keys: ClassVar[tuple[str, ...]]
     in_channels: ClassVar[int]
-    spatial_dims: ClassVar[int]
     unions: ClassVar[dict[str, tuple[int, ...]]] = {}
     label_map: ClassVar[Mapping[int, int]]
+    zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside
+    reader_version: ClassVar[int] = 1  # raised where the reader gives other numbers than before
 
     def __init__(
         self,
@@ -89,10 +104,17 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         cache_dtype: Literal["float16", "float32"] = "float32",
         orientation: str | None = "LPS",
         spacing: tuple[float, ...] | None = None,
-        normalize: Literal["zscore", "percentile"] = "zscore",
+        normalize: Normalization = "zscore",
         percentiles: tuple[float, float] = (1.0, 99.0),
+        window: tuple[float, float] | None = None,
+        crop_above: float | None = None,
+        antialias: bool = False,
+        spatial_dims: Literal[2, 3] = 2,
         patch_size: tuple[int, ...] = (192, 192),
         crop: Literal["center", "random"] = "center",
+        foreground: float = 0.0,
+        samples_per_case: int = 1,
+        mask_background: bool = False,
         augmentation: Augmentation = OFF,
         batch_size: int = 4,
         num_workers: int = 0,
@@ -103,21 +125,35 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         check_division(
             fold=fold, folds=folds, val_fraction=val_fraction, test_fraction=test_fraction
         )
-        check_patches(self.spatial_dims, patch_size=patch_size, spacing=spacing, crop=crop)
+        check_patches(
+            spatial_dims, patch_size=patch_size, spacing=spacing, crop=crop, foreground=foreground
+        )
+        check_masking(mask_background, dataset=self.dataset, marked=self.zero_background)
         check_counts(
             batch_size=batch_size,
             num_workers=num_workers,
             prepare_workers=prepare_workers,
+            samples_per_case=samples_per_case,
             seed=seed,
         )
+        self.spatial_dims: int = spatial_dims
         self.root, self.phantom_root = root, phantom_root
         self.split, self.fold, self.folds = split, fold, folds
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.predict_input = predict_input
         self.preprocessing = Preprocessing(
-            orientation, spacing, normalize, percentiles, cache_dtype
+            orientation,
+            spacing,
+            normalize,
+            percentiles,
+            cache_dtype,
+            window=window,
+            crop_above=crop_above,
+            antialias=antialias,
         )
         self.patch_size, self.crop, self.augmentation = patch_size, crop, augmentation
+        self.foreground, self.samples_per_case = foreground, samples_per_case
+        self.mask_background = mask_background
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed = seed
         self.start: tuple[int, int] = (0, 0)  # (epoch, batch) at which training goes on
@@ -127,8 +163,11 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             preprocessing=self.preprocessing,
             label_map=self.label_map,
             num_classes=self.num_classes,
-            planar=self.spatial_dims == 2,
+            planar=spatial_dims == 2,
             workers=prepare_workers,
+            amend=self.amend,
+            zero_background=self.zero_background,
+            reader_version=self.reader_version,
         )
         self._cached: dict[str, list[CachedCase]] = {}
 
@@ -145,6 +184,24 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def is_input(self, name: str) -> bool:
         """Whether a file of a folder to predict is an image; ``name`` is without suffix."""
         return True
+
+    def input_cases(self, path: Path) -> list[Case]:
+        """Return the cases of a file or folder to predict; with several modalities, override it.
+
+        Raises:
+            DataError: There is nothing to predict, or the dataset has several modalities a case.
+        """
+        return find_inputs(path, self.is_input)
+
+    @staticmethod
+    def amend(case: Case, raw: RawCase) -> RawCase:
+        """Return a case that keeps all rules as it is to be used, on its native grid.
+
+        A dataset may set voxels of the label to :data:`~datamodules.checks.IGNORED`, which no loss
+        and no metric sees. What it depends on is the case alone; :attr:`reader_version` is raised
+        when it changes.
+        """
+        return raw
 
     # What the rest may ask.
 
@@ -174,7 +231,11 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             for case, cached in zip(self.parts[part], self._cached[part], strict=True)
         }
         ids = {part: self.cases(part) for part in PARTS}
-        text = json.dumps([content, asdict(self.preprocessing), ids], sort_keys=True)
+        settings = asdict(self.preprocessing) | {
+            "reader": self.reader_version,
+            "mask_background": self.mask_background,
+        }
+        text = json.dumps([content, settings, ids], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def cases(self, split: str) -> list[str]:
@@ -239,12 +300,24 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             float32 logits ``(C, *native shape)`` in the file's axis order, and the affine of the
             file, as it is there.
         """
-        parts = PARTS if self.predict_input is None else ("predict",)
-        for case in (case for part in parts for case in self._part(part)):
-            if case.id == case_id:
-                shape, file_affine, affine = read_grid(case.images[0])
-                return from_grid(logits, shape, affine, self.preprocessing), file_affine
-        raise ValueError(f"case_id must be a case of {self.dataset}'s split, got {case_id!r}.")
+        case = self._case(case_id)
+        shape, file_affine, affine = read_grid(case.images[0])
+        grid = self.preprocessing.grid(shape, affine, self._box(case))
+        return grid.back(logits), file_affine
+
+    def truth(self, case_id: str) -> dict[str, Tensor]:
+        """Return what a case's native grid is scored against: one batch without an image.
+
+        ``label`` int64 ``(1, X, Y, Z)`` with -100 where ignored, ``spacing`` ``(1, 3)`` in mm and,
+        where it is known, ``posterior`` ``(1, C, X, Y, Z)``; axes as in the case's file.
+
+        Raises:
+            DataError: The case's files no longer keep the rules.
+        """
+        raw, problems = self.preparer.read(self._case(case_id))
+        if raw is None:
+            raise DataError(problems)
+        return native_truth(raw, mask_background=self.mask_background)
 
     # Lightning.
 
@@ -267,14 +340,24 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             epoch=self.trainer.current_epoch if self.trainer is not None else 0,
             start=self.start,
             num_workers=self.num_workers,
+            foreground=self.foreground,
         )
 
-    def train_dataset(self) -> SliceDataset:
-        """Return the training samples; a dataset of 3D patches overrides this."""
-        height, width = self.patch_size
+    def train_dataset(self) -> SliceDataset | PatchDataset:
+        """Return the training samples: slices, or patches of the volume."""
+        cases, size = self._cached["train"], self.patch_size
+        if self.spatial_dims == 3:
+            return PatchDataset(
+                cases,
+                patch_size=size,
+                samples_per_case=self.samples_per_case,
+                crop=self.crop,
+                augmentation=self.augmentation,
+                seed=self.seed,
+            )
         return SliceDataset(
-            self._cached["train"],
-            patch_size=(height, width),
+            cases,
+            patch_size=(size[0], size[1]),
             crop=self.crop,
             augmentation=self.augmentation,
             seed=self.seed,
@@ -324,11 +407,30 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def _part(self, part: str) -> list[Case]:
         if part == "predict":
             if self.predict_input is not None:
-                return find_inputs(self.predict_input, self.is_input)
+                return self.input_cases(self.predict_input)
             part = "test"
         if part not in PARTS:
             raise ValueError(f"split must be train, val, test or predict, got {part!r}.")
         return self.parts[part]
+
+    def _case(self, case_id: str) -> Case:
+        parts = PARTS if self.predict_input is None else ("predict",)
+        for case in (case for part in parts for case in self._part(part)):
+            if case.id == case_id:
+                return case
+        raise ValueError(f"case_id must be a case of {self.dataset}'s split, got {case_id!r}.")
+
+    def _box(self, case: Case) -> Box | None:
+        """Return the box a case was cropped to; one that is not in the cache is read again."""
+        if self.preprocessing.crop_above is None:
+            return None
+        cached = self.preparer.cache.find(case) if case.label is not None else None
+        if cached is not None:
+            return tuple((int(a), int(b)) for a, b in cached.facts["box"])
+        raw, problems = self.preparer.read(case)
+        if raw is None:
+            raise DataError(problems)
+        return self.preprocessing.box(raw.image)
 
     def _load(self) -> None:
         if not self._cached:
@@ -336,4 +438,5 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def _volumes(self, part: str) -> DataLoader[Any]:
         self._load()
-        return evaluation_loader(VolumeDataset(self._cached[part]), num_workers=self.num_workers)
+        dataset = VolumeDataset(self._cached[part], mask_background=self.mask_background)
+        return evaluation_loader(dataset, num_workers=self.num_workers)

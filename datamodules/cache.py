@@ -47,15 +47,32 @@ class CachedCase:
 
     Attributes:
         id: The case's name.
-        arrays: ``image`` ``(Z, M, X, Y)``, ``label`` ``(Z, X, Y)``, ``posterior``
-            ``(Z, C, X, Y)``: slices first, so that a slice is one run of bytes.
-        facts: What JSON can hold: ``spacing`` in mm and ``content`` (a hash of the source files'
-            bytes).
+        arrays: ``image``, ``label`` and ``posterior`` (see :meth:`volume`), ``slices``
+            ``(C, Z)``, which class is in which slice, and ``places``, sampled voxels of each class
+            (:mod:`datamodules.foreground`).
+        facts: What JSON can hold: ``spacing`` in mm, ``content`` (a hash of the source files'
+            bytes), ``planar`` (whether slices come first on disk), ``box`` (what was kept of the
+            native grid, or None) and ``places`` (how many of ``places`` each class has).
     """
 
     id: str
     arrays: dict[str, StoredArray]
     facts: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The volume's shape ``(X, Y, Z)``."""
+        stored = self.arrays["label"].shape
+        return (*stored[1:], stored[0]) if self.facts["planar"] else stored
+
+    def volume(self, name: str) -> np.ndarray:
+        """Map ``image`` ``(M, X, Y, Z)``, ``label`` ``(X, Y, Z)`` or ``posterior`` as a view.
+
+        On disk slices come first where the network sees slices, so that one is one run of bytes;
+        a volume for 3D patches is stored as it is here, and a patch is runs along the last axis.
+        """
+        array = self.arrays[name].open()
+        return np.moveaxis(array, 0, -1) if self.facts["planar"] else array
 
 
 def source_key(case: Case) -> str:

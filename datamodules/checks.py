@@ -12,7 +12,9 @@ from datamodules.nifti import NiftiError, Volume, read_volume
 from datamodules.posterior import Shares, load_shares
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
+OUTSIDE = 254  # background outside the patient: class 0, or ignored in evaluation if asked
 _TOLERANCE = 0.2  # voxels by which two grids of one case may differ at a corner
+_NOISE = 1e-3  # by which a label may miss its integer: some programs store labels as floats
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class RawCase:
 
     Attributes:
         image: float32 ``(M, X, Y, Z)``.
-        label: uint8 ``(X, Y, Z)``, class indices and 255 for ignored voxels, or None.
+        label: uint8 ``(X, Y, Z)``: class indices, 255 for ignored voxels, 254 for background
+            outside the patient; or None.
         posterior: uint16 shares ``(C, X, Y, Z)`` (:mod:`datamodules.posterior`), or None.
         file_affine: The affine in the first image's file.
         affine: The same grid with the true voxel size.
+        notes: What is right but should be known.
     """
 
     image: np.ndarray
@@ -32,6 +36,7 @@ class RawCase:
     posterior: Shares | None
     file_affine: np.ndarray
     affine: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def read_case(
@@ -59,33 +64,43 @@ def read_case(
             note(path, error.rule, error.found, error.fix)
             return None
 
-    images = [read(path, np.float32) for path in case.images]
-    first = images[0]
-    for path, image in zip(case.images, images, strict=True):
-        if image is None:
+    first: Volume | None = None
+    channels: np.ndarray | None = None
+    for number, path in enumerate(case.images):
+        volume = read(path, np.float32)
+        if volume is None:
             continue
-        if fault := intensity_fault(image.data):
+        if fault := intensity_fault(volume.data):
             note(path, *fault)
-        if first is not None and (fault := grid_fault(first, image)):
+        if first is None:
+            first = Volume(volume.data[:0], volume.file_affine, volume.affine)
+            shape = volume.data.shape
+            channels = np.empty((len(case.images), *shape), dtype=np.float32)
+        elif fault := grid_fault(shape, first.affine, volume, what="the modalities of a case"):
             note(path, *fault)
-    label = None
+            continue
+        assert channels is not None
+        channels[number] = volume.data  # one volume at a time: the file's is freed
+    label, notes = None, []
     if case.label is not None and (volume := read(case.label)) is not None:
-        if first is not None and (fault := grid_fault(first, volume)):
+        if first is not None and (fault := grid_fault(shape, first.affine, volume)):
             note(case.label, *fault)
         if fault := label_fault(volume.data, label_map):
             note(case.label, *fault)
         else:
             label = map_labels(volume.data, label_map)
+            if noise := label_noise(volume.data):
+                notes.append(f"{case.label}: labels are up to {noise:.1g} off integers: rounded.")
     posterior = None
     if case.posterior is not None and first is not None:
         try:
-            posterior = read_posterior(case.posterior, (num_classes, *first.data.shape))
+            posterior = read_posterior(case.posterior, (num_classes, *shape))
         except NiftiError as error:
             note(case.posterior, error.rule, error.found, error.fix)
-    if problems or first is None:
+    if problems or first is None or channels is None:
         return None, problems
-    channels = np.stack([channel.data for channel in images if channel is not None])
-    return RawCase(channels, label, posterior, first.file_affine, first.affine), []
+    affines = first.file_affine, first.affine
+    return RawCase(channels, label, posterior, *affines, tuple(notes)), []
 
 
 def intensity_fault(data: np.ndarray) -> tuple[str, str, str] | None:
@@ -114,17 +129,17 @@ def label_fault(data: np.ndarray, label_map: Mapping[int, int]) -> tuple[str, st
     """Return (rule, found, fix) if a label map holds what ``label_map`` does not, else None."""
     allowed = ", ".join(str(value) for value in sorted(label_map))
     values, counts = np.unique(data, return_counts=True)
-    fractions = ~np.isfinite(values) | (values != np.rint(values))
+    fractions = ~np.isfinite(values) | (np.abs(values - np.rint(values)) > _NOISE)
     if fractions.any():
         return (
             "labels must be integers",
             f"{int(counts[fractions].sum())} voxels that are not, such as {values[fractions][0]:g}",
             "Resample labels with nearest neighbours; never interpolate them.",
         )
-    unknown = ~np.isin(values, list(label_map))
+    unknown = ~np.isin(np.rint(values), list(label_map))
     if unknown.any():
         found = ", ".join(
-            f"{int(value)} ({count} voxels)"
+            f"{round(float(value))} ({count} voxels)"
             for value, count in list(zip(values[unknown], counts[unknown], strict=True))[:5]
         )
         return (
@@ -133,6 +148,13 @@ def label_fault(data: np.ndarray, label_map: Mapping[int, int]) -> tuple[str, st
             "Use the dataset's own labels, or map them to these values.",
         )
     return None
+
+
+def label_noise(data: np.ndarray) -> float:
+    """Return by how much a label map that :func:`label_fault` accepts misses its integers."""
+    if data.dtype.kind in "iub":
+        return 0.0
+    return float(np.abs(data - np.rint(data)).max(initial=0.0))
 
 
 def map_labels(data: np.ndarray, label_map: Mapping[int, int]) -> np.ndarray:
@@ -146,27 +168,35 @@ def map_labels(data: np.ndarray, label_map: Mapping[int, int]) -> np.ndarray:
     return mapped
 
 
-def grid_fault(image: Volume, other: Volume) -> tuple[str, str, str] | None:
-    """Return (rule, found, fix) if two volumes of a case are not on the same grid, else None.
+def grid_fault(
+    shape: tuple[int, ...], affine: np.ndarray, other: Volume, *, what: str = "image and label"
+) -> tuple[str, str, str] | None:
+    """Return (rule, found, fix) if a volume is not on the grid of its case's image, else None.
 
     The grids are the same if no corner is off by more than a fifth of a voxel on any axis, which
     forgives rounding in the header and nothing that would move a label.
+
+    Args:
+        shape: The first image's shape.
+        affine: The first image's true affine.
+        other: The label, or another modality.
+        what: What the two are, for the message.
     """
-    if image.data.shape != other.data.shape:
+    if other.data.shape != tuple(shape):
         return (
-            "image and label must have the same shape",
-            f"{image.data.shape} and {other.data.shape}",
-            "Resample the label to the image's grid.",
+            f"{what} must have the same shape",
+            f"{tuple(shape)} and {other.data.shape}",
+            "Resample this file to the first image's grid, or take the file of the same case.",
         )
-    last = np.array(image.data.shape) - 1
+    last = np.array(shape) - 1
     corners = np.array([(*corner, 1) for corner in product(*((0, n) for n in last))])
-    moved = corners @ np.linalg.solve(image.affine, other.affine).T
+    moved = corners @ np.linalg.solve(affine, other.affine).T
     shift = float(np.abs(moved - corners).max())
     if shift > _TOLERANCE:
         return (
-            f"the affines of image and label must agree to {_TOLERANCE} voxels",
+            f"the affines of {what} must agree to {_TOLERANCE} voxels",
             f"corners {shift:.3g} voxels apart",
-            "Resample the label to the image's grid, or repair the wrong header.",
+            "Resample this file to the first image's grid, or repair the wrong header.",
         )
     return None
 

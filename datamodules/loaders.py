@@ -5,18 +5,25 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.datasets import InputDataset, SliceDataset, VolumeDataset, collate
+from datamodules.datasets import (
+    InputDataset,
+    PatchDataset,
+    SliceDataset,
+    VolumeDataset,
+    collate,
+)
 from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
 
 
 def training_loader(
-    dataset: SliceDataset,
+    dataset: SliceDataset | PatchDataset,
     *,
     batch_size: int,
     seed: int,
     epoch: int,
     start: tuple[int, int],
     num_workers: int,
+    foreground: float = 0.0,
 ) -> DataLoader[Any]:
     """Return the loader of this rank's share of each batch.
 
@@ -27,6 +34,7 @@ def training_loader(
         epoch: The epoch to begin with.
         start: See :class:`~datamodules.sampling.TrainingSampler`.
         num_workers: Processes that load data; 0 loads in this one.
+        foreground: Least share of a batch that shows foreground.
     """
     rank, world = rank_and_world()
     sampler = TrainingSampler(
@@ -37,6 +45,7 @@ def training_loader(
         world=world,
         epoch=epoch,
         start=start,
+        foreground=foreground,
     )
     return _loader(dataset, num_workers, batch_sampler=sampler)
 

@@ -1,6 +1,7 @@
-"""Cuts a patch out of a slice, straight or turned and scaled."""
+"""Cuts a patch out of a slice or a volume, straight or turned and scaled."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,29 +29,59 @@ def patch_begin(length: int, wanted: int, share: float) -> int:
     return spare // 2 if share == 0.5 else min(int(share * (spare + 1)), spare)
 
 
+def begin_around(length: int, wanted: int, voxel: int) -> int:
+    """Return the first voxel of a patch with ``voxel`` in its middle, or as near as may be."""
+    spare = length - wanted
+    if spare <= 0:
+        return -(-spare // 2)
+    return min(max(voxel - wanted // 2, 0), spare)
+
+
 def cut_patch(
-    pixels: np.ndarray, classes: np.ndarray, size: tuple[int, int], where: Where = CENTER
+    pixels: np.ndarray, classes: np.ndarray, size: Sequence[int], where: Sequence[float] = CENTER
 ) -> tuple[Tensor, Tensor]:
-    """Crop or pad a slice to ``size``; padding is 0 in the image and ignored in the label.
+    """Crop or pad a slice or volume to ``size``; padding is 0 in the image, ignored in the label.
 
     Args:
-        pixels: ``(M, H, W)``, any float type.
-        classes: uint8 ``(H, W)``, 255 for ignored pixels.
-        size: Height and width of the patch.
-        where: Position of the patch.
+        pixels: ``(M, *S)``, any float type.
+        classes: uint8 ``(*S,)``, 255 for ignored voxels.
+        size: Size of the patch on each axis.
+        where: Position of the patch on each axis.
 
     Returns:
         float32 ``(M, *size)`` and uint8 ``(*size,)``.
     """
+    begin = [patch_begin(n, m, s) for n, m, s in zip(classes.shape, size, where, strict=True)]
+    return cut_at(pixels, classes, size, begin)
+
+
+def cut_at(
+    pixels: np.ndarray, classes: np.ndarray, size: Sequence[int], begin: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Crop or pad to ``size`` from the voxel ``begin`` on; reads nothing else of mapped arrays.
+
+    Args:
+        pixels: As for :func:`cut_patch`.
+        classes: As for :func:`cut_patch`.
+        size: As for :func:`cut_patch`.
+        begin: First voxel on each axis; negative where the patch is padded in front.
+
+    Returns:
+        As :func:`cut_patch`.
+    """
     source, target = [], []
-    for length, wanted, share in zip(classes.shape, size, where, strict=True):
-        begin = patch_begin(length, wanted, share)
-        source.append(slice(max(begin, 0), min(begin + wanted, length)))
-        target.append(slice(max(-begin, 0), max(-begin, 0) + min(wanted, length)))
-    image = np.zeros((pixels.shape[0], *size), dtype=np.float32)
-    label = np.full(size, IGNORED, dtype=np.uint8)
-    image[:, target[0], target[1]] = pixels[:, source[0], source[1]]
-    label[target[0], target[1]] = classes[source[0], source[1]]
+    for length, wanted, first in zip(classes.shape, size, begin, strict=True):
+        part = slice(max(first, 0), min(first + wanted, length))
+        source.append(part)
+        target.append(slice(part.start - first, part.stop - first))
+    shape = tuple(size)
+    if all(part.stop - part.start == n for part, n in zip(source, shape, strict=True)):
+        image = np.array(pixels[(slice(None), *source)], dtype=np.float32, order="C")
+        return torch.from_numpy(image), torch.from_numpy(np.array(classes[(*source,)], order="C"))
+    image = np.zeros((pixels.shape[0], *shape), dtype=np.float32)
+    label = np.full(shape, IGNORED, dtype=np.uint8)
+    image[(slice(None), *target)] = pixels[(slice(None), *source)]
+    label[(*target,)] = classes[(*source,)]
     return torch.from_numpy(image), torch.from_numpy(label)
 
 
@@ -100,3 +131,69 @@ def turned_patch(
     shifted = (classes + np.uint8(1)).astype(np.float32)
     image = sample(np.array(pixels, dtype=np.float32, order="C"), "bilinear")
     return image, sample(shifted[None], "nearest")[0].to(torch.uint8) - 1
+
+
+def turned_volume_patch(
+    pixels: np.ndarray,
+    classes: np.ndarray,
+    size: Sequence[int],
+    begin: Sequence[int],
+    pull: np.ndarray,
+) -> tuple[Tensor, Tensor]:
+    """Cut a patch out of a volume that is mapped linearly about the patch's centre.
+
+    Only the box that the patch reaches into is read. The image is interpolated linearly, the label
+    by nearest neighbour; what comes from outside the volume is 0 in the image and ignored in the
+    label.
+
+    Args:
+        pixels: ``(M, X, Y, Z)``, any float type.
+        classes: uint8 ``(X, Y, Z)``, 255 for ignored voxels.
+        size: Size of the patch on each axis.
+        begin: First voxel of the patch on each axis, were it not turned.
+        pull: ``(3, 3)``, from a voxel's place in the patch to its place in the volume, both from
+            the patch's centre, in voxels.
+
+    Returns:
+        As :func:`cut_at`, to which it is equal where ``pull`` is the identity.
+    """
+    sizes, lengths = np.array(size), np.array(classes.shape)
+    centre = np.array(begin) + (sizes - 1) / 2
+    reach = np.abs(pull) @ ((sizes - 1) / 2) + 1e-6
+    low = np.floor(centre - reach).astype(int).clip(0, lengths - 1)
+    high = (np.ceil(centre + reach).astype(int) + 1).clip(low + 1, lengths)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    extent = high - low
+    # Patch to box, both in coordinates that run over [-1, 1] from edge to edge.
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = pull * sizes / extent[:, None]
+    matrix[:, 3] = (2 * (centre - low) + 1) / extent - 1
+    theta = torch.from_numpy(matrix[::-1, [2, 1, 0, 3]].copy()).float()[None]
+    grid = F.affine_grid(theta, [1, 1, *size], align_corners=False)
+    source = torch.from_numpy(np.array(pixels[(slice(None), *box)], dtype=np.float32, order="C"))
+    image = F.grid_sample(source[None], grid, mode="bilinear", align_corners=False)[0]
+    # One up in uint8 makes the ignored value 0, which is also what comes from outside.
+    shifted = torch.from_numpy((np.asarray(classes[box]) + np.uint8(1)).astype(np.float32))
+    label = F.grid_sample(shifted[None, None], grid, mode="nearest", align_corners=False)[0, 0]
+    return image, label.to(torch.uint8) - 1
+
+
+def turn_and_scale(
+    spacing: Sequence[float], *, turn: float, tilts: tuple[float, float], factor: float
+) -> np.ndarray:
+    """Return the ``pull`` of :func:`turned_volume_patch` for a turn in mm and an enlargement.
+
+    Args:
+        spacing: Voxel size in mm on each axis: a turn keeps lengths in mm, not in voxels.
+        turn: Angle about the last axis, in radians, from the first axis towards the second.
+        tilts: Angles about the first and the second axis.
+        factor: Enlargement.
+    """
+    matrix = np.eye(3)
+    for angle, (a, b) in zip((turn, *tilts), ((0, 1), (1, 2), (2, 0)), strict=True):
+        about = np.eye(3)
+        about[[a, b], [a, b]] = math.cos(angle)
+        about[a, b], about[b, a] = math.sin(angle), -math.sin(angle)
+        matrix = matrix @ about
+    mm = np.array(spacing, dtype=np.float64)
+    return matrix * mm / mm[:, None] / factor

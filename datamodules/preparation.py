@@ -1,18 +1,20 @@
 """Checks cases, and reads them into the cache, many at a time."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datamodules.cache import Cache, CachedCase, content_key
 from datamodules.case import Case, DataError, Problem
-from datamodules.checks import RawCase, read_case
-from datamodules.parallel import in_parallel
+from datamodules.checks import OUTSIDE, RawCase, read_case
+from datamodules.foreground import class_places, class_slices
+from datamodules.parallel import console, in_parallel
 from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
 
-CACHE_VERSION = 2  # part of the cache's key: raise it when the same settings give other numbers
+CACHE_VERSION = 3  # part of the cache's key: raise it when the same settings give other numbers
 
 
 class Preparer:
@@ -25,7 +27,11 @@ class Preparer:
         label_map: Class index of each label value.
         num_classes: Number of classes.
         planar: Whether the network sees slices, which then must lie along the last axis.
-        workers: Number of threads; None for one a CPU.
+        workers: Number of threads; None for one a CPU. Each holds a few volumes of one case.
+        amend: What the dataset changes in a case that keeps all rules.
+        zero_background: Whether voxels that are 0 in every modality are outside the patient.
+        reader_version: Part of the cache's key: a dataset raises it when ``amend`` or the way it
+            finds its files gives other numbers.
     """
 
     def __init__(
@@ -38,21 +44,38 @@ class Preparer:
         num_classes: int,
         planar: bool,
         workers: int | None,
+        amend: Callable[[Case, RawCase], RawCase] | None = None,
+        zero_background: bool = False,
+        reader_version: int = 1,
     ) -> None:
         self.preprocessing, self.workers = preprocessing, workers
         self.label_map, self.num_classes, self.planar = dict(label_map), num_classes, planar
-        settings = {"version": CACHE_VERSION, "labels": sorted(label_map.items())}
+        self.amend, self.zero_background = amend, zero_background
+        settings = {
+            "version": CACHE_VERSION,
+            "reader": reader_version,
+            "labels": sorted(label_map.items()),
+            "planar": planar,
+            "zero_background": zero_background,
+        }
         self.cache = Cache(cache_dir, dataset, asdict(preprocessing) | settings)
 
     def read(self, case: Case) -> tuple[RawCase | None, list[Problem]]:
-        """Return the case as it is in its files, None if it has problems, and the problems."""
+        """Return the case as it is in its files, None if it has problems, and the problems.
+
+        The label is as the dataset amends it, with background outside the patient marked.
+        """
         raw, problems = read_case(case, label_map=self.label_map, num_classes=self.num_classes)
-        if raw is None or not self.planar:
+        if raw is None:
             return raw, problems
-        fault = slice_fault(raw.affine, self.preprocessing)
-        if fault is None:
-            return raw, problems
-        return None, [Problem(case.id, str(case.images[0]), *fault)]
+        fault = slice_fault(raw.affine, self.preprocessing) if self.planar else None
+        if fault is not None:
+            return None, [Problem(case.id, str(case.images[0]), *fault)]
+        if self.amend is not None:
+            raw = self.amend(case, raw)
+        if self.zero_background and raw.label is not None:
+            raw = replace(raw, label=marked_outside(raw.image, raw.label))
+        return raw, problems
 
     def check(self, cases: Sequence[Case], *, progress: bool) -> list[Problem]:
         """Read every case from its files, and return all problems in the order of the cases."""
@@ -118,11 +141,33 @@ class Preparer:
         raw, problems = self.read(case)
         if raw is None:
             return problems
+        for text in raw.notes:
+            console.print(text, style="yellow", markup=False, highlight=False)
         prepared = prepare_case(raw, self.preprocessing)
-        arrays = {"image": prepared.image, "label": prepared.label, "posterior": prepared.posterior}
-        self.cache.write(
-            case,
-            {name: np.moveaxis(a, -1, 0) for name, a in arrays.items() if a is not None},
-            {"spacing": prepared.spacing, "content": content_key(case)},
-        )
+        del raw
+        volumes = {"image": prepared.image, "label": prepared.label}
+        volumes["posterior"] = prepared.posterior
+        arrays = {
+            name: np.moveaxis(array, -1, 0) if self.planar else array
+            for name, array in volumes.items()
+            if array is not None
+        }
+        facts: dict[str, Any] = {
+            "spacing": prepared.spacing,
+            "content": content_key(case),
+            "planar": self.planar,
+            "box": prepared.box,
+        }
+        if prepared.label is not None:
+            arrays["slices"] = class_slices(prepared.label, self.num_classes)
+            arrays["places"], facts["places"] = class_places(prepared.label, self.num_classes)
+        self.cache.write(case, arrays, facts)
         return []
+
+
+def marked_outside(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return the label with 254 for background that is 0 in every modality of ``(M, X, Y, Z)``."""
+    outside = label == 0
+    for channel in image:
+        outside &= channel == 0
+    return np.where(outside, np.uint8(OUTSIDE), label)

@@ -1,20 +1,17 @@
-"""Brings a case from its native grid to the cache's grid, and logits back again."""
+"""The settings of the cache, and a case brought from its files' grid to the cache's."""
 
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from monai.transforms import Orientation, SpatialResample
 from nibabel.affines import voxel_sizes
-from torch import Tensor
 
 from datamodules.checks import RawCase
+from datamodules.grids import Box, Grid, axis_codes
+from datamodules.intensity import NORMALIZATIONS, Normalization, box_above, normalise
 from datamodules.posterior import Shares
 
 _ANISOTROPIC = 1.5  # a voxel that much longer on one axis than on the others belongs to a slice
@@ -31,18 +28,26 @@ class Preprocessing:
             interpolation), such as ``"LPS"``; None keeps the file's axes.
         spacing: Voxel size in mm of the first axes after orientation; an axis without a value
             keeps its own. None keeps the native grid. Images are resampled linearly, labels and
-            posteriors by nearest neighbour; there is no smoothing before a grid gets coarser.
-        normalize: ``"zscore"`` (mean 0, standard deviation 1 over the volume) or
-            ``"percentile"`` (clipped to two percentiles, then scaled to [0, 1]).
+            posteriors by nearest neighbour.
+        normalize: How intensities are normalised, each modality by itself, on the cache's grid;
+            see :func:`~datamodules.intensity.normalise`.
         percentiles: The two percentiles of ``"percentile"``.
         dtype: Type of the images on disk; batches are float32.
+        window: The two values of ``"window"``, in the file's units (HU for CT).
+        crop_above: Volumes are cropped to the box of the voxels above this value in any modality:
+            0 for skull-stripped images, some -500 HU for the body; None keeps all.
+        antialias: Whether images are smoothed before a grid gets coarser; see
+            :meth:`~datamodules.grids.Grid.forward`. Labels and posteriors never are.
     """
 
     orientation: str | None = "LPS"
     spacing: tuple[float, ...] | None = None
-    normalize: Literal["zscore", "percentile"] = "zscore"
+    normalize: Normalization = "zscore"
     percentiles: tuple[float, float] = (1.0, 99.0)
     dtype: Literal["float16", "float32"] = "float32"
+    window: tuple[float, float] | None = None
+    crop_above: float | None = None
+    antialias: bool = False
 
     def __post_init__(self) -> None:
         if self.orientation is not None and not _CODES.fullmatch(self.orientation):
@@ -54,13 +59,33 @@ class Preprocessing:
             math.isfinite(size) and size > 0 for size in self.spacing
         ):
             raise ValueError(f"spacing must be positive, in mm, got {self.spacing}.")
-        if self.normalize not in ("zscore", "percentile"):
-            raise ValueError(f"normalize must be zscore or percentile, got {self.normalize!r}.")
+        if self.normalize not in NORMALIZATIONS:
+            known = " or ".join(NORMALIZATIONS)
+            raise ValueError(f"normalize must be {known}, got {self.normalize!r}.")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles must rise within [0, 100], got {self.percentiles}.")
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be float16 or float32, got {self.dtype!r}.")
+        if (self.window is None) == (self.normalize == "window"):
+            raise ValueError(
+                "window must be given for normalize: window, and for nothing else, got "
+                f"{self.window} with {self.normalize}."
+            )
+        if self.window is not None and not (
+            all(map(math.isfinite, self.window)) and self.window[0] < self.window[1]
+        ):
+            raise ValueError(f"window must be two finite values that rise, got {self.window}.")
+        if self.crop_above is not None and not math.isfinite(self.crop_above):
+            raise ValueError(f"crop_above must be null or finite, got {self.crop_above}.")
+
+    def grid(self, shape: tuple[int, ...], affine: np.ndarray, box: Box | None = None) -> Grid:
+        """Return the way from a native grid, or from a box in it, to the cache's grid."""
+        return Grid(tuple(shape), affine, self.orientation, self.spacing, box)
+
+    def box(self, image: np.ndarray) -> Box | None:
+        """Return the box that ``(M, X, Y, Z)`` is cropped to, None where nothing is cropped."""
+        return None if self.crop_above is None else box_above(image, self.crop_above)
 
 
 @dataclass(frozen=True)
@@ -72,12 +97,14 @@ class PreparedCase:
         label: uint8 ``(X, Y, Z)``, or None.
         posterior: uint16 shares ``(C, X, Y, Z)``, or None.
         spacing: Voxel size in mm along x, y and z.
+        box: The part of the native grid that was kept, or None for all of it.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     posterior: Shares | None
     spacing: tuple[float, float, float]
+    box: Box | None = None
 
 
 def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, str] | None:
@@ -100,7 +127,7 @@ def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, 
     if (across if codes is None else int(order[across])) == last:
         return None
     rule = "slices must lie along the last axis" + (f" of orientation {codes}" if codes else "")
-    found = f"{size[across]:.4g} mm from slice to slice along {nib.aff2axcodes(affine)[across]}"
+    found = f"{size[across]:.4g} mm from slice to slice along {axis_codes(affine)[across]}"
     if codes is not None and across == 2:
         return rule, found, "Take the file's own axes with --data.init_args.orientation null."
     fix = "Store the volume with its slices along the third axis"
@@ -108,111 +135,22 @@ def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, 
 
 
 def prepare_case(raw: RawCase, settings: Preprocessing) -> PreparedCase:
-    """Orient, resample and normalise a case."""
-    image, affine = to_grid(raw.image, raw.affine, settings, mode="bilinear")
+    """Crop, orient, resample and normalise a case, one modality at a time."""
+    box = settings.box(raw.image)
+    grid = settings.grid(raw.image.shape[1:], raw.affine, box)
+    image = np.empty((len(raw.image), *grid.shape), dtype=settings.dtype)
+    for channel, voxels in zip(image, raw.image, strict=True):
+        resampled = grid.forward(voxels[None], linear=True, antialias=settings.antialias)
+        channel[...] = normalise(
+            resampled[0].numpy(),
+            settings.normalize,
+            percentiles=settings.percentiles,
+            window=settings.window,
+        )
     label = posterior = None
     if raw.label is not None:
-        # One call for both, so that each voxel's label and posterior come from the same source.
-        parts = [raw.label[None]] if raw.posterior is None else [raw.label[None], raw.posterior]
-        stack, _ = to_grid(np.concatenate(parts), raw.affine, settings, mode="nearest")
-        label = stack[0].numpy().astype(np.uint8)
-        posterior = None if raw.posterior is None else stack[1:].numpy().astype(np.uint16)
-    normalised = np.stack([normalise(channel, settings) for channel in image.numpy()])
-    x, y, z = (float(size) for size in voxel_sizes(affine))
-    return PreparedCase(normalised.astype(settings.dtype), label, posterior, (x, y, z))
-
-
-def normalise(data: np.ndarray, settings: Preprocessing) -> np.ndarray:
-    """Return one channel of a volume as float32, normalised over all its voxels."""
-    data = data.astype(np.float64)
-    if settings.normalize == "zscore":
-        return ((data - data.mean()) / max(data.std(), 1e-12)).astype(np.float32)
-    low, high = np.percentile(data, settings.percentiles)
-    return ((data.clip(low, high) - low) / max(high - low, 1e-12)).astype(np.float32)
-
-
-def to_grid(
-    array: np.ndarray, affine: np.ndarray, settings: Preprocessing, *, mode: str
-) -> tuple[Tensor, np.ndarray]:
-    """Bring ``(K, X, Y, Z)`` from the native grid to the cache's grid.
-
-    Returns:
-        The float32 tensor ``(K, X', Y', Z')`` and its affine.
-    """
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    oriented = _orient(MetaTensor(tensor, affine=torch.from_numpy(affine)), settings.orientation)
-    shape, target = resampled_grid(
-        tuple(oriented.shape[1:]), oriented.affine.numpy(), settings.spacing
-    )
-    out = _resample(oriented, target, shape, mode)
-    return out.as_tensor().contiguous(), target
-
-
-def from_grid(
-    logits: Tensor, shape: tuple[int, ...], affine: np.ndarray, settings: Preprocessing
-) -> Tensor:
-    """Bring logits ``(C, X', Y', Z')`` from the cache's grid back to the native grid, linearly.
-
-    Args:
-        logits: Scores on the cache's grid.
-        shape: The native shape ``(X, Y, Z)``.
-        affine: The native affine with the true voxel size.
-        settings: The settings the case was prepared with.
-
-    Raises:
-        ValueError: ``logits`` are not on the grid that these settings give.
-    """
-    reference = MetaTensor(
-        torch.zeros((1, *shape), dtype=torch.uint8), affine=torch.from_numpy(affine)
-    )
-    oriented = _orient(reference, settings.orientation)
-    oriented_shape, oriented_affine = tuple(oriented.shape[1:]), oriented.affine.numpy()
-    grid, grid_affine = resampled_grid(oriented_shape, oriented_affine, settings.spacing)
-    if tuple(logits.shape[1:]) != grid:
-        raise ValueError(
-            f"logits must have the spatial shape {grid}, got {tuple(logits.shape[1:])}."
-        )
-    source = MetaTensor(logits.float(), affine=torch.from_numpy(grid_affine))
-    back = _resample(source, oriented_affine, oriented_shape, "bilinear")
-    codes = "".join(nib.aff2axcodes(affine)) if settings.orientation else None
-    return _orient(back, codes).as_tensor().contiguous()
-
-
-def resampled_grid(
-    shape: tuple[int, ...], affine: np.ndarray, spacing: tuple[float, ...] | None
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return shape and affine of a grid with another voxel size and the same centre.
-
-    The number of voxels is rounded so that the field of view is kept to half a voxel; an axis
-    whose voxel size already agrees to 1e-3 is left as it is.
-    """
-    size = voxel_sizes(affine)
-    target = size.copy()
-    if spacing is not None:
-        target[: len(spacing)] = spacing
-        target = np.where(np.isclose(target, size, rtol=1e-3), size, target)
-    ratio = target / size
-    count = np.maximum(1, np.rint(np.array(shape) / ratio).astype(int))
-    count = np.where(ratio == 1, shape, count)
-    change = np.diag([*ratio, 1.0])
-    change[:3, 3] = (np.array(shape) - 1) / 2 - ratio * (count - 1) / 2
-    return tuple(int(n) for n in count), affine @ change
-
-
-def _orient(tensor: MetaTensor, codes: str | None) -> MetaTensor:
-    if codes is None:
-        return tensor
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # monai warns of a default we do not use
-        return Orientation(axcodes=codes)(tensor)
-
-
-def _resample(
-    tensor: MetaTensor, affine: np.ndarray, shape: tuple[int, ...], mode: str
-) -> MetaTensor:
-    if tuple(tensor.shape[1:]) == shape and np.allclose(tensor.affine.numpy(), affine, atol=1e-9):
-        return tensor
-    resample = SpatialResample(
-        mode=mode, padding_mode="border", align_corners=False, dtype=torch.float64
-    )
-    return resample(tensor, dst_affine=torch.from_numpy(affine), spatial_size=shape)
+        label = grid.forward(raw.label[None], linear=False)[0].numpy()
+    if raw.posterior is not None:
+        posterior = grid.forward(raw.posterior, linear=False).numpy()
+    x, y, z = (float(size) for size in voxel_sizes(grid.affine))
+    return PreparedCase(image, label, posterior, (x, y, z), box)

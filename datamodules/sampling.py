@@ -1,5 +1,6 @@
 """Samplers whose order depends on nothing but (seed, epoch, batch), whatever the ranks."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,8 +20,17 @@ def epoch_order(size: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
-class TrainingSampler(Sampler[list[tuple[int, int]]]):
-    """A batch sampler that yields lists of ``(epoch, index)``.
+def forced(position: int, share: float) -> bool:
+    """Whether the sample at ``position`` of a batch must show foreground.
+
+    Any first ``n`` samples have ``ceil(n * share)`` that must, so they are spread over the ranks.
+    """
+    before, after = (math.ceil(round(n * share, 9)) for n in (position, position + 1))
+    return after > before
+
+
+class TrainingSampler(Sampler[list[tuple[int, int, bool]]]):
+    """A batch sampler that yields lists of ``(epoch, index, forced)``.
 
     Batch ``b`` of an epoch is the ``b``-th run of ``batch_size`` samples in the epoch's order, and
     each rank takes its share of that run: the ranks together see what one rank would see alone.
@@ -37,6 +47,7 @@ class TrainingSampler(Sampler[list[tuple[int, int]]]):
         epoch: The epoch to begin with, until :meth:`set_epoch` says otherwise.
         start: ``(epoch, batch)`` to go on from after an interruption: that epoch begins at that
             batch, every other epoch at its first. The length stays that of a whole epoch.
+        foreground: Least share of each batch that must show foreground, marked ``forced``.
 
     Raises:
         ValueError: The batch cannot be shared among the ranks, or is larger than the data.
@@ -52,6 +63,7 @@ class TrainingSampler(Sampler[list[tuple[int, int]]]):
         world: int = 1,
         epoch: int = 0,
         start: tuple[int, int] = (0, 0),
+        foreground: float = 0.0,
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise ValueError(
@@ -64,7 +76,7 @@ class TrainingSampler(Sampler[list[tuple[int, int]]]):
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
-        self.epoch, self.start = epoch, start
+        self.epoch, self.start, self.foreground = epoch, start, foreground
 
     @property
     def sampler(self) -> "TrainingSampler":
@@ -78,14 +90,15 @@ class TrainingSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.size // self.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
         epoch = self.epoch
         order = epoch_order(self.size, seed=self.seed, epoch=epoch)
         share = self.batch_size // self.world
         first = self.start[1] if epoch == self.start[0] else 0
+        places = range(self.rank * share, (self.rank + 1) * share)
         for batch in range(first, len(self)):
-            begin = batch * self.batch_size + self.rank * share
-            yield [(epoch, int(index)) for index in order[begin : begin + share]]
+            begin = batch * self.batch_size
+            yield [(epoch, int(order[begin + p]), forced(p, self.foreground)) for p in places]
 
 
 class EvaluationSampler(Sampler[tuple[int, bool]]):

@@ -24,25 +24,48 @@ def check_patches(
     patch_size: Sequence[int],
     spacing: Sequence[float] | None,
     crop: str,
+    foreground: float = 0.0,
 ) -> None:
     """Raise ValueError if training samples of ``spatial_dims`` axes cannot be cut so."""
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
     for name, value in (("patch_size", patch_size), ("spacing", spacing)):
         if value is not None and len(value) != spatial_dims:
-            raise ValueError(f"{name} must have {spatial_dims} values, got {value}.")
+            raise ValueError(
+                f"{name} must have {spatial_dims} values for spatial_dims {spatial_dims}, "
+                f"got {value}."
+            )
     if min(patch_size) < 1:
         raise ValueError(f"patch_size must be positive, got {patch_size}.")
     if crop not in ("center", "random"):
         raise ValueError(f"crop must be center or random, got {crop!r}.")
+    if not 0 <= foreground <= 1:
+        raise ValueError(f"foreground is a share and must be in [0, 1], got {foreground}.")
+
+
+def check_masking(mask: bool, *, dataset: str, marked: bool) -> None:
+    """Raise ValueError if background is to be masked that the dataset does not mark."""
+    if mask and not marked:
+        raise ValueError(
+            f"mask_background must be false for {dataset}: its images do not mark what lies "
+            "outside the patient by 0."
+        )
 
 
 def check_counts(
-    *, batch_size: int, num_workers: int, prepare_workers: int | None, seed: int
+    *,
+    batch_size: int,
+    num_workers: int,
+    prepare_workers: int | None,
+    seed: int,
+    samples_per_case: int = 1,
 ) -> None:
     """Raise ValueError if a count is too small; ``prepare_workers`` may be None."""
     for name, count, least in (
         ("batch_size", batch_size, 1),
         ("num_workers", num_workers, 0),
         ("prepare_workers", 1 if prepare_workers is None else prepare_workers, 1),
+        ("samples_per_case", samples_per_case, 1),
         ("seed", seed, 0),
     ):
         if count < least:

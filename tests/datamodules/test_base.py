@@ -295,13 +295,13 @@ def test_slices_come_from_the_map(module) -> None:
     built = ready(module(batch_size=1))
     dataset = built.train_dataset()
     stored = dataset.cases[0].arrays["image"]
-    before = dataset[(0, 0)]["image"]
+    before = dataset[(0, 0, False)]["image"]
     assert before.abs().sum() > 0
     with open(stored.path, "r+b") as file:  # noqa: PTH123 - to write in place
         file.seek(stored.offset)
         file.write(bytes(np.prod(stored.shape[1:]) * 4))
-    assert dataset[(0, 0)]["image"].abs().sum() == 0
-    assert dataset[(0, 1)]["image"].abs().sum() > 0
+    assert dataset[(0, 0, False)]["image"].abs().sum() == 0
+    assert dataset[(0, 1, False)]["image"].abs().sum() > 0
 
 
 @pytest.mark.parametrize(

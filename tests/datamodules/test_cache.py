@@ -132,7 +132,7 @@ def test_disk_errors(module, monkeypatch, code: int, match: str) -> None:
     flush, calls = cache_module._flush, iter(range(10**6))
 
     def fail(file) -> None:
-        if next(calls) >= 2 * 3:  # three files a case
+        if next(calls) >= 2 * 5:  # five files a case
             raise OSError(code, os.strerror(code))
         flush(file)
 

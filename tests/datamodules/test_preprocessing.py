@@ -7,16 +7,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from datamodules.checks import RawCase
+from datamodules.grids import resampled_grid
+from datamodules.intensity import normalise
 from datamodules.posterior import to_shares
-from datamodules.preprocessing import (
-    Preprocessing,
-    from_grid,
-    normalise,
-    prepare_case,
-    resampled_grid,
-    slice_fault,
-    to_grid,
-)
+from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
 
 SHAPE = (20, 24, 4)
 
@@ -38,8 +32,8 @@ def affine(codes: str, size: tuple[float, float, float] = (1.5, 1.5, 10.0)) -> n
 def test_flips_and_permutations_come_back_exactly(codes: str, orientation: str | None) -> None:
     settings = Preprocessing(orientation=orientation)
     native = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
-    grid, _ = to_grid(native, affine(codes), settings, mode="bilinear")
-    back = from_grid(grid, SHAPE, affine(codes), settings)
+    grid = settings.grid(SHAPE, affine(codes))
+    back = grid.back(grid.forward(native, linear=True))
     assert torch.equal(back, torch.from_numpy(native))
 
 
@@ -48,10 +42,10 @@ def test_orientation_is_where_the_voxels_are() -> None:
     native = np.zeros((1, *SHAPE), np.float32)
     native[0, 2, 5, 1] = 1
     settings = Preprocessing(orientation="RAS")
-    grid, new = to_grid(native, affine("LPS"), settings, mode="nearest")
-    where = np.argwhere(grid[0].numpy())[0]
+    grid = settings.grid(SHAPE, affine("LPS"))
+    where = np.argwhere(grid.forward(native, linear=False)[0].numpy())[0]
     assert where.tolist() == [17, 18, 1]
-    np.testing.assert_allclose(new @ [*where, 1], affine("LPS") @ [2, 5, 1, 1])
+    np.testing.assert_allclose(grid.affine @ [*where, 1], affine("LPS") @ [2, 5, 1, 1])
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PLI"])
@@ -60,9 +54,10 @@ def test_resampled_logits_come_back(codes: str) -> None:
     settings = Preprocessing(spacing=(1.0, 1.0))
     x, y, z = np.indices(SHAPE, dtype=np.float32)
     native = np.stack([x + 2 * y + 3 * z, x - y])
-    grid, _ = to_grid(native, affine(codes), settings, mode="bilinear")
-    assert tuple(grid.shape[1:]) == ((30, 36, 4) if codes != "PLI" else (36, 30, 4))
-    back = from_grid(grid, SHAPE, affine(codes), settings)
+    grid = settings.grid(SHAPE, affine(codes))
+    moved = grid.forward(native, linear=True)
+    assert tuple(moved.shape[1:]) == grid.shape == ((30, 36, 4) if codes != "PLI" else (36, 30, 4))
+    back = grid.back(moved)
     assert back.shape == (2, *SHAPE)
     inner = (slice(None), slice(2, -2), slice(2, -2))
     np.testing.assert_allclose(back.numpy()[inner], native[inner], atol=1e-3)
@@ -72,9 +67,9 @@ def test_slices_do_not_mix() -> None:
     settings = Preprocessing(spacing=(0.9, 1.1))
     native = np.zeros((1, *SHAPE), np.float32)
     native[..., 2] = 1
-    grid, _ = to_grid(native, affine("LPS"), settings, mode="bilinear")
-    assert torch.unique(grid[..., 2]).tolist() == [1]
-    assert torch.unique(grid[..., [0, 1, 3]]).tolist() == [0]
+    moved = settings.grid(SHAPE, affine("LPS")).forward(native, linear=True)
+    assert torch.unique(moved[..., 2]).tolist() == [1]
+    assert torch.unique(moved[..., [0, 1, 3]]).tolist() == [0]
 
 
 def test_resampled_grid_by_hand() -> None:
@@ -146,9 +141,9 @@ def test_oblique_ramp_comes_back_in_place() -> None:
         native[:3, :3], native[:3, 3] = turn @ np.diag([1.5, 1.4, 8.0]), (30, -40, 50)
         for orientation in ("LPS", "RAS", None):
             settings = Preprocessing(orientation=orientation, spacing=(1.0, 1.2))
-            grid, moved = to_grid(np.zeros((1, *SHAPE)), native, settings, mode="bilinear")
-            positions = affine_positions(moved, tuple(grid.shape[1:]))
-            back = from_grid(torch.from_numpy(positions), SHAPE, native, settings).numpy()
+            grid = settings.grid(SHAPE, native)
+            positions = affine_positions(grid.affine, grid.shape)
+            back = grid.back(torch.from_numpy(positions)).numpy()
             inner = (slice(None), slice(1, -1), slice(1, -1), slice(1, -1))
             expected = affine_positions(native, SHAPE)
             assert np.abs(back - expected)[inner].max() < 1e-3 * 1.4
@@ -162,11 +157,11 @@ def affine_positions(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def test_normalisation() -> None:
     data = np.random.default_rng(0).gamma(2, 100, size=SHAPE)
-    scored = normalise(data, Preprocessing())
+    scored = normalise(data, "zscore")
     assert scored.dtype == np.float32
     assert scored.mean() == pytest.approx(0, abs=1e-6)
     assert scored.std() == pytest.approx(1, abs=1e-6)
-    ramp = normalise(np.arange(101.0), Preprocessing(normalize="percentile", percentiles=(10, 90)))
+    ramp = normalise(np.arange(101.0), "percentile", percentiles=(10, 90))
     assert ramp[[0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
@@ -178,7 +173,7 @@ def test_dtype() -> None:
 
 def test_wrong_grid() -> None:
     with pytest.raises(ValueError, match=r"spatial shape \(20, 24, 4\), got \(24, 20, 4\)"):
-        from_grid(torch.zeros(2, 24, 20, 4), SHAPE, affine("LPS"), Preprocessing())
+        Preprocessing().grid(SHAPE, affine("LPS")).back(torch.zeros(2, 24, 20, 4))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +183,7 @@ def test_wrong_grid() -> None:
         ({"orientation": "LRS"}, "three axis codes"),
         ({"spacing": (0.0, 1.0)}, "spacing must be positive"),
         ({"spacing": (float("nan"), 1.0)}, "spacing must be positive"),
-        ({"normalize": "minmax"}, "normalize must be zscore or percentile, got 'minmax'"),
+        ({"normalize": "minmax"}, "normalize must be zscore or .* or window, got 'minmax'"),
         ({"percentiles": (99.0, 1.0)}, "percentiles must rise"),
         ({"dtype": "int8"}, "dtype must be float16 or float32"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from datamodules.sampling import EvaluationSampler, TrainingSampler, epoch_order
 
 
-def batches(epoch: int = 0, **options) -> list[list[tuple[int, int]]]:
+def batches(epoch: int = 0, **options) -> list[list[tuple[int, int, bool]]]:
     sampler = TrainingSampler(**{"size": 26, "batch_size": 6, "seed": 3} | options)
     sampler.set_epoch(epoch)
     assert len(sampler) == 4
@@ -26,9 +26,9 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert batches(1) == batches(1)
     assert batches(1) != batches(2)
     assert batches(1) != batches(1, seed=4)
-    visited = [index for batch in batches(1) for _, index in batch]
+    visited = [index for batch in batches(1) for _, index, _ in batch]
     assert len(set(visited)) == 24
-    assert {epoch for batch in batches(1) for epoch, _ in batch} == {1}
+    assert {epoch for batch in batches(1) for epoch, *_ in batch} == {1}
     assert sorted(epoch_order(26, seed=3, epoch=1)) == list(range(26))
 
 
