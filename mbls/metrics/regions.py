@@ -9,6 +9,7 @@
 Distances are those between centres of voxels, along the axes' own spacing.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,6 +71,33 @@ def boundary_mask(
     return near
 
 
+def check_spacing(
+    spacing: Tensor | None, shape: Sequence[int], wanted_for: str
+) -> list[list[float]]:
+    """Return the voxel sizes of each volume in mm.
+
+    Args:
+        spacing: ``(N, len(S))``.
+        shape: Shape of the labels ``(N, *S)``.
+        wanted_for: What needs them, to start the error with.
+
+    Raises:
+        ValueError: If ``spacing`` is missing, of another shape, or not positive and finite.
+    """
+    expected = (shape[0], len(shape) - 1)
+    found = None if spacing is None else spacing.tolist()
+    if (
+        spacing is None
+        or tuple(spacing.shape) != expected
+        or not all(0 < mm < math.inf for row in found or [] for mm in row)
+    ):
+        raise ValueError(
+            f"{wanted_for} are measured in mm: pass spacing {expected} with positive voxel sizes, "
+            f"got {found}."
+        )
+    return found or []
+
+
 def region_masks(
     target: Tensor,
     spacing: Tensor | None,
@@ -94,18 +122,13 @@ def region_masks(
         counting ``2**i``.
 
     Raises:
-        ValueError: If ``spacing`` is missing, of another shape or not positive.
+        ValueError: If ``spacing`` is missing, of another shape, or not positive and finite.
     """
-    expected = (target.shape[0], target.ndim - 1)
-    if spacing is None or tuple(spacing.shape) != expected or not bool((spacing > 0).all()):
-        found = None if spacing is None else spacing.tolist()
-        raise ValueError(
-            f"Regions {[r for r in regions if r in MASK_REGIONS]} are measured in mm: pass spacing "
-            f"{expected} with positive voxel sizes, got {found}."
-        )
+    wanted = [r for r in regions if r in MASK_REGIONS]
+    steps = check_spacing(spacing, target.shape, f"Regions {wanted}")
     bits = torch.zeros(target.shape, dtype=torch.float32)
-    for n in range(target.shape[0]):
-        labels, step = target[n].cpu().numpy(), spacing[n].tolist()
+    for n, step in enumerate(steps):
+        labels = target[n].cpu().numpy()
         masks = []
         if "dilated" in regions:
             masks.append(dilated_mask(labels, step, dilated_mm))

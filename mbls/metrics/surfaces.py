@@ -7,16 +7,16 @@ averages and counted.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from mbls.metrics.settings import settings_digest
-from mbls.metrics.voxels import check_index, check_shapes, check_unions
+from mbls.metrics.regions import check_spacing
+from mbls.metrics.volumes import VolumeMetric
 
 
 def hausdorff_95(predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
@@ -77,7 +77,7 @@ def surface_dice(
     return float(value)
 
 
-class SurfaceMetric(Metric):
+class SurfaceMetric(VolumeMetric):
     """Base of the surface metrics: one value for each case, foreground class and union.
 
     The state ``values`` is float64 ``(cases, classes + unions)``, each entry written once; the
@@ -85,43 +85,19 @@ class SurfaceMetric(Metric):
 
     Args:
         num_classes: Number of classes, background included.
-        unions: Named sets of classes.
-        num_cases: Number of cases; ``index`` says which one a volume is.
-        ignore_index: Label of voxels that belong to no structure, predicted or labelled.
-        kwargs: Settings of :class:`torchmetrics.Metric`.
-
-    Raises:
-        ValueError: For malformed unions or a count of cases below one.
+        kwargs: As :class:`VolumeMetric` takes them, ``num_cases`` among them.
     """
-
-    full_state_update = False
-    is_differentiable = False
 
     values: Tensor
     scored: Tensor
-    settings: Tensor
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        unions: Mapping[str, Sequence[int]] | None = None,
-        num_cases: int,
-        ignore_index: int = -100,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.unions = check_unions(num_classes, unions)
-        if num_cases < 1:
-            raise ValueError(f"num_cases must be at least 1, got {num_cases}.")
-        self.num_classes, self.num_cases, self.ignore_index = num_classes, num_cases, ignore_index
-        shape = (num_cases, num_classes + len(self.unions))
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, **kwargs)
         # Absent structures are kept as -1: a sum over processes would lose NaN's meaning.
-        self.add_state("values", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        zeros = torch.zeros(num_cases, dtype=torch.int64)
+        zeros = torch.zeros(self.num_cases, len(self.members), dtype=torch.float64)
+        self.add_state("values", zeros, dist_reduce_fx="sum")
+        zeros = torch.zeros(self.num_cases, dtype=torch.int64)
         self.add_state("scored", zeros, dist_reduce_fx="sum")
-        digest = settings_digest(type(self).__name__, num_classes, self.unions, num_cases)
-        self.add_state("settings", digest, dist_reduce_fx="max")
 
     def score(self, predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
         """Return the value of one structure; NaN where it is not labelled."""
@@ -139,31 +115,24 @@ class SurfaceMetric(Metric):
 
         Raises:
             TypeError: If dtypes are not floats and labels.
-            ValueError: If shapes do not match, spacing or index is missing, or a case comes twice.
+            ValueError: As :meth:`VolumeMetric.label_maps` does, if spacing is missing or not
+                positive, or a case comes twice.
         """
-        target = check_shapes(probs, target, self.num_classes)
-        numbers = check_index(index, probs.shape[0], self.num_cases) or []
-        expected = (probs.shape[0], probs.ndim - 2)
-        if spacing is None or tuple(spacing.shape) != expected:
-            raise ValueError(
-                f"Surface distances are in mm: pass spacing {expected}, got "
-                f"{None if spacing is None else tuple(spacing.shape)}."
-            )
-        for n, number in enumerate(numbers):
-            if self.scored[number]:
-                raise ValueError(f"Case {number} was scored already; call reset between runs.")
-            keep = target[n] != self.ignore_index
-            predicted = probs[n].argmax(0)
-            members = [(k,) for k in range(1, self.num_classes)] + [*self.unions.values()]
-            for channel, classes in enumerate(members, start=1):
-                chosen = torch.tensor(classes, device=target.device)
-                guess = torch.isin(predicted, chosen) & keep
-                truth = torch.isin(target[n].long(), chosen) & keep
+        maps = self.label_maps(probs, target, index)
+        shape = (probs.shape[0], *probs.shape[2:])
+        steps = check_spacing(spacing, shape, "Surface distances")
+        for case, times in Counter(volume.case for volume in maps).items():
+            if times + self.scored[case] > 1:
+                raise ValueError(f"Case {case} was scored already; call reset between runs.")
+        for (case, predicted, labelled), step in zip(maps, steps, strict=True):
+            for channel, members in enumerate([*self.members.values()][1:], start=1):
+                chosen = torch.tensor(members, device=labelled.device)
+                guess, truth = torch.isin(predicted, chosen), torch.isin(labelled, chosen)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # monai on empty masks, decided above
-                    value = self.score(guess, truth, spacing[n].tolist())
-                self.values[number, channel] = -1.0 if np.isnan(value) else value
-            self.scored[number] += 1
+                    value = self.score(guess, truth, step)
+                self.values[case, channel] = -1.0 if np.isnan(value) else value
+            self.scored[case] += 1
 
     def scores(self) -> np.ndarray:
         """Return ``(cases, classes + unions)``, NaN for background and absent structures."""
@@ -204,11 +173,10 @@ class NormalizedSurfaceDice(SurfaceMetric):
 
     def __init__(self, num_classes: int, *, tolerance: float = 2.0, **kwargs: Any) -> None:
         super().__init__(num_classes, **kwargs)
-        if tolerance < 0:
+        if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0 mm, got {tolerance}.")
         self.tolerance = tolerance
-        digest = settings_digest("nsd", tolerance, num_classes, self.unions, self.num_cases)
-        self.add_state("settings", digest, dist_reduce_fx="max")
+        self.tell_apart(tolerance)
 
     def score(self, predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
         """Return :func:`surface_dice`."""

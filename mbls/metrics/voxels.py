@@ -42,6 +42,19 @@ def check_unions(
     return checked
 
 
+def check_ignore_index(ignore_index: int, num_classes: int) -> int:
+    """Return ``ignore_index``.
+
+    Raises:
+        ValueError: If it is one of the classes.
+    """
+    if 0 <= ignore_index < num_classes:
+        raise ValueError(
+            f"ignore_index must not be one of the classes 0..{num_classes - 1}, got {ignore_index}."
+        )
+    return ignore_index
+
+
 def check_shapes(probs: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Check what a metric is called with; return the target as ``(N, *S)``.
 

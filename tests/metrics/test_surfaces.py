@@ -101,10 +101,21 @@ def test_tolerances_stay_apart_in_a_collection():
 def test_refused_calls():
     metric = HausdorffDistance95(2, num_cases=1)
     probs, target, index = torch.rand(1, 2, 4, 4), torch.zeros(1, 4, 4), torch.tensor([0])
-    with pytest.raises(ValueError, match=r"pass spacing \(1, 2\), got None"):
+    with pytest.raises(ValueError, match=r"pass spacing \(1, 2\) .*, got None"):
         metric.update(probs, target, index=index)
+    for mm in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="positive voxel sizes"):
+            metric.update(probs, target, index=index, spacing=torch.full((1, 2), mm))
+    twice = HausdorffDistance95(2, num_cases=1)
+    two = probs.expand(2, -1, -1, -1), target.expand(2, -1, -1)
+    with pytest.raises(ValueError, match="Case 0 was scored already"):
+        twice.update(*two, index=torch.tensor([0, 0]), spacing=torch.ones(2, 2))
+    assert twice.scored.sum() == 0
     metric.update(probs, target, index=index, spacing=torch.ones(1, 2))
     with pytest.raises(ValueError, match="Case 0 was scored already"):
         metric.update(probs, target, index=index, spacing=torch.ones(1, 2))
+    for other in (7, 1.5, -1):
+        with pytest.raises(ValueError, match="got 16 voxels with something else"):
+            metric.update(probs, target + other, index=index, spacing=torch.ones(1, 2))
     with pytest.raises(ValueError, match="at least 0 mm"):
         NormalizedSurfaceDice(2, num_cases=1, tolerance=-1)
