@@ -3,10 +3,18 @@
 import numpy as np
 import pytest
 
-from mbls.plots import confidence_figure, reliability_figure, save_figure, spread_figure
+from mbls.metrics.summary import summarize
+from mbls.plots import (
+    confidence_figure,
+    reliability_figure,
+    save_figure,
+    spread_figure,
+    truth_figure,
+)
 from mbls.plots.reliability import share_interval
 from mbls.plots.spread import case_counts
-from tests.metrics.test_results import META, scored
+from mbls.plots.style import INCHES
+from tests.metrics.test_results import ABOUT, META, scored
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +86,47 @@ def test_spread_counts_cases(bins):
 
 def test_confidence_bars_are_right_and_wrong_voxels(bins):
     figure = confidence_figure(bins, meta=META)
-    assert [axes.get_title() for axes in figure.axes] == list(bins.regions)
+    titles = ["All voxels", "Labelled foreground", "Labelled or predicted foreground"]
+    assert [axes.get_title() for axes in figure.axes] == titles
     for axes, region in zip(figure.axes, bins.regions, strict=True):
         count, hits, _ = bins.pool().table(region, 15)[:, 0, 0]
         np.testing.assert_allclose(heights(axes, "right"), hits)
         np.testing.assert_allclose(heights(axes, "wrong"), count - hits)
     assert "PHANTOM" in figure.get_suptitle()
+
+
+def test_true_and_measured_errors_are_the_summarys():
+    histogram, dice = scored()
+    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    figure = truth_figure(metrics)
+    assert "PHANTOM" in figure.get_suptitle()
+    rows = [(r, p) for r in ("all", "label", "union") for p in ("pooled", "per_case")]
+    for axes, metric in zip(figure.axes, ("ece", "cece", "signed"), strict=True):
+        cells = [metrics["sound"][r][p] for r, p in rows]
+        for word, name in (("measured", metric), ("true", f"true_{metric}")):
+            found = [line.get_xdata()[0] for line in axes.lines if line.get_label() == word]
+            assert found == [c[name]["value"] for c in cells]
+        limits = [[point[0] for point in path.vertices]
+                  for lines in axes.collections for path in lines.get_paths()]  # fmt: skip
+        assert [cells[0][metric]["low"], cells[0][metric]["high"]] in limits
+        corrected = [line for line in axes.lines if line.get_label() == "corrected"]
+        assert len(corrected) == (0 if metric == "signed" else 3)
+
+
+def test_true_errors_need_a_posterior():
+    histogram, dice = scored(posterior=False)
+    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    with pytest.raises(ValueError, match="this run knew none"):
+        truth_figure(metrics)
+
+
+@pytest.mark.parametrize("draw", [reliability_figure, spread_figure, confidence_figure])
+def test_a_figure_fits_a_page_and_its_caption_the_figure(bins, draw):
+    meta = META | {"network": "unet", "loss": "mbls", "seed": 3}
+    figure = draw(bins, meta=meta)
+    assert figure.get_figwidth() <= INCHES
+    assert figure.get_figheight() <= 10
+    figure.draw_without_rendering()
+    text = figure._suptitle.get_window_extent()
+    assert text.x1 <= figure.bbox.x1
+    assert "unet · mbls · seed 3" in figure.get_suptitle()

@@ -1,4 +1,4 @@
-"""The files a test run leaves: ``metrics.json``, ``cases.csv``, ``bins.npz``, ``reliability.*``."""
+"""The files a test run leaves: ``metrics.json``, ``cases.csv``, ``bins.npz`` and figures."""
 
 import csv
 import json
@@ -71,8 +71,6 @@ def write_results(
     Raises:
         ValueError: If numbers of cases differ or ``meta`` lacks a name.
     """
-    from mbls.plots import reliability_figure, save_figure
-
     bins, counts = histogram.bins(), dice.counts.cpu().numpy()
     measured = {"hd95": hd95, "nsd": nsd}
     surfaces = {name: m.scores() for name, m in measured.items() if m is not None}
@@ -88,8 +86,36 @@ def write_results(
     save_bins(folder / "bins.npz", bins, counts, fine=cells, **about)
     (folder / "metrics.json").write_text(to_json(metrics))
     (folder / "cases.csv").write_text(case_rows(bins, counts, **about))
-    save_figure(reliability_figure(bins, meta=meta, patients=patients), folder / "reliability")
+    write_figures(folder, bins, metrics, patients=patients)
     return metrics
+
+
+def write_figures(
+    folder: Path, bins: CalibrationBins, metrics: Mapping[str, Any], *, patients: Sequence[str]
+) -> None:
+    """Write each figure of a test run as PNG and PDF.
+
+    ``reliability`` (all voxels pooled), ``reliability_by_case`` (their spread), ``confidence``
+    (each region) and, where the labels' distribution is known, ``true_error``.
+    """
+    from mbls.plots import (
+        confidence_figure,
+        reliability_figure,
+        save_figure,
+        spread_figure,
+        truth_figure,
+    )
+
+    meta = metrics["meta"]
+    figures = {
+        "reliability": reliability_figure(bins, meta=meta, patients=patients),
+        "reliability_by_case": spread_figure(bins, meta=meta),
+        "confidence": confidence_figure(bins, meta=meta),
+    }
+    if bins.truth is not None:
+        figures["true_error"] = truth_figure(metrics)
+    for name, figure in figures.items():
+        save_figure(figure, folder / name)
 
 
 def load_results(folder: Path) -> Results:

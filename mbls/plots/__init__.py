@@ -4,5 +4,12 @@ from mbls.plots.confidence import confidence_figure
 from mbls.plots.reliability import reliability_figure
 from mbls.plots.spread import spread_figure
 from mbls.plots.style import save_figure
+from mbls.plots.truth import truth_figure
 
-__all__ = ["confidence_figure", "reliability_figure", "save_figure", "spread_figure"]
+__all__ = [
+    "confidence_figure",
+    "reliability_figure",
+    "save_figure",
+    "spread_figure",
+    "truth_figure",
+]

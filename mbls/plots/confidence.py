@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
+from mbls.plots.style import BLACK, BLUE, ORANGE, REGION_WORDS, caption, panels, small
 
 
 def confidence_figure(
@@ -24,11 +24,13 @@ def confidence_figure(
         n_bins: A divisor of 60.
     """
     pooled = bins.pool()
-    figure, grid, columns = panels(len(bins.regions), heights=(1,), inches=2.4)
+    figure, grid, columns = panels(len(bins.regions), heights=(1,), shape=1.05)
     for position, region in enumerate(bins.regions):
         row, column = divmod(position, columns)
         axes = figure.add_subplot(grid[row, column])
         count, hits, confidence = pooled.table(region, n_bins)[:, 0, 0]
+        axes.set_yscale("log")
+        axes.set(xlim=(0, 1), ylim=(0.5, 10 ** np.ceil(np.log10(max(10.0, count.max())))))
         left, width = np.arange(n_bins) / n_bins, 1 / n_bins
         axes.bar(left, hits, width=width / 2, align="edge", color=BLUE, label="right")
         axes.bar(
@@ -45,14 +47,13 @@ def confidence_figure(
         if count.sum():
             axes.axvline(confidence.sum() / count.sum(), color=BLACK, linewidth=1)
             axes.axvline(hits.sum() / count.sum(), color=BLACK, linewidth=1, linestyle=":")
-        axes.set_yscale("log")
-        axes.set(xlim=(0, 1), ylim=(0.5, None))
-        axes.set_title(region, fontsize=8)
+        title = REGION_WORDS.get(region, region).removeprefix("voxels ").capitalize()
+        axes.set_title(title, fontsize=8)
         small(axes, x="confidence of the top label", **({"y": "voxels"} if column == 0 else {}))
         if position == 0:
             axes.legend(frameon=False, fontsize=7, loc="upper left")
-    legend = "Solid: mean confidence. Dotted: accuracy."
-    caption(
-        figure, bins, meta, region="each region", pooling="pooled", n_bins=n_bins, legend=legend
-    )
+    legend = "Solid line: mean confidence; dotted: accuracy."
+    cases = None if bins.pooled else len(bins.cells)
+    about: dict[str, Any] = {"region": "each region", "pooling": "pooled", "n_bins": n_bins}
+    caption(figure, meta, cases=cases, legend=legend, **about)
     return figure

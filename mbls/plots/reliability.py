@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.bootstrap import LEVEL, drawn_tables, patient_weights
@@ -42,7 +43,7 @@ def reliability_figure(
     if patients is not None and len(set(patients)) > 1:
         band = share_interval(bins, patients, region=region, n_bins=n_bins)
     names = channel_titles(bins, meta)
-    figure, grid, columns = panels(len(names), heights=(3, 1), inches=3.1)
+    figure, grid, columns = panels(len(names), heights=(3, 1), shape=1.45)
     top = 10 ** np.ceil(np.log10(max(10.0, count.max())))
     for position, name in enumerate(names):
         row, column = divmod(position, columns)
@@ -55,10 +56,12 @@ def reliability_figure(
         if column == 0:
             small(axes, y="share of hits")
             small(below, y="voxels")
-    legend = "Hatched: gap between hits and mean confidence."
+    legend = "Hatched: gap from the share of hits to the mean confidence."
     if band is not None:
         legend += " Lines: 95 % intervals over patients."
-    caption(figure, bins, meta, region=region, pooling="pooled", n_bins=n_bins, legend=legend)
+    cases = None if bins.pooled else len(bins.cells)
+    about: dict[str, Any] = {"region": region, "pooling": "pooled", "n_bins": n_bins}
+    caption(figure, meta, cases=cases, legend=legend, **about)
     return figure
 
 
@@ -125,7 +128,8 @@ def _bars(
 def _band(axes: Axes, limits: np.ndarray) -> None:
     n_bins = limits.shape[1]
     middle = (np.arange(n_bins) + 0.5) / n_bins
-    axes.vlines(middle, *limits, color=BLACK, linewidth=1.0, label="interval")
+    lines = axes.vlines(middle, *limits, color=BLACK, linewidth=1.0, label="interval")
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="white")])  # seen on any bar
 
 
 def _counts(axes: Axes, count: np.ndarray, top: float) -> None:

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.plots.style import GREY, ORANGE, caption, channel_titles, panels, small
 
 ROWS = 20
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+# From a blue that still shows on white paper to a dark one.
+_COLOURS = LinearSegmentedColormap.from_list("cases", ["#c6dbef", "#6baed6", "#08306b"])
 
 
 def spread_figure(
@@ -36,11 +40,11 @@ def spread_figure(
             "The spread over cases needs num_cases in the histogram, got a pooled one."
         )
     names = channel_titles(bins, meta)
-    figure, grid, columns = panels(len(names), heights=(1,), inches=2.4)
+    figure, grid, columns = panels(len(names), heights=(1,), shape=1.15)
     each = bins.table(region, n_bins)[:2]
     together = bins.pool().table(region, n_bins)[:2, 0]
     counts = [case_counts(*each[:, :, k]) for k in range(len(names))]
-    top = max(1.0, max(c.max() for c in counts))
+    top = max(2.0, max(c.max() for c in counts))
     drawn = []
     for position, name in enumerate(names):
         row, column = divmod(position, columns)
@@ -50,20 +54,23 @@ def spread_figure(
             np.linspace(0, 1, n_bins + 1),
             np.linspace(0, 1, ROWS + 1),
             np.ma.masked_equal(counts[position], 0),
-            cmap="cividis_r",
-            vmin=1,
-            vmax=top,
+            cmap=_COLOURS,
+            norm=LogNorm(1, top),
             rasterized=True,
         )
         _line(axes, *together[:, position])
         axes.set_title(name, fontsize=8)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         small(axes, x="confidence", **({"y": "share of hits"} if column == 0 else {}))
-    bar = figure.colorbar(image, ax=drawn, shrink=0.8, pad=0.01)
+    bar = figure.colorbar(image, ax=drawn, shrink=0.6, pad=0.01, aspect=30)
+    ticks = [tick for tick in _TICKS if tick <= top]
+    bar.set_ticks(ticks, labels=[str(tick) for tick in ticks], minor=False)
+    bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)
     bar.set_label("cases", fontsize=8)
-    legend = "Colour: number of cases. Line: all cases together."
-    caption(figure, bins, meta, region=region, pooling="each case", n_bins=n_bins, legend=legend)
+    legend = "Colour: number of cases with that share of hits. Line: all cases together."
+    about: dict[str, Any] = {"region": region, "pooling": "case by case", "n_bins": n_bins}
+    caption(figure, meta, cases=len(bins.cells), legend=legend, **about)
     return figure
 
 

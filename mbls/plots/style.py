@@ -1,5 +1,6 @@
 """Colours, captions and files that all figures share: legible in print, colour-blind safe."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from mbls.metrics.bins import CalibrationBins
 
 # From the palette of Okabe and Ito.
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#555555", "#000000"
-COLUMNS = 5
+INCHES = 7.1
+"""The width of a page's text: printed there, letters keep their 7 and 8 points."""
+_MARGIN = 0.5
+_LETTERS = 16  # of 8 points to an inch
 REGION_WORDS = {
     "all": "all voxels",
     "label": "voxels labelled foreground",
@@ -28,17 +32,18 @@ def channel_titles(bins: CalibrationBins, meta: Mapping[str, Any]) -> list[str]:
     return ["top label", *meta["class_names"], *bins.channels[1 + bins.num_classes :]]
 
 
-def panels(number: int, *, heights: Sequence[float], inches: float) -> tuple[Figure, GridSpec, int]:
+def panels(number: int, *, heights: Sequence[float], shape: float) -> tuple[Figure, GridSpec, int]:
     """Return a figure for ``number`` panels of stacked axes, its grid and its number of columns.
 
     Args:
-        number: How many panels.
+        number: How many panels; from ten on four stand in a row, else three.
         heights: Relative heights of the axes of one panel.
-        inches: Height of a panel.
+        shape: Height of a panel over its width.
     """
-    columns = min(number, COLUMNS)
+    columns = {1: 1, 2: 2, 4: 2}.get(number, 3 if number < 10 else 4)
     bands = -(-number // columns)
-    size = (2.1 * columns + 0.5, inches * bands + 0.75)
+    wide = (INCHES - _MARGIN) / max(columns, 3)
+    size = (wide * columns + _MARGIN, wide * shape * bands + 0.75)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(heights) * bands, columns, height_ratios=[*heights] * bands)
@@ -47,22 +52,36 @@ def panels(number: int, *, heights: Sequence[float], inches: float) -> tuple[Fig
 
 def caption(
     figure: Figure,
-    bins: CalibrationBins,
     meta: Mapping[str, Any],
     *,
+    cases: int | None,
     region: str,
     pooling: str,
     n_bins: int,
     legend: str,
 ) -> None:
-    """Write above a figure what it shows, of which data, and whether they are synthetic."""
+    """Write above a figure what it shows, of which data, and whether they are synthetic.
+
+    Args:
+        figure: Where to write.
+        meta: ``dataset`` and ``origin``; ``network``, ``loss`` and ``seed`` are named if there.
+        cases: How many, if known.
+        region: A region's name, or words.
+        pooling: How cases come together.
+        n_bins: Number of bins.
+        legend: What the marks are.
+    """
     origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
-    cases = "" if bins.pooled else f", {bins.cells.shape[0]} cases"
+    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
+    run += [f"seed {meta['seed']}"] if "seed" in meta else []
+    of = f"{meta['dataset']} ({origin})" + (f", {cases} cases" if cases else "")
     words = REGION_WORDS.get(region, region).capitalize()
-    text = (
-        f"{meta['dataset']} ({origin}){cases}. {words}, {pooling}.\n"
-        f"Protocol sound, {n_bins} right-closed bins. {legend}"
-    )
+    lines = [
+        " · ".join([of, *run]),
+        f"{words}, {pooling}. Protocol sound, {n_bins} right-closed bins. {legend}",
+    ]
+    width = int(figure.get_figwidth() * _LETTERS)
+    text = "\n".join(textwrap.fill(line, width) for line in lines)
     figure.suptitle(text, fontsize=8, x=0.01, ha="left")
 
 
@@ -76,6 +95,6 @@ def small(axes: Axes, **labels: str) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write ``<stem>.png`` (200 dots an inch) and ``<stem>.pdf``, without a date in them."""
-    figure.savefig(stem.with_suffix(".png"), dpi=200, metadata={"Software": None})
+    """Write ``<stem>.png`` (300 dots an inch) and ``<stem>.pdf``, without a date in them."""
+    figure.savefig(stem.with_suffix(".png"), dpi=300, metadata={"Software": None})
     figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})

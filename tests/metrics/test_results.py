@@ -64,7 +64,9 @@ def test_equal_runs_write_equal_bytes(folder, tmp_path):
     histogram, dice = scored(order=(2, 0, 1))
     write_results(tmp_path / "again", histogram, dice, **ABOUT)
     names = sorted(p.name for p in folder.iterdir())
-    assert names == ["bins.npz", "cases.csv", "metrics.json", "reliability.pdf", "reliability.png"]
+    figures = ("confidence", "reliability", "reliability_by_case", "true_error")
+    drawn = [f"{figure}.{kind}" for figure in figures for kind in ("pdf", "png")]
+    assert names == sorted(["bins.npz", "cases.csv", "metrics.json", *drawn])
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
 
@@ -113,6 +115,7 @@ def test_real_data_has_no_true_error(tmp_path):
     about = ABOUT | {"meta": META | {"origin": "real"}}
     metrics = write_results(tmp_path, histogram, dice, **about)
     assert not any(name.startswith("true") for name in metrics["sound"]["all"]["pooled"])
+    assert not list(tmp_path.glob("true_error*"))
 
 
 def test_surfaces_join_every_file(tmp_path):

@@ -1,0 +1,77 @@
+"""True and measured calibration errors of a phantom, whose labels' distribution is known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
+
+METRICS = {"ece": "ECE", "cece": "class-wise ECE", "signed": "confidence minus accuracy"}
+REGIONS = ("all", "label", "union")
+POOLINGS = {"pooled": "pooled", "per_case": "per case"}
+_REACH = 0.14
+
+
+def truth_figure(metrics: Mapping[str, Any]) -> Figure:
+    """Draw each measured error with its interval over patients beside the true one.
+
+    Args:
+        metrics: What a test run gave, as :func:`mbls.metrics.write_results` returns it or as
+            ``metrics.json`` holds it.
+
+    Raises:
+        ValueError: If the run has no true errors, because no posterior was known.
+    """
+    sound, meta = metrics["sound"], metrics["meta"]
+    rows = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
+    if not rows or any("true_ece" not in sound[r][p] for r, p in rows):
+        raise ValueError("True errors need the labels' distribution, and this run knew none.")
+    figure, grid, _ = panels(len(METRICS), heights=(1,), shape=1.2)
+    for column, (metric, title) in enumerate(METRICS.items()):
+        axes = figure.add_subplot(grid[0, column])
+        for place, (region, pooling) in enumerate(rows):
+            cells = sound[region][pooling]
+            _mark(axes, cells[metric], place - _REACH, "o", BLACK, "measured")
+            if f"{metric}_corrected" in cells:
+                _mark(axes, cells[f"{metric}_corrected"], place + _REACH, "s", BLUE, "corrected")
+            if (true := cells[f"true_{metric}"]["value"]) is not None:
+                axes.plot(true, place, "|", color=ORANGE, markersize=16, markeredgewidth=1.6,
+                          label="true", zorder=1)  # fmt: skip
+        axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
+        names = [f"{region},\n{POOLINGS[pooling]}" for region, pooling in rows]
+        axes.set_yticklabels(names if column == 0 else [""] * len(rows))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x", linewidth=0.3)
+        axes.set_title(title, fontsize=8)
+        if metric == "signed":
+            axes.axvline(0, color=BLACK, linewidth=0.6)
+        else:
+            axes.set_xlim(left=0)
+        small(axes, x="error")
+    marks = _legend(figure)
+    figure.legend(marks.values(), marks.keys(), loc="outside lower right", ncols=3,
+                  fontsize=7, frameon=False)  # fmt: skip
+    legend = "Lines: 95 % intervals over patients. True: expected over the labels' distribution."
+    about: dict[str, Any] = {"region": "each region", "pooling": "pooled and per case"}
+    caption(figure, meta, cases=meta["n_cases"], n_bins=meta["n_bins"], legend=legend, **about)
+    return figure
+
+
+def _legend(figure: Figure) -> dict[str, Any]:
+    """Return one artist for each mark's word."""
+    pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    return {word: artist for found in pairs for artist, word in found}
+
+
+def _mark(
+    axes: Axes, cell: Mapping[str, Any], place: float, mark: str, colour: str, word: str
+) -> None:
+    if cell["value"] is None or np.isnan(cell["value"]):
+        return
+    axes.plot(cell["value"], place, mark, color=colour, markersize=3, label=word)
+    if cell["low"] is not None:
+        axes.hlines(place, cell["low"], cell["high"], color=colour, linewidth=1.2)
