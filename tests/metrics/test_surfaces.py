@@ -84,6 +84,22 @@ def test_unions_cases_and_ignored_voxels():
     assert values[0, 2] == 2
 
 
+@pytest.mark.parametrize("build", [HausdorffDistance95, NormalizedSurfaceDice])
+def test_any_order_and_any_merge_of_shards_gives_the_same_bits(build):
+    probs, target = torch.rand(5, 3, 7, 8), torch.randint(3, (5, 7, 8))
+    target[3][target[3] == 2] = 0  # an absent structure
+    spacing, index = torch.rand(5, 2) + 0.5, torch.arange(5)
+    whole, *shards = (build(3, num_cases=5) for _ in range(4))
+    whole.update(probs, target, spacing=spacing, index=index)
+    for shard, rows in zip(shards, ([4], [2, 0], [3, 1]), strict=True):
+        shard.update(probs[rows], target[rows], spacing=spacing[rows], index=index[rows])
+    shards[1].merge_state(shards[2])
+    shards[0].merge_state(shards[1])
+    assert torch.equal(shards[0].values, whole.values)
+    assert shards[0].scored.tolist() == [1] * 5
+    assert whole.compute()[3, 2].isnan()
+
+
 def test_tolerances_stay_apart_in_a_collection():
     target = torch.zeros(1, 9, 9, dtype=torch.long)
     target[0, 3:6, 3:6] = 1
