@@ -1,7 +1,8 @@
 """Choices: ``LOSS=mbls`` is the file ``loss/mbls.yaml`` of the configurations.
 
-The folder is the registry. A name with a dot, such as ``acdc.paper``, is not a choice but what a
-preset changes in one. Imports nothing heavy: a typo is answered at once.
+The folder is the registry. A name with a dot, such as ``acdc.paper`` or ``acdc.3d``, is not a
+choice but what a preset or 3D networks change in one. Imports nothing heavy: a typo is answered at
+once.
 """
 
 import difflib
@@ -9,9 +10,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from mbls.errors import ChoiceError
 
-__all__ = ["choices", "choose", "compose", "config_folder", "names_of"]
+__all__ = [
+    "choices",
+    "choose",
+    "compose",
+    "config_folder",
+    "data_files",
+    "names_of",
+    "stated_dims",
+]
 
 KINDS = ("data", "loss", "network", "trainer")
 
@@ -52,16 +63,61 @@ def choose(kind: str, name: str) -> Path:
     )
 
 
-def compose(*, dataset: str, loss: str, network: str, preset: str) -> list[Path]:
+def compose(
+    *, dataset: str, loss: str, network: str, preset: str, dims: int | None = None
+) -> list[Path]:
     """Return the configuration files of a run, in the order in which they are layered.
 
-    The preset's changes to a dataset, ``data/<dataset>.<preset>.yaml``, follow the dataset.
+    The preset's changes to a dataset or a network, ``data/<dataset>.<preset>.yaml``, follow it.
+
+    Args:
+        dataset: Name or file of the dataset.
+        loss: Name or file of the loss.
+        network: Name or file of the network.
+        preset: Name or file of the training settings.
+        dims: 2 or 3; None for what the network's file states, else the dataset's.
     """
-    data = choose("data", dataset)
-    overlay = data.with_name(f"{data.stem}.{Path(preset).stem}.yaml")
-    files = [config_folder() / "base.yaml", choose("trainer", preset), data]
-    files += [overlay] if overlay.is_file() else []
-    return [*files, choose("network", network), choose("loss", loss)]
+    shared = [config_folder() / "base.yaml", choose("trainer", preset)]
+    chosen = choose("network", network)
+    data = data_files(dataset, preset, dims or stated_dims(chosen))
+    return [*shared, *data, *_layers(chosen, Path(preset).stem), choose("loss", loss)]
+
+
+def data_files(dataset: str, preset: str, dims: int | None) -> list[Path]:
+    """Return the files of a dataset: its own, the preset's, and for 3D ``<dataset>.3d[.<preset>]``.
+
+    Args:
+        dataset: Name or file of the dataset.
+        preset: Name or file of the training settings.
+        dims: 2 or 3; None for what the dataset's file states.
+
+    Raises:
+        ChoiceError: The dataset has no settings for 3D.
+    """
+    data, name = choose("data", dataset), Path(preset).stem
+    files = _layers(data, name)
+    own = stated_dims(data) or 2
+    if (dims or own) == own:
+        return files
+    deep = data.with_name(f"{data.stem}.{dims}d.yaml")
+    if not deep.is_file():
+        raise ChoiceError(
+            f"Dataset {data.stem} has no settings for {dims}D: {deep} is not there. Write it, or "
+            f"take a {own}D network."
+        )
+    return [*files, *_layers(deep, name)]
+
+
+def stated_dims(file: Path) -> int | None:
+    """Return the ``spatial_dims`` that a file asks of the data, or None if it asks for none."""
+    content = yaml.safe_load(file.read_text()) or {}
+    stated = ((content.get("data") or {}).get("init_args") or {}).get("spatial_dims")
+    return None if stated is None else int(stated)
+
+
+def _layers(file: Path, preset: str) -> list[Path]:
+    overlay = file.with_name(f"{file.stem}.{preset}.yaml")
+    return [file, overlay] if overlay.is_file() else [file]
 
 
 def names_of(configs: Sequence[str | Path]) -> dict[str, str]:

@@ -3,14 +3,43 @@
 The inferer itself is monai's: ``SliceInferer`` for 2D networks, ``SlidingWindowInferer`` for 3D.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
-__all__ = ["head_weights", "pad_to_multiple", "split_heads", "volume_logits"]
+__all__ = ["head_weights", "inferer_for", "pad_to_multiple", "split_heads", "volume_logits"]
+
+
+def inferer_for(
+    spatial_dims: int, patch_size: Sequence[int] | None, *, overlap: float = 0.5
+) -> Inferer:
+    """Return how a volume is cut for a network: whole slices in 2D, overlapping windows in 3D.
+
+    Windows are weighted by a Gaussian of an eighth of their size; what is averaged are logits. A
+    volume smaller than a window is padded by 0, as in training, and the padding's logits are cut
+    off. One window goes through the network at a time.
+
+    Args:
+        spatial_dims: Of the network, 2 or 3.
+        patch_size: Size of the windows in 3D: that of the training samples.
+        overlap: Share of a window that it has in common with the next.
+    """
+    if spatial_dims == 2:
+        return SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=16)
+    if patch_size is None or len(patch_size) != spatial_dims:
+        raise ValueError(
+            f"patch_size must have {spatial_dims} values for spatial_dims {spatial_dims}, got "
+            f"{patch_size}."
+        )
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap must be in [0, 1), got {overlap}.")
+    return SlidingWindowInferer(
+        roi_size=tuple(patch_size), sw_batch_size=1, overlap=overlap, mode="gaussian"
+    )
 
 
 def pad_to_multiple(image: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
@@ -66,12 +95,39 @@ def head_weights(n_heads: int, main: int) -> list[float]:
     return [weight / sum(raw) for weight in raw]
 
 
-def volume_logits(image: Tensor, network: Callable[[Tensor], Tensor], inferer: Inferer) -> Tensor:
+def volume_logits(
+    image: Tensor,
+    network: Callable[[Tensor], Tensor],
+    inferer: Inferer,
+    *,
+    mirror: Sequence[int] = (),
+) -> Tensor:
     """Return logits ``(N, C, *S)`` in float32 for whole volumes ``(N, M, *S)``.
 
-    What is averaged where windows overlap are logits, not probabilities.
+    What is averaged, where windows overlap and over mirrored copies, are logits in float32, not
+    probabilities, whatever the precision of the network.
+
+    Args:
+        image: The volumes.
+        network: From slices or windows to their logits.
+        inferer: How the volumes are cut.
+        mirror: Spatial axes of the network's input; the logits are averaged over the mirrorings
+            along every subset of them, one after the other.
     """
-    logits = inferer(image, network)
+    subsets = [
+        [axis + 2 for axis in axes]
+        for count in range(len(mirror) + 1)
+        for axes in itertools.combinations(sorted(set(mirror)), count)
+    ]
+
+    def predict(window: Tensor) -> Tensor:
+        window = window.to(image.dtype)
+        total = network(window).float()
+        for axes in subsets[1:]:
+            total = total + network(window.flip(axes)).float().flip(axes)
+        return total / len(subsets) if len(subsets) > 1 else total
+
+    logits = inferer(image.float(), predict)
     if not isinstance(logits, Tensor):
         raise TypeError(f"{type(inferer).__name__} must return one tensor, got {type(logits)}.")
     return torch.as_tensor(logits).float()

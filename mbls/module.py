@@ -1,18 +1,24 @@
 """The LightningModule: a network, a loss and metrics, nothing else."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from monai.inferers import Inferer, SliceInferer
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from mbls import __version__
 from mbls.errors import CheckpointError
-from mbls.inference import head_weights, pad_to_multiple, split_heads, volume_logits
+from mbls.inference import (
+    head_weights,
+    inferer_for,
+    pad_to_multiple,
+    split_heads,
+    volume_logits,
+)
 from mbls.losses import Loss, part_terms
 from mbls.metrics import (
     REGIONS,
@@ -43,7 +49,14 @@ class SegmentationModule(LightningModule):
         loss: ``loss(logits, target) -> scalar``: one of :mod:`mbls.losses`, monai's or torch's.
         optimizer: From the parameters to the optimiser.
         scheduler: From the optimiser to its scheduler, stepped once an epoch.
-        inferer: How a volume is cut for the network at evaluation.
+        inferer: How a volume is cut for the network at evaluation; None for slices in 2D and
+            overlapping windows of ``patch_size`` in 3D (:func:`mbls.inference.inferer_for`).
+        spatial_dims: Of the network, 2 or 3; the datamodule's.
+        patch_size: Size of the training samples; the datamodule's.
+        overlap: Share that neighbouring windows have in common.
+        mirror: Spatial axes over whose mirrorings evaluation averages the logits; none by default.
+        grid: Where a test is scored: on the cache's ``preprocessed`` grid, or on the ``native``
+            grid of each case's file, to which logits are resampled before the softmax.
         num_classes: Classes, background included; the datamodule's.
         class_keys: Short names of the classes, used in logged keys.
         unions: Named sets of classes scored together, such as BraTS's whole tumour.
@@ -69,6 +82,11 @@ class SegmentationModule(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable | None = None,
         inferer: Inferer | None = None,
+        spatial_dims: int = 2,
+        patch_size: Sequence[int] | None = None,
+        overlap: float = 0.5,
+        mirror: Sequence[int] = (),
+        grid: Literal["preprocessed", "native"] = "preprocessed",
         num_classes: int = 2,
         class_keys: Sequence[str] = (),
         unions: Mapping[str, Sequence[int]] | None = None,
@@ -87,7 +105,12 @@ class SegmentationModule(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.inferer = inferer or SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=16)
+        if not set(mirror) <= set(range(spatial_dims)):
+            raise ValueError(f"mirror must hold axes from 0 to {spatial_dims - 1}, got {mirror}.")
+        if grid not in ("preprocessed", "native"):
+            raise ValueError(f"grid must be preprocessed or native, got {grid!r}.")
+        self.inferer = inferer or inferer_for(spatial_dims, patch_size, overlap=overlap)
+        self.mirror, self.grid = tuple(mirror), grid
         self.num_classes = num_classes
         self.class_keys = tuple(class_keys) or tuple(f"class{k}" for k in range(num_classes))
         self.unions = {name: tuple(classes) for name, classes in (unions or {}).items()}
@@ -111,7 +134,7 @@ class SegmentationModule(LightningModule):
 
     def volume_logits(self, image: Tensor) -> Tensor:
         """Return float32 logits ``(N, C, *S)`` for whole volumes ``(N, M, *S)``."""
-        return volume_logits(image, self.forward, self.inferer)
+        return volume_logits(image, self.forward, self.inferer, mirror=self.mirror)
 
     def loss_terms(self, logits: Tensor, target: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Return the named, weighted addends of the loss, computed in float32 or wider."""
@@ -205,7 +228,10 @@ class SegmentationModule(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score one whole volume into the per-case states."""
         if bool(batch["scored"].all()):
-            probs = self.volume_logits(batch["image"]).softmax(dim=1)
+            logits = self.volume_logits(batch["image"])
+            if self.grid == "native":
+                batch, logits = self._native(batch, logits)
+            probs = logits.softmax(dim=1)
             others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
             self._score(batch, probs, self.test_histogram, *others)
 
@@ -250,6 +276,14 @@ class SegmentationModule(LightningModule):
         if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return None
         return self.loss if isinstance(self.loss, Loss) and self.loss.adaptive else None
+
+    def _native(self, batch: dict[str, Any], logits: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """Return one case's truth and logits ``(1, C, *S)`` on the grid of its file."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        (case,) = batch["case"]
+        restored, _ = data.restore(case, logits[0])
+        truth = {name: value.to(logits.device) for name, value in data.truth(case).items()}
+        return truth | {"case": batch["case"], "index": batch["index"]}, restored[None]
 
     def _score(
         self,

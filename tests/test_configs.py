@@ -9,6 +9,7 @@ import yaml
 
 from mbls.choices import choices, choose, compose, config_folder
 from mbls.commands.lightning import FACTS, command_line
+from mbls.errors import ChoiceError
 
 LINKED = {target.rpartition(".")[2] for targets in FACTS.values() for target in targets}
 
@@ -27,7 +28,7 @@ def stated(kind: str, name: str) -> dict[str, Any]:
     return content["data"] if kind == "data" else content["model"][kind]
 
 
-def files_for(**chosen: str) -> list[Path]:
+def files_for(**chosen: Any) -> list[Path]:
     defaults = {"dataset": "acdc", "loss": "ce", "network": "unet", "preset": "quick"}
     return compose(**(defaults | chosen))
 
@@ -60,6 +61,43 @@ def test_a_preset_changes_what_it_says_and_the_rest_stays(
     assert found["init_args"] == expected | changes
 
 
+@pytest.mark.parametrize("dataset", choices("data"))
+@pytest.mark.parametrize("preset", choices("trainer"))
+def test_a_3d_network_asks_for_volumes(
+    capsys: pytest.CaptureFixture[str], dataset: str, preset: str
+) -> None:
+    files = files_for(dataset=dataset, preset=preset, network="unet3d")
+    found = resolve(capsys, files)["data"]["init_args"]
+    assert found["spatial_dims"] == 3
+    assert len(found["patch_size"]) == 3
+    assert found["spacing"] is None or len(found["spacing"]) == 3
+    flat = files_for(dataset=dataset, preset=preset, network="segresnet", dims=2)
+    assert not [file for file in flat if ".3d" in file.stem and file.parent.name == "data"]
+
+
+def test_a_dataset_without_volumes(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("data: {class_path: mine.Data, init_args: {root: null}}")
+    assert mine in files_for(dataset=str(mine))
+    with pytest.raises(
+        ChoiceError, match=r"no settings for 3D.*mine\.3d\.yaml is not there"
+    ):
+        files_for(dataset=str(mine), network="unet3d")
+    mine.write_text("data: {class_path: mine.Data, init_args: {spatial_dims: 3}}")
+    assert mine in files_for(dataset=str(mine), network="unet3d")
+
+
+@pytest.mark.parametrize("network", ["unet3d", "dynunet3d", "segresnet", "swinunetr"])
+def test_a_preset_may_change_a_network(capsys: pytest.CaptureFixture[str], network: str) -> None:
+    found = resolve(capsys, files_for(network=network))["model"]["network"]
+    file = choose("network", network)
+    overlay = yaml.safe_load(file.with_name(f"{network}.quick.yaml").read_text())
+    expected = stated("network", network)["init_args"] | overlay["model"]["network"]["init_args"]
+    for key in LINKED & set(found["init_args"]) - set(expected):
+        del found["init_args"][key]
+    assert found["init_args"] == expected
+
+
 @pytest.mark.parametrize("file", ["base.yaml", "trainer/quick.yaml", "trainer/paper.yaml"])
 def test_shared_files_name_no_loss_and_no_network(file: str) -> None:
     content = yaml.safe_load((config_folder() / file).read_text())
@@ -78,6 +116,7 @@ def test_the_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     assert (scheduler["init_args"]["step_size"], scheduler["init_args"]["gamma"]) == (50, 0.1)
     assert found["data"]["init_args"]["batch_size"] == 4
     assert found["data"]["init_args"]["patch_size"] == [192, 192]
-    assert set(found["data"]["init_args"]["augmentation"].values()) == {0.0}
+    changes = found["data"]["init_args"]["augmentation"]
+    assert {changes[name] for name in changes if name != "probability"} == {0.0}
     loss = found["model"]["loss"]["init_args"]
     assert (loss["margin"], loss["alpha"]) == (5.0, 0.1)

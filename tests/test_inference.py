@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from monai.inferers import SliceInferer
+from monai.inferers import SliceInferer, SlidingWindowInferer
 from torch import nn
 
-from mbls.inference import head_weights, pad_to_multiple, split_heads, volume_logits
+from mbls.inference import (
+    head_weights,
+    inferer_for,
+    pad_to_multiple,
+    split_heads,
+    volume_logits,
+)
 
 
 @pytest.mark.parametrize("size", [(154, 214), (16, 16), (1, 5), (7, 9, 3)])
@@ -49,3 +55,69 @@ def test_a_volume_is_its_slices() -> None:
         slices = torch.stack([network(volume[..., z]) for z in range(5)], dim=-1)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, slices)
+
+
+def test_windows_of_a_pointwise_network_give_the_volume_back() -> None:
+    """Also where the volume is smaller than a window: what was padded is cut off."""
+    network = nn.Conv3d(2, 3, 1)
+    for size in ((9, 20, 13), (3, 4, 5)):
+        volume = torch.randn(1, 2, *size)
+        with torch.no_grad():
+            logits = volume_logits(volume, network, inferer_for(3, (8, 8, 6)))
+            torch.testing.assert_close(logits, network(volume))
+
+
+def test_overlapping_windows_are_weighted_by_a_gaussian() -> None:
+    """Two windows, each constant: in between, their logits mix by the distance to the centres."""
+    values = iter([0.0, 1.0])
+    inferer = inferer_for(3, (8, 4, 4), overlap=0.5)
+    shape = (1, 1, 12, 4, 4)
+    logits = volume_logits(torch.zeros(shape), lambda x: torch.full_like(x, next(values)), inferer)
+    profile = logits[0, 0, :, 2, 2]
+    assert profile[:4].tolist() == [0] * 4
+    assert profile[8:].tolist() == [1] * 4
+    nearer = torch.exp(-0.5 * ((torch.arange(4.0, 8) - 3.5) / 1) ** 2)
+    further = torch.exp(-0.5 * ((torch.arange(4.0, 8) - 7.5) / 1) ** 2)
+    torch.testing.assert_close(profile[4:8], further / (nearer + further), atol=0.02, rtol=0)
+
+
+def test_logits_are_accumulated_in_float32_whatever_the_network_gives() -> None:
+    volume = torch.randn(1, 1, 12, 8, 8)
+    network = nn.Conv3d(1, 2, 1)
+    inferer = inferer_for(3, (8, 8, 8))
+    with torch.no_grad():
+        half = volume_logits(volume, lambda x: network(x).half(), inferer)
+        half_in = volume_logits(volume.half(), lambda x: x.expand(-1, 2, -1, -1, -1), inferer)
+        full = volume_logits(volume, network, inferer)
+    assert half.dtype == half_in.dtype == torch.float32
+    torch.testing.assert_close(half, full, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 2), (0, 1, 2)])
+def test_mirroring_makes_the_prediction_symmetric(axes: tuple[int, ...]) -> None:
+    network = nn.Conv3d(1, 2, 3, padding=1)
+    volume = torch.randn(1, 1, 8, 8, 8)
+    inferer = inferer_for(3, (8, 8, 8))
+    with torch.no_grad():
+        logits = volume_logits(volume, network, inferer, mirror=axes)
+        for axis in axes:
+            flipped = volume_logits(volume.flip(axis + 2), network, inferer, mirror=axes)
+            torch.testing.assert_close(flipped.flip(axis + 2), logits)
+        expected = network(volume)
+        if axes == (0,):
+            expected = (expected + network(volume.flip(2)).flip(2)) / 2
+            torch.testing.assert_close(logits, expected)
+        else:
+            assert not torch.allclose(logits, expected, atol=1e-3)
+
+
+def test_the_inferer_fits_the_dimensions() -> None:
+    assert isinstance(inferer_for(2, (64, 64)), SliceInferer)
+    inferer = inferer_for(3, [16, 16, 8])
+    assert isinstance(inferer, SlidingWindowInferer)
+    assert (inferer.roi_size, inferer.sw_batch_size) == ((16, 16, 8), 1)
+    for patch in (None, (64, 64)):
+        with pytest.raises(ValueError, match="patch_size must have 3 values for spatial_dims 3"):
+            inferer_for(3, patch)
+    with pytest.raises(ValueError, match=r"overlap must be in \[0, 1\), got 1"):
+        inferer_for(3, (8, 8, 8), overlap=1)

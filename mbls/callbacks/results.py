@@ -88,5 +88,6 @@ class TestResults(Callback):
             "class_names": list(data.class_names),
             "class_keys": list(pl_module.class_keys),
             "tag": run.tag,
-            "grid": "preprocessed",
+            "grid": pl_module.grid,
+            "mirror": list(pl_module.mirror),
         }

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mbls.choices import choices, choose
+from mbls.choices import choices, choose, data_files
 
 __all__ = ["datamodule", "main", "parser"]
 
@@ -23,6 +23,7 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     p.add_argument("--dataset", metavar="NAME", required=True, help=", ".join(choices("data")))
     p.add_argument("--data-root", type=Path, metavar="FOLDER", help="the dataset's folder")
     p.add_argument("--preset", metavar="NAME", help="settings whose cache is meant")
+    p.add_argument("--dim", type=int, choices=(2, 3), help="for slices or for volumes")
     return p
 
 
@@ -33,11 +34,10 @@ def datamodule(options: argparse.Namespace, rest: list[str]) -> Any:
         options: What :func:`parser` parsed.
         rest: Further words for the datamodule, ``--data.init_args.<name> <value>``.
     """
-    file = choose("data", options.dataset)
+    choose("data", options.dataset)
     preset = options.preset or ("quick" if options.data_root is None else "paper")
     choose("trainer", preset)
-    overlay = file.with_name(f"{file.stem}.{Path(preset).stem}.yaml")
-    files = [file, overlay] if overlay.is_file() else [file]
+    files = data_files(options.dataset, preset, options.dim)
 
     from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule

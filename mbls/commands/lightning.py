@@ -45,7 +45,7 @@ FACTS = {  # what the datamodule knows -> where the model wants it
     "class_keys": ("model.class_keys",),
     "unions": ("model.unions",),
     "in_channels": ("model.network.init_args.in_channels",),
-    "spatial_dims": ("model.network.init_args.spatial_dims",),
+    "spatial_dims": ("model.network.init_args.spatial_dims", "model.spatial_dims"),
 }
 
 
@@ -78,6 +78,7 @@ class CommandLine(LightningCLI):
         for fact, targets in FACTS.items():
             for target in targets:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        parser.link_arguments("data", "model.patch_size", _patch_size, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "run.seed")
         parser.link_arguments("seed_everything", "step_seed.seed")
@@ -138,6 +139,11 @@ def one_voice() -> Iterator[None]:
         if _rank() == 0:
             raise
         sys.exit(0)
+
+
+def _patch_size(data: LightningDataModule) -> tuple[int, ...] | None:
+    """Return the size of the windows in which a 3D network sees a volume."""
+    return getattr(data, "patch_size", None)
 
 
 def config_paths(args: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ of ``--run``, the words go to LightningCLI's ``predict`` as they are.
 import argparse
 from pathlib import Path
 
-from mbls.commands.evaluate import run_words
+from mbls.commands.evaluate import add_mirror, mirror_words, run_words
 
 __all__ = ["main"]
 
@@ -30,8 +30,9 @@ def _words_from_run(args: list[str]) -> list[str]:
     p.add_argument("--output", type=Path, required=True, help="folder for the label maps")
     p.add_argument("--ckpt", default="best", help="best, last, or a file (default: best)")
     p.add_argument("--probabilities", action="store_true", help="write class probabilities too")
+    add_mirror(p)
     options, rest = p.parse_known_args(args)
-    words = run_words(options.run, options.ckpt)
+    words = [*run_words(options.run, options.ckpt), *mirror_words(options)]
     words += ["--data.init_args.predict_input", str(options.input)]
     words += ["--predictions.output", str(options.output), "--return_predictions", "false"]
     return [*words, "--predictions.probabilities", str(options.probabilities).lower(), *rest]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbls.choices import choices, compose
+from mbls.choices import choices, choose, compose, stated_dims
 from mbls.errors import ChoiceError, RunFolderError
 
 __all__ = ["main", "parser"]
@@ -28,13 +28,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", metavar="NAME", help=", ".join(choices("data")))
     p.add_argument("--loss", metavar="NAME", help=", ".join(choices("loss")))
     p.add_argument("--network", metavar="NAME", help=", ".join(choices("network"))
-                   + "; default: unet, with --preset paper unet_paper")  # fmt: skip
+                   + "; default: unet, in 3D unet3d, with --preset paper unet_paper")  # fmt: skip
+    p.add_argument("--dim", type=int, choices=(2, 3),
+                   help="slices or volumes; default: what the network's file asks for")  # fmt: skip
     p.add_argument("--data-root", type=Path, metavar="FOLDER",
                    help="the dataset's folder; without it a phantom is written")  # fmt: skip
     p.add_argument("--preset", metavar="NAME", help=", ".join(choices("trainer"))
                    + "; default: quick on a phantom, paper with --data-root")  # fmt: skip
     p.add_argument("--seed", type=int, default=None)
     p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
+    p.add_argument("--split", type=Path, metavar="FILE", help="the patients of each part, as JSON")
     p.add_argument("--epochs", type=_at_least_one)
     p.add_argument("--batch-size", type=int, help="samples a step over all ranks")
     p.add_argument("--devices", help="processes a node, or 'auto'")
@@ -97,8 +100,14 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
             kind = {"dataset": "data"}.get(needed, needed)
             raise ChoiceError(f"--{needed} is needed: one of {', '.join(choices(kind))}.")
     preset = options.preset or ("quick" if options.data_root is None else "paper")
-    network = options.network or ("unet_paper" if preset == "paper" else "unet")
-    files = compose(dataset=options.dataset, loss=options.loss, network=network, preset=preset)
+    network = options.network or default_network(options, preset)
+    files = compose(
+        dataset=options.dataset,
+        loss=options.loss,
+        network=network,
+        preset=preset,
+        dims=options.dim,
+    )
     _say(
         f"dataset {options.dataset} · loss {options.loss} · network {network} · "
         f"preset {preset} · seed {options.seed or 0}"
@@ -106,12 +115,22 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
     names = {"dataset": options.dataset, "network": network, "loss": options.loss}
     words = [word for file in files for word in ("--config", str(file))]
     words += [f"--run.{kind}={Path(name).stem}" for kind, name in names.items()]
+    asked = stated_dims(choose("network", network))
+    if options.dim is not None and asked not in (None, options.dim):
+        words += [f"--data.init_args.spatial_dims={options.dim}"]
     return [*words, "--card.preset", preset]
+
+
+def default_network(options: argparse.Namespace, preset: str) -> str:
+    """Return the network of a run that names none."""
+    if (options.dim or stated_dims(choose("data", options.dataset))) == 3:
+        return "unet3d"
+    return "unet_paper" if preset == "paper" else "unet"
 
 
 def resume_words(options: argparse.Namespace) -> list[str]:
     """Return the words that go on in a run folder with its own configuration."""
-    for choice in ("dataset", "loss", "network", "preset"):
+    for choice in ("dataset", "loss", "network", "preset", "dim"):
         if getattr(options, choice) is not None:
             raise ChoiceError(
                 f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
@@ -139,6 +158,7 @@ def option_words(options: argparse.Namespace) -> list[str]:
         "seed_everything": options.seed,
         "data.init_args.root": options.data_root,
         "data.init_args.fold": options.fold,
+        "data.init_args.split": options.split,
         "data.init_args.batch_size": options.batch_size,
         "trainer.max_epochs": options.epochs,
         "trainer.devices": options.devices,

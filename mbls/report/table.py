@@ -42,6 +42,8 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
     run = [meta[key] for key in ("network", "loss") if key in meta]
     run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
+    run += [f"{meta['grid']} grid"] if "grid" in meta else []
+    run += ["mirrored"] if meta.get("mirror") else []
     counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
     outer = Table.grid()
     outer.title = " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,64 +13,73 @@ from torch import Tensor, nn
 from mbls.inference import pad_to_multiple, split_heads
 from mbls.networks import PaperUNet
 
-CONFIGS = sorted(Path(__file__).parents[2].glob("experiments/configs/network/*.yaml"))
-LINKED = {"spatial_dims": 2, "in_channels": 1, "out_channels": 4}
+FOLDER = Path(__file__).parents[2] / "experiments/configs/network"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if "." not in path.stem)
+SMALL = sorted(path for path in FOLDER.glob("*.yaml") if "." in path.stem)
+CHANNELS = {"in_channels": 1, "out_channels": 4}
+named = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+every = pytest.mark.parametrize("path", CONFIGS + SMALL, ids=lambda path: path.stem)
 
 
-def build(path: Path) -> tuple[nn.Module, int]:
-    model = yaml.safe_load(path.read_text())["model"]
-    model["network"]["init_args"] |= LINKED
+def settings(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The network, its divisor and its dimensions; ``x.quick`` is laid over ``x``."""
+    own = path.with_name(f"{path.stem.partition('.')[0]}.yaml")
+    content, changes = (yaml.safe_load(file.read_text()) for file in (own, path))
+    dims = content.get("data", {"init_args": {"spatial_dims": 2}})["init_args"]["spatial_dims"]
+    network, overlay = content["model"]["network"], changes["model"]["network"]
+    assert network["class_path"] == overlay["class_path"]
+    network["init_args"] |= overlay["init_args"] | CHANNELS | {"spatial_dims": dims}
+    return network, (content["model"] | changes["model"])["divisor"], dims
+
+
+def build(path: Path, device: str = "cpu") -> tuple[nn.Module, int, int]:
+    network, divisor, dims = settings(path)
     parser = ArgumentParser()
     parser.add_subclass_arguments(nn.Module, "network")
-    config = parser.parse_object({"network": model["network"]})
-    return parser.instantiate(config).network.eval(), model["divisor"]
+    config = parser.parse_object({"network": network})
+    return parser.instantiate(config).network.eval().to(device), divisor, dims
 
 
 def run(network: nn.Module, image: Tensor) -> Tensor:
     with torch.inference_mode():
-        return split_heads(network(image), spatial_dims=2)[0]
+        return split_heads(network(image), spatial_dims=image.ndim - 2)[0]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@every
 def test_configured_network_keeps_the_padded_size(path: Path) -> None:
-    network, divisor = build(path)
-    image, crop = pad_to_multiple(torch.randn(1, 1, 154, 214), divisor)
+    """On no device at all: shapes alone are worked out, at no cost."""
+    network, divisor, dims = build(path, "meta")
+    size = (154, 214) if dims == 2 else (76, 90, 51)
+    image, crop = pad_to_multiple(torch.randn(1, 1, *size, device="meta"), divisor)
     logits = run(network, image)
     assert logits.shape == (1, 4, *image.shape[2:])
-    assert logits[crop].shape == (1, 4, 154, 214)
-    odd = run(network, torch.randn(1, 1, 3 * divisor, 5 * divisor))
-    assert odd.shape == (1, 4, 3 * divisor, 5 * divisor)
+    assert logits[crop].shape == (1, 4, *size)
+    odd = [3 * divisor, 5 * divisor, 2 * divisor][:dims]
+    assert run(network, torch.randn(1, 1, *odd, device="meta")).shape == (1, 4, *odd)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@every
 def test_the_divisor_is_the_smallest_that_works(path: Path) -> None:
     """Half the divisor is no multiple of the poolings: the network fails or changes the size."""
     if path.stem == "unetpp":
         pytest.skip("repeats its border inside, wherever a size is odd")
-    network, divisor = build(path)
-    size = 7 * divisor // 2
+    network, divisor, dims = build(path, "meta")
+    size = [7 * divisor // 2] * dims
     try:
-        shape = run(network, torch.randn(1, 1, size, size)).shape
+        shape = run(network, torch.randn(1, 1, *size, device="meta")).shape
     except (RuntimeError, ValueError):
         return
-    assert shape != (1, 4, size, size)
+    assert shape != (1, 4, *size)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@named
 def test_configured_network_states_every_argument(path: Path) -> None:
     parser = ArgumentParser()
     parser.add_subclass_arguments(nn.Module, "network")
-    network = yaml.safe_load(path.read_text())["model"]["network"]
-    stated = set(network["init_args"]) | set(LINKED)
-    parsed = parser.parse_object(
-        {
-            "network": {
-                "class_path": network["class_path"],
-                "init_args": network["init_args"] | LINKED,
-            }
-        }
-    )
-    assert stated == set(vars(parsed.network.init_args))
+    network, _, _ = settings(path)
+    stated = yaml.safe_load(path.read_text())["model"]["network"]["init_args"]
+    parsed = parser.parse_object({"network": network})
+    assert set(stated) | set(CHANNELS) | {"spatial_dims"} == set(vars(parsed.network.init_args))
 
 
 def test_paper_unet_has_the_published_shape() -> None:
@@ -96,10 +106,22 @@ def test_paper_unet_refuses_levels_that_do_not_fit() -> None:
         PaperUNet(2, 1, 4, kernel_size=4)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if not path.with_name(f"{path.stem}.quick.yaml").exists()] + SMALL,
+    ids=lambda path: path.stem,
+)
 def test_training_reaches_every_parameter(path: Path) -> None:
     """Where one is left out, training on several ranks stops at the second step."""
-    network, divisor = build(path)
-    heads = split_heads(network.train()(torch.randn(2, 1, 2 * divisor, 2 * divisor)), 2)
+    network, divisor, dims = build(path)
+    heads = split_heads(network.train()(torch.randn(1, 1, *[2 * divisor] * dims)), dims)
     torch.stack([head.square().mean() for head in heads]).sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_deep_supervision_trains_all_heads_at_full_size() -> None:
+    network, divisor, _ = build(FOLDER / "dynunet3d.yaml", "meta")
+    image = torch.randn(1, 1, *[2 * divisor] * 3, device="meta")
+    heads = split_heads(network.train()(image), 3)
+    assert [head.shape for head in heads] == [(1, 4, *image.shape[2:])] * 4
+    assert len(split_heads(network.eval()(image), 3)) == 1
