@@ -17,19 +17,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbls.metrics.facts import read_piece
-from mbls.metrics.fixed_point import FIXED_ONE, LOG_BITS, negative_log, to_fixed
-from mbls.metrics.grid import GRID_CELLS, grid_cells
+from mbls.metrics.facts import PieceFacts, read_piece
+from mbls.metrics.fixed_point import (
+    FIXED_BITS,
+    LOG_BITS,
+    MAX_PACKED,
+    negative_log,
+    packed,
+    unpacked,
+    unpacked_overflow,
+)
+from mbls.metrics.grid import GRID_CELLS, cells_as_floats
 from mbls.metrics.scratch import Scratch
 
 NLL_FLOOR = 1e-12
 """A true class's probability below it counts as this much in the negative log-likelihood."""
-
-MAX_VOXELS = (1 << 16) - 1
-"""Voxels between two calls of :meth:`Tally.flush`, which bounds the packed sums."""
-# Sums of fixed-point values of up to 2**16 voxels stay below 2**47, voxels are counted above.
-_SHIFT = 47
-_LOW = (1 << _SHIFT) - 1
+_FLOORED = float(1 << 21)  # 2**47 in units of 2**-26: above what 2**16 logarithms sum to
 
 
 class Tally:
@@ -53,22 +56,25 @@ class Tally:
         self.top = zeros(2, codes, GRID_CELLS, 2)
         self.scores = zeros(codes, 3)
         self.doubts: list[Tensor] = []
-        # Top label, classes and unions; only the top label tells misses (second half) from hits.
-        self._cells = zeros(1 + num_classes + unions, 2 * codes * GRID_CELLS)
-        self._squares, self._logs = zeros(codes), zeros(codes)
+        # Packed: top label, classes and unions, each in shares that are scattered in parallel; only
+        # the top label tells misses (second half).
+        shares = torch.get_num_threads() if device.type == "cpu" else 1
+        self._cells = zeros(1 + num_classes + unions, shares, 2 * codes * GRID_CELLS)
+        self._scores = zeros(2, shares, codes)
         self._voxels = 0
         self._scratch = Scratch(device)
 
     def flush(self) -> None:
         """Move the packed sums of the last pieces to the public ones."""
-        both = torch.stack([self._cells >> _SHIFT, self._cells & _LOW], -1)
+        both = torch.stack(unpacked(self._cells, FIXED_BITS), -1).sum(1)
         both = both.unflatten(1, (2, -1, GRID_CELLS))
         self.top += both[0]
         self.classes += both[1:, 0]
+        voxels, squares = unpacked(self._scores[0], FIXED_BITS)
+        floored, logs = unpacked_overflow(self._scores[1], LOG_BITS, voxels)
+        self.scores += torch.stack([squares, logs, floored], -1).sum(0)
         self._cells.zero_()
-        self.scores += torch.stack([self._squares & _LOW, self._logs, self._squares >> _SHIFT], -1)
-        self._squares.zero_()
-        self._logs.zero_()
+        self._scores.zero_()
         self._voxels = 0
 
     def add(
@@ -85,56 +91,66 @@ class Tally:
         and noted in ``doubts``.
 
         Args:
-            probs: Probabilities ``(C, L)``, at most :data:`MAX_VOXELS`.
+            probs: Probabilities ``(C, L)``, at most :data:`MAX_PACKED` voxels.
             target: Labels ``(1, L)``.
             masks: Membership in further regions as bits of a float32 ``(1, L)``, or None.
             unions: Sets of classes, one channel each after the classes.
             ignore_index: Label of voxels to leave out.
         """
-        C, L = probs.shape
-        if self._voxels + L > MAX_VOXELS:
+        if self._voxels + probs.shape[1] > MAX_PACKED:
             self.flush()
-        self._voxels += L
+        self._voxels += probs.shape[1]
         facts = read_piece(probs, target, ignore_index, self.doubts, self._scratch)
-        probs = facts.probs
-        labels = torch.add(facts.labels, facts.ignored, alpha=C + 1)
-        background = 1 - labels.clamp_max(1)
-        code = torch.add(labels, background.mul_(facts.guess), alpha=C)
-        if masks is not None:
-            code.add_(masks[0], alpha=C + 2)
-        codes = self.top.shape[1]
-        # The bounds matter to what is NaN and will be refused.
-        group = torch.add(code, facts.missed, alpha=codes).to(torch.int32).clamp_(0, 2 * codes - 1)
-        code = code.to(torch.int32).clamp_(0, codes - 1)
-        values = [facts.top[None], probs]
-        if unions:
-            values.append(union_probs(probs, unions))
-        shape, scratch = (self._cells.shape[0], L), self._scratch
-        channels = torch.cat(values, out=scratch("channels", shape, probs.dtype))
-        cells = grid_cells(channels, scratch)
-        cells[0] += group.mul_(GRID_CELLS)
-        cells[1:] += code * GRID_CELLS
-        index = scratch("index", shape, torch.int64).copy_(cells)
-        scaled = torch.mul(channels, FIXED_ONE, out=scratch("scaled", shape, probs.dtype)).round_()
-        packed = scratch("packed", shape, torch.int64)
-        if probs.dtype == torch.float32:  # up to 2**30: by way of int32, which is faster
-            packed.copy_(scratch("int32", shape, torch.int32).copy_(scaled))
-        else:
-            packed.copy_(scaled)
-        self._cells.scatter_add_(1, index, packed.add_(1 << _SHIFT))
-        self._scatter_scores(probs, facts.likelihood, code.to(torch.int64))
+        code = self._codes(facts, masks)
+        self._add_scores(facts, code)
+        self._add_cells(facts, unions, code)
 
-    def _scatter_scores(self, probs: Tensor, likelihood: Tensor, code: Tensor) -> None:
-        each = self._scratch("wide", tuple(probs.shape), torch.float64).copy_(probs).square_()
-        squares = each[0]
-        for row in each[1:]:  # in the order of the classes: float64 sums depend on it
-            squares += row
-        squares = squares.mul_(FIXED_ONE).round_()
-        floored = (NLL_FLOOR - likelihood).clamp_min_(0).ceil_()
-        squares.add_(floored, alpha=1 << _SHIFT)
-        self._squares.scatter_add_(0, code, squares.to(torch.int64))
-        likelihood = likelihood.clamp_min(NLL_FLOOR).to(probs.dtype)
-        self._logs.scatter_add_(0, code, to_fixed(negative_log(likelihood), LOG_BITS))
+    def _codes(self, facts: PieceFacts, masks: Tensor | None) -> Tensor:
+        """Return each voxel's code, float32 ``(L,)``."""
+        C, L = facts.probs.shape
+        code = self._scratch("code", (L,), torch.float32)
+        background = self._scratch("background", (L,), torch.float32)
+        torch.add(facts.labels, facts.ignored, alpha=C + 1, out=code)
+        torch.clamp_max(code, 1, out=background).neg_().add_(1)
+        code.add_(background.mul_(facts.guess), alpha=C)
+        return code if masks is None else code.add_(masks[0], alpha=C + 2)
+
+    def _add_cells(
+        self, facts: PieceFacts, unions: Sequence[tuple[int, ...]], code: Tensor
+    ) -> None:
+        """Scatter the top label, the classes and the unions, one by one: each fits the cache."""
+        start = code.mul_(GRID_CELLS)
+        joined = union_probs(facts.probs, unions) if unions else ()
+        for channel, probs in enumerate((*facts.probs, *joined), 1):
+            self._scatter(channel, probs, start)
+        # The top label comes last, since its misses change the start.
+        missed = start.add_(facts.missed, alpha=self._cells.shape[2] // 2)
+        self._scatter(0, facts.top.to(facts.probs.dtype), missed)
+
+    def _scatter(self, channel: int, probs: Tensor, start: Tensor) -> None:
+        voxels, scratch = probs.shape, self._scratch
+        floats = cells_as_floats(probs, scratch("float32", voxels, torch.float32)).add_(start)
+        values = scratch("wide", voxels, torch.float64).copy_(probs)
+        self._add_packed(self._cells[channel], floats, packed(values, FIXED_BITS, values))
+
+    def _add_packed(self, sums: Tensor, places: Tensor, values: Tensor) -> None:
+        """Add ``(L,)`` packed values at the places given as floats to ``(shares, places)``."""
+        scratch, voxels = self._scratch, values.shape
+        # The bounds matter to what is NaN and will be refused.
+        index = scratch("int32", voxels, torch.int32).copy_(places).clamp_(0, sums.shape[1] - 1)
+        index = scratch("index", voxels, torch.int64).copy_(index)
+        shares = len(sums) if len(values) % len(sums) == 0 else 1
+        sums[:shares].scatter_add_(1, index.view(shares, -1), values.view(shares, -1))
+
+    def _add_scores(self, facts: PieceFacts, code: Tensor) -> None:
+        scratch, voxels = self._scratch, code.shape
+        logs = torch.neg(facts.likelihood, out=scratch("float32", voxels, facts.likelihood.dtype))
+        logs.add_(NLL_FLOOR).clamp_min_(0).ceil_()
+        logs = scratch("wide", voxels, torch.float64).copy_(logs).mul_(_FLOORED)
+        logs += negative_log(facts.likelihood.clamp_min(NLL_FLOOR))
+        values = facts.squares
+        self._add_packed(self._scores[0], code, packed(values, FIXED_BITS, values))
+        self._add_packed(self._scores[1], code, packed(logs, LOG_BITS, logs))
 
 
 def union_probs(probs: Tensor, unions: Sequence[tuple[int, ...]]) -> Tensor:

@@ -13,14 +13,15 @@ from mbls.metrics.voxels import SUM_TOLERANCE
 
 
 class PieceFacts(NamedTuple):
-    """One piece of L voxels; all are ``(L,)`` float32 unless said otherwise.
+    """One piece of L voxels; all are ``(L,)`` float32 unless said otherwise, and live in scratch.
 
     Attributes:
         probs: ``(C, L)``, float32 or float64.
         labels: Labels 0..C-1; 0 where ignored.
         ignored: 1 where the voxel is left out.
-        top: The highest probability, of the type of ``probs``.
-        likelihood: The label's probability, float64.
+        top: The highest probability, float64.
+        likelihood: The label's probability, of the type of ``probs``.
+        squares: The sum of squared probabilities, float64.
         guess: 1 where foreground is predicted.
         missed: 1 where the label is not the top class.
     """
@@ -30,6 +31,7 @@ class PieceFacts(NamedTuple):
     ignored: Tensor
     top: Tensor
     likelihood: Tensor
+    squares: Tensor
     guess: Tensor
     missed: Tensor
 
@@ -50,43 +52,67 @@ def read_piece(
     """
     if probs.dtype != torch.float64:
         probs = probs.float()
+    C, L = probs.shape
+    total = torch.sum(probs, 0, out=scratch("total", (L,), probs.dtype))
     # Whole numbers above 2**24 are rounded, to others that are no class either.
-    labels = target[0].float()
-    ignored = (labels == ignore_index).float()
-    labels = labels * (1 - ignored)
+    labels = scratch("labels", (L,), torch.float32).copy_(target[0])
+    ignored = torch.sub(labels, ignore_index, out=scratch("ignored", (L,), torch.float32))
+    ignored.sign_().abs_()
+    labels.mul_(ignored)
+    ignored.neg_().add_(1)
     low, high = torch.aminmax(labels)
     broken = torch.zeros_like(low)
     if target.is_floating_point():
         whole = labels.round()
         broken = (whole - labels).abs_().amax()
         labels = whole.nan_to_num_(0.0)
-    least, most = torch.aminmax(probs.sum(0))
-    noted = torch.stack([least, most, probs.amin(), *(n.to(probs.dtype) for n in (low, high))])
-    doubts.append(torch.cat([noted, broken.to(probs.dtype)[None]]))
-    labels = labels.clamp_(0, probs.shape[0] - 1)
-    return PieceFacts(probs, labels, ignored, *_top_label(probs, labels.to(torch.int64), scratch))
+    noted = (*torch.aminmax(total), probs.amin(), low, high, broken)
+    doubts.append(torch.stack([n.to(probs.dtype) for n in noted]))
+    labels = labels.clamp_(0, C - 1)
+    top = _top_label if probs.dtype == torch.float32 else _top_label_of_doubles
+    return PieceFacts(probs, labels, ignored, *top(probs, labels, scratch))
 
 
 def _top_label(
     probs: Tensor, labels: Tensor, scratch: Scratch
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the top probability, the label's, and whether foreground is guessed, the label missed.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the last five facts of a float32 piece.
 
     Among equal probabilities the lowest class is the top one, as for ``argmax``. A float32 widened
     to float64 has 29 spare bits; the class's rank goes there, so that one maximum decides ties too.
     """
-    if probs.dtype == torch.float64:
-        top, predicted = probs.max(dim=0)
-        likelihood = probs.gather(0, labels[None])[0]
-        return top, likelihood, (predicted > 0).float(), (predicted != labels).float()
-    ranks = torch.arange(probs.shape[0] - 1, -1, -1, device=probs.device)[:, None]
-    keys = scratch("wide", tuple(probs.shape), torch.float64).copy_(probs)
-    keys.view(torch.int64).bitwise_or_(ranks)
-    best = keys.amax(0)
-    own = keys.gather(0, labels[None])[0]
-    guess, missed = (keys[0] < best).float(), (own < best).float()
-    likelihood = own.view(torch.int64).bitwise_and_(-(1 << 29)).view(torch.float64)
-    return probs.amax(0), likelihood, guess, missed
+    C, L = probs.shape
+    first, best, wide, squares = (
+        scratch(name, (L,), torch.float64) for name in ("first", "top", "wide", "squares")
+    )
+    torch.mul(first.copy_(probs[0]), first, out=squares)
+    best.copy_(first.view(torch.int64).bitwise_or_(C - 1).view(torch.float64))
+    for k in range(1, C):  # in the order of the classes: float64 sums depend on it
+        squares.addcmul_(wide.copy_(probs[k]), wide)
+        wide.view(torch.int64).bitwise_or_(C - 1 - k)
+        torch.maximum(best, wide, out=best)
+    index = scratch("int32", (L,), torch.int32).copy_(labels)
+    index = scratch("index", (1, L), torch.int64).copy_(index)
+    likelihood = torch.gather(probs, 0, index, out=scratch("own", (1, L), torch.float32))[0]
+    wide.copy_(likelihood).view(torch.int64).bitwise_or_(index[0].neg_().add_(C - 1))
+    guess, missed = (scratch(name, (L,), torch.float32) for name in ("guess", "missed"))
+    for answer, other in ((guess, first), (missed, wide)):
+        answer.copy_(torch.sub(best, other, out=other).sign_())  # never below 0
+    best.view(torch.int64).bitwise_and_(-(1 << 29))
+    return best, likelihood, squares, guess, missed
+
+
+def _top_label_of_doubles(
+    probs: Tensor, labels: Tensor, scratch: Scratch
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return what :func:`_top_label` does, for float64; needs no scratch and is slower."""
+    del scratch
+    best, predicted = probs.max(dim=0)
+    squares = probs[0].square()
+    for row in probs[1:]:
+        squares += row.square()
+    likelihood = probs.gather(0, labels.long()[None])[0]
+    return best, likelihood, squares, (predicted > 0).float(), (predicted != labels).float()
 
 
 def worst(doubts: list[Tensor]) -> Tensor:

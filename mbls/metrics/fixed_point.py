@@ -6,6 +6,7 @@ worst negative logarithm. Rounding is to the nearest multiple, ties to even.
 """
 
 import math
+import struct
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ FIXED_ONE = 1 << FIXED_BITS
 LOG_ONE = 1 << LOG_BITS
 SUM_LIMIT = 1 << 62
 """A sum beyond it is an error: twice as much would no longer fit an int64."""
+
+MAX_PACKED = (1 << 16) - 1
+"""Numbers that a sum of :func:`packed` ones can hold."""
+# Fixed-point sums of 2**16 numbers stay below 2**47; what is above counts the numbers.
+_SHIFT = 47
+_LOW = (1 << _SHIFT) - 1
+_COUNTS = (1 << 17) - 1
 
 # log m = 2 artanh(s) = s (c0 + c1 s^2 + c2 s^4 + c3 s^6), |s| <= 0.1716: least maximum relative
 # error, with c0 = 2 so that probabilities next to 1 keep all their digits.
@@ -38,6 +46,44 @@ def to_fixed(values: Tensor, bits: int = FIXED_BITS) -> Tensor:
     return scaled.to(torch.int64)
 
 
+def packed(values: Tensor, bits: int, out: Tensor) -> Tensor:
+    """Round floats to whole multiples of ``2**-bits`` and let each count as one; int64.
+
+    Adding a float64 whose last bit is worth ``2**-bits`` rounds (ties to even) and leaves the
+    multiple in the low bits of the sum, below the bits of the number added. Sums of the results
+    wrap around; :func:`unpacked` still finds both parts, because the 17 bits from bit 47 on are
+    those of an odd number times the count.
+
+    Args:
+        values: float64, at least 0 and below ``2**(51 - bits)``; may be ``out``.
+        bits: Unit of the multiples.
+        out: float64 memory for the result, of the shape of ``values``.
+    """
+    return torch.add(values, _anchor(bits), out=out).view(torch.int64)
+
+
+def unpacked(sums: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return how many numbers each sum of :func:`packed` ones has, and their total; int64.
+
+    Right for up to :data:`MAX_PACKED` numbers whose total is below ``2**47``.
+    """
+    count = ((sums >> _SHIFT) * pow(_anchor_bits(bits), -1, _COUNTS + 1)) & _COUNTS
+    return count, sums & _LOW
+
+
+def unpacked_overflow(sums: Tensor, bits: int, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what lies above 2**47 in the total of ``count`` :func:`packed` numbers, and below."""
+    return ((sums >> _SHIFT) - count * _anchor_bits(bits)) & _COUNTS, sums & _LOW
+
+
+def _anchor(bits: int) -> float:
+    return float(1 << (52 - bits)) * (1 + 1 / 32)  # the odd 1/32 is bit 47
+
+
+def _anchor_bits(bits: int) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", _anchor(bits)))[0]) >> _SHIFT
+
+
 def negative_log(values: Tensor) -> Tensor:
     r"""Return :math:`-\log v`, with the same bits on every machine.
 
@@ -52,12 +98,13 @@ def negative_log(values: Tensor) -> Tensor:
     """
     integers, width, root_half = _LAYOUT[values.dtype]
     bits = values.view(integers)
-    exponent = (bits - root_half) >> width
-    mantissa = (bits - (exponent << width)).view(values.dtype)
-    ratio = (mantissa - 1).div_(mantissa + 1)
-    square = ratio * ratio
+    exponent = torch.sub(bits, root_half).bitwise_right_shift_(width)
+    mantissa = torch.sub(bits, exponent, alpha=1 << width).view(values.dtype)
+    above = mantissa + 1
+    ratio = mantissa.sub_(1).div_(above)
+    square = torch.mul(ratio, ratio, out=above)
     series = square * _ARTANH[3]
     for coefficient in (_ARTANH[2], _ARTANH[1]):
         series.add_(coefficient).mul_(square)
     series.add_(_ARTANH[0]).mul_(ratio)
-    return series.add_(exponent.to(values.dtype).mul_(math.log(2))).neg_()
+    return series.add_(square.copy_(exponent).mul_(math.log(2))).neg_()

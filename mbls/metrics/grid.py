@@ -34,15 +34,18 @@ def grid_cells(probs: Tensor, scratch: Scratch) -> Tensor:
             cell 0.
         scratch: Memory for the work; the result is its buffer ``"int32"``.
     """
-    single = probs.float()
+    shape = tuple(probs.shape)
+    cells = cells_as_floats(probs, scratch("float32", shape, torch.float32))
+    return scratch("int32", shape, torch.int32).copy_(cells).clamp_(0, GRID_BINS)
+
+
+def cells_as_floats(probs: Tensor, out: Tensor) -> Tensor:
+    """Write the cells of :func:`grid_cells` to ``out``, float32, not clamped and with NaN kept."""
     if probs.dtype == torch.float64:
         smallest = torch.finfo(torch.float32).smallest_normal
-        single = torch.where(probs > 0, single.clamp_min(smallest), single)
+        probs = torch.where(probs > 0, probs.float().clamp_min(smallest), probs.float())
     first, second = _FACTORS
-    shape = tuple(probs.shape)
-    scaled = torch.mul(single, first, out=scratch("float32", shape, torch.float32))
-    scaled.mul_(second).ceil_()
-    return scratch("int32", shape, torch.int32).copy_(scaled).clamp_(0, GRID_BINS)
+    return torch.mul(probs, first, out=out).mul_(second).ceil_()
 
 
 def check_n_bins(n_bins: int) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-PIECE_VOXELS = 1 << 15
+PIECE_VOXELS = (1 << 15) - (1 << 6)
 """Voxels of a piece for each thread: enough to be worth an operation, few enough for the cache."""
-MAX_VOXELS = (1 << 16) - 1
+MAX_VOXELS = 2 * PIECE_VOXELS
 PIECE_VALUES = 1 << 18
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
