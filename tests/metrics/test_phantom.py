@@ -1,54 +1,69 @@
 """On a phantom the labels' distribution is known: measured errors must agree with true ones."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 
 from datamodules.phantom.annotator import draw_labels, posterior
 from datamodules.phantom.patient import make_patient
+from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom
 from mbls.metrics import CalibrationHistogram, estimate
+from mbls.metrics.estimates import POOLINGS
 from mbls.metrics.summary import summarize
 
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 PATIENTS = 16
 REDRAWN = 4
 DRAWS = 39
+REGIONS = ("all", "label", "union")
 
 
 @pytest.fixture(scope="module")
 def hearts():
-    """Each patient's end-diastolic posterior and a function that draws labels from it."""
+    """Each patient's end-diastolic posterior, the labels the phantom writes, and a way to redraw.
+
+    The patients are the first that ``make data`` writes.
+    """
     found = []
-    for number in range(PATIENTS):
-        group = GROUPS[number % len(GROUPS)]
+    for number in range(1, PATIENTS + 1):
+        group = GROUPS[(number - 1) % len(GROUPS)]
         case = make_patient(CardiacPhantom(), number=number, group=group).annotations["ED"]
         known = torch.from_numpy(posterior(case))[None]
-        found.append((known, lambda rng, case=case: torch.from_numpy(draw_labels(case, rng))[None]))
+
+        def draw(rng, case=case):
+            return torch.from_numpy(draw_labels(case, rng))[None]
+
+        found.append((known, draw(stream(0, number, "labels ED")), draw))
     return found
 
 
-def counted(hearts, predict, rng, with_posterior=False):
+def counted(hearts, predict, rng=None, with_posterior=False):
+    """The histogram of predictions against the written labels, or against labels drawn anew."""
     histogram = CalibrationHistogram(4, num_cases=len(hearts))
-    for n, (known, draw) in enumerate(hearts):
+    for n, (known, written, draw) in enumerate(hearts):
         truth = known if with_posterior else None
-        index = torch.tensor([n])
-        histogram.update(predict(known), draw(rng), index=index, posterior=truth)
+        target = written if rng is None else draw(rng)
+        histogram.update(predict(known), target, index=torch.tensor([n]), posterior=truth)
     return histogram.bins()
 
 
 def test_the_posteriors_own_error_is_that_of_redrawn_labels(hearts):
     some = hearts[:REDRAWN]
-    first = counted(some, lambda p: p, np.random.default_rng(0), with_posterior=True)
+    written = counted(some, lambda p: p, with_posterior=True)
     again = [counted(some, lambda p: p, np.random.default_rng(1 + i)) for i in range(DRAWS)]
-    for region, pooling in (("all", "pooled"), ("union", "pooled"), ("all", "per_case")):
+    for region, pooling, metric in product(REGIONS, POOLINGS, ("ece", "cece", "brier", "nll")):
         settings = {"region": region, "pooling": pooling}
-        drawn = [estimate(bins, "ece", **settings)[0] for bins in again]
+        drawn = [estimate(bins, metric, **settings)[0] for bins in again]
         low, high = np.quantile(drawn, [0.025, 0.975])
-        value = estimate(first, "ece", **settings)[0]
-        assert low <= value <= high, (region, pooling, low, value, high)
+        value = estimate(written, metric, **settings)[0]
+        assert low <= value <= high, (region, pooling, metric, low, value, high)
+        assert high > low
     # The posterior is calibrated, to the precision it is stored with.
-    assert estimate(first, "true_ece")[0] < 1e-6
+    assert estimate(written, "true_ece")[0] < 1e-6
+    assert estimate(written, "true_cece")[0] < 1e-6
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 2.0])
@@ -56,7 +71,7 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
     def predict(known):
         return (known.clamp_min(1e-12).log() * sharpness).softmax(1)
 
-    bins = counted(hearts, predict, np.random.default_rng(7), with_posterior=True)
+    bins = counted(hearts, predict, with_posterior=True)
     names = ["background", "RV", "MYO", "LV"]
     about = {"dataset": "acdc", "origin": "phantom", "class_names": names}
     patients = [str(n) for n in range(PATIENTS)]
@@ -68,8 +83,14 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
             measured, true = cells[metric], cells[f"true_{metric}"]["value"]
             assert measured["low"] <= true <= measured["high"], (region, metric, measured, true)
     # Over all voxels the error is small against what whole slices drawn in or out add to it: the
-    # measured one is too high, more so per case, while the signed one has no such bias.
-    for pooling in ("pooled", "per_case"):
+    # measured one is too high, more so per case, while the signed one has no such bias. Pooled,
+    # the draws of patients show the bias.
+    for metric in ("ece", "cece"):
+        for region in REGIONS:
+            better = metrics[region]["pooled"][f"{metric}_corrected"]
+            true = metrics[region]["pooled"][f"true_{metric}"]["value"]
+            assert better["low"] <= true <= better["high"], (region, metric, better, true)
+    for pooling in POOLINGS:
         cells = metrics["all"][pooling]
         measured, true = cells["signed"], cells["true_signed"]["value"]
         assert measured["low"] <= true <= measured["high"]
