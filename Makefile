@@ -11,13 +11,15 @@ LOSS    ?= mbls
 # Variables that become options; one that is not set is not given.
 OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD)) \
+  $(if $(SPLIT),--split "$(SPLIT)") $(if $(DIM),--dim $(DIM)) \
   $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
   $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
   $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
   $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-  $(if $(PRESET),--preset $(PRESET)) $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
+  $(if $(PRESET),--preset $(PRESET)) $(if $(DIM),--dim $(DIM)) \
+  $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
 
 # What may differ when a run is evaluated or applied again.
 AGAIN = $(if $(DATA_ROOT),--data.init_args.root "$(DATA_ROOT)") \
@@ -28,10 +30,11 @@ AGAIN = $(if $(DATA_ROOT),--data.init_args.root "$(DATA_ROOT)") \
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
-NETWORK_NOW = $(or $(NETWORK),$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet))
+NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet)))
+MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate predict data check-data test test-all coverage lint format \
+.PHONY: help install train evaluate predict data check-data splits cache-info cache-clean test test-all coverage lint format \
   losses bench bench-losses bench-metrics clean
 
 help:  ## Show the targets, the variables and what they can be
@@ -41,12 +44,16 @@ help:  ## Show the targets, the variables and what they can be
 	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET; do \
 	  printf '  %-12s %s\n' "$${kind#*:}" "$$(ls experiments/configs/$${kind%%:*} | sed -n 's/^\([^.]*\)\.yaml$$/\1/p' | tr '\n' ' ')"; done
 	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
+	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"
+	@echo "  SPLIT        JSON file with the patients of each part, or with folds (FOLD=k takes one)"
 	@echo "  SEED FOLD EPOCHS BATCH_SIZE DEVICES NODES ACCELERATOR PRECISION"
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
 	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
+	@echo "  MIRROR=0,1 (axes whose mirrorings are averaged)   GRID=preprocessed|native (evaluate)"
+	@echo "Variables of splits: FOLDS=5 OUTPUT; of cache-clean: YES=1 ALL=1 DAYS=n"
 	@echo "Now: DATASET=$(DATASET) LOSS=$(LOSS) NETWORK=$(NETWORK_NOW) PRESET=$(PRESET_NOW)"
 
 install: .venv/installed  ## Make .venv with the pinned versions
@@ -63,18 +70,31 @@ train: install  ## Train on DATASET with LOSS, then test the best checkpoint
 
 evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)
-	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") $(AGAIN) $(ARGS)
+	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") \
+	  $(if $(GRID),--grid $(GRID)) $(MIRRORED) $(AGAIN) $(ARGS)
 
 predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
 	$(call needs,RUN)$(call needs,INPUT)$(call needs,OUTPUT)
 	@$(MBLS) predict --run "$(RUN)" --input "$(INPUT)" --output "$(OUTPUT)" \
-	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(PROBABILITIES),--probabilities) $(AGAIN) $(ARGS)
+	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(PROBABILITIES),--probabilities) $(MIRRORED) $(AGAIN) $(ARGS)
 
 data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache
 	@$(MBLS) data $(DATA_OPTIONS) $(ARGS)
 
 check-data: install  ## Check every case of DATASET and list all problems
 	@$(MBLS) check-data $(DATA_OPTIONS) $(ARGS)
+
+splits: install  ## Write FOLDS folds of DATASET's patients as JSON
+	@$(MBLS) splits --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
+	  --folds $(or $(FOLDS),5) $(if $(OUTPUT),--output "$(OUTPUT)") \
+	  $(if $(SPLIT),--data.init_args.split "$(SPLIT)") $(ARGS)
+
+cache-info: install  ## List the caches: dataset, settings, size, age
+	@$(MBLS) cache-info $(if $(CACHE),--cache "$(CACHE)")
+
+cache-clean: install  ## Remove caches of no use any more (YES=1: do not ask; ALL=1; DAYS=n)
+	@$(MBLS) cache-clean $(if $(CACHE),--cache "$(CACHE)") $(if $(YES),--yes) \
+	  $(if $(ALL),--all) $(if $(DAYS),--days $(DAYS))
 
 test: install  ## Run the tests (a few minutes)
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)

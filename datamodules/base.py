@@ -186,10 +186,13 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return True
 
     def input_cases(self, path: Path) -> list[Case]:
-        """Return the cases of a file or folder to predict; with several modalities, override it.
+        """Return the cases of a file or folder to predict.
+
+        A dataset of several modalities overrides this, with
+        :func:`~datamodules.inputs.group_inputs`.
 
         Raises:
-            DataError: There is nothing to predict, or the dataset has several modalities a case.
+            DataError: There is nothing to predict.
         """
         return find_inputs(path, self.is_input)
 
@@ -250,6 +253,20 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the header of a predicted case's first file: its sform, qform and voxel size."""
         case = next(case for case in self._part("predict") if case.id == case_id)
         return nib.load(case.images[0]).header
+
+    def fold_splits(self, folds: int) -> list[Split]:
+        """Return ``folds`` splits by patient, each validating on another part; test is the same.
+
+        They are those that ``fold`` and ``folds`` give without a file.
+
+        Raises:
+            DataError: The dataset has problems, or a fold without patients.
+        """
+        check_division(fold=None, folds=folds, val_fraction=0, test_fraction=0)
+        if self.root is None:
+            self.write_phantom(self.phantom_root, progress=True)
+        survey = self._survey()
+        return [self._split(survey, fold, folds) for fold in range(folds)]
 
     def check(self, *, progress: bool = True) -> list[Problem]:
         """Read every case, and return all problems of dataset, cases, split and cache folder."""
@@ -392,14 +409,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             console.print(f"[yellow]{text}[/yellow]", highlight=False)
         return survey
 
-    def _split(self, survey: Survey) -> Split:
+    def _split(self, survey: Survey, fold: int | None = None, folds: int | None = None) -> Split:
         home = phantom_home(self.data_root)
         file = self.split or (home / "split.json" if home is not None else None)
         return resolve_split(
             survey,
             file=file,
-            fold=self.fold,
-            folds=self.folds,
+            fold=self.fold if fold is None else fold,
+            folds=folds or self.folds,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
         )

@@ -1,6 +1,6 @@
 """Finds the files to predict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem
@@ -41,6 +41,54 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
     return [
         Case(id=name, patient=name, images=(file,)) for name, file in zip(names, files, strict=True)
     ]
+
+
+def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
+    """Return the cases of several modalities in a folder, or in the folders inside it.
+
+    Args:
+        path: A folder with a case's files, or with those of many cases, or with a folder a case.
+        endings: For each modality in the order of the channels, what its file names may end in
+            before the suffix, such as ``("_t1ce", "-t1c")``. What comes before is the case's id.
+
+    Raises:
+        DataError: There is no such folder, no image, a case lacks a modality, or has one twice.
+    """
+    fix = "Give a folder that holds " + ", ".join(f"*{names[0]}.nii.gz" for names in endings) + "."
+
+    def wrong(rule: str, found: str, case: str = "", where: Path = path) -> Problem:
+        return Problem(case, str(where), rule, found, fix)
+
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise DataError([wrong("several modalities must be given as a folder", found)])
+    folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())]
+    files: dict[str, dict[int, list[Path]]] = {}
+    for folder in folders:
+        for file in sorted(folder.iterdir()):
+            if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
+                continue
+            name = stem(file)
+            for channel, names in enumerate(endings):
+                hits = [end for end in names if name.lower().endswith(end.lower())]
+                if hits:
+                    case = name[: -max(map(len, hits))]
+                    files.setdefault(case, {}).setdefault(channel, []).append(file)
+    if not files:
+        raise DataError([wrong("the folder must hold images to predict", listing(path))])
+    problems, cases = [], []
+    for case, channels in sorted(files.items()):
+        where = next(iter(channels.values()))[0].parent
+        for channel, names in enumerate(endings):
+            count = len(channels.get(channel, []))
+            if count != 1:
+                rule = f"a case must have one file *{names[0]}.nii.gz"
+                problems.append(wrong(rule, f"{count}", case, where))
+        images = tuple(channels[channel][0] for channel in sorted(channels))
+        cases.append(Case(id=case, patient=case, images=images))
+    if problems:
+        raise DataError(problems)
+    return cases
 
 
 def listing(folder: Path, limit: int = 5) -> str:

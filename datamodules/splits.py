@@ -56,15 +56,22 @@ def fold_split(split: Split, fold: int, folds: int) -> Split:
     }
 
 
-def read_split(path: Path) -> Split:
-    """Read a split from JSON: an object with the lists of patients train, val and test.
+def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
+    """Read a split from JSON.
+
+    The file holds one split, an object with the lists of patients train, val and test; or folds,
+    ``{"folds": [split, ...]}``, of which ``fold`` says which.
+
+    Returns:
+        The split, and whether it is the fold already.
 
     Raises:
-        DataError: The file is missing or is not such an object.
+        DataError: The file is missing, is not such an object, or holds folds and none or one that
+            it does not have is asked for.
     """
+    expected = 'Expected {"train": ["patient001", ...], "val": [...], "test": [...]}.'
 
-    def wrong(rule: str, found: str) -> DataError:
-        fix = 'Expected {"train": ["patient001", ...], "val": [...], "test": [...]}.'
+    def wrong(rule: str, found: str, fix: str = expected) -> DataError:
         return DataError([Problem("", str(path), rule, found, fix)])
 
     try:
@@ -73,6 +80,15 @@ def read_split(path: Path) -> Split:
         raise wrong("the split file must be readable", error.strerror or str(error)) from error
     except ValueError as error:
         raise wrong("the split file must be JSON", str(error)) from error
+    folds = content.get("folds") if isinstance(content, Mapping) else None
+    if isinstance(folds, list):
+        if fold is None or fold >= len(folds):
+            raise wrong(
+                f"one of the {len(folds)} folds of the file must be chosen",
+                "none" if fold is None else f"fold {fold}",
+                f"Give --data.init_args.fold 0 to {len(folds) - 1} (make: FOLD=k).",
+            )
+        content = folds[fold]
     if not isinstance(content, Mapping) or set(content) != set(PARTS):
         keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
         raise wrong("the split file must have exactly the parts train, val and test", str(keys))
@@ -80,7 +96,7 @@ def read_split(path: Path) -> Split:
         names = content[part]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise wrong(f"the part {part} must be a list of patients' names", repr(names)[:80])
-    return {part: list(content[part]) for part in PARTS}
+    return {part: list(content[part]) for part in PARTS}, isinstance(folds, list)
 
 
 def split_problems(split: Split, patients: Iterable[str], source: str) -> list[Problem]:
@@ -142,11 +158,14 @@ def resolve_split(
 ) -> Split:
     """Return the split of a dataset: from the file if there is one, else by hash; then the fold.
 
+    A file with folds of its own (:func:`read_split`) is asked for its fold.
+
     Raises:
         DataError: The file is not a split, or the split is not one of this dataset.
     """
+    divided_already = False
     if file is not None:
-        split, source = read_split(file), str(file)
+        (split, divided_already), source = read_split(file, fold), str(file)
     else:
         split = hash_split(
             survey.patients,
@@ -155,7 +174,7 @@ def resolve_split(
             test_fraction=test_fraction,
         )
         source = "hash of the patients' names"
-    if fold is not None:
+    if fold is not None and not divided_already:
         split = fold_split(split, fold, folds)
         source += f", fold {fold} of {folds}"
     if problems := split_problems(split, survey.patients, source):

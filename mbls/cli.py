@@ -21,6 +21,9 @@ COMMANDS = {
     "predict": ("mbls.commands.predict", "segment NIfTI files with a run's checkpoint"),
     "data": ("mbls.commands.data", "write the phantom where no data is given, build the cache"),
     "check-data": ("mbls.commands.check_data", "check every case and list all problems"),
+    "splits": ("mbls.commands.splits", "write the folds of a dataset's patients as JSON"),
+    "cache-info": ("mbls.commands.cache", "list the caches: dataset, settings, size, age"),
+    "cache-clean": ("mbls.commands.cache", "remove what no settings of today use any more"),
     "list": ("mbls.commands.list_choices", "list datasets, losses, networks and presets"),
     "losses": ("mbls.commands.losses", "print the table of the losses, with formulas and papers"),
     "fit": ("mbls.commands.lightning", "LightningCLI: fit --config FILE ..."),
@@ -66,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def run(command: str, args: list[str]) -> int:
     """Import a command's module and run it."""
     module = importlib.import_module(COMMANDS[command][0])
-    if command in ("fit", "validate", "test"):
+    if command in ("fit", "validate", "test", "cache-info", "cache-clean"):
         args = [command, *args]
     return int(module.main(args) or 0)
 

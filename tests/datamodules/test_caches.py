@@ -1,0 +1,80 @@
+"""The folder of all caches: listed, and rid of what is of no use."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from datamodules.caches import list_caches
+from datamodules.preparation import CACHE_VERSION
+from mbls.cli import main
+
+
+@pytest.fixture
+def folder(module, acdc: Path, tmp_path: Path) -> Path:
+    """Two caches of today, one of another version, and a folder that is none."""
+    flat = module()
+    flat.prepare(progress=False)
+    module(spatial_dims=3, patch_size=(8, 8, 4)).prepare(progress=False)
+    changed = acdc / "training" / "patient001" / "patient001_frame01.nii.gz"
+    os.utime(changed, (1, 1))  # so that the case is read again
+    flat.prepare(progress=False)
+    old = tmp_path / "cache" / "acdc-000000000000"
+    (old / "patient001-abc").mkdir(parents=True)
+    (old / "settings.json").write_text(json.dumps({"version": CACHE_VERSION - 1}))
+    (tmp_path / "cache" / "mine").mkdir()
+    draft = flat.preparer.cache.folder / ".patient009.tmp"
+    draft.mkdir()
+    os.utime(draft, (time.time() - 7200,) * 2)
+    return tmp_path / "cache"
+
+
+def test_listing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    caches = {cache.path.name: cache for cache in list_caches(folder)}
+    old = caches.pop("acdc-000000000000")
+    assert (old.reason, old.stale) == ("another version's", (old.path,))
+    assert len(caches) == 2
+    flat = next(cache for cache in caches.values() if cache.words.startswith("2D"))
+    deep = next(cache for cache in caches.values() if cache.words.startswith("3D"))
+    assert (flat.dataset, flat.cases, flat.reason) == ("acdc", 21, "1 replaced, 1 unfinished")
+    assert (deep.cases, deep.reason, deep.stale) == (20, "", ())
+    assert "normalize zscore" in flat.words
+    size = sum(file.stat().st_size for file in flat.path.rglob("*") if file.is_file())
+    assert flat.size == size > 20 * 20 * 24 * 4 * 5
+    assert main(["cache-info", "--cache", str(folder)]) == 0
+    assert "another" in capsys.readouterr().out
+
+
+def test_cleaning_asks_and_removes_what_is_stale(
+    folder: Path, module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cache-clean", "--cache", str(folder)]
+    before = sorted(folder.rglob("*"))
+    assert main(words) == 1
+    assert "Confirm with --yes" in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+    assert main([*words, "--yes"]) == 0
+    assert [cache.reason for cache in list_caches(folder)] == ["", ""]
+    assert (folder / "mine").is_dir()
+    module().setup("fit")  # every case is still there
+    assert main([*words, "--yes"]) == 0
+    assert "Nothing to remove" in capsys.readouterr().out
+    assert main([*words, "--yes", "--all"]) == 0
+    assert list_caches(folder) == []
+    assert (folder / "mine").is_dir()
+
+
+def test_old_caches_go_by_days(folder: Path) -> None:
+    for cache in list_caches(folder):
+        if cache.words.startswith("3D"):
+            for path in cache.path.rglob("*"):
+                os.utime(path, (time.time() - 40 * 86400,) * 2)
+    assert main(["cache-clean", "--cache", str(folder), "--yes", "--days", "30"]) == 0
+    assert [cache.words[:2] for cache in list_caches(folder)] == ["2D"]
+
+
+def test_no_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache-info", "--cache", str(tmp_path / "none")]) == 0
+    assert "No caches in" in capsys.readouterr().out
