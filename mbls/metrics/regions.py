@@ -45,9 +45,11 @@ def code_slice(region: str, num_classes: int) -> slice:
     return slice(first, num_classes if region == "label" else num_classes + 1)
 
 
-def dilated_mask(labels: np.ndarray, spacing: Sequence[float], margin: float) -> np.ndarray:
-    """Return voxels at most ``margin`` mm from one labelled above 0, boolean."""
-    foreground = labels > 0
+def dilated_mask(
+    labels: np.ndarray, spacing: Sequence[float], margin: float, *, ignore_index: int = -100
+) -> np.ndarray:
+    """Return voxels at most ``margin`` mm from one of labelled foreground, boolean."""
+    foreground = (labels > 0) & (labels != ignore_index)
     if not foreground.any():
         return foreground
     return distance_transform_edt(~foreground, sampling=spacing) <= margin
@@ -131,7 +133,7 @@ def region_masks(
         labels = target[n].cpu().numpy()
         masks = []
         if "dilated" in regions:
-            masks.append(dilated_mask(labels, step, dilated_mm))
+            masks.append(dilated_mask(labels, step, dilated_mm, ignore_index=ignore_index))
         if "boundary" in regions:
             masks.append(boundary_mask(labels, step, boundary_mm, ignore_index=ignore_index))
         for bit, mask in enumerate(masks):

@@ -47,6 +47,22 @@ def test_without_foreground_or_with_one_label_there_is_nothing():
     assert not boundary_mask(np.array([[1, -100, 1]]), (1, 1), 9).any()
 
 
+def test_ignored_voxels_of_a_positive_label_are_no_foreground():
+    labels = np.array([[255, 0, 0, 0, 1, 0]])
+    near = dilated_mask(labels, (1, 1), 1, ignore_index=255)[0]
+    assert near.tolist() == [False, False, False, True, True, True]
+    results = []
+    for ignore_index in (-100, 255):
+        histogram = CalibrationHistogram(
+            2, regions=("dilated", "boundary"), dilated_mm=1, ignore_index=ignore_index
+        )
+        target = torch.from_numpy(np.where(labels == 255, ignore_index, labels))
+        probs = torch.tensor([0.25, 0.75]).view(1, 2, 1).expand(1, 2, 6)[:, :, None]
+        histogram.update(probs, target[None], spacing=torch.ones(1, 2))
+        results.append(histogram.cells)
+    assert torch.equal(*results)
+
+
 def test_histogram_counts_what_the_masks_select():
     regions = ("all", "boundary", "label", "dilated")
     probs = torch.randn(2, 3, 11, 9, 6).mul(2).softmax(1)
