@@ -21,7 +21,7 @@ from mbls.metrics.fixed_point import negative_log, to_fixed
 from mbls.metrics.regions import CODE_REGIONS
 from mbls.metrics.scratch import Scratch
 from mbls.metrics.settings import settings_digest
-from mbls.metrics.voxels import check_shapes, check_unions, pieces
+from mbls.metrics.voxels import check_ignore_index, check_shapes, check_unions, pieces
 
 _SMALLEST = 1e-30
 # Label and prediction: background right, false foreground, labelled foreground, ignored.
@@ -54,7 +54,7 @@ class FineHistogram(Metric):
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: For unknown regions or malformed unions.
+        ValueError: For unknown regions, malformed unions, or a class to ignore.
     """
 
     full_state_update = False
@@ -78,7 +78,8 @@ class FineHistogram(Metric):
         self.regions = tuple(regions)
         if not self.regions or (unknown := [r for r in self.regions if r not in _REGION_PARTS]):
             raise ValueError(f"regions must be among {tuple(_REGION_PARTS)}, got {unknown}.")
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.num_classes = num_classes
+        self.ignore_index = check_ignore_index(ignore_index, num_classes)
         channels = 1 + num_classes + len(self.unions)
         zeros = torch.zeros(len(self.regions), channels, FINE_CELLS, 3, dtype=torch.int64)
         self.add_state("cells", zeros, dist_reduce_fx="sum")

@@ -135,7 +135,13 @@ class SurfaceMetric(VolumeMetric):
             self.scored[case] += 1
 
     def scores(self) -> np.ndarray:
-        """Return ``(cases, classes + unions)``, NaN for background and absent structures."""
+        """Return ``(cases, classes + unions)``, NaN for background and absent structures.
+
+        Raises:
+            ValueError: If two processes or merged metrics scored the same case.
+        """
+        if twice := (self.scored > 1).nonzero().flatten().tolist():
+            raise ValueError(f"Each case must be scored once, got cases {twice} more often.")
         values = self.values.cpu().numpy().copy()
         values[values < 0] = np.nan
         values[:, 0] = np.nan

@@ -205,6 +205,8 @@ def test_scalars_and_limits():
     assert np.isnan(thresholded_error(np.zeros((3, 2, 5))))
     with pytest.raises(ValueError, match="threshold must be in"):
         AdaptiveCalibrationError(2, threshold=1.0)
+    with pytest.raises(ValueError, match="ignore_index must not be one of the classes"):
+        FineHistogram(2, ignore_index=1)
     with pytest.raises(ValueError, match="regions must be among"):
         FineHistogram(2, regions=("boundary",))
     with pytest.raises(ValueError, match=r"those counted, \('all',\), got 'label'"):

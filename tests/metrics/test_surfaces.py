@@ -98,6 +98,9 @@ def test_any_order_and_any_merge_of_shards_gives_the_same_bits(build):
     assert torch.equal(shards[0].values, whole.values)
     assert shards[0].scored.tolist() == [1] * 5
     assert whole.compute()[3, 2].isnan()
+    whole.merge_state(shards[2])
+    with pytest.raises(ValueError, match=r"scored once, got cases \[1, 3\]"):
+        whole.scores()
 
 
 def test_tolerances_stay_apart_in_a_collection():
