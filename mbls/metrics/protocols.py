@@ -80,6 +80,8 @@ PROTOCOLS = (
 def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.ndarray]:
     """Return each case's values, ``(cases,)``, NaN where the published code would fail or skip.
 
+    A volume with a single foreground voxel, at which that code stops, keeps its plain value.
+
     Args:
         bins: Histogram that keeps cases apart.
         protocol: What to compute.

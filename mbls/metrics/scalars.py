@@ -1,6 +1,5 @@
 """One number each from a calibration histogram of its own, for loggers and other frameworks."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +20,13 @@ class HistogramMetric(CalibrationHistogram):
     Args:
         num_classes: Number of classes, background included.
         n_bins: A divisor of 60.
-        region: ``"all"``, ``"label"`` or ``"union"``.
+        region: A name of :mod:`mbls.metrics.regions`; those by distance need ``spacing``.
         ignore_index: Label of voxels to leave out.
         num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        kwargs: Settings of :class:`torchmetrics.Metric`.
+        kwargs: As :class:`CalibrationHistogram` takes them.
+
+    Raises:
+        ValueError: If ``n_bins`` does not divide 60, and as :class:`CalibrationHistogram`.
     """
 
     higher_is_better = False
@@ -40,9 +42,8 @@ class HistogramMetric(CalibrationHistogram):
         num_cases: int | None = None,
         **kwargs: Any,
     ) -> None:
-        regions: Sequence[str] = (region,)
         super().__init__(
-            num_classes, regions=regions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+            num_classes, regions=(region,), num_cases=num_cases, ignore_index=ignore_index, **kwargs
         )
         self.n_bins = check_n_bins(n_bins)
         self.region = region
@@ -72,7 +73,10 @@ class ExpectedCalibrationError(_Normed):
 
 
 class ClasswiseCalibrationError(_Normed):
-    """Mean over classes of the one-against-rest error (Kull et al. 2019, arXiv:1910.12656)."""
+    """Mean over classes of the one-against-rest error (Kull et al. 2019, arXiv:1910.12656).
+
+    In the region ``"label"`` the background class, which cannot occur there, is left out.
+    """
 
     metric = "cece"
 
