@@ -36,7 +36,7 @@ from mbls.losses.mean_calibration import (
     accuracy_gap,
     classwise_gap,
 )
-from mbls.losses.neighbourhood import box_shares, gaussian_shares, neighbour_proportions
+from mbls.losses.neighbourhood import neighbour_proportions
 from mbls.losses.neighbours import (
     NeighborAwareLoss,
     SpatialLabelSmoothingLoss,
@@ -93,7 +93,6 @@ __all__ = [
     "asymmetric_focal",
     "asymmetric_focal_tversky",
     "average_calibration_error",
-    "box_shares",
     "brier_map",
     "classwise_gap",
     "confusion",
@@ -102,7 +101,6 @@ __all__ = [
     "discrimination_map",
     "exclusion_map",
     "focal_map",
-    "gaussian_shares",
     "hard_bins",
     "kernel_calibration_error",
     "loser_penalty",

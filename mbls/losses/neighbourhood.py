@@ -2,16 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Border", "Kernel", "box_shares", "gaussian_shares", "neighbour_proportions"]
+__all__ = ["Border", "Kernel", "Neighbourhood", "neighbour_proportions"]
 
 Kernel = Literal["mean", "gaussian"]
 Border = Literal["replicate", "background", "monai"]
+
+CPU_CHUNK = 1 << 19  # voxels times classes counted at once, for each thread
+DEVICE_CHUNK = 1 << 26
 
 
 def neighbour_proportions(
@@ -54,90 +59,158 @@ def neighbour_proportions(
         >>> neighbour_proportions(labels, 2)[0, 1]
         tensor([0.0000, 0.3333, 0.6667, 1.0000])
     """
-    nowhere, ignored = num_classes, num_classes + 1
-    small = torch.int16 if num_classes > 125 else torch.int8
-    gone = target == ignore_index
-    labels = target.to(small) * ~gone + gone * ignored  # faster than a masked fill
-    if kernel == "gaussian" and border == "monai":
-        weights = erf_weights(sigma)
-        radius = len(weights) // 2
-    else:
-        weights = gaussian_weights(sigma, kernel_size)
-        radius = kernel_size // 2
-    labels = pad_labels(labels, radius, "edge" if border == "replicate" else
-                        0 if border == "background" else nowhere)  # fmt: skip
-
-    def shares(maps: Tensor) -> Tensor:
-        if kernel == "mean":
-            return box_shares(maps, kernel_size, dtype)
-        if border == "monai":
-            return filter_axes(maps.to(dtype), weights)
-        return gaussian_shares(maps, weights, dtype)
-
-    classes = torch.arange(num_classes, dtype=small, device=labels.device)
-    found = shares(labels.unsqueeze(1) == classes.view(-1, *[1] * (labels.ndim - 1)))
-    kept = shares((labels == ignored).unsqueeze(1)).neg_().add_(1)
-    return found.div_(kept.clamp_min_(1e-6))  # 0 / 1e-6 where the whole window is ignored
+    window = Neighbourhood(kernel, kernel_size, sigma, border, ignore_index)
+    return window.shares(target, num_classes, dtype)
 
 
-def box_shares(maps: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Average over the ``size``-wide box; counted in bytes where they suffice.
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The windows of :func:`neighbour_proportions`, settings alone.
 
     Args:
-        maps: Bool ``(N, K, *P)``, padded by ``size // 2`` on every side.
-        size: Odd width.
-        dtype: Of the result.
-
-    Returns:
-        ``(N, K, *S)`` with S = P - size + 1.
+        kernel: How the window is weighed.
+        size: Odd width of the window in voxels.
+        sigma: Standard deviation of the Gaussian in voxels.
+        border: What lies outside the image.
+        ignore_index: The label of voxels that leave every window.
     """
-    window = size ** (maps.ndim - 2)
-    counts = maps.to(torch.uint8 if window < 256 else torch.int32)
-    return filter_axes(counts, [1] * size).to(dtype).div_(window)
+
+    kernel: Kernel = "mean"
+    size: int = 3
+    sigma: float = 1.0
+    border: Border = "replicate"
+    ignore_index: int = -100
+
+    def shares(self, target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+        """Return :func:`neighbour_proportions`."""
+        shape = (target.shape[0], num_classes, *target.shape[1:])
+        shares = torch.empty(shape, dtype=dtype, device=target.device)
+        for images, some, found in self.parts(target, num_classes, dtype):
+            shares[images, some] = found
+        return shares
+
+    def parts(
+        self, target: Tensor, num_classes: int, dtype: torch.dtype
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield some images, some of the classes and their shares, as much as a cache holds."""
+        nowhere, ignored = num_classes, num_classes + 1
+        small = torch.uint8 if ignored < 256 else torch.int16
+        gone = target == self.ignore_index
+        some_gone = _unknown(gone) or bool(gone.any())
+        labels = target.to(small)
+        if some_gone:
+            labels.masked_fill_(gone, ignored)
+        window = self._window(target.ndim - 1)
+        outside: dict[Border, int | None] = {"replicate": None, "background": 0, "monai": nowhere}
+        labels = pad_labels(labels, len(window.ratios), outside[self.border]).unsqueeze(1)
+        classes = torch.arange(ignored + 1, dtype=small, device=labels.device)
+        classes = classes.view(-1, *[1] * (target.ndim - 1))
+        size = _chunk(labels)
+        for images in _slices(target.shape[0], size // num_classes):
+            kept: Tensor | float = window.total
+            if some_gone:
+                kept = kept - window.weigh(labels[images], classes[ignored:], dtype).to(dtype)
+                kept.clamp_min_(1e-6)  # 0 / 1e-6 where the whole window is ignored
+            for some in _slices(num_classes, size):
+                found = window.weigh(labels[images], classes[some], dtype)
+                yield images, some, found.to(dtype).div_(kept)
+
+    def _window(self, dims: int) -> "Window":
+        if self.kernel == "mean":
+            return Window([1] * (self.size // 2), 1, self.size**dims)
+        if self.border == "monai":
+            own, *others = erf_weights(self.sigma)
+            return Window([weight / own for weight in others], 1, own**-dims)
+        steps = range(1, self.size // 2 + 1)
+        ratios = [math.exp(-((step / self.sigma) ** 2) / 2) for step in steps]
+        around = math.expm1(dims * math.log1p(2 * math.fsum(ratios)))
+        return Window(ratios, 1 / around, 2) if around else Window(ratios, 0, 1)
 
 
-def gaussian_shares(maps: Tensor, weights: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Weigh the voxel itself by 1/2 and its neighbours by a Gaussian that sums to 1/2.
+@dataclass(frozen=True)
+class Window:
+    """How much the voxels around one count, up to a factor.
 
     Args:
-        maps: Bool ``(N, K, *P)``, padded by half the width of ``weights``.
-        weights: The Gaussian along one axis, sum 1, odd length.
-        dtype: Of the result.
-
-    Returns:
-        ``(N, K, *S)``.
+        ratios: Weights at distance 1, 2, .. along an axis, that of the voxel itself being 1; off
+            the axes they multiply.
+        spread: Factor of all voxels but the one itself.
+        total: Sum of all weights that make a share of 1.
     """
-    radius, dims = len(weights) // 2, maps.ndim - 2
-    maps = maps.to(dtype)
-    own = maps
-    for axis in range(2, maps.ndim):
-        own = own.narrow(axis, radius, own.shape[axis] - 2 * radius)
-    centre = weights[radius] ** dims
-    if centre == 1:  # no neighbours
-        return own.clone()
-    scale = 0.5 / (1 - centre)
-    return filter_axes(maps, weights).mul_(scale).add_(own, alpha=0.5 - scale * centre)
+
+    ratios: Sequence[float]
+    spread: float
+    total: float
+
+    def weigh(self, labels: Tensor, classes: Tensor, dtype: torch.dtype) -> Tensor:
+        """Sum up the weights of each class in the window around each voxel.
+
+        Args:
+            labels: ``(n, 1, *P)``, padded by ``len(ratios)`` on every side.
+            classes: ``(k, 1, ..)``, with as many axes as the labels but the first.
+            dtype: Of the sums, where they are not counts.
+
+        Returns:
+            ``(n, k, *S)``; integers where all weights are 1, in bytes if they suffice.
+        """
+        shape = torch.broadcast_shapes(labels.shape, classes.shape)
+        own = torch.eq(labels, classes, out=labels.new_empty(shape, dtype=torch.uint8))
+        if any(ratio != 1 for ratio in self.ratios):
+            own = own.to(dtype)
+        elif self.total > 255:
+            own = own.to(torch.int32)
+        if not self.ratios:
+            return own
+        around = None
+        for axis in range(2, own.ndim):
+            beside = self._beside(own if around is None else own + around, axis)
+            inside = (axis, len(self.ratios), beside.shape[axis])
+            own = own.narrow(*inside)
+            around = beside if around is None else beside.add_(around.narrow(*inside))
+        if around is None:  # no axes
+            return own
+        return (around if self.spread == 1 else around.mul_(self.spread)).add_(own)
+
+    def _beside(self, maps: Tensor, axis: int) -> Tensor:
+        """Sum up the weights of what lies before and after each voxel along an axis."""
+        radius = len(self.ratios)
+        length = maps.shape[axis] - 2 * radius
+        total = None
+        for step, ratio in enumerate(self.ratios, start=1):
+            before, after = (maps.narrow(axis, radius + way * step, length) for way in (-1, 1))
+            pair = before + after
+            if ratio != 1:
+                pair.mul_(ratio)
+            total = pair if total is None else total.add_(pair)
+        assert total is not None
+        return total
 
 
-def filter_axes(maps: Tensor, weights: Sequence[float]) -> Tensor:
-    """Filter ``(N, K, *P)`` along each spatial axis with the same odd-length weights."""
-    if maps.ndim == 2:
-        return maps.clone()
-    for axis in range(2, maps.ndim):
-        length = maps.shape[axis] - len(weights) + 1
-        total = maps.narrow(axis, 0, length) * weights[0]
-        for shift, weight in enumerate(weights[1:], start=1):
-            total = total.add_(maps.narrow(axis, shift, length), alpha=weight)
-        maps = total
-    return maps
+def _unknown(values: Tensor) -> bool:
+    """Whether looking at a value makes the host wait for a device or breaks a graph."""
+    return values.device.type != "cpu" or torch.compiler.is_compiling()
 
 
-def pad_labels(labels: Tensor, radius: int, outside: int | Literal["edge"]) -> Tensor:
-    """Extend ``(N, *S)`` by ``radius`` voxels on every side, with a label or the edge's own."""
+def _chunk(labels: Tensor) -> int:
+    """Return how many maps like one of the labels to make at once."""
+    if torch.compiler.is_compiling():
+        return sys.maxsize  # the compiler fuses
+    on_cpu = labels.device.type == "cpu"
+    numbers = CPU_CHUNK * torch.get_num_threads() if on_cpu else DEVICE_CHUNK
+    return numbers // max(1, math.prod(labels.shape[1:]))
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    step = max(1, step)
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def pad_labels(labels: Tensor, radius: int, outside: int | None) -> Tensor:
+    """Extend ``(N, *S)`` by ``radius`` voxels on every side by a label, or None: the edge's."""
     for axis in range(1, labels.ndim):
         shape = list(labels.shape)
         shape[axis] = radius
-        if outside == "edge":
+        if outside is None:
             first = labels.narrow(axis, 0, 1).expand(shape)
             last = labels.narrow(axis, -1, 1).expand(shape)
         else:
@@ -146,14 +219,7 @@ def pad_labels(labels: Tensor, radius: int, outside: int | Literal["edge"]) -> T
     return labels
 
 
-def gaussian_weights(sigma: float, size: int) -> list[float]:
-    """Sample a Gaussian at ``size`` voxel centres; the weights sum to 1."""
-    raw = [math.exp(-((place - size // 2) ** 2) / (2 * sigma**2)) for place in range(size)]
-    return [weight / math.fsum(raw) for weight in raw]
-
-
 def erf_weights(sigma: float) -> list[float]:
-    """Integrate a Gaussian over voxels up to 4 sigma, not rescaled, as MONAI does."""
-    radius = int(4 * sigma + 0.5)
-    edges = [(place - 0.5) / (sigma * math.sqrt(2)) for place in range(-radius, radius + 2)]
+    """Integrate a Gaussian over voxels 0, 1, .. up to 4 sigma, not rescaled, as MONAI does."""
+    edges = [(place - 0.5) / (sigma * math.sqrt(2)) for place in range(int(4 * sigma + 0.5) + 2)]
     return [(math.erf(high) - math.erf(low)) / 2 for low, high in itertools.pairwise(edges)]

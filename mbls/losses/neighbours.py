@@ -1,12 +1,13 @@
 """Losses that look at the labels around a voxel: SVLS and NACL."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mbls.losses.base import Loss
 from mbls.losses.masking import masked_mean
-from mbls.losses.neighbourhood import Border, Kernel, neighbour_proportions
+from mbls.losses.neighbourhood import Border, Kernel, Neighbourhood
 from mbls.losses.penalty import PenaltyLoss
 from mbls.losses.settings import check_above, check_at_least, check_one_of
 
@@ -41,6 +42,46 @@ def neighbour_distance(
     """
     gap = scores - proportions
     return (gap.abs() if distance == "l1" else gap.square()).mean(dim=1)
+
+
+def mean_neighbour_distance(
+    scores: Tensor,
+    target: Tensor,
+    window: Neighbourhood,
+    distance: Literal["l1", "l2"],
+) -> Tensor:
+    """Average :func:`neighbour_distance` over the labelled voxels."""
+    keep = target != window.ignore_index
+    if distance == "l2" or torch.compiler.is_compiling():
+        shares = window.shares(target, scores.shape[1], scores.dtype)
+        return masked_mean(neighbour_distance(scores, shares, distance), keep)
+    with torch.no_grad():
+        weight = _mean_weight(keep, scores.dtype).div_(scores.shape[1])
+        slope = torch.empty_like(scores, memory_format=torch.contiguous_format)
+        value = scores.new_zeros(())
+        for images, some, shares in window.parts(target, scores.shape[1], scores.dtype):
+            gap = torch.sub(scores[images, some], shares, out=shares)
+            part = torch.sign(gap, out=slope[images, some]).mul_(weight[images])
+            value += gap.mul_(part).sum()
+    return _KnownSlope.apply(scores, value, slope)
+
+
+class _KnownSlope(torch.autograd.Function):
+    """Give a value that is linear in the scores the slope that was found along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * upstream, None, None
+
+
+def _mean_weight(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``(N, 1, *S)``, which sums to 1 over the kept voxels and is 0 elsewhere."""
+    return (keep.to(dtype) / keep.sum().clamp_min(1)).unsqueeze(1)
 
 
 class SpatialLabelSmoothingLoss(Loss):
@@ -83,15 +124,10 @@ class SpatialLabelSmoothingLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"smoothed_ce": ...}``."""
         logits, target = self.prepare(logits, target)
-        soft = neighbour_proportions(
-            target,
-            logits.shape[1],
-            kernel="gaussian",
-            kernel_size=self.kernel_size,
-            sigma=self.sigma,
-            ignore_index=self.ignore_index,
-            dtype=logits.dtype,
+        window = Neighbourhood(
+            "gaussian", self.kernel_size, self.sigma, ignore_index=self.ignore_index
         )
+        soft = window.shares(target, logits.shape[1], logits.dtype)
         keep = target != self.ignore_index
         return {"smoothed_ce": masked_mean(soft_ce_map(logits, soft), keep)}
 
@@ -158,20 +194,11 @@ class NeighborAwareLoss(PenaltyLoss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms and ``"neighbours"``."""
         logits, target = self.prepare(logits, target)
-        proportions = neighbour_proportions(
-            target,
-            logits.shape[1],
-            kernel=self.kernel,
-            kernel_size=self.kernel_size,
-            sigma=self.sigma,
-            border=self.border,
-            ignore_index=self.ignore_index,
-            dtype=logits.dtype,
-        )
         scores = logits if self.on == "logits" else logits.softmax(dim=1)
-        penalty = masked_mean(
-            neighbour_distance(scores, proportions, self.distance), target != self.ignore_index
+        window = Neighbourhood(
+            self.kernel, self.kernel_size, self.sigma, self.border, self.ignore_index
         )
+        penalty = mean_neighbour_distance(scores, target, window, self.distance)
         return {**self.base_terms(logits, target), "neighbours": self.alpha * penalty}
 
 

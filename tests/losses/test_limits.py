@@ -32,7 +32,6 @@ from mbls.losses import (
     TverskyPlusPlusLoss,
     UnifiedFocalPlusPlusLoss,
     UniformPenaltyLoss,
-    box_shares,
     neighbour_proportions,
     weighted_kernel_error,
 )
@@ -328,8 +327,37 @@ def test_neighbour_proportions_at_a_corner() -> None:
 
 def test_a_wide_window_does_not_overflow_its_counts() -> None:
     """17 x 17 = 289 voxels of one class do not fit a byte."""
-    shares = box_shares(torch.ones(1, 1, 17, 17, dtype=torch.bool), 17, torch.float32)
-    assert shares.item() == 1
+    labels = torch.ones(1, 3, 3, dtype=torch.int64)
+    assert (neighbour_proportions(labels, 2, kernel_size=17)[0, 1] == 1).all()
+
+
+@pytest.mark.parametrize("kernel", ["mean", "gaussian"])
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("chunk", [1, 200])
+def test_neighbours_are_counted_in_parts(kernel, ignored, chunk, monkeypatch) -> None:
+    """However few maps are counted at once, value and gradient are those of the plain formula."""
+    monkeypatch.setattr("mbls.losses.neighbourhood.CPU_CHUNK", chunk)
+    logits = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(4, (3, 5, 6))
+    if ignored:
+        target[torch.rand(target.shape) < 0.3] = -100
+    keep = target != -100
+    tau = torch.stack([slow_shares(image, 4, 1, kernel) for image in target])
+    loss = NeighborAwareLoss(1.0, kernel=kernel, border="replicate")
+    value = loss.terms(logits, target)["neighbours"]
+    expected = (logits - tau).abs().mean(dim=1)[keep].mean()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(v, logits) for v in (value, expected)))
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 0.15, 0.2])
+def test_a_narrow_gaussian_shares_half_with_the_nearest(sigma) -> None:
+    """Its weights underflow long before their ratio matters; then the voxel stands alone."""
+    labels = torch.tensor([[0, 1, 1, 1, 1]])
+    tau = neighbour_proportions(labels, 2, kernel="gaussian", sigma=sigma)[0, 1]
+    alone = sigma == 1e-3
+    torch.testing.assert_close(tau, torch.tensor([0.0 if alone else 0.25, 1.0 if alone else 0.75,
+                                                  1.0, 1.0, 1.0]))  # fmt: skip
 
 
 def test_acls_by_hand() -> None:
