@@ -34,6 +34,7 @@ HALF_OPEN = "bins are [lo, hi): what lies on an edge is in the bin above"
 SHAPE = "distances in voxels, both directions together, 0 for what is missing"
 
 PAPERS = "mbls-voc, cals-voc"
+IMAGES = "acl; with background CalibrationHistogram"
 ANSWERS = {
     "ece_cece_aece_mce_ace": {
         "ece": ("protocol", PAPERS, by.papers("ece")),
