@@ -20,6 +20,7 @@ from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.checks import RawCase
 from datamodules.datasets import InputDataset, PatchDataset, SliceDataset, VolumeDataset
+from datamodules.examination import Examination
 from datamodules.grids import Box
 from datamodules.inputs import find_inputs
 from datamodules.intensity import Normalization
@@ -270,20 +271,29 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def check(self, *, progress: bool = True) -> list[Problem]:
         """Read every case, and return all problems of dataset, cases, split and cache folder."""
+        return list(self.examine(pictures=0, progress=progress).problems)
+
+    def examine(self, *, pictures: int = 24, progress: bool = True) -> Examination:
+        """Read every case, and return all problems with the facts about the cases without any.
+
+        Args:
+            pictures: How many cases get a picture for the contact sheet.
+            progress: Whether to show a bar.
+        """
         try:
             if self.root is None:
                 self.write_phantom(self.phantom_root, progress=progress)
             survey = self._survey()
         except DataError as error:
-            return list(error.problems)
-        problems = list(survey.problems)
-        problems += self.preparer.check(survey.cases, progress=progress)
+            return Examination(error.problems, ())
+        found = self.preparer.examine(survey.cases, pictures=pictures, progress=progress)
+        problems = [*survey.problems, *found.problems]
         for step in (lambda: self._split(survey), lambda: self.preparer.claim(survey.cases)):
             try:
                 step()
             except DataError as error:
                 problems += error.problems
-        return problems
+        return Examination(tuple(problems), found.facts)
 
     def prepare(self, *, progress: bool = True) -> None:
         """Write the phantom if there is no root, and read every case of the split into the cache.

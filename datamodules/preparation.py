@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.cache import Cache, CachedCase, content_key
 from datamodules.case import Case, DataError, Problem
 from datamodules.checks import OUTSIDE, RawCase, read_case
+from datamodules.examination import CaseFacts, Examination, case_facts, spread_over
 from datamodules.foreground import class_places, class_slices
 from datamodules.parallel import console, in_parallel
 from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
@@ -77,17 +78,30 @@ class Preparer:
             raw = replace(raw, label=marked_outside(raw.image, raw.label))
         return raw, problems
 
-    def check(self, cases: Sequence[Case], *, progress: bool) -> list[Problem]:
-        """Read every case from its files, and return all problems in the order of the cases."""
+    def examine(self, cases: Sequence[Case], *, pictures: int, progress: bool) -> Examination:
+        """Read every case from its files; return problems and facts in the order of the cases."""
+        pictured = spread_over(cases, pictures)
+
+        def look(case: Case) -> tuple[list[Problem], CaseFacts | None]:
+            raw, problems = self.read(case)
+            if raw is None:
+                return problems, None
+            facts = case_facts(
+                case, raw, num_classes=self.num_classes, pictured=case.id in pictured
+            )
+            return problems, facts
+
         results = in_parallel(
-            lambda case: self.read(case)[1],
+            look,
             cases,
             workers=self.workers,
             description="Checking cases",
             progress=progress,
         )
-        found = {case.id: problems for case, problems in results}
-        return [problem for case in cases for problem in found[case.id]]
+        found = {case.id: result for case, result in results}
+        problems = [problem for case in cases for problem in found[case.id][0]]
+        facts = (found[case.id][1] for case in cases)
+        return Examination(tuple(problems), tuple(fact for fact in facts if fact is not None))
 
     def claim(self, cases: Sequence[Case]) -> list[Case]:
         """Return the cases that are not in the cache; if there are any, open it for writing.

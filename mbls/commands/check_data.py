@@ -1,5 +1,8 @@
-"""``mbls check-data``: every case checked, all problems in one table."""
+"""``mbls check-data``: every case checked, all problems in one table, the rest in numbers."""
 
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +11,92 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.commands.data import datamodule, parser
+from mbls.errors import OutputError
 
 __all__ = ["main"]
 
 
 def main(args: list[str]) -> int:
     """Check every case; exit status 1 if there is any problem."""
-    options, rest = parser("mbls check-data", main.__doc__).parse_known_args(args)
+    p = parser("mbls check-data", main.__doc__)
+    p.add_argument("--sheet", type=Path, metavar="FILE",
+                   help="contact sheet (default: data/<dataset>-sheet.png)")  # fmt: skip
+    p.add_argument("--pictures", type=int, default=24, metavar="N",
+                   help="cases on the contact sheet; 0 for no sheet (default: 24)")  # fmt: skip
+    options, rest = p.parse_known_args(args)
     data = datamodule(options, rest)
-    problems = data.check()
-    root = Path(data.data_root)
-    if problems:
-        Console().print(problem_table(problems, root))
+    found = data.examine(pictures=options.pictures)
+    root, console = Path(data.data_root), Console()
+    if found.facts:
+        console.print(summary(found.facts, data, root))
+        for text in (text for fact in found.facts for text in fact.notes):
+            console.print(text, style="yellow", markup=False, highlight=False)
+    if found.facts and options.pictures > 0:
+        sheet = options.sheet or Path("data") / f"{data.dataset}-sheet.png"
+        save_sheet(sheet, found.facts, data)
+        console.print(f"Contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)
+    if found.problems:
+        console.print(problem_table(list(found.problems), root))
         return 1
-    Console().print(f"[green]No problems[/] in {escape(str(root))}.")
+    console.print(f"[green]No problems[/] in {escape(str(root))}.")
     return 0
+
+
+def save_sheet(sheet: Path, facts: Sequence[Any], data: Any) -> None:
+    """Write the contact sheet; a phantom's says what it is."""
+    from datamodules.contact_sheet import save_contact_sheet
+
+    phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
+    try:
+        save_contact_sheet(
+            sheet, facts, class_names=data.class_names, title=f"{data.dataset}{phantom}"
+        )
+    except OSError as error:
+        raise OutputError(
+            f"The contact sheet {sheet} cannot be written ({error.strerror}). Choose another: "
+            "--sheet FILE, or none: --pictures 0."
+        ) from error
+
+
+def summary(facts: Sequence[Any], data: Any, root: Path) -> Table:
+    """Return a table of shapes, spacings, intensities and label volumes over the cases."""
+    phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
+    table = Table(
+        title=escape(f"{data.dataset}{phantom}: {len(facts)} cases without problems in {root}"),
+        title_justify="left",
+    )
+    table.add_column("of each case")
+    for name in ("least", "median", "most"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for axis in range(3):
+        _row(table, f"voxels, axis {axis + 1}", [fact.shape[axis] for fact in facts])
+    for axis in range(3):
+        _row(table, f"voxel size, axis {axis + 1} (mm)", [fact.spacing[axis] for fact in facts])
+    codes = Counter(fact.codes for fact in facts).most_common(4)
+    table.add_row("axes", "", "", "", ", ".join(f"{code} in {n}" for code, n in codes))
+    modalities = max(len(fact.intensities) for fact in facts)
+    for m in range(modalities):
+        name = f"intensity of image {m + 1}" if modalities > 1 else "intensity"
+        for k, word in enumerate(("minimum", "1 %", "median", "99 %", "maximum")):
+            _row(table, f"{name}, {word}", [fact.intensities[m][k] for fact in facts])
+    labelled = [fact for fact in facts if fact.volumes]
+    for k, name in list(enumerate(data.class_names))[1:] if labelled else ():
+        volumes = [fact.volumes[k] for fact in labelled]
+        missing = sum(volume == 0 for volume in volumes)
+        note = f"absent in {missing}" if missing else ""
+        _row(table, f"{name} (ml)", [v for v in volumes if v > 0], note)
+    if any(fact.ignored for fact in facts):
+        _row(table, "ignored voxels (%)", [100 * fact.ignored for fact in facts])
+    return table
+
+
+def _row(table: Table, name: str, values: Iterable[float], note: str = "") -> None:
+    values = sorted(values)
+    cells = ["", "", ""]
+    if values:
+        cells = [f"{v:.4g}" for v in (values[0], statistics.median(values), values[-1])]
+    table.add_row(name, *cells, note)
 
 
 def problem_table(problems: list[Any], root: Path) -> Table:

@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+from PIL import Image
 
+from datamodules.case import Case
+from datamodules.checks import RawCase
+from datamodules.examination import case_facts
 from mbls.cli import main
 
 
@@ -15,8 +21,55 @@ def words(root: Path, tmp_path: Path) -> list[str]:
 def test_a_sound_download_has_no_problems(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check-data", *words(acdc, tmp_path)]) == 0
+    sheet = tmp_path / "made" / "sheet.png"
+    assert main(["check-data", *words(acdc, tmp_path), "--sheet", str(sheet)]) == 0
     assert "No problems" in capsys.readouterr().out
+    width, height = Image.open(sheet).size
+    assert width > 1000
+    assert height > 400
+
+
+def test_the_summary_says_what_the_cases_are_like(
+    acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    path = acdc / "training/patient003/patient003_frame01_gt.nii.gz"
+    label = nib.load(path)
+    data = np.asarray(label.dataobj).astype(np.float64)
+    data[data == 3] = 2
+    volume = np.count_nonzero(data == 2) * 1.5 * 1.5 * 10 / 1000
+    nib.save(nib.Nifti1Image(data + 2e-5, label.affine), path)
+    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 0
+    shown = capsys.readouterr().out
+    rows = {}
+    for line in shown.splitlines():
+        cells = [cell.strip() for cell in line.strip("│ ").split("│")]
+        rows[cells[0]] = cells[1:]
+    assert rows["voxels, axis 1"][:3] == ["20", "20", "20"]
+    assert rows["voxel size, axis 3 (mm)"][:3] == ["10", "10", "10"]
+    assert rows["axes"][3] == "LPS in 20"
+    assert rows["left ventricle (ml)"][3] == "absent in 1"
+    assert float(rows["myocardium (ml)"][2]) == pytest.approx(volume, rel=1e-3)
+    assert "2e-05 off integers: rounded" in " ".join(shown.split())
+    assert "Contact sheet" not in shown
+
+
+def test_a_picture_is_the_slice_with_most_foreground() -> None:
+    image = np.zeros((1, 8, 10, 5), np.float32)
+    image[0, :, :, 3] = np.arange(80).reshape(8, 10)
+    label = np.zeros((8, 10, 5), np.uint8)
+    label[2:5, 3, 1] = 1
+    label[1:3, 4:9, 3] = 2
+    label[0, 0, 4] = 255
+    affine = np.diag([1.5, 1.5, 4.0, 1.0])  # RAS: both axes are mirrored
+    raw = RawCase(image, label, None, affine, affine)
+    facts = case_facts(Case("a", "a", ()), raw, num_classes=3, pictured=True)
+    assert facts.picture is not None
+    np.testing.assert_array_equal(facts.picture.label, label[::-1, ::-1, 3])
+    assert facts.picture.image.shape == (1, 8, 10)
+    assert facts.codes == "RAS"
+    assert facts.volumes == pytest.approx([386 * 0.009, 3 * 0.009, 10 * 0.009])
+    assert facts.ignored == 1 / 400
 
 
 def test_all_problems_are_in_one_table(
@@ -26,7 +79,7 @@ def test_all_problems_are_in_one_table(
     (acdc / "training/patient001/Info.cfg").unlink()
     broken = acdc / "training/patient002/patient002_frame01.nii.gz"
     broken.write_bytes(broken.read_bytes()[:100])
-    assert main(["check-data", *words(acdc, tmp_path)]) == 1
+    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 1
     shown = capsys.readouterr().out
     assert "2 problems" in shown
     assert "training/patient001/Info.cfg" in shown

@@ -1,0 +1,53 @@
+"""A picture of many cases at once: one slice each, with its labels outlined."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from datamodules.examination import CaseFacts
+
+_SIZE = 1.9  # inches of a picture
+
+
+def save_contact_sheet(
+    path: Path, facts: Sequence[CaseFacts], *, class_names: Sequence[str], title: str
+) -> None:
+    """Write a PNG of every case that has a picture, a modality beside the other.
+
+    Args:
+        path: The file.
+        facts: The cases.
+        class_names: Names of the classes, background first, for the legend.
+        title: What stands above.
+    """
+    shown = [(case.id, case.picture) for case in facts if case.picture is not None]
+    modalities = max((len(picture.image) for _, picture in shown), default=1)
+    across = max(1, 8 // modalities) * modalities
+    down = max(1, -(-len(shown) * modalities // across))
+    figure = Figure(figsize=(_SIZE * across, (_SIZE + 0.2) * down + 0.9), dpi=110)
+    axes = np.atleast_2d(figure.subplots(down, across, squeeze=False))
+    for ax in axes.flat:
+        ax.axis("off")
+    colors = [colormaps["tab20"](index % 20) for index in range(len(class_names))]
+    for number, (name, picture) in enumerate(shown):
+        for channel, image in enumerate(picture.image):
+            ax = axes.flat[number * modalities + channel]
+            ax.imshow(image.T, cmap="gray", vmin=0, vmax=255, aspect=picture.aspect)
+            for index in range(1, len(class_names)):
+                inside = index == picture.label.T
+                if inside.any():
+                    ax.contour(inside, [0.5], colors=[colors[index]], linewidths=0.8)
+            if channel == 0:
+                ax.set_title(name[-28:], fontsize=6)
+    figure.suptitle(title, fontsize=9)
+    lines = [Line2D([], [], color=color) for color in colors[1:]]
+    figure.legend(
+        lines, list(class_names[1:]), loc="lower center", ncols=min(7, len(lines)), fontsize=7
+    )
+    figure.tight_layout(rect=(0, 0.45 / figure.get_figheight() + 0.01, 1, 0.99), pad=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
