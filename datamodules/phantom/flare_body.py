@@ -56,7 +56,8 @@ def rounded(points: Points, half: tuple[float, float], power: float = 2.25) -> F
     u, v = np.abs(x) / np.float32(half[0]), np.abs(y) / np.float32(half[1])
     level = np.maximum((u**power + v**power) ** (1 / power), 1e-3)
     slope = np.hypot((u / level) ** (power - 1) / half[0], (v / level) ** (power - 1) / half[1])
-    return ((level - 1) / slope).astype(np.float32)
+    distance = (level - 1) / np.maximum(slope, 1 / max(half))  # the axis has no slope
+    return distance.astype(np.float32)
 
 
 def lay(image: Floats, value: float | Floats, distance: Floats, width: float) -> None:

@@ -40,7 +40,8 @@ def ellipsoid(points: Points, centre: Sequence[float], radii: Sequence[float]) -
     ]
     level = np.sqrt(sum(u * u for u in unit))
     slope = np.sqrt(sum((u * np.float32(1 / r)) ** 2 for u, r in zip(unit, radii, strict=True)))
-    return level * (level - 1) / np.maximum(slope, np.float32(1e-6))
+    distance = level * (level - 1) / np.maximum(slope, np.float32(1e-6))
+    return np.where(level < 1e-4, np.float32(-min(radii)), distance)  # the centre has no slope
 
 
 def tube(points: Points, nodes: Sequence[Node]) -> Floats:

@@ -1,8 +1,8 @@
-"""A coarse phantom: every rule of the real one at a fraction of the work."""
+"""Coarse phantoms: every rule of the real ones at a fraction of the work."""
 
 import pytest
 
-from datamodules.phantom import CardiacPhantom
+from datamodules.phantom import AbdomenPhantom, BrainPhantom, CardiacPhantom
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +15,15 @@ def coarse() -> CardiacPhantom:
         header_fault_fraction=0.3,
         late_ed_fraction=0.3,
     )
+
+
+@pytest.fixture(scope="session")
+def coarse_brain() -> BrainPhantom:
+    return BrainPhantom(
+        shape=(40, 48, 36), voxel_mm=4.0, no_enhancing_fraction=0.25, satellite_fraction=0.5
+    )
+
+
+@pytest.fixture(scope="session")
+def coarse_abdomen() -> AbdomenPhantom:
+    return AbdomenPhantom(release="2022", pixels=48, slices_mm=(10.0,), tube_fraction=0.25)
