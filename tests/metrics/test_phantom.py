@@ -10,7 +10,8 @@ from datamodules.phantom.annotator import draw_labels, posterior
 from datamodules.phantom.patient import make_patient
 from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom
-from mbls.metrics import CalibrationHistogram, estimate
+from mbls.cli import main
+from mbls.metrics import CalibrationHistogram, estimate, from_bins
 from mbls.metrics.estimates import POOLINGS
 from mbls.metrics.summary import summarize
 
@@ -97,3 +98,31 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
         assert true * (1 if sharpness > 1 else -1) > 0
         for metric in ("ece", "cece"):
             assert cells[metric]["value"] > cells[f"true_{metric}"]["value"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What the test of a network trained for two epochs on the default phantom measured."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ["--dataset", "acdc", "--loss", "mbls", "--network", "unet", "--preset", "quick"]
+    words += ["--epochs", "2", "--accelerator", "cpu", "--run", str(folder / "run")]
+    words += ["--data.init_args.phantom_root", str(folder / "phantom")]
+    words += ["--data.init_args.cache_dir", str(folder / "cache")]
+    words += ["--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"]
+    assert main(["train", *words]) == 0
+    return from_bins(folder / "run" / "test" / "best" / "bins.npz")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("metric", ["ece", "cece", "signed"])
+def test_measured_error_of_a_trained_network_meets_the_true_one(trained, metric):
+    assert trained["dice"]["mean"]["value"] > 0.5
+    for region, pooling in product(REGIONS, POOLINGS):
+        cells = trained["sound"][region][pooling]
+        true = cells[f"true_{metric}"]["value"]
+        for name in (metric, f"{metric}_corrected"):
+            if name in cells:
+                low, high = cells[name]["low"], cells[name]["high"]
+                assert low <= true <= high, (region, pooling, name, low, true, high)
