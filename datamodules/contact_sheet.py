@@ -32,13 +32,14 @@ def save_contact_sheet(
     axes = np.atleast_2d(figure.subplots(down, across, squeeze=False))
     for ax in axes.flat:
         ax.axis("off")
-    colors = [colormaps["tab20"](index % 20) for index in range(len(class_names))]
+    order = [*range(0, 20, 2), *range(1, 20, 2)]  # strong colours first
+    colors = [colormaps["tab20"](order[index % 20]) for index in range(len(class_names))]
     for number, (name, picture) in enumerate(shown):
         for channel, image in enumerate(picture.image):
             ax = axes.flat[number * modalities + channel]
             ax.imshow(image.T, cmap="gray", vmin=0, vmax=255, aspect=picture.aspect)
             for index in range(1, len(class_names)):
-                inside = index == picture.label.T
+                inside = np.equal(picture.label.T, index)
                 if inside.any():
                     ax.contour(inside, [0.5], colors=[colors[index]], linewidths=0.8)
             if channel == 0:
