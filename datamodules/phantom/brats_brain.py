@@ -140,9 +140,9 @@ def find_brain(
     sheets = np.minimum(cleft, lateral) + 0.4
     fold = _folds(points, rng)
     steep = np.sqrt(sum(g * g for g in np.gradient(fold, *spacing)))
-    reach = shape.sulci_mm * (1 + 0.25 * smooth_field(grid, spacing, 20, rng))
-    medial = np.minimum(depth, np.maximum(cleft - 1, 0))
-    sulci = np.hypot(fold / np.maximum(steep, 0.03), np.maximum(medial - reach, 0))
+    reach = shape.sulci_mm * (1 + 0.12 * smooth_field(grid, spacing, 20, rng))
+    shallow = np.minimum(depth, 1.8 * np.maximum(cleft - 1, 0))  # less deep in the cleft
+    sulci = np.hypot(fold / np.maximum(steep, 0.03), np.maximum(shallow - reach, 0))
     below = np.maximum(-4 - z, 0) * np.clip((30 - side) / 10, 0, 1)  # smooth at the base
     inner = np.maximum(10 - np.abs(callosum), 0) * 0.3  # and about the corpus callosum
     pial = np.minimum(np.minimum(depth, sheets), sulci + inner + 0.5 * below)
