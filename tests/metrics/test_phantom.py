@@ -100,6 +100,28 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
             assert cells[metric]["value"] > cells[f"true_{metric}"]["value"]
 
 
+def test_per_case_errors_are_too_high_by_what_redrawn_labels_explain(hearts):
+    """One labelling differs from the next by whole slices, which voxels' independence ignores."""
+    some = hearts[:REDRAWN]
+
+    def predict(known):
+        return (known.clamp_min(1e-12).log() * 2).softmax(1)
+
+    written = counted(some, predict, with_posterior=True)
+    again = [counted(some, predict, np.random.default_rng(1 + i)) for i in range(DRAWS)]
+    for metric in ("ece", "cece"):
+        settings = {"region": "all", "pooling": "per_case"}
+        drawn = np.array([estimate(bins, metric, **settings)[0] for bins in again])
+        value, true, floor = (
+            estimate(written, name, **settings)[0]
+            for name in (metric, f"true_{metric}", f"{metric}_floor")
+        )
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        assert low <= value <= high
+        assert true < low  # no labelling shows as little
+        assert drawn.mean() - true > 2 * floor  # the floor is a lower bound of the noise
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """What the test of a network trained for two epochs on the default phantom measured."""
