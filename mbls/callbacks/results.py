@@ -18,7 +18,7 @@ __all__ = ["TestResults"]
 
 
 class TestResults(Callback):
-    """Write ``metrics.json``, ``cases.csv``, ``bins.npz`` and the reliability diagram.
+    """Write ``metrics.json``, ``cases.csv``, ``bins.npz`` and the figures.
 
     The integer states are summed over ranks once; rank 0 writes and prints.
 
