@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mbls.losses.base import Loss
@@ -42,14 +43,17 @@ class BrierTerm(Pointwise):
 
     def value(self, chunk: Chunk) -> Tensor:
         """Return ``sum_k p_k^2 - 2 p_y + 1``, from the gaps, which lose no digits near 0."""
-        minus = chunk.probs.new_full(chunk.label.shape, -1.0)
-        return chunk.probs.scatter_add(1, chunk.label, minus).square_().sum(dim=1, keepdim=True)
+        return self._gap(chunk).square_().sum(dim=1, keepdim=True)
 
     def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
         """Add ``2 p_k (g_k - sum_j p_j g_j)`` with the gaps ``g = p - q``."""
-        gap = chunk.probs.scatter_add(1, chunk.label, weight.new_full(chunk.label.shape, -1.0))
-        inner = gap.mul(chunk.probs).sum(dim=1, keepdim=True)
-        gradient.addcmul_(gap.sub_(inner).mul_(chunk.probs), weight, value=2)
+        gap, probs = self._gap(chunk), chunk.probs
+        inner = torch.mul(gap, probs, out=chunk.buffer("products")).sum(dim=1, keepdim=True)
+        gradient.addcmul_(gap.sub_(inner).mul_(probs), weight, value=2)
+
+    def _gap(self, chunk: Chunk) -> Tensor:
+        minus = chunk.probs.new_full((), -1.0).expand(chunk.label.shape)
+        return chunk.buffer("work").copy_(chunk.probs).scatter_add_(1, chunk.label, minus)
 
 
 class BrierLoss(Loss):
@@ -111,6 +115,10 @@ class FocalCalibrationLoss(Loss):
         """Return ``{"focal": ..., "brier": ...}``."""
         logits, target = self.prepare(logits, target)
         focal, brier = pointwise_means(
-            logits, target, [FocalTerm(self.gamma), BrierTerm()], ignore_index=self.ignore_index
+            logits,
+            target,
+            [FocalTerm(self.gamma), BrierTerm()],
+            factors=(1.0, self.alpha),
+            ignore_index=self.ignore_index,
         )
-        return {"focal": focal, "brier": self.alpha * brier}
+        return {"focal": focal, "brier": brier}

@@ -59,13 +59,13 @@ class CrossEntropyTerm(Pointwise):
         share = self.label_smoothing
         value = chunk.label_log_probs * (share - 1)
         if share:
-            value -= share * (chunk.logits.mean(dim=1, keepdim=True) - chunk.log_norm)
+            value -= share * (chunk.behind.mean(dim=1, keepdim=True) - chunk.log_total)
         return value
 
     def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
         """Add ``p - (1 - a) q - a / C``."""
         share = self.label_smoothing
-        gradient.addcmul_(chunk.probs, weight)
+        gradient.addcmul_(chunk.exps, weight / chunk.total)
         gradient.scatter_add_(1, chunk.label, weight * (share - 1))
         if share:
             gradient.sub_(weight, alpha=share / gradient.shape[1])

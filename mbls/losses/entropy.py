@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mbls.losses.masking import masked_mean
@@ -63,15 +64,18 @@ class EntropyTerm(Pointwise):
 
     def value(self, chunk: Chunk) -> Tensor:
         """Return the entropy over the number of classes."""
-        return (chunk.log_probs * chunk.probs).mean(dim=1, keepdim=True).neg_()
+        return self._surprise(chunk).mean(dim=1, keepdim=True).neg_()
 
     def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
         """Add ``-p_k (log p_k + H) / C``, H the entropy."""
-        surprise = chunk.log_probs * chunk.probs
+        surprise = self._surprise(chunk)
         weight = weight / gradient.shape[1]
         entropy = surprise.sum(dim=1, keepdim=True).mul_(weight)
         gradient.addcmul_(surprise, weight, value=-1)
         gradient.addcmul_(chunk.probs, entropy)
+
+    def _surprise(self, chunk: Chunk) -> Tensor:
+        return torch.mul(chunk.log_probs, chunk.probs, out=chunk.buffer("work"))
 
 
 class EntropyPenaltyLoss(PenaltyLoss):

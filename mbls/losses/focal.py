@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mbls.losses.base import Loss
@@ -61,21 +60,19 @@ class FocalTerm(Pointwise):
 
     def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
         """Add ``slope * (p - q)``, the slope that by ``-log p_y``."""
-        log_p = chunk.logits.gather(1, chunk.label) - chunk.log_norm
-        exponents, p = self._exponents(log_p), log_p.exp()
+        log_p = chunk.label_log_probs
+        exponents = self._exponents(log_p)
         rest = -log_p.expm1()
         small = rest.clamp_min(TINY)
         # power(rest, g) = rest * max(rest, TINY)^(g - 1), and its derivative
         first = small.pow(exponents - 1)
-        slope = first + (exponents - 1) * rest * small.pow(exponents - 2) * (rest >= TINY)
-        slope = weight * (rest * first - slope * p * log_p)
-        gradient.addcmul_(chunk.probs, slope)
-        gradient.scatter_add_(1, chunk.label, -slope)
+        slope = first * (1 + (exponents - 1) * (rest >= TINY))
+        slope = weight * (rest * first - slope * log_p.exp() * log_p)
+        gradient.addcmul_(chunk.exps, slope / chunk.total)
+        gradient.scatter_add_(1, chunk.label, slope.neg_())
 
-    def _exponents(self, log_p: Tensor) -> Tensor:
-        if self.adaptive:
-            return adaptive_exponents(log_p.exp(), self.gamma)
-        return torch.full((), self.gamma, dtype=log_p.dtype, device=log_p.device)
+    def _exponents(self, log_p: Tensor) -> Tensor | float:
+        return adaptive_exponents(log_p.exp(), self.gamma) if self.adaptive else self.gamma
 
 
 class FocalLoss(Loss):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["check_labels", "check_shapes", "prepare"]
+__all__ = ["check_labels", "check_shapes", "free_to_look", "prepare"]
 
 
 def prepare(
@@ -29,7 +29,7 @@ def prepare(
     check_shapes(logits, target)
     if target.ndim == logits.ndim:
         target = target.squeeze(1)
-    if validate or (target.is_floating_point() and _free_to_look(target)):
+    if validate or (target.is_floating_point() and free_to_look(target)):
         check_labels(target, logits.shape[1], ignore_index, in_range=validate)
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide), target.to(torch.int64)
@@ -88,6 +88,6 @@ def check_labels(
         )
 
 
-def _free_to_look(target: Tensor) -> bool:
+def free_to_look(target: Tensor) -> bool:
     """Values can be read without a device to wait for and without a graph to break."""
     return target.device.type == "cpu" and not torch.compiler.is_compiling()

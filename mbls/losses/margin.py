@@ -54,21 +54,27 @@ class MarginTerm(Pointwise):
 
     def value(self, chunk: Chunk) -> Tensor:
         """Return the mean of the hinges, or of their squares, over the classes."""
-        excess = self._excess(chunk)
-        return (excess if self.norm == "l1" else excess.square_()).mean(dim=1, keepdim=True)
+        excess = chunk.kept[self] = self._excess(chunk)
+        if self.norm == "l2":
+            excess = torch.mul(excess, excess, out=chunk.buffer("products"))
+        total = excess.sum(dim=1, keepdim=True)
+        return total.mul_((-1 if self.norm == "l1" else 1) / chunk.logits.shape[1])
 
     def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
         """Push every loser beyond the margin up, and the winner (tied: each a share) down."""
-        excess = self._excess(chunk)
+        excess = chunk.kept.pop(self, None)
+        excess = self._excess(chunk) if excess is None else excess
         slope = excess.sign_() if self.norm == "l1" else excess.mul_(2)
         weight = weight / gradient.shape[1]
-        wins = torch.sub(chunk.logits, chunk.top).sign_().add_(1)
         total = slope.sum(dim=1, keepdim=True).mul_(weight)
-        gradient.addcmul_(slope, weight, value=-1)
-        gradient.addcmul_(wins, total.div_(wins.sum(dim=1, keepdim=True)))
+        gradient.addcmul_(slope, weight)
+        wins = torch.sign(chunk.behind, out=chunk.buffer("work")).add_(1)
+        gradient.addcmul_(wins, total.div_(wins.sum(dim=1, keepdim=True)), value=-1)
 
     def _excess(self, chunk: Chunk) -> Tensor:
-        return torch.sub(chunk.top - self.margin, chunk.logits).clamp_min_(0)
+        """Return minus the hinges: a negative number beyond the margin, else 0."""
+        work = chunk.buffer("work")
+        return torch.clamp_max(chunk.behind, -self.margin, out=work).add_(self.margin)
 
 
 class MarginLoss(PenaltyLoss):

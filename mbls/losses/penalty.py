@@ -44,11 +44,15 @@ class PenaltyLoss(Loss):
         A cross-entropy below the penalty shares its pass over the logits.
         """
         shared: list[Pointwise] = [term]
+        factors = [factor]
         if type(self.base) is CrossEntropyLoss:
             shared.insert(0, CrossEntropyTerm(self.base.label_smoothing))
-        *ce, penalty = pointwise_means(logits, target, shared, ignore_index=self.ignore_index)
+            factors.insert(0, 1.0)
+        *ce, penalty = pointwise_means(
+            logits, target, shared, factors=factors, ignore_index=self.ignore_index
+        )
         terms = {"ce": ce[0]} if ce else self.base_terms(logits, target)
-        return {**terms, name: factor * penalty}
+        return {**terms, name: penalty}
 
     def base_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``.

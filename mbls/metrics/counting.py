@@ -28,7 +28,7 @@ from mbls.metrics.fixed_point import (
     unpacked_overflow,
 )
 from mbls.metrics.grid import GRID_CELLS, cells_as_floats
-from mbls.metrics.scratch import Scratch
+from mbls.scratch import Scratch
 
 NLL_FLOOR = 1e-12
 """A true class's probability below it counts as this much in the negative log-likelihood."""

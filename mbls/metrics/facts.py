@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbls.metrics.scratch import Scratch
+from mbls.scratch import Scratch
 from mbls.metrics.voxels import SUM_TOLERANCE
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics.scratch import Scratch
+from mbls.scratch import Scratch
 
 GRID_BINS = 60
 GRID_CELLS = GRID_BINS + 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from mbls.metrics.counting import union_probs
 from mbls.metrics.fixed_point import to_fixed
 from mbls.metrics.grid import GRID_CELLS, grid_cells
-from mbls.metrics.scratch import Scratch
+from mbls.scratch import Scratch
 
 TRUTH_REGIONS = ("all", "label", "union")
 """Regions whose expectation has a closed form; further regions stay at zero."""

@@ -34,8 +34,10 @@ def plain(logits, target, terms):
 
 @pytest.mark.parametrize("shape", [(7, 3), (2, 3, 50), (3, 4, 5, 6), (2, 5, 3, 4, 5)])
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 18], ids=["voxel by voxel", "cut", "whole"])
-def test_values_and_gradients_of_each_term(shape, chunk, monkeypatch) -> None:
+@pytest.mark.parametrize("free", [True, False], ids=["cpu", "accelerator"])
+def test_values_and_gradients_of_each_term(shape, chunk, free, monkeypatch) -> None:
     monkeypatch.setattr(pointwise, "CPU_CHUNK", chunk)
+    monkeypatch.setattr(pointwise, "free_to_look", lambda tensor: free)
     logits = (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
     target = torch.randint(shape[1], (shape[0], *shape[2:]))
     target[torch.rand(target.shape) < 0.3] = -100
@@ -58,6 +60,31 @@ def test_terms_keep_their_own_upstream_gradient() -> None:
     (ours,) = torch.autograd.grad(weigh(pointwise_means(logits, target, terms)), logits)
     (theirs,) = torch.autograd.grad(weigh(plain(logits, target, terms)), logits)
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("free", [True, False], ids=["cpu", "accelerator"])
+def test_factors_scales_and_a_second_backward(free, monkeypatch) -> None:
+    """The gradient taken along with the value serves one backward; later ones compute their own."""
+    monkeypatch.setattr(pointwise, "free_to_look", lambda tensor: free)
+    logits = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(3, (2, 8))
+    terms, factors = [CrossEntropyTerm(), MarginTerm(0.5)], (0.3, 2.0)
+    fused = sum(pointwise_means(logits, target, terms, factors=factors))
+    slow = sum(f * v for f, v in zip(factors, plain(logits, target, terms), strict=True))
+    torch.testing.assert_close(fused, slow)
+    for scale in (1.0, 1024.0, 1.0):
+        pair = [
+            torch.autograd.grad(scale * value, logits, retain_graph=True)[0]
+            for value in (fused, slow)
+        ]
+        torch.testing.assert_close(*pair)
+
+
+def test_labels_none_of_which_is_ignored_may_lie_on_both_sides_of_the_index() -> None:
+    logits = torch.randn(1, 4, 9, dtype=torch.float64)
+    target = torch.tensor([[0, 1, 3, 3, 1, 0, 0, 1, 3]])
+    (value,) = pointwise_means(logits, target, [CrossEntropyTerm()], ignore_index=2)
+    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(logits, target))
 
 
 def test_tied_winners_share_the_gradient() -> None:

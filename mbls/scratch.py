@@ -1,4 +1,4 @@
-"""Memory that is used again for each piece of voxels."""
+"""Memory that is used again for each piece of voxels, by metrics and losses."""
 
 from math import prod
 
