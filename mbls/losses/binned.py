@@ -15,7 +15,7 @@ TOP = 1 + 2**-23  # the last edge, just above 1, as published
 EMPTY_WEIGHT = 0.01  # a soft bin with less is empty
 
 
-def hard_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple[Tensor, ...]:
+def hard_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
     """Sum up equal bins ``(lo, hi]``; 0 joins the first.
 
     Args:
@@ -25,17 +25,18 @@ def hard_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
         n_bins: B.
 
     Returns:
-        Weight, sum of probabilities and sum of hits, each ``(R, B)``.
+        Weight, and sum of probabilities minus sum of hits, each ``(R, B)``.
     """
+    known = probs.detach()
     edges = torch.linspace(0, TOP, n_bins + 1, dtype=probs.dtype, device=probs.device)
-    place = torch.bucketize(probs.detach(), edges).sub_(1).clamp_(0, n_bins - 1)
-    return tuple(
-        probs.new_zeros(len(probs), n_bins).scatter_add(1, place, values)
-        for values in (weight, weight * probs, weight * hits)
-    )
+    place = (known * (n_bins / TOP)).long().clamp_(max=n_bins - 1)  # right up to rounding
+    place -= (known <= edges[place]).long()
+    place += (known > edges[place + 1]).long()
+    place.clamp_(0, n_bins - 1)
+    return _sums(place, weight, n_bins), _sums(place, weight * (probs - hits), n_bins)
 
 
-def soft_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple[Tensor, ...]:
+def soft_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
     """Share every voxel linearly between the two nearest bin centres.
 
     Below the first and above the last centre all weight goes to that bin. The gradient flows
@@ -48,18 +49,14 @@ def soft_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
         n_bins: B >= 2.
 
     Returns:
-        Weight, sum of probabilities and sum of hits, each ``(R, B)``.
+        Weight, and sum of probabilities minus sum of hits, each ``(R, B)``.
     """
-    edges = torch.linspace(0, TOP, n_bins + 1, dtype=probs.dtype, device=probs.device)
-    centres = (edges[1:] + edges[:-1]) / 2
-    low = torch.bucketize(probs.detach(), centres).sub_(1).clamp_(0, n_bins - 2)
-    below, above = centres[low], centres[low + 1]
-    share = ((probs - below) / (above - below)).clamp(0, 1)
-    sums = []
-    for values in (weight, weight * probs, weight * hits):
-        total = probs.new_zeros(len(probs), n_bins).scatter_add(1, low, values * (1 - share))
-        sums.append(total.scatter_add(1, low + 1, values * share))
-    return tuple(sums)
+    place = probs * (n_bins / TOP) - 0.5  # 0 at the first centre, 1 at the second
+    low = place.detach().long().clamp_(0, n_bins - 2)
+    up = (place - low).clamp(0, 1) * weight
+    gap = probs - hits
+    count = _sums(low, weight - up, n_bins) + _sums(low + 1, up, n_bins)
+    return count, _sums(low, (weight - up) * gap, n_bins) + _sums(low + 1, up * gap, n_bins)
 
 
 def average_calibration_error(
@@ -98,9 +95,9 @@ def average_calibration_error(
     probs, hot = probs[:, first:], hot[:, first:]
     weight = keep.unsqueeze(1).expand_as(probs).to(probs.dtype)
     bins = hard_bins if binning == "hard" else soft_bins
-    count, confidence, hits = bins(_rows(probs), _rows(hot), _rows(weight), n_bins)
+    count, surplus = bins(_rows(probs), _rows(hot), _rows(weight), n_bins)
     filled = count > 0 if binning == "hard" else count >= EMPTY_WEIGHT
-    gap = ((confidence - hits) / count.masked_fill(~filled, 1)).abs().masked_fill(~filled, 0)
+    gap = (surplus / count.masked_fill(~filled, 1)).abs().masked_fill(~filled, 0)
     error = gap.sum(dim=1) / filled.sum(dim=1).clamp_min(1)
     error = error.view(probs.shape[:2])
     if ignore_empty_classes:
@@ -160,6 +157,11 @@ class BinnedCalibrationLoss(Loss):
             ignore_index=self.ignore_index,
         )
         return {"ace": value}
+
+
+def _sums(place: Tensor, values: Tensor, n_bins: int) -> Tensor:
+    """Add up the values ``(R, V)`` of each place 0 .. B - 1: ``(R, B)``."""
+    return values.new_zeros(len(values), n_bins).scatter_add(1, place, values)
 
 
 def _rows(values: Tensor) -> Tensor:

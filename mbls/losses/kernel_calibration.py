@@ -28,7 +28,7 @@ def kernel_calibration_error(confidence: Tensor, correct: Tensor, weight: Tensor
         tensor(0.0625)
     """
     error = (correct - confidence) * weight
-    return _quadratic(error, error, confidence) / weight.sum().square().clamp_min(1)
+    return _quadratic(error, confidence) / weight.sum().square().clamp_min(1)
 
 
 def weighted_kernel_error(confidence: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def weighted_kernel_error(confidence: Tensor, correct: Tensor, weight: Tensor) -
     right, wrong = correct * weight, (1 - correct) * weight
     m, n = right.sum().clamp_min(1), wrong.sum().clamp_min(1)
     error = (1 - confidence) * right / m - confidence * wrong / n
-    square = _quadratic(error, error, confidence).clamp_min(0)
+    square = _quadratic(error, confidence)
     both = (right.sum() > 0) & (wrong.sum() > 0)
     return torch.where(both, square + 1e-10, 1).sqrt() * both
 
@@ -65,13 +65,14 @@ class KernelCalibrationLoss(PenaltyLoss):
     Formula: CE + alpha * mean_ij (c_i - r_i)(c_j - r_j) exp(-|r_i - r_j| / 0.4)
     Paper: Kumar et al., ICML 2018
 
-    The kernel has a row and a column for every sample, so at most ``max_samples`` labelled voxels
-    are drawn, with torch's global generator; up to that many all take part.
+    As published, a sample stands for the batch: at most ``max_samples`` labelled voxels are drawn,
+    with torch's global generator; up to that many all take part. Every pair counts, at the cost of
+    a sort.
 
     Args:
         alpha: Factor of the error.
         weighted: Average right and wrong samples on their own, and take the root.
-        max_samples: Most voxels that are compared; memory grows with its square.
+        max_samples: Most voxels that are compared.
         base: The loss below the penalty; None is cross-entropy.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
@@ -102,13 +103,16 @@ class KernelCalibrationLoss(PenaltyLoss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms and ``"mmce"``."""
         logits, target = self.prepare(logits, target)
-        flat = logits.movedim(1, -1).flatten(0, -2)
         labels = target.flatten()
+        flat = logits.flatten(2) if logits.ndim > 2 else logits.unsqueeze(2)  # (N, C, V)
         if len(labels) > self.max_samples:
             drawn = torch.rand(len(labels), device=labels.device)
             drawn = drawn.masked_fill(labels == self.ignore_index, -1)
             chosen = drawn.topk(self.max_samples, sorted=False).indices
-            flat, labels = flat[chosen], labels[chosen]
+            labels, voxels = labels[chosen], flat.shape[2]
+            flat = flat[chosen // voxels, :, chosen % voxels]
+        else:
+            flat = flat.movedim(1, 2).flatten(0, 1)
         confidence, winner = flat.softmax(dim=1).max(dim=1)
         correct = (winner == labels).to(flat.dtype)
         weight = (labels != self.ignore_index).to(flat.dtype)
@@ -117,7 +121,13 @@ class KernelCalibrationLoss(PenaltyLoss):
         return {**self.base_terms(logits, target), "mmce": self.alpha * value}
 
 
-def _quadratic(left: Tensor, right: Tensor, confidence: Tensor) -> Tensor:
-    """Sum ``left_i right_j K(r_i, r_j)``, without a matrix product that autocast would narrow."""
-    kernel = (-(confidence.unsqueeze(1) - confidence).abs() / WIDTH).exp()
-    return (left.unsqueeze(1) * right * kernel).sum()
+def _quadratic(error: Tensor, confidence: Tensor) -> Tensor:
+    """Sum ``e_i e_j K(r_i, r_j)`` over all pairs.
+
+    In the order of r the kernel is a product, ``exp(r_j / w) exp(-r_i / w)`` for j before i, whose
+    factors stay within ``exp(1 / w)``: a running sum stands for the matrix of pairs.
+    """
+    ordered, order = confidence.sort()
+    e, growth = error[order], (ordered / WIDTH).exp()
+    before = (e * growth).cumsum(dim=0) - e * growth
+    return (e.square() + 2 * e * before / growth).sum().clamp_min(0)

@@ -32,6 +32,8 @@ from mbls.losses import (
     TverskyPlusPlusLoss,
     UnifiedFocalPlusPlusLoss,
     UniformPenaltyLoss,
+    hard_bins,
+    kernel_calibration_error,
     neighbour_proportions,
     weighted_kernel_error,
 )
@@ -208,6 +210,17 @@ def test_mmce_by_hand() -> None:
     assert value.item() == pytest.approx(expected)
 
 
+def test_mmce_is_the_sum_over_the_matrix_of_pairs() -> None:
+    r = torch.rand(50, dtype=torch.float64, requires_grad=True)
+    c, w = (torch.rand(50) < 0.6).double(), (torch.rand(50) < 0.8).double()
+    kernel = (-(r[:, None] - r[None]).abs() / 0.4).exp()
+    error = w * (c - r)
+    expected = (error[:, None] * error[None] * kernel).sum() / w.sum() ** 2
+    value = kernel_calibration_error(r, c, w)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(v, r) for v in (value, expected)))
+
+
 def test_weighted_mmce_by_hand_and_where_one_kind_is_missing() -> None:
     r, c = torch.tensor([0.75, 0.5, 0.6]), torch.tensor([1.0, 0.0, 0.0])
     k = lambda a, b: math.exp(-abs(a - b) / 0.4)  # noqa: E731
@@ -273,6 +286,19 @@ def test_binned_calibration_against_a_voxel_loop(soft, n_bins, logits, target) -
             p, q = probs[n, k][keep].tolist(), (target[n][keep] == k).int().tolist()
             errors.append(slow_ace(p, q, n_bins, soft) if any(q) else 0.0)
     assert loss(logits, target).item() == pytest.approx(sum(errors) / 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hard_bins_at_their_edges(dtype) -> None:
+    """A value on an edge joins the bin below, the next larger one the bin above."""
+    edges = torch.linspace(0, 1 + 2**-23, 21, dtype=dtype)
+    inner = edges[1:-1]
+    probs = torch.cat(
+        (edges[:1], inner, inner.nextafter(torch.ones_like(inner)), edges.new_ones(1))
+    )
+    ones = torch.ones(1, len(probs), dtype=dtype)
+    count, _ = hard_bins(probs[None], 0 * ones, ones, 20)
+    assert count.tolist() == [[2.0] * 20]
 
 
 def slow_shares(labels: torch.Tensor, num_classes: int, radius: int, kernel: str) -> torch.Tensor:
