@@ -1,13 +1,15 @@
 """Time and memory of the calibration metrics beside torchmetrics, MONAI and a loop over bins.
 
 ``python -m experiments.benchmarks.metrics`` prints one table: 11.8 million voxels (a CT of 512 x
-512 x 45), 4 classes, 15 bins, 2 threads. ``--scaling`` adds the time over two decades of voxels and
-from 2 to 32 classes, ``--output`` a folder for the plot and the numbers.
+512 x 45), 4 classes, 15 bins, 2 threads; medians of interleaved rounds. Regions by distance are
+timed apart, beside scipy's distance transforms of the same labels. ``--scaling`` adds the time over
+two decades of voxels and from 2 to 32 classes, ``--output`` a folder for the plot and the numbers.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 from monai.metrics import CalibrationErrorMetric
 from rich.console import Console
 from rich.table import Table
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -93,15 +96,48 @@ def softmax_alone(probs: Tensor, target: Tensor) -> float:
     return float(probs.softmax(1)[0, 0, 0])
 
 
-def best_time(function: Callable[[Tensor, Tensor], float], case: Any, repeats: int) -> float:
-    """Return the shortest of several wall times in seconds, after one call to warm up."""
-    function(*case)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function(*case)
-        times.append(time.perf_counter() - start)
-    return min(times)
+def median_times(
+    functions: dict[str, Callable[[Tensor, Tensor], Any]], case: Any, rounds: int
+) -> dict[str, float]:
+    """Return each function's median wall time in seconds, round by round after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(*case)
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def distance_times(rounds: int) -> dict[str, float]:
+    """Return seconds for a volume of 128 x 128 x 45 voxels with and without regions by distance."""
+    probs, _ = make_case(128 * 128 * 45, 4)
+    probs = probs.view(1, 4, 128, 128, 45)
+    axes = [torch.arange(n) - n / 2 for n in probs.shape[2:]]
+    centre = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    target = (centre.square().sum(0).sqrt() / 12).floor().clamp_max(3)[None]
+    spacing = (1.5, 1.5, 5.0)
+
+    def counted(*regions: str) -> Callable[[Tensor, Tensor], None]:
+        def run(probs: Tensor, target: Tensor) -> None:
+            histogram = CalibrationHistogram(4, regions=("all", "label", "union", *regions))
+            histogram.update(probs, target, spacing=torch.tensor([spacing]))
+
+        return run
+
+    def transforms(probs: Tensor, target: Tensor) -> None:
+        for k in range(4):
+            distance_transform_edt(target[0].numpy() != k, sampling=spacing)
+
+    functions = {
+        "three regions by label and prediction": counted(),
+        "and dilated": counted("dilated"),
+        "and boundary": counted("boundary"),
+        "and both": counted("dilated", "boundary"),
+        "one distance transform a class": transforms,
+    }
+    return median_times(functions, (probs, target), rounds)
 
 
 def extra_memory(case: Any) -> float:
@@ -114,13 +150,17 @@ def extra_memory(case: Any) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def scaling(repeats: int) -> dict[str, list[tuple[int, float]]]:
+def scaling(rounds: int) -> dict[str, list[tuple[int, float]]]:
     """Return (size, seconds) over voxels at 4 classes and over classes at 1 million voxels."""
     voxels = [100_000, 300_000, 1_000_000, 3_000_000, 10_000_000]
     classes = [2, 4, 8, 16, 32]
+
+    def alone(case: Any) -> float:
+        return median_times({"": ours}, case, rounds)[""]
+
     return {
-        "voxels": [(v, best_time(ours, make_case(v, 4), repeats)) for v in voxels],
-        "classes": [(c, best_time(ours, make_case(1_000_000, c), repeats)) for c in classes],
+        "voxels": [(v, alone(make_case(v, 4))) for v in voxels],
+        "classes": [(c, alone(make_case(1_000_000, c))) for c in classes],
     }
 
 
@@ -141,13 +181,23 @@ def scaling_figure(found: dict[str, list[tuple[int, float]]]) -> Figure:
     return figure
 
 
+def comparison(seconds: dict[str, float], reference: str, title: str, caption: str = "") -> Table:
+    """Return a table of times and their ratios to one of them."""
+    table = Table(title=title, caption=caption or None)
+    for heading in ("", "seconds", "ratio"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.3f}", f"{value / seconds[reference]:.2f}")
+    return table
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--voxels", type=int, default=512 * 512 * 45)
     parser.add_argument("--classes", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
@@ -162,23 +212,22 @@ def main(arguments: list[str] | None = None) -> None:
         "loop over bins: class-wise ECE": loop_over_bins_and_classes,
         "softmax alone": softmax_alone,
     }
-    seconds = {name: best_time(f, case, options.repeats) for name, f in contenders.items()}
-    reference = seconds["torchmetrics: ECE"]
-    table = Table(
-        title=f"{options.voxels:,} voxels, {options.classes} classes, {options.threads} threads",
-        caption=f"mbls: {memory:.0f} MB beyond the case itself",
-    )
-    for heading in ("", "seconds", "of torchmetrics"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.3f}", f"{value / reference:.2f}")
+    seconds = median_times(contenders, case, options.rounds)
+    distances = distance_times(options.rounds)
     console = Console()
-    console.print(table)
+    title = f"{options.voxels:,} voxels, {options.classes} classes, {options.threads} threads"
+    caption = f"mbls: {memory:.0f} MB beyond the case itself"
+    console.print(comparison(seconds, "torchmetrics: ECE", title, caption))
+    title = "Regions by distance, 737,280 voxels"
+    console.print(comparison(distances, "three regions by label and prediction", title))
     result: dict[str, Any] = {"settings": vars(options) | {"output": None}, "seconds": seconds}
-    result["extra_megabytes"] = memory
+    result |= {"extra_megabytes": memory, "distance_seconds": distances}
     if options.scaling:
-        result["scaling"] = scaling(options.repeats)
-        console.print(result["scaling"])
+        result["scaling"] = scaling(options.rounds)
+        for name, points in result["scaling"].items():
+            title = f"Time by number of {name}"
+            first, *_ = found = {f"{size:,}": seconds for size, seconds in points}
+            console.print(comparison(found, first, title))
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
