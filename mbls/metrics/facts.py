@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbls.scratch import Scratch
 from mbls.metrics.voxels import SUM_TOLERANCE
+from mbls.scratch import Scratch
 
 
 class PieceFacts(NamedTuple):

@@ -19,9 +19,9 @@ from mbls.metrics.facts import read_piece, refuse_doubtful, worst
 from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
 from mbls.metrics.fixed_point import negative_log, to_fixed
 from mbls.metrics.regions import CODE_REGIONS
-from mbls.scratch import Scratch
 from mbls.metrics.settings import settings_digest
 from mbls.metrics.voxels import check_ignore_index, check_shapes, check_unions, pieces
+from mbls.scratch import Scratch
 
 _SMALLEST = 1e-30
 # Label and prediction: background right, false foreground, labelled foreground, ignored.
