@@ -1,4 +1,9 @@
-"""Losses for calibrated segmentation: one family a file, the formula first, then its settings."""
+"""Losses for calibrated segmentation: one family a file, the formula first, then its settings.
+
+Each is ``loss(logits, target)``, usable alone. In MONAI's trainers it is the ``loss_function``:
+``SupervisedTrainer(..., loss_function=MarginLoss(margin=5.0))``; labels may be ``(N, 1, *S)`` and
+floats, as MONAI's transforms make them, and the network's last activation is left out.
+"""
 
 from mbls.losses.adaptive_smoothing import (
     AdaptiveConditionalSmoothingLoss,
