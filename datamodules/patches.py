@@ -76,8 +76,7 @@ def cut_at(
         target.append(slice(part.start - first, part.stop - first))
     shape = tuple(size)
     if all(part.stop - part.start == n for part, n in zip(source, shape, strict=True)):
-        image = np.array(pixels[(slice(None), *source)], dtype=np.float32, order="C")
-        return torch.from_numpy(image), torch.from_numpy(np.array(classes[(*source,)], order="C"))
+        return _copied(pixels[(slice(None), *source)]).float(), _copied(classes[(*source,)])
     image = np.zeros((pixels.shape[0], *shape), dtype=np.float32)
     label = np.full(shape, IGNORED, dtype=np.uint8)
     image[(slice(None), *target)] = pixels[(slice(None), *source)]
@@ -170,12 +169,17 @@ def turned_volume_patch(
     matrix[:, 3] = (2 * (centre - low) + 1) / extent - 1
     theta = torch.from_numpy(matrix[::-1, [2, 1, 0, 3]].copy()).float()[None]
     grid = F.affine_grid(theta, [1, 1, *size], align_corners=False)
-    source = torch.from_numpy(np.array(pixels[(slice(None), *box)], dtype=np.float32, order="C"))
+    source = _copied(pixels[(slice(None), *box)]).float()
     image = F.grid_sample(source[None], grid, mode="bilinear", align_corners=False)[0]
     # One up in uint8 makes the ignored value 0, which is also what comes from outside.
-    shifted = torch.from_numpy((np.asarray(classes[box]) + np.uint8(1)).astype(np.float32))
+    shifted = (_copied(classes[box]) + 1).float()
     label = F.grid_sample(shifted[None, None], grid, mode="nearest", align_corners=False)[0, 0]
     return image, label.to(torch.uint8) - 1
+
+
+def _copied(mapped: np.ndarray) -> Tensor:
+    """Return a tensor of its own; float16 is widened by torch, which does it faster."""
+    return torch.from_numpy(np.array(mapped, order="C"))
 
 
 def turn_and_scale(

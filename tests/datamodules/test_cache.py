@@ -1,6 +1,7 @@
 """The cache: whole or not at all, safe for several jobs, re-read when a source changes."""
 
 import errno
+import mmap
 import multiprocessing
 import os
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_round_trip(tmp_path: Path, case: Case) -> None:
         opened = found.arrays[name].open()
         np.testing.assert_array_equal(opened, array)
         assert opened.dtype == array.dtype
-        assert isinstance(opened, np.memmap)
+        assert isinstance(opened.base, mmap.mmap)
         assert not opened.flags.writeable
         np.testing.assert_array_equal(np.load(found.arrays[name].path, allow_pickle=False), array)
 
