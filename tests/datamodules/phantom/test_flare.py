@@ -173,7 +173,7 @@ def test_sizes_are_those_of_the_organs():
     """The means over patients lie near FLARE21's medians: 1505, 354, 211 and 78 mL."""
     volumes = []
     for number in range(1, 9):
-        settings = AbdomenPhantom(pixels=96, coverage_mm=(240.0, 240.0))
+        settings = AbdomenPhantom(pixels=64, slices_mm=(6.0,), coverage_mm=(240.0, 240.0))
         patient = make_abdomen(settings, number=number)
         voxel = np.prod(patient.annotation.spacing) / 1000
         volumes.append({n: (o.distance < 0).sum() * voxel for n, o in patient.organs.items()})
