@@ -88,6 +88,7 @@ class TestResults(Callback):
             "class_names": list(data.class_names),
             "class_keys": list(pl_module.class_keys),
             "tag": run.tag,
+            "nsd_tolerance_mm": pl_module.test_nsd.tolerance,
             "grid": pl_module.grid,
             "mirror": list(pl_module.mirror),
         }

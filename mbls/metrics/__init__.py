@@ -14,6 +14,7 @@ from mbls.metrics.counting import NLL_FLOOR
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values, estimate
 from mbls.metrics.fine import FineHistogram
+from mbls.metrics.fine_bins import FineBins
 from mbls.metrics.fine_scalars import AdaptiveCalibrationError, SmoothCalibrationError
 from mbls.metrics.floor import debiased_square, expected_error_floor
 from mbls.metrics.histogram import CalibrationHistogram
@@ -44,6 +45,7 @@ __all__ = [
     "ClasswiseCalibrationError",
     "DiceScore",
     "ExpectedCalibrationError",
+    "FineBins",
     "FineHistogram",
     "HausdorffDistance95",
     "MaximumCalibrationError",

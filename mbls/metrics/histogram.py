@@ -22,6 +22,7 @@ from mbls.metrics.regions import (
 from mbls.metrics.settings import settings_digest
 from mbls.metrics.truth import expected_cells
 from mbls.metrics.voxels import (
+    check_ignore_index,
     check_index,
     check_shapes,
     check_unions,
@@ -88,14 +89,9 @@ class CalibrationHistogram(Metric):
         self.dilated_mm, self.boundary_mm = dilated_mm, boundary_mm
         if num_cases is not None and num_cases < 1:
             raise ValueError(f"num_cases must be at least 1, or None to pool, got {num_cases}.")
-        if 0 <= ignore_index < num_classes:
-            raise ValueError(
-                f"ignore_index must not be one of the classes 0..{num_classes - 1}, got "
-                f"{ignore_index}."
-            )
         self.num_classes = num_classes
         self.num_cases = num_cases
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index, num_classes)
         lead = () if num_cases is None else (num_cases,)
         shape = (*lead, len(self.regions), 1 + num_classes + len(self.unions), GRID_CELLS, 3)
         margins = (dilated_mm, boundary_mm)

@@ -96,6 +96,9 @@ def _table(title: str, first: str, columns: list[str]) -> Table:
 
 def _overlap(metrics: Mapping[str, Any]) -> Table:
     kinds = {key: word for key, word in OVERLAP_METRICS.items() if metrics.get(key)}
+    tolerance = metrics["meta"].get("nsd_tolerance_mm")
+    if "nsd" in kinds and tolerance is not None:
+        kinds["nsd"] += f" ({tolerance:g} mm)"
     table = _table("Overlap per case", "structure", [*kinds.values(), "cases"])
     for name, dice in metrics["dice"].items():
         if name == metrics["meta"]["class_names"][0]:

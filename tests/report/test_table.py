@@ -78,3 +78,13 @@ def test_a_phantom_says_so_and_absent_structures_are_counted():
 @pytest.mark.parametrize("word", ["PHANTOM", "true value", "background 0"])
 def test_real_data_is_not_called_a_phantom(word):
     assert word not in shown("real")[1]
+
+
+def test_the_tolerance_of_the_surface_dice_is_named():
+    histogram, dice = scored()
+    about = ABOUT | {"meta": META | {"nsd_tolerance_mm": 2.0}}
+    surfaces = {"nsd": dice.scores().numpy()}
+    metrics = summarize(histogram.bins(), dice.counts.numpy(), surfaces=surfaces, **about)
+    console = Console(width=80, record=True)
+    console.print(results_table(metrics))
+    assert "NSD (2 mm)" in console.export_text()
