@@ -3,6 +3,7 @@
 import pytest
 from rich.console import Console
 
+from mbls.metrics import dice_scores
 from mbls.metrics.summary import summarize
 from mbls.report import results_table
 from tests.metrics.test_results import ABOUT, META, scored
@@ -83,7 +84,7 @@ def test_real_data_is_not_called_a_phantom(word):
 def test_the_tolerance_of_the_surface_dice_is_named():
     histogram, dice = scored()
     about = ABOUT | {"meta": META | {"nsd_tolerance_mm": 2.0}}
-    surfaces = {"nsd": dice.scores().numpy()}
+    surfaces = {"nsd": dice_scores(dice.counts.numpy())}
     metrics = summarize(histogram.bins(), dice.counts.numpy(), surfaces=surfaces, **about)
     console = Console(width=80, record=True)
     console.print(results_table(metrics))
