@@ -18,6 +18,13 @@ def to_shares(probs: Floats) -> Shares:
     They are rounded to the nearest, and the likeliest class takes what is missing to 65535, so no
     probability is off by more than ``C / 2 / 65535``.
     """
+    shares = np.empty(probs.shape, dtype=np.uint16)
+    for plane in range(probs.shape[1]):  # one at a time: float64 needs four times the memory
+        shares[:, plane] = _plane_shares(probs[:, plane])
+    return shares
+
+
+def _plane_shares(probs: Floats) -> Shares:
     shares = np.rint(probs.astype(np.float64) * WHOLE).astype(np.int64)
     likeliest = probs.argmax(axis=0)[None]
     rest = WHOLE - shares.sum(axis=0, keepdims=True)

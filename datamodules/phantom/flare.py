@@ -186,7 +186,8 @@ def _write_patient(root: Path, order: Order, *, settings: AbdomenPhantom, seed: 
     image = turned(patient.image.astype(np.int16))
     save_nifti(images / f"{order.name}{layout.image_ending}.nii.gz", image, affine)
     save_nifti(masks / f"{order.name}.nii.gz", turned(labels), affine)
-    probs = np.stack([turned(volume) for volume in posterior(case)])
+    probs = np.moveaxis(posterior(case), 0, -1)  # the classes last: they are not turned
+    probs = np.moveaxis(nib.orientations.apply_orientation(probs, ornt), -1, 0)
     save_posterior(truth / f"{order.name}.npz", probs)
 
 
