@@ -81,12 +81,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     """
 
     dataset: ClassVar[str]
-    num_classes: ClassVar[int]
-    class_names: ClassVar[tuple[str, ...]]
-    class_keys: ClassVar[tuple[str, ...]]
+    num_classes: int
+    class_names: tuple[str, ...]
+    class_keys: tuple[str, ...]
     in_channels: ClassVar[int]
     unions: ClassVar[dict[str, tuple[int, ...]]] = {}
-    label_map: ClassVar[Mapping[int, int]]
+    label_map: Mapping[int, int]
     zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside
     reader_version: ClassVar[int] = 1  # raised where the reader gives other numbers than before
 
@@ -237,6 +237,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         ids = {part: self.cases(part) for part in PARTS}
         settings = asdict(self.preprocessing) | {
             "reader": self.reader_version,
+            "labels": sorted(self.label_map.items()),
             "mask_background": self.mask_background,
         }
         text = json.dumps([content, settings, ids], sort_keys=True)

@@ -15,6 +15,8 @@ class Case:
         images: One 3D NIfTI file for each input channel.
         label: 3D NIfTI file with integer labels, or None where there is none.
         posterior: ``.npz`` file with p(label | image), only known for phantoms.
+        scheme: What the label's values mean, where cases differ; None for the dataset's label map.
+            It must follow from the files' names and the dataset's settings.
     """
 
     id: str
@@ -22,11 +24,25 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     posterior: Path | None = None
+    scheme: "LabelScheme | None" = None
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """Every file that the case is read from."""
         return (*self.images, *(path for path in (self.label, self.posterior) if path is not None))
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """What the values of a label file mean.
+
+    Attributes:
+        classes: Value in the file and index of its class, in pairs.
+        fix: The way out where a file holds another value.
+    """
+
+    classes: tuple[tuple[int, int], ...]
+    fix: str
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from datamodules.posterior import Shares, load_shares
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
 OUTSIDE = 254  # background outside the patient: class 0, or ignored in evaluation if asked
 _TOLERANCE = 0.2  # voxels by which two grids of one case may differ at a corner
+_OWN_LABELS = "Use the dataset's own labels, or map them to these values."
 _NOISE = 1e-3  # by which a label may miss its integer: some programs store labels as floats
 
 
@@ -46,13 +47,16 @@ def read_case(
 
     Args:
         case: The case's files.
-        label_map: Class index of each label value that may stand in the label file.
+        label_map: Class index of each label value that may stand in the label file, unless the case
+            has a scheme of its own.
         num_classes: Number of classes, background included.
 
     Returns:
         The case, None if it has problems, and the problems.
     """
     problems: list[Problem] = []
+    label_map = label_map if case.scheme is None else dict(case.scheme.classes)
+    ways_out = _OWN_LABELS if case.scheme is None else case.scheme.fix
 
     def note(path: Path, rule: str, found: str, fix: str) -> None:
         problems.append(Problem(case.id, str(path), rule, found, fix))
@@ -85,7 +89,7 @@ def read_case(
     if case.label is not None and (volume := read(case.label)) is not None:
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
             note(case.label, *fault)
-        if fault := label_fault(volume.data, label_map):
+        if fault := label_fault(volume.data, label_map, ways_out):
             note(case.label, *fault)
         else:
             label = map_labels(volume.data, label_map)
@@ -125,7 +129,9 @@ def intensity_fault(data: np.ndarray) -> tuple[str, str, str] | None:
     return None
 
 
-def label_fault(data: np.ndarray, label_map: Mapping[int, int]) -> tuple[str, str, str] | None:
+def label_fault(
+    data: np.ndarray, label_map: Mapping[int, int], fix: str = _OWN_LABELS
+) -> tuple[str, str, str] | None:
     """Return (rule, found, fix) if a label map holds what ``label_map`` does not, else None."""
     allowed = ", ".join(str(value) for value in sorted(label_map))
     values, counts = np.unique(data, return_counts=True)
@@ -145,7 +151,7 @@ def label_fault(data: np.ndarray, label_map: Mapping[int, int]) -> tuple[str, st
         return (
             f"labels must be among {allowed}",
             found,
-            "Use the dataset's own labels, or map them to these values.",
+            fix,
         )
     return None
 
