@@ -13,7 +13,7 @@ from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.inputs import listing
 from datamodules.nifti import find_nifti
 from datamodules.origin import phantom_home
-from datamodules.parallel import console
+from datamodules.stand_in import phantom_errors, tell
 
 _EXPECTED = "training/ (and testing/) with a folder for each patient: training/patient001/Info.cfg"
 
@@ -65,15 +65,11 @@ class ACDCDataModule(SegmentationDataModule):
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
         """Say that there is no root, and write the phantom unless it is there."""
         if not self._told:
-            console.print(
-                "[yellow]No DATA_ROOT given: using the phantom in "
-                f"{folder}. It has ACDC's layout, it is not ACDC.[/yellow]",
-                highlight=False,
-            )
+            tell(folder, "ACDC")
             self._told = True
         from datamodules.phantom import write_acdc_phantom  # only where it is needed
 
-        try:
+        with phantom_errors(folder):
             write_acdc_phantom(
                 folder,
                 patients=self.phantom_patients,
@@ -81,11 +77,6 @@ class ACDCDataModule(SegmentationDataModule):
                 workers=self.preparer.workers,
                 progress=progress,
             )
-        except (ValueError, OSError) as error:
-            rule = "the phantom must be there or writable"
-            found = (isinstance(error, OSError) and error.strerror) or str(error)
-            fix = "Choose another folder with --data.init_args.phantom_root, or remove this one."
-            raise DataError([Problem("", str(folder), rule, found, fix)]) from error
 
 
 def survey_acdc(root: Path) -> Survey:
