@@ -7,13 +7,17 @@ if TYPE_CHECKING:
     from datamodules.acdc import ACDCDataModule
     from datamodules.augmentation import Augmentation
     from datamodules.base import SegmentationDataModule
+    from datamodules.brats import BraTSDataModule
     from datamodules.case import Case, DataError, Problem, Survey
+    from datamodules.flare import FLAREDataModule
 
 __all__ = [
     "ACDCDataModule",
     "Augmentation",
+    "BraTSDataModule",
     "Case",
     "DataError",
+    "FLAREDataModule",
     "Problem",
     "SegmentationDataModule",
     "Survey",
@@ -22,6 +26,8 @@ __all__ = [
 _HOMES = {
     "ACDCDataModule": "acdc",
     "Augmentation": "augmentation",
+    "FLAREDataModule": "flare",
+    "BraTSDataModule": "brats",
     "SegmentationDataModule": "base",
 }
 

@@ -1,0 +1,134 @@
+"""BraTS, the Brain Tumor Segmentation challenge: MRI of gliomas in four modalities.
+
+Menze et al., "The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS)", IEEE TMI 34(10),
+2015, doi 10.1109/TMI.2014.2377694; Bakas et al., Scientific Data 4, 2017, doi
+10.1038/sdata.2017.117; Bakas et al., arXiv 1811.02629, 2018; Baid et al., arXiv 2107.02314, 2021.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from datamodules.base import SegmentationDataModule
+from datamodules.brats_releases import ENDINGS, survey_brats
+from datamodules.case import Case, LabelScheme, Survey
+from datamodules.inputs import group_inputs
+from datamodules.stand_in import phantom_errors, tell
+
+Scheme = Literal["by_name", "et4", "et3", "et3_cavity", "nnunet"]
+
+_SAY = "--data.init_args.label_scheme"
+_NECROSIS, _OEDEMA, _ENHANCING, _CAVITY = 1, 2, 3, 4
+_VALUES: dict[str, dict[int, int]] = {
+    "et4": {0: 0, 1: _NECROSIS, 2: _OEDEMA, 4: _ENHANCING},
+    "et3": {0: 0, 1: _NECROSIS, 2: _OEDEMA, 3: _ENHANCING},
+    "et3_cavity": {0: 0, 1: _NECROSIS, 2: _OEDEMA, 3: _ENHANCING, 4: _CAVITY},
+    "nnunet": {0: 0, 1: _OEDEMA, 2: _NECROSIS, 3: _ENHANCING},
+}
+_WAYS_OUT = {
+    "et4": "Until 2021 BraTS stores enhancing tumour as 4. If these files have it as 3, say so: "
+    f"{_SAY} et3; if nnU-Net wrote them (1 is oedema, 2 necrosis): {_SAY} nnunet.",
+    "et3": "From 2023 on BraTS stores enhancing tumour as 3. If 4 is the resection cavity (2024): "
+    f"{_SAY} et3_cavity; if it is enhancing tumour: {_SAY} et4.",
+    "et3_cavity": f"Say what the values mean with {_SAY} et4, et3 or nnunet.",
+    "nnunet": f"Say what the values mean with {_SAY} et4, et3 or et3_cavity.",
+}
+
+
+class BraTSDataModule(SegmentationDataModule):
+    """Gliomas before treatment (2018 to 2021, 2023) or after it (2024), in four modalities.
+
+    Channels are T1, T1 after contrast, T2 and FLAIR, in this order. Without ``root``, the phantom
+    in BraTS's layout is written to ``phantom_root`` and used. The other arguments are those of
+    :class:`~datamodules.base.SegmentationDataModule`.
+
+    Args:
+        root: The folder of a release, or the one that holds it.
+        label_scheme: What the values of the label files mean. ``by_name``: as the release has them
+            that the file names tell, enhancing tumour 4 until 2021 (``_t1ce``) and 3 from 2023 on
+            (``-t1c``). ``et4`` and ``et3`` say so whatever the names. ``et3_cavity``: 2024's, with
+            the resection cavity 4 as a class of its own. ``nnunet``: 1 oedema, 2 necrosis, 3
+            enhancing tumour. A file with another value is an error.
+        phantom_root: Folder of the phantom.
+        phantom_seed: Seed of the phantom.
+        phantom_patients: Number of patients in its parts; None for 16 train, 4 val, 6 test.
+        phantom_release: Whose layout, names and label values it has.
+        phantom_full_size: Whether it has BraTS's own grid, 240 x 240 x 155 voxels of 1 mm, in place
+            of a small one.
+        **settings: See :class:`~datamodules.base.SegmentationDataModule`.
+
+    Raises:
+        ValueError: An unknown scheme or release, or another setting out of its range.
+    """
+
+    dataset = "brats"
+    num_classes = 4
+    class_names: tuple[str, ...] = ("background", "necrosis", "oedema", "enhancing tumour")
+    class_keys: tuple[str, ...] = ("background", "ncr", "ed", "et")
+    in_channels = 4
+    unions = {  # noqa: RUF012 - facts, never changed
+        "ET": (_ENHANCING,),
+        "TC": (_NECROSIS, _ENHANCING),
+        "WT": (_NECROSIS, _OEDEMA, _ENHANCING),
+    }
+    label_map = _VALUES["et4"] | _VALUES["et3"]
+    zero_background = True
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        label_scheme: Scheme = "by_name",
+        phantom_root: Path = Path("data/brats-phantom"),
+        phantom_seed: int = 0,
+        phantom_patients: dict[str, int] | None = None,
+        phantom_release: Literal["2018", "2019", "2020", "2021", "2023", "2024"] = "2021",
+        phantom_full_size: bool = False,
+        **settings: Any,
+    ) -> None:
+        if label_scheme not in get_args(Scheme):
+            names = ", ".join(get_args(Scheme))
+            raise ValueError(f"label_scheme must be one of {names}, got {label_scheme!r}.")
+        self.label_scheme = label_scheme
+        if label_scheme != "by_name":
+            self.label_map = _VALUES[label_scheme]
+        if label_scheme == "et3_cavity":
+            self.num_classes = 5
+            self.class_names = (*type(self).class_names, "resection cavity")
+            self.class_keys = (*type(self).class_keys, "rc")
+        super().__init__(root, phantom_root=phantom_root, **settings)
+        self.phantom_seed = phantom_seed
+        self.phantom_patients = dict(phantom_patients or {"train": 16, "val": 4, "test": 6})
+        self.phantom_release, self.phantom_full_size = phantom_release, phantom_full_size
+        self._told = False
+
+    def discover(self, root: Path) -> Survey:
+        """Find the cases; see the README of this folder for what the download may look like."""
+        named = self.label_scheme
+        old, new = ("et4", "et3") if named == "by_name" else (named, named)
+        return survey_brats(root, old=_scheme(old), new=_scheme(new))
+
+    def input_cases(self, path: Path) -> list[Case]:
+        """Return the cases to predict: a folder with the four images of each."""
+        return group_inputs(path, ENDINGS)
+
+    def write_phantom(self, folder: Path, *, progress: bool) -> None:
+        """Say that there is no root, and write the phantom unless it is there."""
+        if not self._told:
+            tell(folder, "BraTS")
+            self._told = True
+        from datamodules.phantom import BrainPhantom, write_brats_phantom  # only where needed
+
+        make = BrainPhantom.full_size if self.phantom_full_size else BrainPhantom
+        with phantom_errors(folder):
+            write_brats_phantom(
+                folder,
+                patients=self.phantom_patients,
+                settings=make(release=self.phantom_release),
+                seed=self.phantom_seed,
+                workers=self.preparer.workers,
+                progress=progress,
+            )
+
+
+def _scheme(name: str) -> LabelScheme:
+    return LabelScheme(tuple(sorted(_VALUES[name].items())), _WAYS_OUT[name])
