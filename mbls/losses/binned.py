@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mbls.losses.base import Loss
 from mbls.losses.masking import as_images, image_mean, labelled, one_hot
-from mbls.losses.settings import check_at_least, check_one_of
+from mbls.losses.settings import check_count, check_one_of
 
 __all__ = ["BinnedCalibrationLoss", "average_calibration_error", "hard_bins", "soft_bins"]
 
@@ -29,7 +29,7 @@ def hard_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
     """
     known = probs.detach()
     edges = torch.linspace(0, TOP, n_bins + 1, dtype=probs.dtype, device=probs.device)
-    place = (known * (n_bins / TOP)).long().clamp_(max=n_bins - 1)  # right up to rounding
+    place = (known * (n_bins / TOP)).long().clamp_(0, n_bins - 1)  # right up to rounding
     place -= (known <= edges[place]).long()
     place += (known > edges[place + 1]).long()
     place.clamp_(0, n_bins - 1)
@@ -138,7 +138,7 @@ class BinnedCalibrationLoss(Loss):
     ) -> None:
         super().__init__(ignore_index=ignore_index, validate=validate)
         check_one_of("binning", binning, ("hard", "soft"))
-        check_at_least("n_bins", n_bins, 1 if binning == "hard" else 2)
+        check_count("n_bins", n_bins, 1 if binning == "hard" else 2)
         self.binning: Literal["hard", "soft"] = binning
         self.n_bins = n_bins
         self.include_background = include_background

@@ -75,9 +75,11 @@ def check_labels(
     Raises:
         ValueError: A label that is not integral, or none of 0 .. C - 1 and ``ignore_index``.
     """
-    if target.is_floating_point() and bool((target != target.round()).any()):
-        found = target[target != target.round()][0].item()
-        raise ValueError(f"target must be integral labels, got {found}. Soft labels do not fit.")
+    if target.is_floating_point():
+        broken = target.frac() != 0  # NaN for an infinity
+        if bool(broken.any()):
+            found = target[broken][0].item()
+            raise ValueError(f"target must be integral labels, got {found}; soft ones do not fit.")
     if not in_range:
         return
     outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)

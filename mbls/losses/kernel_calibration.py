@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mbls.losses.penalty import PenaltyLoss
-from mbls.losses.settings import check_at_least
+from mbls.losses.settings import check_at_least, check_count
 
 __all__ = ["KernelCalibrationLoss", "kernel_calibration_error", "weighted_kernel_error"]
 
@@ -95,7 +95,7 @@ class KernelCalibrationLoss(PenaltyLoss):
     ) -> None:
         super().__init__(base, ignore_index=ignore_index, validate=validate)
         check_at_least("alpha", alpha, 0)
-        check_at_least("max_samples", max_samples, 1)
+        check_count("max_samples", max_samples, 1)
         self.alpha = alpha
         self.weighted = weighted
         self.max_samples = max_samples

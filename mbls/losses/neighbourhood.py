@@ -93,6 +93,8 @@ class Neighbourhood:
         self, target: Tensor, num_classes: int, dtype: torch.dtype
     ) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield some images, some of the classes and their shares, as much as a cache holds."""
+        if not target.numel():  # an edge that is not there cannot be repeated
+            return
         nowhere, ignored = num_classes, num_classes + 1
         small = torch.uint8 if ignored < 256 else torch.int16
         gone = target == self.ignore_index

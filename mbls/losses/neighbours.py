@@ -9,7 +9,7 @@ from mbls.losses.base import Loss
 from mbls.losses.masking import masked_mean
 from mbls.losses.neighbourhood import Border, Kernel, Neighbourhood
 from mbls.losses.penalty import PenaltyLoss
-from mbls.losses.settings import check_above, check_at_least, check_one_of
+from mbls.losses.settings import check_above, check_at_least, check_count, check_one_of
 
 __all__ = ["NeighborAwareLoss", "SpatialLabelSmoothingLoss", "neighbour_distance", "soft_ce_map"]
 
@@ -117,7 +117,7 @@ class SpatialLabelSmoothingLoss(Loss):
     ) -> None:
         super().__init__(ignore_index=ignore_index, validate=validate)
         check_above("sigma", sigma, 0)
-        _check_odd(kernel_size)
+        check_count("kernel_size", kernel_size, 1, odd=True)
         self.sigma = sigma
         self.kernel_size = kernel_size
 
@@ -178,7 +178,7 @@ class NeighborAwareLoss(PenaltyLoss):
         super().__init__(base, ignore_index=ignore_index, validate=validate)
         check_at_least("alpha", alpha, 0)
         check_above("sigma", sigma, 0)
-        _check_odd(kernel_size)
+        check_count("kernel_size", kernel_size, 1, odd=True)
         check_one_of("kernel", kernel, ("mean", "gaussian"))
         check_one_of("distance", distance, ("l1", "l2"))
         check_one_of("on", on, ("logits", "probs"))
@@ -200,8 +200,3 @@ class NeighborAwareLoss(PenaltyLoss):
         )
         penalty = mean_neighbour_distance(scores, target, window, self.distance)
         return {**self.base_terms(logits, target), "neighbours": self.alpha * penalty}
-
-
-def _check_odd(kernel_size: int) -> None:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}.")

@@ -1,7 +1,9 @@
 """What every loss keeps: shapes, dtypes, ignored voxels, degenerate batches, no host wait."""
 
+import copy
 import math
 import os
+import pickle
 import shutil
 
 import pytest
@@ -70,12 +72,34 @@ def test_a_batch_without_labels_is_a_zero_that_backpropagates(
 
 
 @every_loss
+@pytest.mark.parametrize("n", [0, 2], ids=["no images", "images of no voxels"])
 @pytest.mark.parametrize("space", [(), (4, 5)], ids=["flat", "2d"])
-def test_an_empty_batch_is_a_zero_that_backpropagates(name: str, space: tuple[int, ...]) -> None:
+def test_an_empty_batch_is_a_zero_that_backpropagates(
+    name: str, space: tuple[int, ...], n: int
+) -> None:
     logits, target = batch(name, space)
-    value, gradient = value_and_gradient(build(name), logits[:0], target[:0])
+    nothing = (slice(0, n), ..., slice(0, 0)) if n and space else slice(0, 0)
+    value, gradient = value_and_gradient(build(name), logits[nothing], target[nothing])
     assert value == 0
-    assert gradient.shape == (0, *logits.shape[1:])
+    assert gradient.shape == logits[nothing].shape
+
+
+@every_loss
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_broken_logit_breaks_the_value(name: str, broken: float) -> None:
+    """A diverged network is seen in the loss; it is neither hidden nor an error about an index."""
+    logits, target = batch(name, (4, 5))
+    logits[0, 0, 1, 1] = broken
+    assert not build(name)(logits, target).isfinite()
+
+
+@every_loss
+def test_copies_and_pickles(name: str) -> None:
+    """As a process group that spawns its processes needs."""
+    logits, target = batch(name, (4, 5))
+    expected = build(name)(logits, target)
+    assert copy.deepcopy(build(name))(logits, target) == expected
+    assert pickle.loads(pickle.dumps(build(name)))(logits, target) == expected
 
 
 @every_loss

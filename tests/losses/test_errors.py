@@ -28,6 +28,8 @@ def test_shapes_and_dtypes(name: str) -> None:
         loss(logits, target.to(torch.complex64))
     with pytest.raises(ValueError, match=r"integral labels, got 0\.5"):
         loss(logits, target + 0.5)
+    with pytest.raises(ValueError, match=r"integral labels, got inf"):
+        loss(logits, target.float().fill_(float("inf")))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -59,15 +61,16 @@ def test_labels_out_of_range_under_validate(name: str) -> None:
         ("EntropyPenaltyLoss", {"alpha": -1.0}, "alpha must be >= 0"),
         ("UniformPenaltyLoss", {"alpha": -1.0}, "alpha must be >= 0"),
         ("SpatialLabelSmoothingLoss", {"sigma": 0.0}, "sigma must be > 0"),
-        ("SpatialLabelSmoothingLoss", {"kernel_size": 4}, "kernel_size must be odd and positive"),
+        ("SpatialLabelSmoothingLoss", {"kernel_size": 4}, "must be an odd integer >= 1, got 4"),
+        ("SpatialLabelSmoothingLoss", {"kernel_size": 3.0}, "an odd integer >= 1, got 3.0"),
         ("NeighborAwareLoss", {"alpha": -1.0}, "alpha must be >= 0"),
-        ("NeighborAwareLoss", {"kernel_size": 0}, "kernel_size must be odd and positive, got 0"),
+        ("NeighborAwareLoss", {"kernel_size": 0}, "kernel_size must be an odd integer >= 1, got 0"),
         ("NeighborAwareLoss", {"border": "zero"}, "border must be one of 'replicate', 'backg"),
         ("NeighborAwareLoss", {"kernel": "max"}, "kernel must be one of"),
         ("NeighborAwareLoss", {"on": "both"}, "on must be one of 'logits', 'probs'"),
         ("NeighborAwareLoss", {"distance": "l0"}, "distance must be one of"),
         ("KernelCalibrationLoss", {"alpha": -1.0}, "alpha must be >= 0"),
-        ("KernelCalibrationLoss", {"max_samples": 0}, "max_samples must be >= 1"),
+        ("KernelCalibrationLoss", {"max_samples": 0}, "max_samples must be an integer >= 1, got 0"),
         ("PairwiseConstraintLoss", {"discrimination": -1.0}, "discrimination must be >= 0"),
         ("PairwiseConstraintLoss", {"exclusion": -1.0}, "exclusion must be >= 0"),
         ("DiceLoss", {"smooth_dr": 0.0}, "smooth_dr must be > 0"),
@@ -78,8 +81,9 @@ def test_labels_out_of_range_under_validate(name: str) -> None:
         ("UnifiedFocalPlusPlusLoss", {"gamma": 2.0}, r"gamma must lie in \[0, 1\]"),
         ("UnifiedFocalPlusPlusLoss", {"gamma_plus_plus": 0.0}, "gamma_plus_plus must be >= 1"),
         ("BinnedCalibrationLoss", {"binning": "firm"}, "binning must be one of 'hard', 'soft'"),
-        ("BinnedCalibrationLoss", {"n_bins": 0}, "n_bins must be >= 1"),
-        ("BinnedCalibrationLoss", {"binning": "soft", "n_bins": 1}, "n_bins must be >= 2"),
+        ("BinnedCalibrationLoss", {"n_bins": 0}, "n_bins must be an integer >= 1, got 0"),
+        ("BinnedCalibrationLoss", {"n_bins": 9.5}, "n_bins must be an integer >= 1, got 9.5"),
+        ("BinnedCalibrationLoss", {"binning": "soft", "n_bins": 1}, "integer >= 2, got 1"),
         ("AdaptiveConditionalSmoothingLoss", {"margin": -1.0}, "margin must be >= 0"),
         ("AdaptiveConditionalSmoothingLoss", {"positive": "min"}, "positive must be one of"),
         ("ClasswiseMeanCalibrationLoss", {"beta": -1.0}, "beta must be >= 0"),
