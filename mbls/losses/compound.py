@@ -1,6 +1,8 @@
 """A weighted sum of losses."""
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 from torch import Tensor, nn
 
@@ -40,9 +42,14 @@ class CompoundLoss(Loss):
             if name == "loss":
                 raise ValueError("A part must not be named 'loss', which is the sum; rename it.")
             if not (
-                isinstance(part, Sequence) and len(part) == 2 and isinstance(part[1], nn.Module)
+                isinstance(part, Sequence)
+                and len(part) == 2
+                and isinstance(part[0], Real)
+                and isinstance(part[1], nn.Module)
             ):
                 raise TypeError(f"losses[{name!r}] must be (factor, loss), got {part!r}.")
+            if not math.isfinite(part[0]):
+                raise ValueError(f"losses[{name!r}] must have a finite factor, got {part[0]}.")
         self.factors = {name: float(factor) for name, (factor, _) in losses.items()}
         self.needs_image = any(getattr(loss, "needs_image", False) for _, loss in losses.values())
         self.losses = nn.ModuleDict({name: loss for name, (_, loss) in losses.items()})

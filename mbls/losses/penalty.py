@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from mbls.losses.base import Loss, part_terms
+from mbls.losses.compound import CompoundLoss
 from mbls.losses.cross_entropy import CrossEntropyLoss, CrossEntropyTerm
 from mbls.losses.pointwise import Pointwise, pointwise_means
 
@@ -15,25 +16,34 @@ class PenaltyLoss(Loss):
     Args:
         base: The loss below the penalty; None is cross-entropy. Cross-entropy is counted once,
             whatever is stacked.
-        ignore_index: The label of voxels that take no part; a base with another one is an error.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        ignore_index: The label of voxels that take no part; another one in the base is an error.
+        validate: Refuse labels that are no class; the host then waits for the device. Also done
+            if the base asks for it.
+
+    Raises:
+        TypeError: The base is no module, or needs the image.
+        ValueError: A loss of the base has another ``ignore_index``.
     """
 
     def __init__(
         self, base: nn.Module | None = None, *, ignore_index: int = -100, validate: bool = False
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        if base is not None and not isinstance(base, nn.Module):
+            raise TypeError(f"base must be a loss module or None, got {base!r}.")
+        asked = validate or getattr(base, "validate", False) is True  # its own look may be skipped
+        super().__init__(ignore_index=ignore_index, validate=asked)
         if getattr(base, "needs_image", False):
             raise TypeError(
                 f"base must not need the image, got {type(base).__name__}. "
                 "Add it to this loss with CompoundLoss instead."
             )
-        theirs = getattr(base, "ignore_index", ignore_index)
-        if theirs != ignore_index:
-            raise ValueError(
-                f"base must have the same ignore_index: {type(base).__name__} has {theirs}, "
-                f"{type(self).__name__} {ignore_index}."
-            )
+        for part in () if base is None else base.modules():
+            theirs = getattr(part, "ignore_index", None)  # None: MONAI's losses that ignore nothing
+            if theirs not in (None, ignore_index) and not isinstance(part, CompoundLoss):
+                raise ValueError(
+                    f"base must have the same ignore_index: {type(part).__name__} has {theirs}, "
+                    f"{type(self).__name__} {ignore_index}."
+                )
         self.base = CrossEntropyLoss(ignore_index=ignore_index) if base is None else base
 
     def with_base(

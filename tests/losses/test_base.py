@@ -1,8 +1,10 @@
 """The contract of Loss: named terms, wrappers that hand on, foreign modules as parts."""
 
+import math
+
 import pytest
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
 from mbls.losses import (
@@ -108,8 +110,30 @@ def test_a_base_that_needs_the_image_is_refused() -> None:
 
 
 def test_a_base_with_another_ignore_index_is_refused() -> None:
-    with pytest.raises(ValueError, match="CrossEntropyLoss has 255, MarginLoss -100"):
-        MarginLoss(base=CrossEntropyLoss(ignore_index=255))
+    theirs = CrossEntropyLoss(ignore_index=255)
+    for base in (theirs, CompoundLoss({"ce": (1.0, theirs)})):
+        with pytest.raises(ValueError, match="CrossEntropyLoss has 255, MarginLoss -100"):
+            MarginLoss(base=base)
+
+
+def test_a_sum_below_a_penalty_has_the_ignore_index_of_its_parts() -> None:
+    parts = {"ce": (1.0, CrossEntropyLoss(ignore_index=255))}
+    loss = MarginLoss(0.0, base=CompoundLoss(parts), ignore_index=255)
+    logits, target = torch.randn(1, 3, 4), torch.tensor([[0, 255, 2, 1]])
+    plain = MarginLoss(0.0, ignore_index=255)
+    torch.testing.assert_close(loss(logits, target), plain(logits, target))
+
+
+def test_a_base_that_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match="base must be a loss module or None, got 'ce'"):
+        MarginLoss(base="ce")
+
+
+def test_a_base_that_validates_does_so_below_a_penalty() -> None:
+    """Cross-entropy shares the penalty's pass over the logits, and its look at the labels."""
+    loss = MarginLoss(base=CrossEntropyLoss(validate=True))
+    with pytest.raises(ValueError, match=r"target must hold 0 to 2 or ignore_index -100, got \[7"):
+        loss(torch.zeros(1, 3, 2), torch.tensor([[0, 7]]))
 
 
 def test_a_monai_loss_is_a_base_and_a_part(batch: tuple[Tensor, Tensor]) -> None:
@@ -121,6 +145,12 @@ def test_a_monai_loss_is_a_base_and_a_part(batch: tuple[Tensor, Tensor]) -> None
     assert CompoundLoss({"m": (2, monai)})(*batch).item() == pytest.approx(2 * expected.item())
 
 
+def test_monais_dice_that_ignores_nothing_is_a_base(batch: tuple[Tensor, Tensor]) -> None:
+    monai = DiceLoss(softmax=True, to_onehot_y=True)
+    terms = MarginLoss(base=monai).terms(*batch)
+    assert terms["base"] == monai(batch[0], batch[1].unsqueeze(1))
+
+
 @pytest.mark.parametrize(
     ("losses", "error", "message"),
     [
@@ -128,6 +158,8 @@ def test_a_monai_loss_is_a_base_and_a_part(batch: tuple[Tensor, Tensor]) -> None
         ({"a.b": (1, CrossEntropyLoss())}, ValueError, "without '.' and '/', got 'a.b'"),
         ({"a": CrossEntropyLoss()}, TypeError, r"losses\['a'\] must be \(factor, loss\)"),
         ({"a": (1, 2)}, TypeError, r"losses\['a'\] must be \(factor, loss\)"),
+        ({"a": ("1", CrossEntropyLoss())}, TypeError, r"losses\['a'\] must be \(factor, loss\)"),
+        ({"a": (math.nan, CrossEntropyLoss())}, ValueError, r"\['a'\] .* finite factor, got nan"),
     ],
 )
 def test_compound_refuses_what_it_cannot_weigh(
