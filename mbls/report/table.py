@@ -73,6 +73,8 @@ def caption(metrics: Mapping[str, Any]) -> str:
             "Equal-mass and smooth ECE and TACE (over classes, above "
             f"{meta['tace_threshold']}): all voxels in one histogram, hence no interval. "
         )
+    if unions := _unions(metrics):
+        text += f"ECE of {', '.join(unions)}: the sum of the classes' probabilities. "
     text += (
         "A structure absent from a label is left out of its overlap. "
         f"{meta['floored_voxels']} voxels floored in NLL."
@@ -131,7 +133,16 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
             table.add_row("  corrected", *[_shown(c.get(f"{metric}_corrected")) for c in cells])
         if known and any(f"true_{metric}" in c for c in cells):
             table.add_row("  true value", *[_shown(c.get(f"true_{metric}")) for c in cells])
+    for name in _unions(metrics):
+        cells = [metrics["sound"][r][p].get(f"ece/{name}") for r, p in shown]
+        table.add_row(f"ECE of {name}", *[_shown(cell) for cell in cells])
     return table
+
+
+def _unions(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of the sets of classes that are scored together."""
+    others = {*metrics["meta"]["class_names"], "mean"}
+    return [name for name in metrics["dice"] if name not in others]
 
 
 def _published(metrics: Mapping[str, Any], protocols: list[str]) -> Table:

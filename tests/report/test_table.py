@@ -89,3 +89,12 @@ def test_the_tolerance_of_the_surface_dice_is_named():
     console = Console(width=80, record=True)
     console.print(results_table(metrics))
     assert "NSD (2 mm)" in console.export_text()
+
+
+def test_the_calibration_of_a_union_is_shown():
+    metrics, text = shown("real")
+    poolings = [metrics["sound"][r][p] for r in ("all", "label") for p in ("pooled", "per_case")]
+    cells = [c["ece/heart"] for c in poolings]
+    at = rows(text).index(["ECE", "of", "heart", *(f"{cell['value']:.4f}" for cell in cells)])
+    assert rows(text)[at + 1] == [interval(cell) for cell in cells if cell["low"] is not None]
+    assert "ECE of heart: the sum of the classes' probabilities." in " ".join(text.split())
