@@ -5,10 +5,16 @@ Each is ``loss(logits, target)``, usable alone. In MONAI's trainers it is the ``
 floats, as MONAI's transforms make them, and the network's last activation is left out.
 """
 
+from mbls.losses.adafocal import AdaFocalLoss, equal_mass_edges, next_gammas, signed_focal_map
 from mbls.losses.adaptive_smoothing import (
     AdaptiveConditionalSmoothingLoss,
     loser_penalty,
     winner_penalty,
+)
+from mbls.losses.augmented_lagrangian import (
+    AugmentedLagrangianLoss,
+    ClassAdaptiveMarginLoss,
+    RegionAdaptiveLoss,
 )
 from mbls.losses.base import AdaptiveLoss, ImageLoss, Loss, part_terms
 from mbls.losses.binned import (
@@ -19,6 +25,7 @@ from mbls.losses.binned import (
 )
 from mbls.losses.brier import BrierLoss, FocalCalibrationLoss, brier_map
 from mbls.losses.compound import CompoundLoss
+from mbls.losses.constraints import Constraint, MarginConstraint, NeighbourConstraint
 from mbls.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from mbls.losses.dice import DiceCrossEntropyLoss, DiceLoss, soft_dice_loss
 from mbls.losses.entropy import (
@@ -28,6 +35,7 @@ from mbls.losses.entropy import (
     uniform_distance,
 )
 from mbls.losses.focal import AdaptiveFocalLoss, FocalLoss, adaptive_exponents, focal_map
+from mbls.losses.heuristic_margin import HeuristicMarginLoss
 from mbls.losses.kernel_calibration import (
     KernelCalibrationLoss,
     kernel_calibration_error,
@@ -41,6 +49,7 @@ from mbls.losses.mean_calibration import (
     accuracy_gap,
     classwise_gap,
 )
+from mbls.losses.multipliers import MultiplierLoss
 from mbls.losses.neighbourhood import neighbour_proportions
 from mbls.losses.neighbours import (
     NeighborAwareLoss,
@@ -50,6 +59,7 @@ from mbls.losses.neighbours import (
 )
 from mbls.losses.pairwise import PairwiseConstraintLoss, discrimination_map, exclusion_map
 from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.penalty_functions import hinge, p2, p3, phr
 from mbls.losses.plus_plus import (
     DicePlusPlusLoss,
     FocalTverskyPlusPlusLoss,
@@ -58,6 +68,7 @@ from mbls.losses.plus_plus import (
     dice_plus_plus,
     tversky_plus_plus,
 )
+from mbls.losses.regions import mixed_windows
 from mbls.losses.unified_focal import (
     UnifiedFocalPlusPlusLoss,
     asymmetric_focal,
@@ -66,13 +77,17 @@ from mbls.losses.unified_focal import (
 
 __all__ = [
     "AccuracyConfidenceLoss",
+    "AdaFocalLoss",
     "AdaptiveConditionalSmoothingLoss",
     "AdaptiveFocalLoss",
     "AdaptiveLoss",
+    "AugmentedLagrangianLoss",
     "BinnedCalibrationLoss",
     "BrierLoss",
+    "ClassAdaptiveMarginLoss",
     "ClasswiseMeanCalibrationLoss",
     "CompoundLoss",
+    "Constraint",
     "CrossEntropyLoss",
     "DiceCrossEntropyLoss",
     "DiceLoss",
@@ -81,14 +96,19 @@ __all__ = [
     "FocalCalibrationLoss",
     "FocalLoss",
     "FocalTverskyPlusPlusLoss",
+    "HeuristicMarginLoss",
     "ImageLoss",
     "KernelCalibrationLoss",
     "LabelSmoothingLoss",
     "Loss",
+    "MarginConstraint",
     "MarginLoss",
+    "MultiplierLoss",
     "NeighborAwareLoss",
+    "NeighbourConstraint",
     "PairwiseConstraintLoss",
     "PenaltyLoss",
+    "RegionAdaptiveLoss",
     "SpatialLabelSmoothingLoss",
     "TverskyPlusPlusLoss",
     "UnifiedFocalPlusPlusLoss",
@@ -104,16 +124,24 @@ __all__ = [
     "cross_entropy",
     "dice_plus_plus",
     "discrimination_map",
+    "equal_mass_edges",
     "exclusion_map",
     "focal_map",
     "hard_bins",
+    "hinge",
     "kernel_calibration_error",
     "loser_penalty",
     "margin_penalty",
     "mean_entropy",
+    "mixed_windows",
     "neighbour_distance",
     "neighbour_proportions",
+    "next_gammas",
+    "p2",
+    "p3",
     "part_terms",
+    "phr",
+    "signed_focal_map",
     "soft_bins",
     "soft_ce_map",
     "soft_dice_loss",

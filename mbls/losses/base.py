@@ -1,7 +1,7 @@
 """What a loss is here: named terms whose sum is the loss, and what an adaptive one adds."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -67,6 +67,17 @@ class Loss(nn.Module, ABC):
         """Let the adaptive losses inside take their step; handed on to the parts."""
         for part in self.parts():
             part.adapt()
+
+    def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return where the adaptive losses inside stand, scalars by name, to be logged.
+
+        Args:
+            class_keys: A word for each class.
+        """
+        found: dict[str, Tensor] = {}
+        for part in self.parts():
+            found |= part.tracked(class_keys)
+        return found
 
     @property
     def adaptive(self) -> bool:

@@ -20,7 +20,7 @@ from mbls.losses.inputs import free_to_look
 from mbls.losses.masking import labelled, masked_mean
 from mbls.scratch import Scratch
 
-__all__ = ["Chunk", "Pointwise", "pointwise_means"]
+__all__ = ["Chunk", "Pointwise", "places", "pointwise_means"]
 
 CPU_CHUNK = 1 << 17  # numbers in a chunk for each thread: half a megabyte in float32
 DEVICE_CHUNK = 1 << 26
@@ -35,15 +35,19 @@ class Chunk:
         logits: ``(n, C, v)``.
         label: Labels ``(n, 1, v)`` in 0 .. C - 1.
         scratch: Memory for the work.
+        place: Which part of ``(N, ?, V)`` it is, for a term that keeps more than the logits.
 
     Attributes:
         kept: What a term's value leaves for its own gradient, which comes right after it.
     """
 
-    def __init__(self, logits: Tensor, label: Tensor, scratch: Scratch) -> None:
+    def __init__(
+        self, logits: Tensor, label: Tensor, scratch: Scratch, place: tuple[slice, slice, slice]
+    ) -> None:
         self.logits = logits
         self.label = label
         self.scratch = scratch
+        self.place = place
         self.kept: dict[Pointwise, Tensor] = {}
 
     def buffer(self, name: str) -> Tensor:
@@ -188,17 +192,15 @@ def _run(
     found = torch.empty_like(z, memory_format=torch.contiguous_format) if gradient else None
     sums: list[list[Tensor]] = [[z.new_zeros(())] for _ in terms]
     scratch = Scratch(z.device)
-    for at in _places(z):
-        chunk = Chunk(z[at], safe[at], scratch)
-        part = None if found is None else chunk.buffer("gradient").zero_()
+    for at in places(z):
+        chunk = Chunk(z[at], safe[at], scratch, at)
+        part = None if found is None else found[at].zero_()
         for mine, term, factor in zip(sums, terms, factors, strict=True):
             share = weight[at] * factor
             if values:
                 mine.append(term.value(chunk).mul_(share).sum())
             if part is not None:
                 term.add_gradient(chunk, share, part)
-        if found is not None and part is not None:
-            found[at] = part
     means = [torch.stack(mine).sum() for mine in sums] if values else []
     return means, None if found is None else found.view(logits.shape)
 
@@ -217,7 +219,7 @@ def _weights(target: Tensor, ignore_index: int, like: Tensor) -> tuple[Tensor, T
     return labels * keep, weight  # a product is faster than a masked fill
 
 
-def _places(z: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+def places(z: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     """Cut ``(N, C, V)`` into chunks: parts of an image, or several small images."""
     n, c, v = z.shape
     on_cpu = z.device.type == "cpu"

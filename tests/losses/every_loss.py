@@ -24,6 +24,12 @@ VARIANTS = {
     "mdca_image": ("mdca", {"scope": "image"}),
     "acls_raw": ("acls", {"positive": "raw", "margin": 1.0}),
     "acls_tight": ("acls", {"margin": 1.0}),
+    "cals_p2": ("cals", {"margin": 1.0, "penalty": "p2", "normalize": False, "lambda_min": 0.3}),
+    "cals_p3": ("cals", {"margin": 1.0, "penalty": "p3", "lambda_min": 0.3}),
+    "cals_regions": ("cals", {"margin": 1.0, "groups": "region", "lambda_min": 0.3}),
+    "cals_hr_tight": ("cals_hr", {"margin": 0.5}),
+    "crac_classes": ("crac", {"groups": "class", "border": "replicate", "lambda_min": 0.3}),
+    "adafocal_inverse": ("adafocal", {"gamma": -1.5}),
 }
 NAMES = [*CONFIGS, *VARIANTS]
 BINARY = {"unified_focalpp"}

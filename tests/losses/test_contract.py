@@ -192,7 +192,9 @@ def test_settings_do_not_change_and_calls_repeat(name: str) -> None:
     assert loss(logits, target) == first
     assert {k: v for k, v in vars(loss).items() if not k.startswith("_")} == before
     assert (target == kept).all()
-    assert not loss.state_dict()
+    assert loss.adaptive == bool(loss.state_dict())
+    for key, value in build(name).state_dict().items():
+        assert torch.equal(loss.state_dict()[key], value)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,0 +1,346 @@
+"""Constraints on the logits, a multiplier for each group of voxels, and what moves it.
+
+One mechanism: a constraint (:mod:`mbls.losses.constraints`), a penalty of it
+(:mod:`mbls.losses.penalty_functions`) and a grouping of voxels make the loss; a subclass says how
+the multipliers follow what was observed.
+"""
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mbls.losses.constraints import Constraint
+from mbls.losses.neighbourhood import Border, Neighbourhood
+from mbls.losses.observation import ObservingLoss
+from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.penalty_functions import PenaltyFunction
+from mbls.losses.pointwise import Chunk, Pointwise, places
+from mbls.losses.regions import mixed_windows
+from mbls.losses.settings import check_above, check_one_of
+
+__all__ = ["REGIONS", "Groups", "MultiplierLoss", "MultiplierTerm", "Observed", "Statistics"]
+
+Groups = Literal["class", "region"]
+Statistics = Literal["all", "region", "active"]
+
+REGIONS = ("boundary", "inner")
+
+
+@dataclass(frozen=True, eq=False)
+class MultiplierTerm(Pointwise):
+    """The mean over classes and regions of a constraint's penalty.
+
+    Args:
+        constraint: h.
+        penalty: P(h, lambda, rho).
+        multipliers: Lambda ``(R, C)`` or ``(R, 1)``, R = 1, or 2 for boundary and inner voxels.
+        weights: Rho, of the same shape.
+        goal: The constraint's goal ``(N, C, *S)``, if it has one.
+        boundary: Which voxels are boundary ``(N, *S)``, if that matters.
+    """
+
+    constraint: Constraint
+    penalty: PenaltyFunction
+    multipliers: Tensor
+    weights: Tensor
+    goal: Tensor | None
+    boundary: Tensor | None
+
+    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
+        """Return the mean of the penalties; the labels are in the goal."""
+        h = self.constraint.values(logits, self.goal)
+        near = None if self.boundary is None else self.boundary.unsqueeze(1)
+        value, _ = self.penalty(h, *self._spread(near, h.ndim - 2))
+        return value.mean(dim=1) / len(self.multipliers)
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Return the mean of the penalties, and keep their slopes."""
+        value, chunk.kept[self] = self._penalty(chunk)
+        return value.sum(dim=1, keepdim=True).mul_(self._share(chunk))
+
+    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
+        """Pull the slopes of the penalties back to the logits."""
+        slope = chunk.kept.pop(self, None)
+        slope = self._penalty(chunk)[1] if slope is None else slope
+        slope = slope * (weight * self._share(chunk))
+        self.constraint.pull_back(chunk, self._goal(chunk), slope, gradient)
+
+    def _penalty(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        h = self.constraint.on_chunk(chunk, self._goal(chunk))
+        near = None
+        if self.boundary is not None:
+            n, *space = self.boundary.shape
+            near = self.boundary.view(n, 1, math.prod(space))[chunk.place]
+        return self.penalty(h, *self._spread(near, 1))
+
+    def _goal(self, chunk: Chunk) -> Tensor | None:
+        if self.goal is None:
+            return None
+        n, c = self.goal.shape[:2]
+        return self.goal.view(n, c, math.prod(self.goal.shape[2:]))[chunk.place]
+
+    def _share(self, chunk: Chunk) -> float:
+        return 1 / (chunk.logits.shape[1] * len(self.multipliers))
+
+    def _spread(self, near: Tensor | None, dims: int) -> tuple[Tensor, Tensor]:
+        """Return each voxel's lambda and rho, in a shape that fits ``(N, C, ..)``."""
+        pairs = [
+            rows.view(len(rows), 1, -1, *[1] * dims) for rows in (self.multipliers, self.weights)
+        ]
+        if len(self.multipliers) == 1 or near is None:
+            return pairs[0][0], pairs[1][0]
+        lam, rho = (torch.where(near, rows[0], rows[1]) for rows in pairs)
+        return lam, rho
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a validation showed of each group ``(R, C)``, on the host's side of a reduction.
+
+    Args:
+        statistic: Mean of what the multipliers follow.
+        constraint: Mean of h.
+        present: Whether the group has voxels, and its means are finite.
+    """
+
+    statistic: Tensor
+    constraint: Tensor
+    present: Tensor
+
+
+class MultiplierLoss(ObservingLoss, PenaltyLoss):
+    """A base loss plus penalised constraints whose multipliers adapt; see the module.
+
+    Before the number of classes is known the multipliers are what they start from, one for all.
+
+    Args:
+        num_classes: C; None until :meth:`bind`.
+        constraint: What is asked of the logits.
+        penalty: What a violation costs.
+        start: The multipliers at the start.
+        limits: The least and the largest multiplier.
+        groups: ``"class"`` gives each class a multiplier, ``"region"`` each class two, for
+            boundary and inner voxels.
+        statistics: Over which voxels a group's means go: ``"all"`` of them, those of other groups
+            with h = 0, as published; those of its own ``"region"``; or the ``"active"`` ones among
+            those, where lambda + rho h > 0.
+        kernel_size: Odd width of the window that tells the regions apart.
+        border: What lies outside the image, ``"replicate"`` or ``"background"``.
+        base: The loss below; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+    """
+
+    multipliers: Tensor
+    weights: Tensor
+    previous: Tensor
+    seen: Tensor
+    epochs: Tensor
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        constraint: Constraint,
+        penalty: PenaltyFunction,
+        *,
+        start: float,
+        limits: tuple[float, float],
+        weight: float = 1.0,
+        groups: Groups = "class",
+        statistics: Statistics = "all",
+        kernel_size: int = 3,
+        border: Border = "replicate",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(base, ignore_index=ignore_index, validate=validate)
+        check_one_of("groups", groups, ("class", "region"))
+        check_one_of("statistics", statistics, ("all", "region", "active"))
+        check_one_of("border", border, ("replicate", "background"))
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}.")
+        check_above("lambda_min", limits[0], 0)
+        check_above("lambda_max", limits[1], limits[0])
+        self.num_classes = num_classes
+        self.constraint = constraint
+        self.penalty = penalty
+        self.limits = limits
+        self.groups: Groups = groups
+        self.statistics: Statistics = statistics
+        self.window = Neighbourhood("mean", kernel_size, 1.0, border, ignore_index)
+        shape = (2 if groups == "region" else 1, 1)
+        for name, value in {"multipliers": start, "weights": weight, "previous": 0.0}.items():
+            self.register_buffer(name, torch.full(shape, value, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        if num_classes is not None:
+            self._grow(num_classes)
+
+    # What a subclass adds.
+
+    @abstractmethod
+    def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
+        """Return what the multipliers follow, voxel by voxel, shape of ``h``."""
+
+    @abstractmethod
+    def move(self, observed: Observed) -> None:
+        """Change the buffers of the groups that are present, in place.
+
+        A validation runs in inference mode, whose new tensors no training may touch.
+        """
+
+    # The contract of an adaptive loss.
+
+    def bind(self, num_classes: int) -> None:
+        """Give each class its multipliers.
+
+        Raises:
+            ValueError: Another number than the loss was made or bound for.
+        """
+        super().bind(num_classes)
+        if self.num_classes is None:
+            self._grow(num_classes)
+        self.num_classes = self.num_classes or num_classes
+        if self.num_classes != num_classes:
+            raise ValueError(
+                f"{type(self).__name__} has multipliers for num_classes={self.num_classes}, the "
+                f"data have {num_classes} classes. Leave num_classes out, or give {num_classes}."
+            )
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms and the constraint's."""
+        logits, target = self.prepare(logits, target)
+        self._check_classes(logits)
+        goal, boundary = self._labels(logits, target)
+        lam, rho = (rows.to(logits) for rows in (self.multipliers, self.weights))
+        term = MultiplierTerm(self.constraint, self.penalty, lam, rho, goal, boundary)
+        return self.with_base(logits, target, self.constraint.name, 1.0, term)
+
+    @torch.no_grad()
+    def observe(self, logits: Tensor, target: Tensor) -> None:
+        """Add a case's sums of the statistic and of h, and the numbers of voxels behind them.
+
+        Raises:
+            ValueError: The number of classes is not known yet.
+        """
+        super().observe(logits, target)
+        if self.num_classes is None:
+            raise ValueError(
+                f"{type(self).__name__} cannot observe before it knows the number of classes: call "
+                f"bind({logits.shape[1]}), or give num_classes={logits.shape[1]}."
+            )
+        logits, target = self.prepare(logits, target)
+        self._check_classes(logits)
+        goal, boundary = self._labels(logits, target)
+        keep = target != self.ignore_index
+        regions = [keep]
+        if boundary is not None and self.groups == "region":
+            regions = [keep & boundary, keep & ~boundary]
+        sums = torch.zeros(self._shape, dtype=torch.float64, device=logits.device)
+        n, c = logits.shape[:2]
+        flat = (n, c, math.prod(logits.shape[2:]))
+        logits, goal = logits.reshape(flat), None if goal is None else goal.view(flat)
+        regions = [region.reshape(n, 1, flat[2]) for region in regions]
+        for at in places(logits):
+            h = self.constraint.values(logits[at], None if goal is None else goal[at])
+            for row, region in enumerate(regions):
+                sums[:, row] += self._group_sums(h, region[at], row)
+        self.add_sums(sums)
+
+    @torch.no_grad()
+    def adapt(self) -> None:
+        """Move the multipliers by what all ranks observed; what is not finite moves none."""
+        super().adapt()
+        sums = self.take_sums(self._shape, self.multipliers.device).to(self.multipliers.device)
+        before = self.multipliers.clone()
+        observed = self._means(*sums)
+        self.move(observed)
+        self.seen += observed.present
+        self.epochs += 1
+        self._say(~sums[:2].isfinite().all(0), "observed logits that are not finite, and stay")
+        reached = (self.multipliers >= self.limits[1]) & (before < self.limits[1])
+        self._say(reached, f"reached lambda_max={self.limits[1]:g}, the bound")
+
+    def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return ``lambda/<class>``, with regions ``lambda/<class>/<region>``."""
+        return super().tracked(class_keys) | self.by_class("lambda", self.multipliers, class_keys)
+
+    def by_class(self, name: str, rows: Tensor, class_keys: Sequence[str]) -> dict[str, Tensor]:
+        """Name the entries of a buffer ``(R, C)``."""
+        ends = [f"/{region}" for region in REGIONS] if len(rows) == 2 else [""]
+        return {
+            f"{name}/{key}{end}": rows[row, k]
+            for k, key in enumerate(class_keys)
+            for row, end in enumerate(ends)
+        }
+
+    # Private.
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return 4, *self.multipliers.shape
+
+    def _grow(self, num_classes: int) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
+        for name in ("multipliers", "weights", "previous", "seen"):
+            setattr(self, name, getattr(self, name).expand(-1, num_classes).contiguous())
+
+    def _check_classes(self, logits: Tensor) -> None:
+        if self.num_classes not in (None, logits.shape[1]):
+            raise ValueError(
+                f"logits must have {self.num_classes} classes, those of the multipliers, got "
+                f"{tuple(logits.shape)}."
+            )
+
+    def _labels(self, logits: Tensor, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the constraint's goal and the boundary, where they matter."""
+        if self.groups == "class" and not self.constraint.looks_around:
+            return None, None
+        window = self.window
+        boundary = mixed_windows(
+            target, kernel_size=window.size, border=window.border, ignore_index=window.ignore_index
+        )
+        if not self.constraint.looks_around:
+            return None, boundary
+        shares = window.shares(target, logits.shape[1], logits.dtype)
+        return self.constraint.goal(shares, boundary), boundary
+
+    def _group_sums(self, h: Tensor, members: Tensor, row: int) -> Tensor:
+        """Sum up over one region's voxels of a piece: ``(4, C)``."""
+        lam, rho = (rows[row].to(h).view(1, -1, 1) for rows in (self.multipliers, self.weights))
+        counted = members.expand_as(h)
+        if self.statistics == "active":
+            counted = counted & (lam + rho * h > 0)
+        means = (self.statistic(h, lam, rho).where(counted, 0), h.where(counted, 0))
+        numbers = (counted, members.expand_as(h))
+        return torch.stack([maps.sum(dim=(0, 2), dtype=torch.float64) for maps in means + numbers])
+
+    def _means(self, statistic: Tensor, h: Tensor, counted: Tensor, voxels: Tensor) -> Observed:
+        """Divide the reduced sums ``(R, C)``."""
+        if self.statistics == "all":
+            total = voxels.sum(dim=0, keepdim=True).expand_as(voxels)
+            elsewhere = self.statistic(torch.zeros_like(h), self.multipliers, self.weights)
+            statistic = statistic + (total - voxels) * elsewhere
+            counted = voxels = total
+        number = counted.clamp_min(1)
+        present = (voxels > 0) & statistic.isfinite() & h.isfinite()
+        return Observed(statistic / number, h / number, present)
+
+    def _say(self, which: Tensor, what: str) -> None:
+        """Warn of groups; once an epoch, on the host."""
+        if not bool(which.any()):
+            return
+        places = which.nonzero().tolist()
+        names = [f"{k}" + (f" ({REGIONS[row]})" if len(which) == 2 else "") for row, k in places]
+        warnings.warn(
+            f"{type(self).__name__}: the multipliers of class {', '.join(names)} {what}.",
+            stacklevel=2,
+        )

@@ -1,0 +1,51 @@
+"""The frame of the losses that adapt: sums over a validation, added up over ranks once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbls.losses.base import AdaptiveLoss
+
+__all__ = ["ObservingLoss"]
+
+
+class ObservingLoss(AdaptiveLoss):
+    """An adaptive loss that observes by adding float64 sums.
+
+    The sums live from the first case of a validation to :meth:`adapt` and are in no checkpoint: a
+    validation that was cut short starts anew. What adapts is buffers, which keep their dtype where
+    the network is cast to a narrower one.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._sums: Tensor | None = None
+
+    def add_sums(self, sums: Tensor) -> None:
+        """Add one case's sums, float64."""
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def take_sums(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Return the sums over all cases of all ranks, and start anew; every rank calls it.
+
+        Args:
+            shape: Of the sums, for a rank that observed no case.
+            device: Where to, for such a rank.
+        """
+        sums, self._sums = self._sums, None
+        if sums is None:
+            sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        return sums
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            device = getattr(self, name).device
+            if getattr(self, name).dtype != buffer.dtype:
+                setattr(self, name, buffer.to(device))
+        return self
