@@ -18,6 +18,7 @@ NAMES = [
     *("mbls", "mbls_dice", "svls", "nacl", "brier", "mmce", "mmce_weighted", "cpc"),
     *("dscpp", "dscpp_ce", "tverskypp", "focal_tverskypp", "unified_focalpp"),
     *("ace_hard", "ace_soft", "acls", "mdca", "dca", "fcl"),
+    *("cals", "cals_hr", "crac", "adafocal"),
 ]
 
 

@@ -114,7 +114,7 @@ def test_image_means_add_up(name: str, seed: int, space: tuple[int, ...]) -> Non
 @given(seed=seeds, space=shapes)
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_is_not_negative_and_finite(name: str, seed: int, space: tuple[int, ...]) -> None:
-    """ECP rewards entropy, an augmented Lagrangian a constraint that holds; no other is negative."""
+    """ECP rewards entropy, a Lagrangian constraints that hold; no other is ever negative."""
     logits, target = draw(name, space, seed)
     value = build(name)(logits, target)
     assert value.isfinite()
