@@ -56,13 +56,13 @@ class FocalTerm(Pointwise):
     def value(self, chunk: Chunk) -> Tensor:
         """Return ``-(1 - p_y)^g log p_y``."""
         log_p = chunk.label_log_probs
-        return power(-log_p.expm1(), self._exponents(log_p)).mul_(log_p).neg_()
+        return power(self._rest(log_p), self._exponents(log_p)).mul_(log_p).neg_()
 
     def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
         """Add ``slope * (p - q)``, the slope that by ``-log p_y``."""
         log_p = chunk.label_log_probs
         exponents = self._exponents(log_p)
-        rest = -log_p.expm1()
+        rest = self._rest(log_p)
         small = rest.clamp_min(TINY)
         # power(rest, g) = rest * max(rest, TINY)^(g - 1), and its derivative
         first = small.pow(exponents - 1)
@@ -70,6 +70,11 @@ class FocalTerm(Pointwise):
         slope = weight * (rest * first - slope * log_p.exp() * log_p)
         gradient.addcmul_(chunk.exps, slope / chunk.total)
         gradient.scatter_add_(1, chunk.label, slope.neg_())
+
+    def _rest(self, log_p: Tensor) -> Tensor:
+        """Return ``1 - p_y``, never 0 for the exponent 0, whose factor is 1 everywhere."""
+        rest = -log_p.expm1()
+        return rest if self.gamma or self.adaptive else rest.clamp_min(TINY)
 
     def _exponents(self, log_p: Tensor) -> Tensor | float:
         return adaptive_exponents(log_p.exp(), self.gamma) if self.adaptive else self.gamma
@@ -92,6 +97,8 @@ class FocalLoss(Loss):
         tensor(0.1733)
     """
 
+    flsd = False  # the exponent follows the probability
+
     def __init__(
         self, gamma: float = 3.0, *, ignore_index: int = -100, validate: bool = False
     ) -> None:
@@ -102,7 +109,7 @@ class FocalLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"focal": ...}``."""
         logits, target = self.prepare(logits, target)
-        term = FocalTerm(self.gamma)
+        term = FocalTerm(self.gamma, adaptive=self.flsd)
         (value,) = pointwise_means(logits, target, [term], ignore_index=self.ignore_index)
         return {"focal": value}
 
@@ -124,7 +131,7 @@ def adaptive_exponents(label_probs: Tensor, gamma: float) -> Tensor:
     return exponents.masked_fill(p < 0.5, 3.0).masked_fill(p < 0.2, 5.0)
 
 
-class AdaptiveFocalLoss(Loss):
+class AdaptiveFocalLoss(FocalLoss):
     """Focal loss whose exponent follows the label's probability; see :func:`adaptive_exponents`.
 
     Formula: mean_v -(1 - p_y)^g log p_y; g = 5 if p_y < 0.2, 3 if p_y < 0.5, else gamma (FLSD-53)
@@ -141,16 +148,4 @@ class AdaptiveFocalLoss(Loss):
         tensor(0.1733)
     """
 
-    def __init__(
-        self, gamma: float = 3.0, *, ignore_index: int = -100, validate: bool = False
-    ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
-        check_at_least("gamma", gamma, 0)
-        self.gamma = gamma
-
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return ``{"focal": ...}``."""
-        logits, target = self.prepare(logits, target)
-        term = FocalTerm(self.gamma, adaptive=True)
-        (value,) = pointwise_means(logits, target, [term], ignore_index=self.ignore_index)
-        return {"focal": value}
+    flsd = True

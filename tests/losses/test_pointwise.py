@@ -1,5 +1,8 @@
 """The chunked kernel against autograd on the plain formulas, whatever the chunks."""
 
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -97,6 +100,92 @@ def test_tied_winners_share_the_gradient() -> None:
         (theirs,) = torch.autograd.grad(slow, logits)
         torch.testing.assert_close(ours, theirs)
         assert ours[0, 0] == ours[0, 1] > 0
+
+
+@pytest.mark.parametrize("p", [0.3, 1 - 1e-9])
+def test_focal_without_an_exponent_is_cross_entropy_up_to_certainty(p) -> None:
+    """Below an error of 1e-7 powers are continued linearly, but for the exponent 0."""
+    logits = torch.tensor([[p, 1 - p]], dtype=torch.float64).log().requires_grad_()
+    focal, ce = pointwise_means(logits, torch.tensor([0]), [FocalTerm(0.0), CrossEntropyTerm()])
+    ours, theirs = (torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (focal, ce))
+    torch.testing.assert_close(focal, ce, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("ignore_index", [-1, 0, 1, 2, 255])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "expanded", "strided"])
+def test_any_ignore_index_and_layout(ignore_index, layout) -> None:
+    """The index may be that of a class; the gradient is of the logits' shape, not their strides."""
+    wide = torch.randn(2, 3, 4, 10, dtype=torch.float64)
+    leaf = {
+        "contiguous": lambda: wide[..., ::2].contiguous(),
+        "channels_last": lambda: wide[..., ::2].contiguous(memory_format=torch.channels_last),
+        "expanded": lambda: wide[:1, :, :1, :1].expand(2, 3, 4, 5),
+        "strided": lambda: wide[..., ::2],
+    }[layout]().requires_grad_()
+    target = torch.randint(3, (2, 4, 5))
+    target[torch.rand(target.shape) < 0.3] = ignore_index
+    keep, safe = labelled(target, ignore_index)
+    for term, fused in zip(
+        TERMS, pointwise_means(leaf, target, TERMS, ignore_index=ignore_index), strict=True
+    ):
+        slow = masked_mean(term.plain(leaf, safe), keep)
+        torch.testing.assert_close(fused, slow)
+        pair = [torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in (fused, slow)]
+        torch.testing.assert_close(*pair)
+        assert (pair[0][(~keep).unsqueeze(1).expand_as(leaf)] == 0).all()
+
+
+def test_the_gradient_taken_along_with_the_value_is_given_away_once() -> None:
+    """Who gets it may write to it; the graph keeps nothing of it, used or not."""
+    logits = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(3, (2, 8))
+    terms = [BrierTerm(), MarginTerm(0.5)]
+    values = pointwise_means(logits, target, terms)
+    (first,) = torch.autograd.grad(sum(values), logits, retain_graph=True)
+    assert values[0].grad_fn.gradient is None
+    expected = first.clone()
+    first.fill_(7.0)
+    (second,) = torch.autograd.grad(sum(values), logits)
+    torch.testing.assert_close(second, expected)
+    unused = pointwise_means(logits, target, terms)
+    kept = weakref.ref(unused[0].grad_fn.gradient)
+    del unused
+    assert kept() is None
+
+
+def test_a_tensor_changed_before_backward_is_an_error() -> None:
+    logits = torch.randn(2, 3, 8, requires_grad=True)
+    target = torch.randint(3, (2, 8))
+    (value,) = pointwise_means(logits, target, [MarginTerm(0.5)])
+    target.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_two_threads_at_once() -> None:
+    """The memory for the work is a call's own."""
+    batches = [(torch.randn(2, 4, 96, 96), torch.randint(4, (2, 96, 96))) for _ in range(2)]
+    terms = [CrossEntropyTerm(), EntropyTerm(), BrierTerm(), MarginTerm(0.5)]
+
+    def run(batch):
+        found = []
+        for _ in range(10):
+            leaf = batch[0].clone().requires_grad_()
+            sum(pointwise_means(leaf, batch[1], terms)).backward()
+            found.append(leaf.grad)
+        return found
+
+    alone = [run(batch)[0] for batch in batches]
+    with ThreadPoolExecutor(2) as pool:
+        for gradients, expected in zip(pool.map(run, batches), alone, strict=True):
+            assert all(torch.equal(gradient, expected) for gradient in gradients)
+
+
+def test_transforms_of_torch_func_are_refused() -> None:
+    logits, target = torch.randn(2, 3, 8), torch.randint(3, (2, 8))
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda z: pointwise_means(z, target, [EntropyTerm()])[0])(logits)
 
 
 @pytest.mark.parametrize(
