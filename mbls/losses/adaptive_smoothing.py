@@ -60,10 +60,12 @@ def loser_penalty(logits: Tensor, margin: float) -> Tensor:
 class AdaptiveConditionalSmoothingLoss(PenaltyLoss):
     """Cross-entropy plus squared hinges on the winner's and the losers' logits (ACLS).
 
-    Formula: CE + alpha * mean_v (positive_weight * winner + negative_weight * losers)
+    Formula: CE + alpha * mean_v [positive_weight * max(0, max_j z_j - min_k z_k - margin)^2
+        + negative_weight / (C - 1) * sum_k max(0, sg(max_j z_j) - z_k - margin)^2]
     Paper: Park et al., ICCV 2023, arXiv:2308.11911
 
-    See :func:`winner_penalty` and :func:`loser_penalty`.
+    See :func:`winner_penalty` and :func:`loser_penalty`; sg stops the gradient. The published
+    margin of 10 is beyond the logits' range of most networks with few classes: there take 5 or 6.
 
     Args:
         alpha: Factor of both penalties.

@@ -109,7 +109,7 @@ class BinnedCalibrationLoss(Loss):
     """Average calibration error per image and class (mL1-ACE).
 
     Formula: mean_nk mean_b |mean_{v in b} p_k - mean_{v in b} q_k|
-    Paper: Barfoot et al., MICCAI 2024, arXiv:2403.06759; arXiv:2506.03942
+    Paper: Barfoot et al., MICCAI 2024, arXiv:2403.06759; 2025, arXiv:2506.03942
 
     Published with Dice and cross-entropy, 0.33 each: see :class:`CompoundLoss`.
 

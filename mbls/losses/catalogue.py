@@ -1,6 +1,7 @@
 """The table of the losses: what the configurations choose, what the docstrings say of it."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ def loss_table(folder: Path) -> Table:
     table.add_column("LOSS", style="bold", no_wrap=True)
     table.add_column("class, formula, defaults, paper")
     for entry in loss_entries(folder):
-        lines = [entry.cls, entry.formula, f"[dim]{escape(entry.defaults)}[/dim]"]
-        table.add_row(entry.name, "\n".join([*map(escape, lines[:2]), lines[2], entry.paper]))
+        lines = [escape(line) for line in (entry.cls, entry.formula, entry.defaults, entry.paper)]
+        lines[2] = lines[2] and f"[dim]{lines[2]}[/dim]"
+        table.add_row(entry.name, "\n".join(filter(None, lines)))
     return table
 
 
@@ -73,8 +75,10 @@ def _entry(path: Path) -> Entry:
         formula = formula.replace("CE +", f"{_name(arguments['base'])} +", 1)
     if "losses" in arguments:
         formula = " + ".join(f"{factor:g} {_name(node)}" for factor, node in nodes[1:])
-    nodes.sort(key=lambda node: _name(node[1]) == "CrossEntropyLoss")  # its paper only if alone
-    papers = (_said(node["class_path"], "Paper") for _, node in nodes)
+    own = [
+        node for _, node in nodes if _name(node) != "CrossEntropyLoss"
+    ]  # its paper only if alone
+    papers = (_said(node["class_path"], "Paper") for node in own or [config])
     paper = next(filter(None, papers), "")
     settings = (_settings(node.get("init_args", {})) for _, node in nodes)
     return Entry(path.stem, cls, formula, "; ".join(filter(None, settings)), paper)
@@ -94,11 +98,11 @@ def _name(config: dict[str, Any]) -> str:
 
 
 def _said(class_path: str, what: str) -> str:
-    """Return the docstring's ``what:`` line; nothing for a loss that has none."""
+    """Return the docstring's ``what:`` line, indented ones after it too; nothing if it has none."""
     module, _, name = class_path.rpartition(".")
-    text = getattr(importlib.import_module(module), name).__doc__ or ""
-    found = re.search(rf"^\s*{what}: (.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else ""
+    text = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+    found = re.search(rf"^{what}: (.+(?:\n +.+)*)$", text, re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""
 
 
 def _settings(arguments: dict[str, Any]) -> str:

@@ -111,7 +111,8 @@ class DiceCrossEntropyLoss(DiceLoss):
     """Cross-entropy plus :class:`DiceLoss`, both with weight 1.
 
     Formula: CE + Dice loss
-    Paper: Milletari et al., 3DV 2016, arXiv:1606.04797; the sum: Isensee et al., arXiv:1809.10486
+    Paper: Milletari et al., 3DV 2016, arXiv:1606.04797; the sum: Isensee et al., 2018,
+        arXiv:1809.10486
 
     Args:
         include_background: Average Dice over class 0 too, as the published ``ce_dice`` does.

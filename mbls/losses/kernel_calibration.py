@@ -62,7 +62,8 @@ def weighted_kernel_error(confidence: Tensor, correct: Tensor, weight: Tensor) -
 class KernelCalibrationLoss(PenaltyLoss):
     """A base loss plus the (weighted) MMCE over a random sample of the labelled voxels.
 
-    Formula: CE + alpha * mean_ij (c_i - r_i)(c_j - r_j) exp(-|r_i - r_j| / 0.4)
+    Formula: CE + alpha * E, E = sum_ij e_i e_j exp(-|r_i - r_j| / 0.4), e = (c - r) / M;
+        weighted: sqrt(E), M counts the right ones for the right, the wrong ones for the wrong
     Paper: Kumar et al., ICML 2018
 
     As published, a sample stands for the batch: at most ``max_samples`` labelled voxels are drawn,

@@ -13,7 +13,8 @@ class LabelSmoothingLoss(Loss):
     """Cross-entropy with the target ``(1 - alpha) q + alpha / C``, as PyTorch smooths.
 
     Formula: mean_v -(1 - alpha) log p_y - alpha mean_k log p_k
-    Paper: Szegedy et al., CVPR 2016, arXiv:1512.00567; Mueller et al., NeurIPS 2019
+    Paper: Szegedy et al., CVPR 2016, arXiv:1512.00567; Mueller et al., NeurIPS 2019,
+        arXiv:1906.02629
 
     The share is spread over all C classes. A share a spread over the C - 1 wrong ones alone, as
     some papers do, is ``alpha = a * C / (C - 1)`` here.

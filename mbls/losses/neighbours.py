@@ -136,7 +136,7 @@ class NeighborAwareLoss(PenaltyLoss):
     """Cross-entropy plus the distance of logits from the neighbours' class proportions (NACL).
 
     Formula: CE + alpha * mean_vk |tau_k - z_k|, tau the class proportions in the window
-    Paper: Murugesan et al., MICCAI 2023, arXiv:2303.06268; arXiv:2401.14487
+    Paper: Murugesan et al., MICCAI 2023, arXiv:2303.06268; MedIA 2024, arXiv:2401.14487
 
     See :func:`mbls.losses.neighbour_proportions` for windows and borders. The published code
     counts what lies outside the image as background (``border="background"``); MONAI's

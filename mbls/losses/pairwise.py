@@ -65,8 +65,11 @@ def exclusion_map(logits: Tensor, safe: Tensor) -> Tensor:
 class PairwiseConstraintLoss(PenaltyLoss):
     """Cross-entropy plus binary discrimination and binary exclusion constraints (CPC).
 
-    Formula: CE + discrimination * BDC + exclusion * BEC (see discrimination_map, exclusion_map)
+    Formula: CE + discrimination * mean_{v, k != y} softplus(z_k - z_y)
+        + exclusion / (C - 2) * mean_{v, i != y} sum_{j != y} softplus(z_j - z_i) / 2
     Paper: Cheng and Vasconcelos, CVPR 2022
+
+    See :func:`discrimination_map` and :func:`exclusion_map`; two classes have no second penalty.
 
     Args:
         discrimination: Factor of the constraints between the label and each other class.

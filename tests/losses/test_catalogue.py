@@ -24,7 +24,9 @@ def test_every_loss_has_a_line_with_formula_and_paper() -> None:
     assert entries["mbls_dice"].formula.startswith("DiceCrossEntropyLoss + alpha")
     assert entries["dscpp_ce"].formula == "1 CrossEntropyLoss + 1 DicePlusPlusLoss"
     assert entries["dscpp_ce"].paper.startswith("Yeung")
+    assert entries["dscpp_ce"].defaults == "label_smoothing=0.0; gamma=2.0"  # as the classes stand
     assert "n_bins=20" in entries["ace_soft"].defaults
+    assert "weighted: sqrt(E)" in entries["mmce_weighted"].formula  # a second line of the docstring
 
 
 def test_the_table_prints() -> None:
@@ -32,6 +34,20 @@ def test_the_table_prints() -> None:
     console.print(loss_table(FOLDER))
     text = console.export_text()
     assert all(name in text for name in CONFIGS)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_line_of_the_table_says_something(width: int) -> None:
+    """Also where there are no defaults; and nothing is cut off."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(loss_table(FOLDER))
+    lines = console.export_text().splitlines()
+    rows = lines[lines.index(next(line for line in lines if "───" in line)) + 1 :]
+    assert all(line.strip() for line in rows[:-1])
+    assert all(len(line) <= width and "…" not in line for line in lines)
+    words = " ".join(" ".join(rows).split())
+    for entry in loss_entries(FOLDER):
+        assert " ".join(entry.paper.split()) in words
 
 
 def test_a_loss_of_somebody_else(tmp_path) -> None:
