@@ -251,6 +251,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the patient of each case of :meth:`cases`, in its order."""
         return [case.patient for case in self._part(split)]
 
+    def label_values(self, case_id: str) -> tuple[int, ...]:
+        """Return the value that each class has in a case's label file, predicted ones included."""
+        scheme = self._case(case_id).scheme
+        pairs = tuple(self.label_map.items()) if scheme is None else scheme.classes
+        return tuple(
+            min(value for value, index in pairs if index == k) for k in range(self.num_classes)
+        )
+
     def source_header(self, case_id: str) -> nib.Nifti1Header:
         """Return the header of a predicted case's first file: its sform, qform and voxel size."""
         case = next(case for case in self._part("predict") if case.id == case_id)

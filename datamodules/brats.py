@@ -5,6 +5,7 @@ Menze et al., "The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS)",
 10.1038/sdata.2017.117; Bakas et al., arXiv 1811.02629, 2018; Baid et al., arXiv 2107.02314, 2021.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from datamodules.base import SegmentationDataModule
 from datamodules.brats_releases import ENDINGS, survey_brats
 from datamodules.case import Case, LabelScheme, Survey
 from datamodules.inputs import group_inputs
+from datamodules.nifti import stem
 from datamodules.stand_in import phantom_errors, tell
 
 Scheme = Literal["by_name", "et4", "et3", "et3_cavity", "nnunet"]
@@ -103,13 +105,14 @@ class BraTSDataModule(SegmentationDataModule):
 
     def discover(self, root: Path) -> Survey:
         """Find the cases; see the README of this folder for what the download may look like."""
-        named = self.label_scheme
-        old, new = ("et4", "et3") if named == "by_name" else (named, named)
-        return survey_brats(root, old=_scheme(old), new=_scheme(new))
+        return survey_brats(root, old=self._scheme(new=False), new=self._scheme(new=True))
 
     def input_cases(self, path: Path) -> list[Case]:
         """Return the cases to predict: a folder with the four images of each."""
-        return group_inputs(path, ENDINGS)
+        return [
+            replace(case, scheme=self._scheme(new=stem(case.images[0]).endswith(ENDINGS[0][1])))
+            for case in group_inputs(path, ENDINGS)
+        ]
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
         """Say that there is no root, and write the phantom unless it is there."""
@@ -129,6 +132,9 @@ class BraTSDataModule(SegmentationDataModule):
                 progress=progress,
             )
 
-
-def _scheme(name: str) -> LabelScheme:
-    return LabelScheme(tuple(sorted(_VALUES[name].items())), _WAYS_OUT[name])
+    def _scheme(self, *, new: bool) -> LabelScheme:
+        """Return what labels mean where files are named as from 2023 on, or as before."""
+        name: str = self.label_scheme
+        if name == "by_name":
+            name = "et3" if new else "et4"
+        return LabelScheme(tuple(sorted(_VALUES[name].items())), _WAYS_OUT[name])

@@ -256,8 +256,8 @@ def _incomplete(case: FoundCase) -> list[Problem]:
     lacking = [end for channel, end in enumerate(endings) if channel not in case.images]
     lacking += ["-seg" if case.new else "_seg"] * (case.label is None)
     names = ", ".join(end[1:] for end in endings)
-    files = [*case.images.values(), *([case.label] if case.label else [])]
-    there = ", ".join(sorted(path.name for path in files)) or "none of them"
+    present = [end[1:] for channel, end in enumerate(endings) if channel in case.images]
+    there = ", ".join([*present, "seg"] if case.label is not None else present) or "none of them"
     return [
         Problem(
             case.patient,

@@ -24,8 +24,9 @@ class PredictionWriter(BasePredictionWriter):
     other order gives other probabilities at boundaries.
 
     Args:
-        output: Folder for ``<case>.nii.gz``, uint8 labels, and ``<case>_prob.nii.gz``, float32
-            with the classes on the last axis.
+        output: Folder for ``<case>.nii.gz``, uint8 labels with the values that the dataset's own
+            files have (BraTS 2021: 4 for the last of four classes), and ``<case>_prob.nii.gz``,
+            float32 with the classes on the last axis.
         probabilities: Whether to write the probabilities too.
     """
 
@@ -74,7 +75,8 @@ class PredictionWriter(BasePredictionWriter):
                 data = trainer.datamodule  # type: ignore[attr-defined]
                 logits, affine = data.restore(case, prediction[n].cpu())
                 header = data.source_header(case) if hasattr(data, "source_header") else None
-                self._write(case, logits, affine, header)
+                values = data.label_values(case) if hasattr(data, "label_values") else None
+                self._write(case, logits, affine, header, values)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where they are."""
@@ -83,9 +85,18 @@ class PredictionWriter(BasePredictionWriter):
                 f"Predictions: {self.output}", soft_wrap=True, highlight=False, markup=False
             )
 
-    def _write(self, case: str, logits: Tensor, affine: np.ndarray, header: Any) -> None:
+    def _write(
+        self,
+        case: str,
+        logits: Tensor,
+        affine: np.ndarray,
+        header: Any,
+        values: Sequence[int] | None,
+    ) -> None:
         probs = logits.float().softmax(dim=0)
         label = probs.argmax(dim=0).numpy().astype(np.uint8)  # also where rounding made a tie
+        if values is not None:
+            label = np.array(values, dtype=np.uint8)[label]
         self._save(case, label, affine, header, "label")
         if self.probabilities:
             self._save(f"{case}_prob", probs.movedim(0, -1).numpy(), affine, header, "estimate")

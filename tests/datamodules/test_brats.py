@@ -4,8 +4,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ import torch
 from datamodules import BraTSDataModule, DataError, Survey
 from datamodules.phantom import BrainPhantom, write_brats_phantom
 from datamodules.phantom.faults import FAULTS, inject, phantom_cases
+from mbls.callbacks import PredictionWriter
 from tests.datamodules.conftest import save
 
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -210,7 +213,8 @@ def test_missing_modality(tmp_path: Path, release: str, ending: str) -> None:
     names = ", ".join(end[1:] for end in (OLD if ending[0] == "_" else NEW)[:4])
     text = problem(root)
     assert text.startswith(f"{survey(root).problems[0].case}: a case must have ")
-    assert f"{names} and seg, found {gone.name.split(ending)[0]}" in text
+    others = names.replace(f"{ending[1:]}, ", "")
+    assert f"{names} and seg, found {others}, seg (" in text
     assert f"({gone})" in text
     assert "leave the patient out with a split file" in text
     assert survey(root).problems[0].case in survey(root).patients
@@ -307,6 +311,13 @@ def test_the_cavity_is_a_fifth_class() -> None:
     assert module.class_names[4] == "resection cavity"
     assert module.unions["WT"] == (1, 2, 3)
     assert BraTSDataModule.num_classes == 4
+
+
+def test_values_of_predictions_are_the_file_s(tmp_path: Path) -> None:
+    write_case(tmp_path / "in" / "scan", endings=OLD[:4])
+    for scheme, values in (("et3", (0, 1, 2, 3)), ("nnunet", (0, 2, 1, 3))):
+        module = BraTSDataModule(label_scheme=scheme, predict_input=tmp_path / "in")  # type: ignore[arg-type]
+        assert module.label_values("scan") == values
 
 
 def test_unknown_scheme() -> None:
@@ -417,7 +428,14 @@ def test_files_to_predict(phantom: Path, tmp_path: Path, endings: tuple[str, ...
     module = BraTSDataModule(phantom, predict_input=tmp_path / "in", crop_above=0.0)
     (batch,) = module.predict_dataloader()
     assert batch["case"] == ["scan"]
+    assert module.label_values("scan") == (0, 1, 2, 4 if endings == OLD[:4] else 3)
     assert batch["image"].shape == (1, 4, 6, 6, 6)
+    writer = PredictionWriter(output=tmp_path)
+    enhancing = torch.tensor([0.0, 0, 0, 5]).view(1, 4, 1, 1, 1).expand(1, 4, 6, 6, 6)
+    trainer: Any = SimpleNamespace(datamodule=module)
+    writer.write_on_batch_end(trainer, None, enhancing, None, batch, 0, 0)  # type: ignore[arg-type]
+    written = np.asarray(nib.load(tmp_path / "scan.nii.gz").dataobj)
+    assert np.unique(written).tolist() == [0, 4 if endings == OLD[:4] else 3]
     logits, affine = module.restore("scan", torch.zeros(4, 6, 6, 6))
     assert logits.shape == (4, *SHAPE)
     np.testing.assert_allclose(affine, AFFINE)
