@@ -106,9 +106,9 @@ def problem_table(problems: list[Any], root: Path) -> Table:
         title=escape(f"{count} in {root}"), title_justify="left", show_lines=True, expand=True
     )
     table.add_column("file", overflow="fold", ratio=3)
-    table.add_column("rule", ratio=3)
+    table.add_column("rule", overflow="fold", ratio=3)
     table.add_column("found", overflow="fold", ratio=3)
-    table.add_column("way out", ratio=3)
+    table.add_column("way out", overflow="fold", ratio=3)
     for problem in problems:
         cells = (_short(problem, root), problem.rule, problem.found, problem.fix)
         table.add_row(*map(escape, cells))
