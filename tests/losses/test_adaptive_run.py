@@ -1,0 +1,89 @@
+"""An adaptive loss in a run: what moves it, what is logged, and that a stop changes nothing."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EPOCHS = 3
+SETTINGS: dict[str, Any] = {"train": 20, "batch_size": 4}  # five steps an epoch
+LOSSES = {
+    "cals": ("--model.loss.init_args.margin=0.1", "--model.loss.init_args.rho_step=2"),
+    "crac": ("--model.loss.init_args.rho_step=2",),
+    "cals_hr": ("--model.loss.init_args.margin=0.1", "--model.loss.init_args.tau=1.0"),
+    "adafocal": (),
+}
+
+
+def words(folder: Path, loss: str) -> list[str]:
+    found = tiny.words(folder, epochs=EPOCHS, **SETTINGS)
+    found[found.index("--loss") + 1] = loss
+    return [*found, *LOSSES[loss]]
+
+
+def run_folder(folder: Path, loss: str) -> Path:
+    return folder / "runs" / "blobs" / f"tiny-{loss}" / "seed0"
+
+
+def state(run: Path, name: str) -> dict[str, torch.Tensor]:
+    """The loss's buffers in a checkpoint, read without running any code from it."""
+    weights = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return {key: value for key, value in weights.items() if key.startswith("loss.")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the runs that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    for loss in LOSSES:
+        assert tiny.fit(*words(folder, loss)) == 0
+    return {loss: run_folder(folder, loss) for loss in LOSSES}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_multipliers_move_and_live_in_the_checkpoint(loss: str, whole: dict[str, Path]) -> None:
+    last = state(whole[loss], "last")
+    key = "loss.gammas" if loss == "adafocal" else "loss.multipliers"
+    assert last[key].dtype == torch.float64
+    start = {"cals": 1e-6, "crac": 1e-6, "cals_hr": 0.1, "adafocal": 1.0}[loss]
+    assert (last[key] != start).any()
+    if loss != "adafocal":
+        assert last["loss.epochs"] == EPOCHS  # the sanity check has not counted
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("when", ["mid-epoch", "validation"])
+def test_a_stopped_run_ends_with_the_same_multipliers(
+    loss: str, when: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    at = {"epoch": 1, "batch": 2} if when == "mid-epoch" else {"epoch": 1, "batch": 0}
+    more = {"validation": "true"} if when == "validation" else {}
+    stop = tiny.callback("Interrupt", **at, **more)
+    assert tiny.fit(*words(tmp_path, loss), *stop) == 1
+    run = run_folder(tmp_path, loss)
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    for name in ("last", "best"):
+        ours, theirs = state(run, name), state(whole[loss], name)
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert torch.equal(ours[key], value), (name, key)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_multipliers(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """SIGKILL in the last epoch: the run goes on from the end of the one before."""
+    stop = tiny.callback("Interrupt", epoch=2, batch=1, number=int(signal.SIGKILL))
+    assert tiny.mbls("train", *words(tmp_path, "cals"), *stop).code == -signal.SIGKILL
+    run = run_folder(tmp_path, "cals")
+    assert state(run, "last")["loss.epochs"] == 2
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    for key, value in state(whole["cals"], "last").items():
+        assert torch.equal(state(run, "last")[key], value), key
