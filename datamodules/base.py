@@ -85,6 +85,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     class_names: tuple[str, ...]
     class_keys: tuple[str, ...]
     in_channels: ClassVar[int]
+    modalities: ClassVar[tuple[str, ...]] = ()  # names of the channels, where there are several
     unions: ClassVar[dict[str, tuple[int, ...]]] = {}
     label_map: Mapping[int, int]
     zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside

@@ -67,6 +67,7 @@ class BraTSDataModule(SegmentationDataModule):
     class_names: tuple[str, ...] = ("background", "necrosis", "oedema", "enhancing tumour")
     class_keys: tuple[str, ...] = ("background", "ncr", "ed", "et")
     in_channels = 4
+    modalities = ("T1", "T1 contrast", "T2", "FLAIR")
     unions = {  # noqa: RUF012 - facts, never changed
         "ET": (_ENHANCING,),
         "TC": (_NECROSIS, _ENHANCING),

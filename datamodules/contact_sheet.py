@@ -14,7 +14,12 @@ _SIZE = 1.9  # inches of a picture
 
 
 def save_contact_sheet(
-    path: Path, facts: Sequence[CaseFacts], *, class_names: Sequence[str], title: str
+    path: Path,
+    facts: Sequence[CaseFacts],
+    *,
+    class_names: Sequence[str],
+    title: str,
+    channel_names: Sequence[str] = (),
 ) -> None:
     """Write a PNG of every case that has a picture, a modality beside the other.
 
@@ -23,6 +28,7 @@ def save_contact_sheet(
         facts: The cases.
         class_names: Names of the classes, background first, for the legend.
         title: What stands above.
+        channel_names: Names of the modalities, to stand above their pictures.
     """
     shown = [(case.id, case.picture) for case in facts if case.picture is not None]
     modalities = max((len(picture.image) for _, picture in shown), default=1)
@@ -42,13 +48,14 @@ def save_contact_sheet(
                 inside = np.equal(picture.label.T, index)
                 if inside.any():
                     ax.contour(inside, [0.5], colors=[colors[index]], linewidths=0.8)
-            if channel == 0:
-                ax.set_title(name[-28:], fontsize=6)
-    figure.suptitle(title, fontsize=9)
+            words = [name[-28:]] if channel == 0 else []
+            ax.set_title(" · ".join([*words, *channel_names[channel : channel + 1]]), fontsize=6)
+    height = figure.get_figheight()
+    figure.suptitle(title, fontsize=9, y=1 - 0.08 / height, va="top")
     lines = [Line2D([], [], color=color) for color in colors[1:]]
     figure.legend(
         lines, list(class_names[1:]), loc="lower center", ncols=min(7, len(lines)), fontsize=7
     )
-    figure.tight_layout(rect=(0, 0.45 / figure.get_figheight() + 0.01, 1, 0.99), pad=0.3)
+    figure.tight_layout(rect=(0, 0.45 / height + 0.01, 1, 1 - 0.25 / height), pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

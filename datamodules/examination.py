@@ -37,7 +37,8 @@ class CaseFacts:
         shape: Voxels along the file's axes.
         spacing: Voxel size in mm along them.
         codes: Where the axes point to, such as ``LPS``.
-        intensities: For each modality, minimum, 1st, 50th and 99th percentile, and maximum.
+        intensities: For each modality, minimum, 1st, 50th and 99th percentile, and maximum; where
+            the dataset marks background by 0, of the other voxels.
         volumes: Volume in ml of each class, background included.
         ignored: Share of the voxels that are ignored.
         notes: What is right but should be known.
@@ -63,7 +64,9 @@ class Examination:
     facts: tuple[CaseFacts, ...]
 
 
-def case_facts(case: Case, raw: RawCase, *, num_classes: int, pictured: bool) -> CaseFacts:
+def case_facts(
+    case: Case, raw: RawCase, *, num_classes: int, pictured: bool, zero_background: bool = False
+) -> CaseFacts:
     """Return the numbers about a case that keeps all rules, and its picture if wanted."""
     spacing = voxel_sizes(raw.affine)
     volumes: tuple[float, ...] = ()
@@ -79,7 +82,8 @@ def case_facts(case: Case, raw: RawCase, *, num_classes: int, pictured: bool) ->
         spacing=tuple(float(size) for size in spacing),
         codes=axis_codes(raw.affine),
         intensities=tuple(
-            tuple(float(q) for q in np.percentile(channel, QUANTILES)) for channel in raw.image
+            tuple(float(q) for q in np.percentile(values, QUANTILES))
+            for values in (c[c != 0] if zero_background else c for c in raw.image)
         ),
         volumes=volumes,
         ignored=ignored,

@@ -87,7 +87,11 @@ class Preparer:
             if raw is None:
                 return problems, None
             facts = case_facts(
-                case, raw, num_classes=self.num_classes, pictured=case.id in pictured
+                case,
+                raw,
+                num_classes=self.num_classes,
+                pictured=case.id in pictured,
+                zero_background=self.zero_background,
             )
             return problems, facts
 

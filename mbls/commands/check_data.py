@@ -49,7 +49,11 @@ def save_sheet(sheet: Path, facts: Sequence[Any], data: Any) -> None:
     phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
     try:
         save_contact_sheet(
-            sheet, facts, class_names=data.class_names, title=f"{data.dataset}{phantom}"
+            sheet,
+            facts,
+            class_names=data.class_names,
+            title=f"{data.dataset}{phantom}",
+            channel_names=getattr(data, "modalities", ()),
         )
     except OSError as error:
         raise OutputError(
@@ -76,8 +80,9 @@ def summary(facts: Sequence[Any], data: Any, root: Path) -> Table:
     codes = Counter(fact.codes for fact in facts).most_common(4)
     table.add_row("axes", "", "", "", ", ".join(f"{code} in {n}" for code, n in codes))
     modalities = max(len(fact.intensities) for fact in facts)
+    named = dict(enumerate(getattr(data, "modalities", ())))
     for m in range(modalities):
-        name = f"intensity of image {m + 1}" if modalities > 1 else "intensity"
+        name = named.get(m, f"image {m + 1}") if modalities > 1 else "intensity"
         for k, word in enumerate(("minimum", "1 %", "median", "99 %", "maximum")):
             _row(table, f"{name}, {word}", [fact.intensities[m][k] for fact in facts])
     labelled = [fact for fact in facts if fact.volumes]

@@ -16,6 +16,7 @@ from datamodules import BraTSDataModule, DataError, Survey
 from datamodules.phantom import BrainPhantom, write_brats_phantom
 from datamodules.phantom.faults import FAULTS, inject, phantom_cases
 from mbls.callbacks import PredictionWriter
+from mbls.cli import main
 from tests.datamodules.conftest import save
 
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -420,6 +421,20 @@ def test_from_files_to_scores(phantom: Path, tmp_path: Path) -> None:
     truth = masked.truth(module.cases("test")[0])
     assert truth["label"].shape == (1, 32, 38, 28)
     assert int((truth["label"] != -100).sum()) == int(brain.sum())
+
+
+def test_check_data_names_modalities(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its intensities are those of the brain: without its background, no minimum is 0."""
+    words = ["--data-root", str(phantom), "--data.init_args.cache_dir", str(tmp_path / "cache")]
+    words += ["--sheet", str(tmp_path / "sheet.png")]
+    assert main(["check-data", "--dataset", "brats", *words]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    for name in BraTSDataModule.modalities:
+        (row,) = (line for line in shown if f"{name}, minimum" in line)
+        assert float(row.split("│")[2]) > 0
+    assert (tmp_path / "sheet.png").is_file()
 
 
 @pytest.mark.parametrize("endings", [OLD[:4], NEW[:4]])
