@@ -16,6 +16,8 @@ def winner_penalty(
 ) -> Tensor:
     r"""Return :math:`\max(0, \max_j z_j - \min_k z_k - m)^2` at every voxel.
 
+    On exact ties the gradient of the maximum is shared, and that of the minimum.
+
     Args:
         logits: Raw scores ``(N, C, *S)``.
         margin: m >= 0, in logit units.

@@ -15,6 +15,8 @@ class Loss(nn.Module, ABC):
 
     A subclass writes :meth:`terms`, which starts with :meth:`prepare`. Computation is in float32
     or wider, also under autocast; no value is read on the host unless ``validate`` asks for it.
+    A setting outside its range is a ValueError at construction, logits and labels that do not fit
+    are one at the call; each names the argument, its rule and what was found.
 
     Args:
         ignore_index: The label of voxels that take no part in any term.

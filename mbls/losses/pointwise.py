@@ -117,7 +117,8 @@ def pointwise_means(
 ) -> list[Tensor]:
     """Return each term's mean over the labelled voxels; zero where there is none.
 
-    Higher derivatives (``create_graph=True``) go through the plain formulas.
+    Higher derivatives (``create_graph=True``) go through the plain formulas; the transforms of
+    ``torch.func`` are refused.
 
     Args:
         logits: Raw scores ``(N, C, *S)``, float32 or float64.

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from tests.losses.every_loss import CONFIGS, NAMES, batch, build, classes
+from tests.losses.every_loss import CONFIGS, NAMES, batch, build
 
 SPACES = [(), (9,), (4, 5), (3, 4, 5)]
 CXX = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")  # as inductor looks
@@ -121,20 +121,18 @@ def test_absent_classes(name: str) -> None:
 
 
 @every_loss
-def test_memory_layout_does_not_matter(name: str) -> None:
-    logits, target = batch(name, (4, 6))
+@pytest.mark.parametrize("space", [(4, 6), (3, 4, 6)], ids=["2d", "3d"])
+def test_memory_layout_does_not_matter(name: str, space: tuple[int, ...]) -> None:
+    logits, target = batch(name, space)
     expected = value_and_gradient(build(name), logits, target)
-    last = logits.contiguous(memory_format=torch.channels_last)
+    last = logits.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, channels_last_3d
+    assert not last.is_contiguous()
     torch.testing.assert_close(value_and_gradient(build(name), last, target), expected)
-    wide = torch.zeros(2, 2 * classes(name), 4, 12, dtype=logits.dtype)
-    strided = wide[:, ::2, :, ::2]
-    strided.copy_(logits)
+    wide = logits.repeat_interleave(2, dim=1).repeat_interleave(2, dim=-1).requires_grad_()
     labels = target.transpose(1, 2).contiguous().transpose(1, 2)
-    assert not strided.is_contiguous()
-    leaf = wide.requires_grad_()
-    loss = build(name)(leaf[:, ::2, :, ::2], labels)
+    loss = build(name)(wide[:, ::2, ..., ::2], labels)
     loss.backward()
-    torch.testing.assert_close((loss.detach(), leaf.grad[:, ::2, :, ::2]), expected)
+    torch.testing.assert_close((loss.detach(), wide.grad[:, ::2, ..., ::2]), expected)
 
 
 @every_loss

@@ -1,5 +1,6 @@
 """Where a loss must equal another one, or a number worked out by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -88,6 +89,8 @@ def test_a_margin_beyond_every_distance_is_the_base(norm, logits, target) -> Non
     loss = MarginLoss(1000.0, alpha=0.5, norm=norm)
     assert loss.terms(logits, target)["margin"] == 0
     torch.testing.assert_close(loss(logits, target), CrossEntropyLoss()(logits, target))
+    loss = AdaptiveConditionalSmoothingLoss(0.5, margin=1000.0)
+    torch.testing.assert_close(loss(logits, target), CrossEntropyLoss()(logits, target))
 
 
 def test_margin_zero_is_the_mean_distance(logits, target) -> None:
@@ -126,11 +129,13 @@ def test_adaptive_focal_is_focal_where_the_exponents_agree(logits, target) -> No
 @pytest.mark.parametrize("kernel", ["mean", "gaussian"])
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 def test_nacl_with_monais_border_is_monais(dims, kernel, distance) -> None:
-    logits = torch.randn(2, 3, *(6, 7, 8)[:dims])
+    logits = torch.randn(2, 3, *(6, 7, 8)[:dims], requires_grad=True)
     target = torch.randint(3, (2, *logits.shape[2:]))
     theirs = NACLLoss(3, dims, kernel_ops=kernel, distance_type=distance, alpha=0.3, sigma=0.8)
     ours = NeighborAwareLoss(0.3, kernel=kernel, distance=distance, sigma=0.8, border="monai")
-    torch.testing.assert_close(ours(logits, target), theirs(logits, target))
+    values = [loss(logits, target) for loss in (ours, theirs)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value, logits) for value in values))
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -303,36 +308,29 @@ def test_hard_bins_at_their_edges(dtype) -> None:
 
 def slow_shares(labels: torch.Tensor, num_classes: int, radius: int, kernel: str) -> torch.Tensor:
     """Every voxel's window, voxel by voxel; the border is repeated, ignored voxels leave."""
-    H, W = labels.shape
-    shares = torch.zeros(num_classes, H, W)
-    for i in range(H):
-        for j in range(W):
-            total = 0.0
-            for a in range(-radius, radius + 1):
-                for b in range(-radius, radius + 1):
-                    label = labels[min(max(i + a, 0), H - 1), min(max(j + b, 0), W - 1)]
-                    weight = math.exp(-(a * a + b * b) / 2) if kernel == "gaussian" else 1.0
-                    if kernel == "gaussian" and (a, b) == (0, 0):
-                        weight = (
-                            sum(
-                                math.exp(-(c * c + d * d) / 2)
-                                for c in range(-radius, radius + 1)
-                                for d in range(-radius, radius + 1)
-                            )
-                            - 1
-                        )
-                    if label != -100:
-                        shares[label, i, j] += weight
-                        total += weight
-            shares[:, i, j] /= max(total, 1e-9)
+    steps = list(itertools.product(range(-radius, radius + 1), repeat=labels.ndim))
+    weights = dict.fromkeys(steps, 1.0)
+    if kernel == "gaussian":
+        weights = {step: math.exp(-sum(s * s for s in step) / 2) for step in steps}
+        weights[(0,) * labels.ndim] = sum(weights.values()) - 1
+    shares = torch.zeros(num_classes, *labels.shape)
+    for place in itertools.product(*map(range, labels.shape)):
+        total = 0.0
+        for step, weight in weights.items():
+            near = zip(place, step, labels.shape, strict=True)
+            label = int(labels[tuple(min(max(i + s, 0), size - 1) for i, s, size in near)])
+            if label != -100:
+                shares[(label, *place)] += weight
+                total += weight
+        shares[(slice(None), *place)] /= max(total, 1e-9)
     return shares
 
 
 @pytest.mark.parametrize("kernel", ["mean", "gaussian"])
-@pytest.mark.parametrize("size", [3, 5])
-def test_neighbour_proportions_against_a_voxel_loop(kernel, size) -> None:
-    labels = torch.randint(3, (5, 6))
-    labels[torch.rand(5, 6) < 0.3] = -100
+@pytest.mark.parametrize(("size", "space"), [(3, (7,)), (3, (5, 6)), (5, (5, 6)), (3, (3, 4, 2))])
+def test_neighbour_proportions_against_a_voxel_loop(kernel, size, space) -> None:
+    labels = torch.randint(3, space)
+    labels[torch.rand(space) < 0.3] = -100
     ours = neighbour_proportions(labels[None], 3, kernel=kernel, kernel_size=size)[0]
     torch.testing.assert_close(ours, slow_shares(labels, 3, size // 2, kernel))
     kept = labels != -100

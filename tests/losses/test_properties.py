@@ -23,6 +23,7 @@ VOXEL_MEANS = [
     *("mbls_tight", "svls", "nacl", "nacl_gaussian_probs", "nacl_monai", "brier", "cpc", "fcl"),
     *("acls", "acls_raw", "acls_tight", "cals", "cals_p2", "cals_p3", "cals_regions", "cals_hr"),
     *("cals_hr_tight", "crac", "crac_classes", "adafocal", "adafocal_inverse"),
+    "nacl_monai_gaussian",
 ]
 IMAGE_MEANS = ["dice", "dscpp", "tverskypp", "focal_tverskypp"]
 
