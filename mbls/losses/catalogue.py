@@ -72,13 +72,11 @@ def _entry(path: Path) -> Entry:
     formula = _said(config["class_path"], "Formula")
     arguments = config.get("init_args", {})
     if arguments.get("base"):
-        formula = formula.replace("CE +", f"{_name(arguments['base'])} +", 1)
+        formula = re.sub(r"^CE\b", _name(arguments["base"]), formula)
     if "losses" in arguments:
         formula = " + ".join(f"{factor:g} {_name(node)}" for factor, node in nodes[1:])
-    own = [
-        node for _, node in nodes if _name(node) != "CrossEntropyLoss"
-    ]  # its paper only if alone
-    papers = (_said(node["class_path"], "Paper") for node in own or [config])
+    beside_ce = [node for _, node in nodes if _name(node) != "CrossEntropyLoss"]
+    papers = (_said(node["class_path"], "Paper") for node in beside_ce or [config])
     paper = next(filter(None, papers), "")
     settings = (_settings(node.get("init_args", {})) for _, node in nodes)
     return Entry(path.stem, cls, formula, "; ".join(filter(None, settings)), paper)

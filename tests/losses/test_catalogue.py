@@ -57,6 +57,14 @@ def test_a_loss_of_somebody_else(tmp_path) -> None:
     assert (entry.name, entry.cls, entry.defaults) == ("theirs", "DiceLoss", "softmax=True")
 
 
+def test_a_base_takes_the_place_of_cross_entropy_in_the_formula(tmp_path) -> None:
+    base = "{class_path: mbls.losses.FocalLoss, init_args: {gamma: 2.0}}"
+    loss = f"{{class_path: mbls.losses.EntropyPenaltyLoss, init_args: {{base: {base}}}}}"
+    (tmp_path / "own.yaml").write_text(f"model: {{loss: {loss}}}")
+    (entry,) = loss_entries(tmp_path)
+    assert entry.formula == "FocalLoss - alpha * mean_vk -p_k log p_k"
+
+
 def test_an_empty_folder_is_an_error(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must hold <name>.yaml files"):
         loss_entries(tmp_path)
