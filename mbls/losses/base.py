@@ -147,6 +147,9 @@ def part_terms(
         target: Labels ``(N, *S)``.
         image: ``(N, M, *S)``, for a loss that needs it.
 
+    Returns:
+        The terms by name, scalars; the one of a foreign module is called ``loss``.
+
     Raises:
         ValueError: The loss needs the image and there is none.
     """

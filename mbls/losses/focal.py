@@ -121,6 +121,9 @@ def adaptive_exponents(label_probs: Tensor, gamma: float) -> Tensor:
         label_probs: p_y, any shape.
         gamma: The exponent from 0.5 on.
 
+    Returns:
+        The exponents, of the same shape.
+
     Example:
         >>> import torch
         >>> adaptive_exponents(torch.tensor([0.1, 0.2, 0.5]), gamma=2.0)

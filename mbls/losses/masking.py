@@ -58,6 +58,10 @@ def as_images(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     A batch ``(N, C)`` of plain class scores counts as one image of N voxels; anything with spatial
     axes stays as it is.
 
+    Args:
+        logits: Scores or probabilities ``(N, C, *S)``.
+        target: Labels ``(N, *S)``.
+
     Returns:
         ``(1, C, N)`` and ``(1, N)`` for ``(N, C)`` and ``(N,)``, else the arguments.
     """

@@ -16,6 +16,9 @@ def power(base: Tensor, exponent: float | Tensor) -> Tensor:
         base: Not negative.
         exponent: At least 0.
 
+    Returns:
+        The power, of the same shape.
+
     Example:
         >>> import torch
         >>> power(torch.tensor([0.0, 0.25]), 0.5)

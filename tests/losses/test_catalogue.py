@@ -1,14 +1,18 @@
 """The table of losses is complete and says what the files and docstrings say."""
 
+import inspect
 import io
+import re
 
 import pytest
 from rich.console import Console
 
+from mbls import losses
 from mbls.losses.catalogue import loss_entries, loss_table
 from tests.losses.every_loss import CONFIGS
 
 FOLDER = CONFIGS["ce"].parent
+CLASSES = [getattr(losses, name) for name in losses.__all__ if name.endswith("Loss")]
 
 
 def test_every_loss_has_a_line_with_formula_and_paper() -> None:
@@ -27,6 +31,14 @@ def test_every_loss_has_a_line_with_formula_and_paper() -> None:
     assert entries["dscpp_ce"].defaults == "label_smoothing=0.0; gamma=2.0"  # as the classes stand
     assert "n_bins=20" in entries["ace_soft"].defaults
     assert "weighted: sqrt(E)" in entries["mmce_weighted"].formula  # a second line of the docstring
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if not inspect.isabstract(cls)])
+def test_every_argument_is_described(cls: type[losses.Loss]) -> None:
+    described = inspect.getdoc(cls).partition("Args:")[2]
+    said = re.findall(r"^    (\w+): ", described, re.MULTILINE)
+    stated = list(inspect.signature(cls).parameters)
+    assert said[: len(stated)] == stated  # in their order, too
 
 
 def test_the_table_prints() -> None:
