@@ -68,7 +68,7 @@ class MarginTerm(Pointwise):
         weight = weight / gradient.shape[1]
         total = slope.sum(dim=1, keepdim=True).mul_(weight)
         gradient.addcmul_(slope, weight)
-        wins = torch.floor(chunk.exps, out=chunk.buffer("work"))  # 1 where exp(behind) is
+        wins = torch.eq(chunk.behind, 0, out=chunk.buffer("work"))
         gradient.addcmul_(wins, total.div_(wins.sum(dim=1, keepdim=True)), value=-1)
 
     def _excess(self, chunk: Chunk) -> Tensor:

@@ -102,6 +102,15 @@ def test_tied_winners_share_the_gradient() -> None:
         assert ours[0, 0] == ours[0, 1] > 0
 
 
+def test_a_winner_by_less_than_an_exponential_shows_wins_alone() -> None:
+    """In float32 exp(-1e-8) is 1: a tie of the exponentials, not of the logits."""
+    logits = torch.tensor([[2e-8, 1e-8, -9.0]], requires_grad=True)
+    for f in (pointwise_means, plain):
+        (value,) = f(logits, torch.tensor([0]), [MarginTerm(1.0)])
+        (gradient,) = torch.autograd.grad(value, logits)
+        torch.testing.assert_close(gradient, torch.tensor([[1 / 3, 0, -1 / 3]]))
+
+
 @pytest.mark.parametrize("p", [0.3, 1 - 1e-9])
 def test_focal_without_an_exponent_is_cross_entropy_up_to_certainty(p) -> None:
     """Below an error of 1e-7 powers are continued linearly, but for the exponent 0."""
