@@ -56,6 +56,6 @@ def save_contact_sheet(
     figure.legend(
         lines, list(class_names[1:]), loc="lower center", ncols=min(7, len(lines)), fontsize=7
     )
-    figure.tight_layout(rect=(0, 0.45 / height + 0.01, 1, 1 - 0.25 / height), pad=0.3)
+    figure.tight_layout(rect=(0, 0.45 / height + 0.01, 1, 1 - 0.25 / height), pad=0.3, h_pad=1.4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

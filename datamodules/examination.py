@@ -18,7 +18,8 @@ class Picture:
     """One slice of a case, the one with most foreground, as it is looked at: right is +x.
 
     Attributes:
-        image: uint8 ``(M, X, Y)``, each modality from its 1st to its 99th percentile.
+        image: uint8 ``(M, X, Y)``, each modality from its 1st to its 99th percentile, or what the
+            intensity window shows.
         label: uint8 ``(X, Y)``.
         aspect: Height of a pixel over its width.
     """
@@ -65,7 +66,13 @@ class Examination:
 
 
 def case_facts(
-    case: Case, raw: RawCase, *, num_classes: int, pictured: bool, zero_background: bool = False
+    case: Case,
+    raw: RawCase,
+    *,
+    num_classes: int,
+    pictured: bool,
+    zero_background: bool = False,
+    window: tuple[float, float] | None = None,
 ) -> CaseFacts:
     """Return the numbers about a case that keeps all rules, and its picture if wanted."""
     spacing = voxel_sizes(raw.affine)
@@ -88,11 +95,11 @@ def case_facts(
         volumes=volumes,
         ignored=ignored,
         notes=raw.notes,
-        picture=picture(raw, num_classes) if pictured else None,
+        picture=picture(raw, num_classes, window) if pictured else None,
     )
 
 
-def picture(raw: RawCase, num_classes: int) -> Picture:
+def picture(raw: RawCase, num_classes: int, window: tuple[float, float] | None = None) -> Picture:
     """Return the slice with most foreground (the middle one where there is none)."""
     label = np.zeros(raw.image.shape[1:], np.uint8) if raw.label is None else raw.label
     grid = Grid(label.shape, raw.affine, "LPS")
@@ -101,7 +108,7 @@ def picture(raw: RawCase, num_classes: int) -> Picture:
     z = int(area.argmax()) if area.any() else seen.shape[2] // 2
     channels = []
     for channel in raw.image:
-        low, high = np.percentile(channel, (1, 99))
+        low, high = np.percentile(channel, (1, 99)) if window is None else window
         flat = grid.forward(channel[None], linear=False)[0, :, :, z].numpy()
         scaled = (flat - low) / max(high - low, 1e-12)
         channels.append((255 * scaled.clip(0, 1)).astype(np.uint8))

@@ -92,6 +92,7 @@ class Preparer:
                 num_classes=self.num_classes,
                 pictured=case.id in pictured,
                 zero_background=self.zero_background,
+                window=self.preprocessing.window,
             )
             return problems, facts
 

@@ -457,3 +457,15 @@ def test_the_phantom_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (only,) = other.check(progress=False)
     assert "a phantom with other patients, settings" in only.found
     assert "--data.init_args.phantom_root" in only.fix
+
+
+def test_pictures_show_the_window(phantoms: dict[str, Path]) -> None:
+    built = module(phantoms["flare21"], "flare21")
+    facts = built.examine(pictures=1, progress=False).facts
+    (fact,) = (fact for fact in facts if fact.picture is not None)
+    (case,) = (case for case in built.discover(built.data_root).cases if case.id == fact.id)
+    assert fact.picture is not None
+    values = np.asanyarray(nib.load(case.images[0]).dataobj)  # LPS already
+    z = int(np.count_nonzero(nib.load(case.label).get_fdata(), axis=(0, 1)).argmax())
+    expected = (255 * ((values[:, :, z] + 160) / 400).clip(0, 1)).astype(np.uint8)
+    assert np.abs(fact.picture.image[0].astype(int) - expected).max() <= 1
