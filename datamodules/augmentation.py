@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.patches import (
-    CENTER,
-    cut_at,
-    cut_patch,
-    turn_and_scale,
-    turned_patch,
-    turned_volume_patch,
-)
+from datamodules.patches import CENTER, Pair, cut_at, patch_begin, turn_and_scale, turned_patch
+
+_PIECE = 1 << 16  # voxels changed at a time
+_TINY = 1e-12  # of an image's range
+_LEVELS = (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
+_QUANTILES = torch.special.ndtri(_LEVELS).float().numpy()
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,14 @@ class Augmentation:
         changes = (self.rotation, self.tilt, self.scale, self.gamma, self.noise)
         return self.flip == 0 and (self.probability == 0 or not any(changes))
 
+    def factor(self, draw: float) -> float:
+        """Return the enlargement of a draw in [0, 1)."""
+        return (1 + self.scale) ** (2 * draw - 1)
+
+    def exponent(self, draw: float) -> float:
+        """Return the exponent of the contrast of a draw in [0, 1)."""
+        return (1 + self.gamma) ** (2 * draw - 1)
+
     def chosen(self, generator: torch.Generator) -> tuple[bool, bool, bool]:
         """Draw whether to turn and scale, to change contrast, to add noise."""
         if self.probability == 1:
@@ -78,63 +84,63 @@ def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
 def augmented_patch(
     pixels: np.ndarray,
     classes: np.ndarray,
-    size: tuple[int, int],
     *,
     crop: Literal["center", "random"],
     settings: Augmentation,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
+    out: Pair,
+) -> Pair:
     """Cut a patch out of a slice and change it.
 
     Every setting has draws of its own, so turning one off leaves the others' draws as they were.
+    Angles and lengths are those of the pixel grid. Pixels that are exactly 0 (padding, a masked
+    background) stay 0 whatever happens to contrast and noise.
 
     Args:
-        pixels: float ``(M, H, W)``.
+        pixels: float ``(M, H, W)``; may be mapped from a file, of which only the patch is read.
         classes: uint8 ``(H, W)``, 255 for ignored pixels.
-        size: Height and width of the patch.
         crop: Whether the patch is from the centre or from anywhere.
         settings: How much to change.
         generator: Source of every draw.
+        out: Where the patch is written: float32 ``(M, *size)`` and uint8 ``(*size,)``.
 
     Returns:
-        float32 ``(M, *size)`` and uint8 ``(*size,)``; padding is 0 and ignored.
+        ``out``; padding is 0 and ignored.
     """
     row, column, flip_h, flip_w, angle, zoom, contrast, level = torch.rand(
         8, generator=generator, dtype=torch.float64
     ).tolist()
     where = (row, column) if crop == "random" else CENTER
+    sizes = zip(classes.shape, out[1].shape, where, strict=True)
+    begin = [patch_begin(n, m, share) for n, m, share in sizes]
+    mirror = [axis for axis, draw in enumerate((flip_h, flip_w)) if draw < settings.flip]
     turns, contrasts, noises = settings.chosen(generator)
-    if settings.gamma and contrasts:
-        exponent = (1 + settings.gamma) ** (2 * contrast - 1)
-        pixels = adjusted_contrast(pixels, exponent)
-    if settings.noise and noises:
-        noise = torch.randn(pixels.shape, generator=generator).numpy()
-        pixels = pixels + np.float32(settings.noise * level) * noise
-    for axis, draw in ((-2, flip_h), (-1, flip_w)):
-        if draw < settings.flip:
-            pixels, classes = np.flip(pixels, axis), np.flip(classes, axis)
-    if not (turns and (settings.rotation or settings.scale)):
-        return cut_patch(pixels, classes, size, where)
-    return turned_patch(
-        pixels,
-        classes,
-        size,
-        where,
-        angle=math.radians(settings.rotation) * (2 * angle - 1),
-        factor=(1 + settings.scale) ** (2 * zoom - 1),
+    if turns and (settings.rotation or settings.scale):
+        turn = math.radians(settings.rotation) * (2 * angle - 1)
+        pull = turn_and_scale((1, 1, 1), turn=turn, tilts=(0, 0), factor=settings.factor(zoom))
+        pull[:, mirror] *= -1
+        turned_patch(pixels, classes, begin, pull[:2, :2], out)
+    else:
+        cut_at(pixels, classes, begin, out, mirror=mirror)
+    change_intensities(
+        out[0],
+        exponent=settings.exponent(contrast) if contrasts else 1.0,
+        deviation=settings.noise * level if noises else 0.0,
+        generator=generator,
     )
+    return out
 
 
 def augmented_volume_patch(
     pixels: np.ndarray,
     classes: np.ndarray,
-    size: Sequence[int],
     begin: Sequence[int],
     *,
     spacing: Sequence[float],
     settings: Augmentation,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
+    out: Pair,
+) -> Pair:
     """Cut a patch out of a volume and change it.
 
     Rotations are in mm. Voxels that are exactly 0 (a masked background, clipped air, padding) stay
@@ -143,17 +149,18 @@ def augmented_volume_patch(
     Args:
         pixels: float ``(M, X, Y, Z)``; may be mapped from a file, of which only the patch is read.
         classes: uint8 ``(X, Y, Z)``, 255 for ignored voxels.
-        size: Size of the patch on each axis.
         begin: First voxel of the patch on each axis.
         spacing: Voxel size in mm on each axis.
         settings: How much to change.
         generator: Source of every draw.
+        out: As for :func:`augmented_patch`.
 
     Returns:
-        float32 ``(M, *size)`` and uint8 ``(*size,)``; padding is 0 and ignored.
+        ``out``; padding is 0 and ignored.
     """
     draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
     angle, tilt, roll, zoom, contrast, level = draws[3:]
+    mirror = [axis for axis, draw in enumerate(draws[:3]) if draw < settings.flip]
     turns, contrasts, noises = settings.chosen(generator)
     if turns and (settings.rotation or settings.tilt or settings.scale):
         pull = turn_and_scale(
@@ -163,33 +170,58 @@ def augmented_volume_patch(
                 math.radians(settings.tilt) * (2 * tilt - 1),
                 math.radians(settings.tilt) * (2 * roll - 1),
             ),
-            factor=(1 + settings.scale) ** (2 * zoom - 1),
+            factor=settings.factor(zoom),
         )
-        image, label = turned_volume_patch(pixels, classes, size, begin, pull)
+        pull[:, mirror] *= -1
+        turned_patch(pixels, classes, begin, pull, out)
     else:
-        image, label = cut_at(pixels, classes, size, begin)
-    mirrored = [axis for axis, draw in enumerate(draws[:3]) if draw < settings.flip]
-    if mirrored:
-        image, label = image.flip([axis + 1 for axis in mirrored]), label.flip(mirrored)
-    contrasts, noises = bool(settings.gamma) and contrasts, bool(settings.noise) and noises
-    if not (contrasts or noises):
-        return image, label
-    empty = image == 0
-    if contrasts:
-        exponent = (1 + settings.gamma) ** (2 * contrast - 1)
-        low, high = image.aminmax()
-        if low < high:
-            image = (image - low).div_(high - low).pow_(exponent).mul_(high - low).add_(low)
-    if noises:
-        noise = torch.randn(image.shape, generator=generator)
-        image = image.add(noise, alpha=settings.noise * level)
-    return image.masked_fill_(empty, 0), label
+        cut_at(pixels, classes, begin, out, mirror=mirror)
+    change_intensities(
+        out[0],
+        exponent=settings.exponent(contrast) if contrasts else 1.0,
+        deviation=settings.noise * level if noises else 0.0,
+        generator=generator,
+    )
+    return out
 
 
-def adjusted_contrast(pixels: np.ndarray, exponent: float) -> np.ndarray:
-    """Return the image with its range mapped to [0, 1], raised to ``exponent``, and mapped back."""
-    pixels = np.asarray(pixels, dtype=np.float32)
-    low, high = pixels.min(), pixels.max()
-    if low == high:
-        return pixels
-    return ((pixels - low) / (high - low)) ** np.float32(exponent) * (high - low) + low
+def change_intensities(
+    image: Tensor, *, exponent: float, deviation: float, generator: torch.Generator
+) -> None:
+    """Change contrast and add noise in place; what is 0 stays 0.
+
+    The image is gone through once, in pieces that stay in the processor's cache.
+
+    Args:
+        image: float32, contiguous.
+        exponent: What the image is raised to, with its range mapped to [0, 1] and back.
+        deviation: Standard deviation of the noise.
+        generator: Source of the noise's seed.
+    """
+    low, high = (float(value) for value in image.aminmax()) if exponent != 1 else (0.0, 0.0)
+    if low == high and deviation == 0:
+        return
+    source = _noise_source(generator) if deviation else None
+    for part in image.view(-1).split(_PIECE):
+        values = part.numpy()
+        keep = values != 0
+        if low < high:  # exp(log x * e) takes a fifth of torch's power, unless it meets log 0
+            part.sub_(low).mul_(1 / (high - low)).clamp_min_(_TINY).log_().mul_(exponent).exp_()
+            part.mul_(high - low).add_(low)
+        if source is not None:
+            part.add_(gaussian(len(part), source), alpha=deviation)
+        if not keep.all():
+            np.multiply(values, keep, out=values)
+
+
+def gaussian(count: int, source: np.random.BitGenerator) -> Tensor:
+    """Return standard normal noise: one of 65536 equally likely quantiles a value.
+
+    They reach to 4.3 standard deviations. It takes a third of the time of ``torch.randn``.
+    """
+    words = source.random_raw(-(-count // 4))
+    return torch.from_numpy(_QUANTILES.take(words.view(np.uint16)[:count]))
+
+
+def _noise_source(generator: torch.Generator) -> np.random.BitGenerator:
+    return np.random.SFC64(int(torch.randint(1 << 62, (), generator=generator)))

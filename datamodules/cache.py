@@ -17,6 +17,7 @@ import numpy as np
 from datamodules.case import Case, DataError, Problem
 from datamodules.leftovers import clear_leftovers
 
+_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)  # not on Windows
 _WAY_OUT = "choose another folder with --data.init_args.cache_dir (make: CACHE=...)."
 
 
@@ -29,10 +30,20 @@ class StoredArray:
     shape: tuple[int, ...]
     offset: int
 
-    def open(self) -> np.ndarray:
-        """Map the array into memory, read-only: indexing reads the bytes asked for, no others."""
-        with open(self.path, "rb") as file:  # noqa: PTH123 - np.memmap and Path take ten times as long
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def open(self, *, private: bool = False) -> np.ndarray:
+        """Map the array into memory: indexing reads the bytes asked for, no others.
+
+        Args:
+            private: Whether the array may be written to, which torch asks of an array it takes;
+                what is written stays in this process and never reaches the file. Otherwise the
+                array is read-only.
+        """
+        access = mmap.ACCESS_COPY if private else mmap.ACCESS_READ
+        file = os.open(self.path, os.O_RDONLY | _O_CLOEXEC)  # np.memmap takes ten times as long
+        try:
+            mapped = mmap.mmap(file, 0, access=access)
+        finally:
+            os.close(file)
         return np.ndarray(self.shape, self.dtype, mapped, self.offset)
 
     def is_whole(self) -> bool:
@@ -68,14 +79,22 @@ class CachedCase:
         stored = self.arrays["label"].shape
         return (*stored[1:], stored[0]) if self.facts["planar"] else stored
 
-    def volume(self, name: str) -> np.ndarray:
+    def volume(self, name: str, *, private: bool = False) -> np.ndarray:
         """Map ``image`` ``(M, X, Y, Z)``, ``label`` ``(X, Y, Z)`` or ``posterior`` as a view.
 
         On disk slices come first where the network sees slices, so that one is one run of bytes;
         a volume for 3D patches is stored as it is here, and a patch is runs along the last axis.
+        ``private`` is that of :meth:`StoredArray.open`.
         """
-        array = self.arrays[name].open()
-        return np.moveaxis(array, 0, -1) if self.facts["planar"] else array
+        array = self.arrays[name].open(private=private)
+        if not self.facts["planar"]:
+            return array
+        return array.transpose(*range(1, array.ndim), 0)
+
+    def plane(self, name: str, z: int) -> np.ndarray:
+        """Map one slice of :meth:`volume`, privately: ``(M, X, Y)`` or ``(X, Y)``."""
+        array = self.arrays[name].open(private=True)
+        return array[z] if self.facts["planar"] else array[..., z]
 
 
 def source_key(case: Case) -> str:

@@ -1,11 +1,14 @@
 """What the loaders index: slices or patches to train on, whole volumes, files to predict."""
 
+from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.augmentation import (
@@ -18,16 +21,95 @@ from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError
 from datamodules.checks import IGNORED, OUTSIDE
 from datamodules.foreground import pick
-from datamodules.patches import begin_around, cut_patch, patch_begin
+from datamodules.memory import empty, empty_to_send
+from datamodules.patches import Pair, begin_around, cut_at, empty_pair, patch_begin
 from datamodules.posterior import to_probs
 from datamodules.preparation import Preparer
 from datamodules.preprocessing import prepare_case
 
 IGNORE_INDEX = -100
+_TARGETS = np.arange(256)
+_TARGETS[[OUTSIDE, IGNORED]] = 0, IGNORE_INDEX
 Sample = dict[str, Any]
+Key = tuple[int, int, bool]  # epoch, index, whether foreground is shown
 
 
-class SliceDataset(Dataset[Sample]):
+class TrainingDataset(Dataset[Sample], ABC):
+    """Samples of one size, each a function of (seed, epoch, index), written into a batch at once.
+
+    Args:
+        cases: The cases in the order of their indices.
+        patch_size: Size of a sample.
+        augmentation: Random changes.
+        seed: Seed of every draw, together with the epoch and the sample's index.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        *,
+        patch_size: tuple[int, ...],
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self.cases = list(cases)
+        self.patch_size, self.augmentation, self.seed = tuple(patch_size), augmentation, seed
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    @abstractmethod
+    def write(self, key: Key, out: Pair) -> int:
+        """Write the sample ``key[1]`` as it is in epoch ``key[0]``, and return its case's number.
+
+        It shows foreground if ``key[2]``.
+        """
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Return a sample as :meth:`write` has it; ignored voxels of the label are 255."""
+        image, label = out = empty_pair(self.channels, self.patch_size)
+        number = self.write(key, out)
+        case = self.cases[number]
+        return {
+            "image": image,
+            "label": label.masked_fill_(label == OUTSIDE, 0),
+            "case": case.id,
+            "index": number,
+            "spacing": torch.tensor(self._spacing(case)),
+            "scored": True,
+        }
+
+    def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """Return a batch: what :func:`collate` makes of the samples, without copying them."""
+        count = len(keys)
+        images = empty_to_send((count, self.channels, *self.patch_size), torch.float32)
+        labels = empty((count, *self.patch_size), torch.uint8)
+        numbers = [
+            self.write(key, out)
+            for key, out in zip(keys, zip(images, labels, strict=True), strict=True)
+        ]
+        cases = [self.cases[number] for number in numbers]
+        return {
+            "image": images,
+            "label": _targets(labels),
+            "case": [case.id for case in cases],
+            "index": torch.tensor(numbers),
+            "spacing": torch.tensor([self._spacing(case) for case in cases]),
+            "scored": torch.ones(count, dtype=torch.bool),
+        }
+
+    @property
+    def channels(self) -> int:
+        """Modalities of an image."""
+        planar = self.cases[0].facts["planar"]
+        return int(self.cases[0].arrays["image"].shape[1 if planar else 0])
+
+    def _spacing(self, case: CachedCase) -> list[float]:
+        return list(case.facts["spacing"][: len(self.patch_size)])
+
+
+class SliceDataset(TrainingDataset):
     """Every slice of the training cases, cropped or padded to one size.
 
     A slice that must show foreground, and is forced to, is replaced by one of the same case with
@@ -50,43 +132,35 @@ class SliceDataset(Dataset[Sample]):
         augmentation: Augmentation,
         seed: int,
     ) -> None:
-        self.cases = list(cases)
-        self.patch_size, self.crop, self.seed = patch_size, crop, seed
-        self.augmentation = augmentation
+        super().__init__(cases, patch_size=patch_size, augmentation=augmentation, seed=seed)
+        self.crop = crop
         self._ends = list(accumulate(case.shape[2] for case in self.cases))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, key: tuple[int, int, bool]) -> Sample:
-        """Return the slice ``key[1]`` as it is in epoch ``key[0]``, foreground if ``key[2]``."""
+    def write(self, key: Key, out: Pair) -> int:
+        """Write the slice ``key[1]``, or another of its case that shows foreground."""
         epoch, index, forced = key
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number = bisect_right(self._ends, index)
         case = self.cases[number]
         z = index - (self._ends[number] - case.shape[2])
         if forced:
             z = self._foreground(case, epoch, index, z)
-        pixels = case.volume("image")[..., z]
-        classes = _inside(case.volume("label")[..., z])
+        pixels, classes = case.plane("image", z), case.plane("label", z)
         if self.crop == "center" and self.augmentation.is_off:
-            image, label = cut_patch(pixels, classes, self.patch_size)
+            sizes = zip(classes.shape, self.patch_size, strict=True)
+            cut_at(pixels, classes, [patch_begin(n, m, 0.5) for n, m in sizes], out)
         else:
-            image, label = augmented_patch(
+            augmented_patch(
                 pixels,
                 classes,
-                self.patch_size,
                 crop=self.crop,
                 settings=self.augmentation,
                 generator=sample_generator(self.seed, epoch, index),
+                out=out,
             )
-        return {
-            "image": image,
-            "label": label,
-            "case": case.id,
-            "index": number,
-            "spacing": torch.tensor(case.facts["spacing"][:2]),
-            "scored": True,
-        }
+        return number
 
     def _foreground(self, case: CachedCase, epoch: int, index: int, z: int) -> int:
         slices = case.arrays["slices"].open()
@@ -100,7 +174,7 @@ class SliceDataset(Dataset[Sample]):
         return int(found[pick(second, len(found))])
 
 
-class PatchDataset(Dataset[Sample]):
+class PatchDataset(TrainingDataset):
     """Patches of the training volumes, several of each case an epoch.
 
     A patch lies anywhere in the volume; one that is forced to show foreground has one of the
@@ -126,37 +200,28 @@ class PatchDataset(Dataset[Sample]):
         augmentation: Augmentation,
         seed: int,
     ) -> None:
-        self.cases = list(cases)
-        self.patch_size, self.crop, self.seed = patch_size, crop, seed
-        self.samples_per_case, self.augmentation = samples_per_case, augmentation
+        super().__init__(cases, patch_size=patch_size, augmentation=augmentation, seed=seed)
+        self.samples_per_case, self.crop = samples_per_case, crop
 
     def __len__(self) -> int:
         return len(self.cases) * self.samples_per_case
 
-    def __getitem__(self, key: tuple[int, int, bool]) -> Sample:
-        """Return the patch ``key[1]`` as it is in epoch ``key[0]``, foreground if ``key[2]``."""
+    def write(self, key: Key, out: Pair) -> int:
+        """Write the patch ``key[1]``, about a foreground voxel if it is forced."""
         epoch, index, forced = key
         number = index // self.samples_per_case
         case = self.cases[number]
         generator = sample_generator(self.seed, epoch, index)
-        begin = self._begin(case, generator, forced=forced)
-        image, label = augmented_volume_patch(
-            case.volume("image"),
-            case.volume("label"),
-            self.patch_size,
-            begin,
+        augmented_volume_patch(
+            case.volume("image", private=True),
+            case.volume("label", private=True),
+            self._begin(case, generator, forced=forced),
             spacing=case.facts["spacing"],
             settings=self.augmentation,
             generator=generator,
+            out=out,
         )
-        return {
-            "image": image,
-            "label": label.masked_fill_(label == OUTSIDE, 0),
-            "case": case.id,
-            "index": number,
-            "spacing": torch.tensor(case.facts["spacing"]),
-            "scored": True,
-        }
+        return number
 
     def _begin(self, case: CachedCase, generator: torch.Generator, *, forced: bool) -> list[int]:
         *where, first, second = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
@@ -190,10 +255,11 @@ class VolumeDataset(Dataset[Sample]):
         """Return case ``key[0]``; ``key[1]`` says whether it is to be scored."""
         index, scored = key
         case = self.cases[index]
-        image = np.array(case.volume("image"), dtype=np.float32, order="C")
+        mapped = case.volume("image", private=True)
+        image = empty(mapped.shape, torch.float32).copy_(torch.from_numpy(mapped))
         label = np.array(case.volume("label"), order="C")
         sample = {
-            "image": torch.from_numpy(image),
+            "image": image,
             "label": torch.from_numpy(_inside(label, IGNORED if self.mask_background else 0)),
             "case": case.id,
             "index": index,
@@ -242,6 +308,15 @@ def _inside(label: np.ndarray, outside: int = 0) -> np.ndarray:
     """Return the label with ``outside`` in place of the mark for background outside the patient."""
     marked = label == OUTSIDE
     return np.where(marked, np.uint8(outside), label) if marked.any() else label
+
+
+def _targets(labels: Tensor) -> Tensor:
+    """Return uint8 labels as int64, ignored voxels -100, background outside the patient 0."""
+    targets = empty_to_send(tuple(labels.shape), torch.int64)
+    if int(labels.max()) < OUTSIDE:
+        return targets.copy_(labels)
+    np.take(_TARGETS, labels.numpy(), out=targets.numpy(), mode="clip")
+    return targets
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def training_loader(
         start=start,
         foreground=foreground,
     )
-    return _loader(dataset, num_workers, batch_sampler=sampler)
+    return _loader(dataset, num_workers, batch_sampler=sampler, collate_fn=_as_it_is)
 
 
 def evaluation_loader(
@@ -56,13 +56,17 @@ def evaluation_loader(
     """Return the loader of this rank's volumes, one a batch."""
     rank, world = rank_and_world()
     sampler = EvaluationSampler(len(dataset), rank=rank, world=world)
-    return _loader(dataset, num_workers, sampler=sampler, batch_size=1)
+    return _loader(dataset, num_workers, sampler=sampler, batch_size=1, collate_fn=collate)
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return what a training dataset made: a batch already."""
+    return batch
 
 
 def _loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(
         dataset,
-        collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),

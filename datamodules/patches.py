@@ -9,9 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.checks import IGNORED
+from datamodules.memory import empty
 
 Where = tuple[float, float]  # position of the patch on each axis, from 0 to 1; 0.5 is the centre
 CENTER: Where = (0.5, 0.5)
+Pair = tuple[Tensor, Tensor]  # a patch: float32 image (M, *size) and uint8 label (*size,)
+
+
+def empty_pair(channels: int, size: Sequence[int]) -> Pair:
+    """Return memory for a patch."""
+    return empty((channels, *size), torch.float32), empty(tuple(size), torch.uint8)
 
 
 def patch_begin(length: int, wanted: int, share: float) -> int:
@@ -39,7 +46,7 @@ def begin_around(length: int, wanted: int, voxel: int) -> int:
 
 def cut_patch(
     pixels: np.ndarray, classes: np.ndarray, size: Sequence[int], where: Sequence[float] = CENTER
-) -> tuple[Tensor, Tensor]:
+) -> Pair:
     """Crop or pad a slice or volume to ``size``; padding is 0 in the image, ignored in the label.
 
     Args:
@@ -52,140 +59,122 @@ def cut_patch(
         float32 ``(M, *size)`` and uint8 ``(*size,)``.
     """
     begin = [patch_begin(n, m, s) for n, m, s in zip(classes.shape, size, where, strict=True)]
-    return cut_at(pixels, classes, size, begin)
+    return cut_at(pixels, classes, begin, empty_pair(len(pixels), size))
 
 
 def cut_at(
-    pixels: np.ndarray, classes: np.ndarray, size: Sequence[int], begin: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Crop or pad to ``size`` from the voxel ``begin`` on; reads nothing else of mapped arrays.
+    pixels: np.ndarray,
+    classes: np.ndarray,
+    begin: Sequence[int],
+    out: Pair,
+    *,
+    mirror: Sequence[int] = (),
+) -> Pair:
+    """Crop or pad from the voxel ``begin`` on; reads nothing else of mapped arrays.
+
+    Values are widened on their way into ``out``, once.
 
     Args:
-        pixels: As for :func:`cut_patch`.
+        pixels: As for :func:`cut_patch`; writable, as torch wants it.
         classes: As for :func:`cut_patch`.
-        size: As for :func:`cut_patch`.
         begin: First voxel on each axis; negative where the patch is padded in front.
+        out: Where image and label are written: float32 ``(M, *size)`` and uint8 ``(*size,)``.
+        mirror: Axes on which the patch is mirrored.
 
     Returns:
-        As :func:`cut_patch`.
+        ``out``.
     """
+    image, label = out
     source, target = [], []
-    for length, wanted, first in zip(classes.shape, size, begin, strict=True):
-        part = slice(max(first, 0), min(first + wanted, length))
-        source.append(part)
-        target.append(slice(part.start - first, part.stop - first))
-    shape = tuple(size)
-    if all(part.stop - part.start == n for part, n in zip(source, shape, strict=True)):
-        return _copied(pixels[(slice(None), *source)]).float(), _copied(classes[(*source,)])
-    image = np.zeros((pixels.shape[0], *shape), dtype=np.float32)
-    label = np.full(shape, IGNORED, dtype=np.uint8)
-    image[(slice(None), *target)] = pixels[(slice(None), *source)]
-    label[(*target,)] = classes[(*source,)]
-    return torch.from_numpy(image), torch.from_numpy(label)
+    whole = True
+    for axis, (first, wanted) in enumerate(zip(begin, label.shape, strict=True)):
+        low, high = max(first, 0), min(first + wanted, classes.shape[axis])
+        whole &= high - low == wanted
+        source.append(slice(low, high))
+        low, high = low - first, high - first
+        target.append(slice(wanted - high, wanted - low) if axis in mirror else slice(low, high))
+    read, labels = pixels[(slice(None), *source)], classes[(*source,)]
+    if mirror:
+        read = np.flip(read, tuple(axis + 1 for axis in mirror)).copy()
+        labels = np.flip(labels, tuple(mirror)).copy()
+    if not whole:
+        image.zero_()
+        label.fill_(IGNORED)
+        image, label = image[(slice(None), *target)], label[(*target,)]
+    image.copy_(torch.from_numpy(read))
+    label.copy_(torch.from_numpy(labels))
+    return out
 
 
 def turned_patch(
-    pixels: np.ndarray,
-    classes: np.ndarray,
-    size: tuple[int, int],
-    where: Where = CENTER,
-    *,
-    angle: float,
-    factor: float,
-) -> tuple[Tensor, Tensor]:
-    """Cut a patch out of a slice that is turned about the patch's centre and enlarged.
-
-    The image is interpolated linearly, the label by nearest neighbour; what comes from outside
-    the slice is 0 in the image and ignored in the label. Angles and lengths are those of the
-    pixel grid.
-
-    Args:
-        pixels: As for :func:`cut_patch`.
-        classes: As for :func:`cut_patch`.
-        size: Height and width of the patch.
-        where: Position of the patch.
-        angle: Turn in radians, from the first axis towards the second.
-        factor: Enlargement.
-
-    Returns:
-        As :func:`cut_patch`, to which it is equal for angle 0 and factor 1.
-    """
-    lengths = np.array(classes.shape, dtype=np.float64)
-    sizes = np.array(size, dtype=np.float64)
-    begin = [patch_begin(int(n), m, s) for n, m, s in zip(lengths, size, where, strict=True)]
-    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
-    # Patch to slice, both in coordinates that run over [-1, 1] from edge to edge.
-    pull = np.empty((2, 3))
-    pull[:, :2] = np.array([[cos, sin], [-sin, cos]]) * sizes / lengths[:, None]
-    pull[:, 2] = (2 * np.array(begin) + sizes - lengths) / lengths
-    # torch counts a point's coordinates from the last axis.
-    theta = torch.from_numpy(pull[::-1, [1, 0, 2]].copy()).float()[None]
-    grid = F.affine_grid(theta, [1, 1, *size], align_corners=False)
-
-    def sample(array: np.ndarray, mode: str) -> Tensor:
-        source = torch.from_numpy(array)[None]
-        return F.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
-
-    # One up in uint8 makes the ignored value 0, which is also what comes from outside.
-    shifted = (classes + np.uint8(1)).astype(np.float32)
-    image = sample(np.array(pixels, dtype=np.float32, order="C"), "bilinear")
-    return image, sample(shifted[None], "nearest")[0].to(torch.uint8) - 1
-
-
-def turned_volume_patch(
-    pixels: np.ndarray,
-    classes: np.ndarray,
-    size: Sequence[int],
-    begin: Sequence[int],
-    pull: np.ndarray,
-) -> tuple[Tensor, Tensor]:
-    """Cut a patch out of a volume that is mapped linearly about the patch's centre.
+    pixels: np.ndarray, classes: np.ndarray, begin: Sequence[int], pull: np.ndarray, out: Pair
+) -> Pair:
+    """Cut a patch out of a slice or volume that is mapped linearly about the patch's centre.
 
     Only the box that the patch reaches into is read. The image is interpolated linearly, the label
-    by nearest neighbour; what comes from outside the volume is 0 in the image and ignored in the
-    label.
+    by nearest neighbour; what comes from outside is 0 in the image and ignored in the label.
 
     Args:
-        pixels: ``(M, X, Y, Z)``, any float type.
-        classes: uint8 ``(X, Y, Z)``, 255 for ignored voxels.
-        size: Size of the patch on each axis.
+        pixels: As for :func:`cut_at`, two or three axes after the first.
+        classes: As for :func:`cut_at`.
         begin: First voxel of the patch on each axis, were it not turned.
-        pull: ``(3, 3)``, from a voxel's place in the patch to its place in the volume, both from
+        pull: ``(d, d)``, from a voxel's place in the patch to its place in the array, both from
             the patch's centre, in voxels.
+        out: As for :func:`cut_at`.
 
     Returns:
-        As :func:`cut_at`, to which it is equal where ``pull`` is the identity.
+        ``out``, as of :func:`cut_at` where ``pull`` is the identity.
     """
-    sizes, lengths = np.array(size), np.array(classes.shape)
+    image, label = out
+    sizes, lengths = np.array(label.shape), np.array(classes.shape)
     centre = np.array(begin) + (sizes - 1) / 2
     reach = np.abs(pull) @ ((sizes - 1) / 2) + 1e-6
     low = np.floor(centre - reach).astype(int).clip(0, lengths - 1)
     high = (np.ceil(centre + reach).astype(int) + 1).clip(low + 1, lengths)
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    extent = high - low
-    # Patch to box, both in coordinates that run over [-1, 1] from edge to edge.
-    matrix = np.empty((3, 4))
-    matrix[:, :3] = pull * sizes / extent[:, None]
-    matrix[:, 3] = (2 * (centre - low) + 1) / extent - 1
-    theta = torch.from_numpy(matrix[::-1, [2, 1, 0, 3]].copy()).float()[None]
-    grid = F.affine_grid(theta, [1, 1, *size], align_corners=False)
-    source = _copied(pixels[(slice(None), *box)]).float()
-    image = F.grid_sample(source[None], grid, mode="bilinear", align_corners=False)[0]
+    grid = _sampling_grid(pull, centre - low, sizes, high - low)
+    source = torch.from_numpy(pixels[(slice(None), *box)]).to(
+        torch.float32, memory_format=torch.contiguous_format
+    )
+    image.copy_(F.grid_sample(source[None], grid, mode="bilinear", align_corners=False)[0])
     # One up in uint8 makes the ignored value 0, which is also what comes from outside.
-    shifted = (_copied(classes[box]) + 1).float()
-    label = F.grid_sample(shifted[None, None], grid, mode="nearest", align_corners=False)[0, 0]
-    return image, label.to(torch.uint8) - 1
+    shifted = (torch.from_numpy(classes[box]) + 1).float()
+    nearest = F.grid_sample(shifted[None, None], grid, mode="nearest", align_corners=False)[0, 0]
+    label.copy_(nearest).sub_(1)
+    return out
 
 
-def _copied(mapped: np.ndarray) -> Tensor:
-    """Return a tensor of its own; float16 is widened by torch, which does it faster."""
-    return torch.from_numpy(np.array(mapped, order="C"))
+def _sampling_grid(
+    pull: np.ndarray, centre: np.ndarray, sizes: np.ndarray, extent: np.ndarray
+) -> Tensor:
+    """Return ``grid_sample``'s grid ``(1, *sizes, d)``: a sum of one line for each axis.
+
+    It is torch's ``affine_grid`` without its matrix product, one plane a coordinate.
+
+    Args:
+        pull: As for :func:`turned_patch`.
+        centre: The patch's centre in the box, in voxels.
+        sizes: Size of the patch.
+        extent: Size of the box, whose edges are at -1 and 1.
+    """
+    d = len(sizes)
+    planes = empty((d, *sizes.tolist()), torch.float32)
+    places = [np.arange(n) - (n - 1) / 2 for n in sizes]
+    for row in range(d):
+        lines = []
+        for axis in range(d):
+            line = pull[row, axis] * 2 / extent[row] * places[axis]
+            if axis == 0:
+                line = line + (2 * centre[row] + 1) / extent[row] - 1
+            lines.append(torch.from_numpy(line.astype(np.float32)).view(-1, *[1] * (d - 1 - axis)))
+        torch.add(sum(lines[1:-1], lines[0]), lines[-1], out=planes[d - 1 - row])
+    return planes.movedim(0, -1)[None]  # torch counts a point's coordinates from the last axis
 
 
 def turn_and_scale(
     spacing: Sequence[float], *, turn: float, tilts: tuple[float, float], factor: float
 ) -> np.ndarray:
-    """Return the ``pull`` of :func:`turned_volume_patch` for a turn in mm and an enlargement.
+    """Return the ``pull`` of :func:`turned_patch` for a turn in mm and an enlargement.
 
     Args:
         spacing: Voxel size in mm on each axis: a turn keeps lengths in mm, not in voxels.

@@ -8,13 +8,27 @@ import torch
 
 from datamodules.augmentation import (
     Augmentation,
-    adjusted_contrast,
     augmented_patch,
+    change_intensities,
+    gaussian,
     sample_generator,
 )
-from datamodules.patches import cut_patch, patch_begin, turned_patch
+from datamodules.patches import (
+    cut_patch,
+    empty_pair,
+    patch_begin,
+    turn_and_scale,
+    turned_patch,
+)
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
+
+
+def turned(pixels, classes, size, where=(0.5, 0.5), *, angle: float, factor: float):
+    pull = turn_and_scale((1, 1, 1), turn=angle, tilts=(0, 0), factor=factor)[:2, :2]
+    sizes = zip(classes.shape, size, where, strict=True)
+    begin = [patch_begin(n, m, share) for n, m, share in sizes]
+    return turned_patch(pixels, classes, begin, pull, empty_pair(len(pixels), size))
 
 
 def slice_of(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,14 +70,14 @@ def test_cut_by_hand() -> None:
 def test_no_turn_is_the_plain_patch(size: tuple[int, int], where: tuple[float, float]) -> None:
     pixels, classes = slice_of(21, 26)
     plain = cut_patch(pixels, classes, size, where)
-    turned = turned_patch(pixels, classes, size, where, angle=0, factor=1)
-    torch.testing.assert_close(turned[0], plain[0], atol=1e-4, rtol=0)
-    assert torch.equal(turned[1], plain[1])
+    same = turned(pixels, classes, size, where, angle=0, factor=1)
+    torch.testing.assert_close(same[0], plain[0], atol=1e-4, rtol=0)
+    assert torch.equal(same[1], plain[1])
 
 
 def test_quarter_turn() -> None:
     pixels, classes = slice_of(12, 12)
-    image, label = turned_patch(pixels, classes, (12, 12), angle=math.pi / 2, factor=1)
+    image, label = turned(pixels, classes, (12, 12), angle=math.pi / 2, factor=1)
     np.testing.assert_allclose(image.numpy(), np.rot90(pixels, axes=(1, 2)), atol=1e-4)
     np.testing.assert_array_equal(label.numpy(), np.rot90(classes))
 
@@ -71,9 +85,9 @@ def test_quarter_turn() -> None:
 def test_enlargement() -> None:
     """Twice as large: the middle half fills the patch, and half as large leaves a border."""
     pixels, classes = slice_of(8, 8)
-    _, label = turned_patch(pixels, classes, (8, 8), angle=0, factor=2)
+    _, label = turned(pixels, classes, (8, 8), angle=0, factor=2)
     np.testing.assert_array_equal(label.numpy(), np.kron(classes[2:6, 2:6], np.ones((2, 2))))
-    image, label = turned_patch(pixels, classes, (8, 8), angle=0, factor=0.5)
+    image, label = turned(pixels, classes, (8, 8), angle=0, factor=0.5)
     assert (label[:2] == 255).all()
     assert (image[:, :2] == 0).all()
     assert (label[2:6, 2:6] != 255).any()
@@ -82,10 +96,10 @@ def test_enlargement() -> None:
 def patch(settings: Augmentation, epoch: int = 0, index: int = 0, crop: str = "random"):
     return augmented_patch(
         *slice_of(30, 26),
-        (16, 40),
         crop=crop,
         settings=settings,
         generator=sample_generator(5, epoch, index),
+        out=empty_pair(1, (16, 40)),
     )
 
 
@@ -108,10 +122,10 @@ def test_image_and_label_move_together() -> None:
         image, label = augmented_patch(
             classes[None].astype(np.float32),
             classes,
-            (50, 64),
             crop="random",
             settings=moving,
             generator=sample_generator(1, 0, index),
+            out=empty_pair(1, (50, 64)),
         )
         around = label.unfold(0, 5, 1).unfold(1, 5, 1).flatten(2)  # 5 x 5 about a pixel
         flat = (around == around[..., :1]).all(-1)
@@ -151,15 +165,33 @@ def test_settings_do_not_disturb_each_other() -> None:
 def test_flip_is_sure_at_one() -> None:
     pixels, classes = slice_of(30, 26)
     _, label = patch(Augmentation(flip=1.0), crop="center")
-    expected = cut_patch(pixels[:, ::-1, ::-1], classes[::-1, ::-1], (16, 40))[1]
+    mirrored = pixels[:, ::-1, ::-1].copy(), classes[::-1, ::-1].copy()
+    expected = cut_patch(*mirrored, (16, 40))[1]
     assert torch.equal(label, expected)
 
 
-def test_contrast_keeps_range_and_order() -> None:
-    pixels = np.array([[-2.0, 0.0, 2.0]], np.float32)
-    np.testing.assert_allclose(adjusted_contrast(pixels, 2.0), [[-2.0, -1.0, 2.0]])
-    flat = np.full((1, 3), 4.0, np.float32)
-    np.testing.assert_array_equal(adjusted_contrast(flat, 2.0), flat)
+def test_contrast_keeps_range_order_and_zero() -> None:
+    image = torch.tensor([[-2.0, 0.0, 1.0, 2.0]])
+    change_intensities(image, exponent=2.0, deviation=0, generator=sample_generator(0, 0, 0))
+    torch.testing.assert_close(image, torch.tensor([[-2.0, 0.0, 0.25, 2.0]]))
+    flat = torch.full((1, 3), 4.0)
+    change_intensities(flat, exponent=2.0, deviation=0, generator=sample_generator(0, 0, 0))
+    assert (flat == 4).all()
+
+
+def test_noise_is_gaussian() -> None:
+    values = gaussian(1_000_001, np.random.SFC64(3)).double()
+    assert len(values) == 1_000_001
+    assert values.mean().abs() < 4e-3
+    assert values.var().item() == pytest.approx(1, abs=6e-3)
+    assert (values.abs() < 1.959964).double().mean().item() == pytest.approx(0.95, abs=1e-3)
+    neighbours = torch.corrcoef(torch.stack([values[:-1], values[1:]]))[0, 1]
+    assert abs(neighbours) < 4e-3
+    image = torch.ones(1, 300, 300)  # several pieces, noise of their own each
+    change_intensities(image, exponent=1.0, deviation=0.5, generator=sample_generator(0, 0, 0))
+    assert image.std().item() == pytest.approx(0.5, abs=5e-3)
+    first, second = image.view(-1)[: 1 << 16], image.view(-1)[1 << 16 :]
+    assert not torch.equal(first[: len(second)], second)
 
 
 @pytest.mark.parametrize("name", ["flip", "rotation", "scale", "gamma", "noise"])

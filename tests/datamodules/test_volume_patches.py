@@ -13,10 +13,10 @@ from datamodules.foreground import PLACES, class_places, class_slices
 from datamodules.patches import (
     begin_around,
     cut_at,
+    empty_pair,
     patch_begin,
     turn_and_scale,
     turned_patch,
-    turned_volume_patch,
 )
 from datamodules.sampling import TrainingSampler, forced
 from tests.datamodules.test_base import digest, ready
@@ -36,7 +36,7 @@ def volume(*shape: int, channels: int = 2) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("begin", [(2, 0, 5), (-3, 4, -1), (0, 0, 0)])
 def test_cut_by_hand(begin: tuple[int, int, int]) -> None:
     pixels, classes = volume(12, 13, 14)
-    image, label = cut_at(pixels, classes, (9, 8, 9), begin)
+    image, label = cut_at(pixels, classes, begin, empty_pair(2, (9, 8, 9)))
     assert (image.dtype, image.shape) == (torch.float32, (2, 9, 8, 9))
     for x, y, z in np.ndindex(9, 8, 9):
         where = (begin[0] + x, begin[1] + y, begin[2] + z)
@@ -57,8 +57,8 @@ def test_begin_around_a_voxel() -> None:
 def test_no_turn_is_the_plain_patch(begin: tuple[int, int, int]) -> None:
     pixels, classes = volume(15, 16, 7)
     size = (10, 9, 8)
-    plain = cut_at(pixels, classes, size, begin)
-    turned = turned_volume_patch(pixels, classes, size, begin, np.eye(3))
+    plain = cut_at(pixels, classes, begin, empty_pair(2, size))
+    turned = turned_patch(pixels, classes, begin, np.eye(3), empty_pair(2, size))
     torch.testing.assert_close(turned[0], plain[0], atol=2e-4, rtol=0)
     assert torch.equal(turned[1], plain[1])
 
@@ -67,9 +67,10 @@ def test_a_turn_within_slices_is_the_slices_turn() -> None:
     pixels, classes = volume(16, 20, 5)
     pull = turn_and_scale((1.5, 1.5, 10), turn=0.4, tilts=(0, 0), factor=1.2)
     pull[2, 2] = 1  # slices know no enlargement along z
-    image, label = turned_volume_patch(pixels, classes, (12, 14, 5), (2, 3, 0), pull)
+    image, label = turned_patch(pixels, classes, (2, 3, 0), pull, empty_pair(2, (12, 14, 5)))
     for z in range(5):
-        flat = turned_patch(pixels[..., z], classes[..., z], (12, 14), angle=0.4, factor=1.2)
+        plane = pixels[..., z], classes[..., z]
+        flat = turned_patch(*plane, (2, 3), pull[:2, :2], empty_pair(2, (12, 14)))
         torch.testing.assert_close(image[..., z], flat[0], atol=2e-3, rtol=0)
         assert (label[..., z] != flat[1]).float().mean() < 0.02  # ties of nearest neighbours
 
@@ -78,7 +79,7 @@ def test_a_turn_within_slices_is_the_slices_turn() -> None:
 def test_a_quarter_tilt(axis: int, tilts: tuple[float, float]) -> None:
     pixels, classes = volume(8, 8, 8)
     pull = turn_and_scale((1, 1, 1), turn=0, tilts=tilts, factor=1)
-    image, label = turned_volume_patch(pixels, classes, (8, 8, 8), (0, 0, 0), pull)
+    image, label = turned_patch(pixels, classes, (0, 0, 0), pull, empty_pair(2, (8, 8, 8)))
     plane = [(1, 2), (2, 0)][axis]
     np.testing.assert_array_equal(label.numpy(), np.rot90(classes, axes=plane))
     np.testing.assert_allclose(
@@ -98,11 +99,11 @@ def patch(settings: Augmentation, index: int = 0) -> tuple[torch.Tensor, torch.T
     return augmented_volume_patch(
         pixels,
         classes,
-        (8, 8, 8),
         (2, 3, 1),
         spacing=(1.0, 1.0, 2.0),
         settings=settings,
         generator=sample_generator(0, 0, index),
+        out=empty_pair(2, (8, 8, 8)),
     )
 
 
