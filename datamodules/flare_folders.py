@@ -175,7 +175,10 @@ def _nothing(root: Path, release: Release, own: dict[str, _Files], foreign: set[
         example = min(foreign)
         other = release_of(example)
         assert other is not None  # else it would not be foreign
-        fix = f"Give --data.init_args.release {other.name}, or another folder (DATA_ROOT)."
+        fix = (
+            f"Give --data.init_args.release {other.name} (make: in ARGS), or another folder "
+            "(DATA_ROOT)."
+        )
         return Problem("", str(root), rule, f"{example}, which is of {other.title}", fix)
     if any(kind.fullmatch(root.absolute().name) for kind in (_TRAINING, _LABELS)):
         found = f"{len(images)} images without labels" if images else listing(root)

@@ -209,7 +209,7 @@ def test_another_release(layout: str, asked: str, right: str, tmp_path: Path) ->
     text = refusal(three(tmp_path, layout), asked)
     assert f"labelled cases of {RELEASES[asked].title}: " in text  # type: ignore[index]
     assert f", which is of {RELEASES[right].title} (" in text  # type: ignore[index]
-    assert f"Give --data.init_args.release {right}, or another folder" in text
+    assert f"Give --data.init_args.release {right} (make: in ARGS), or another folder" in text
 
 
 def test_two_releases_in_one_folder(tmp_path: Path) -> None:
