@@ -224,6 +224,8 @@ class SegmentationModule(LightningModule):
         self.val_dice.reset()
         if loss := self._adapting():
             loss.adapt()
+            stands = loss.tracked(self.class_keys).items()
+            self.log_dict({f"train/{name}": value.float() for name, value in stands}, **same)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score one whole volume into the per-case states."""

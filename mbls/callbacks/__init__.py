@@ -7,6 +7,7 @@ from mbls.callbacks.checkpoints import (
     read_checkpoint,
 )
 from mbls.callbacks.graceful_stop import GracefulStop
+from mbls.callbacks.multipliers import MultiplierFigure
 from mbls.callbacks.nan_guard import NaNGuard
 from mbls.callbacks.predictions import PredictionWriter
 from mbls.callbacks.progress import ProgressBar
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoints",
     "GracefulStop",
     "MetricsCSV",
+    "MultiplierFigure",
     "NaNGuard",
     "PredictionWriter",
     "ProgressBar",

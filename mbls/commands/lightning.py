@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mbls.callbacks import (
     Checkpoints,
     GracefulStop,
+    MultiplierFigure,
     NaNGuard,
     PredictionWriter,
     RunCard,
@@ -73,6 +74,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(GracefulStop, "stop")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(StepSeed, "step_seed")
+        parser.add_lightning_class_args(MultiplierFigure, "multipliers")
         parser.add_lightning_class_args(TestResults, "results")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         for fact, targets in FACTS.items():

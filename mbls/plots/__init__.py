@@ -1,6 +1,7 @@
-"""Figures of calibration histograms, one kind a file."""
+"""Figures of calibration histograms and of a run's multipliers, one kind a file."""
 
 from mbls.plots.confidence import confidence_figure
+from mbls.plots.multipliers import multipliers_figure
 from mbls.plots.reliability import reliability_figure
 from mbls.plots.spread import spread_figure
 from mbls.plots.style import save_figure
@@ -8,6 +9,7 @@ from mbls.plots.truth import truth_figure
 
 __all__ = [
     "confidence_figure",
+    "multipliers_figure",
     "reliability_figure",
     "save_figure",
     "spread_figure",

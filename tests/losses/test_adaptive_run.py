@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from mbls.callbacks.run_logger import read_rows
+from mbls.plots import multipliers_figure
+from mbls.plots.multipliers import multiplier_lines
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 EPOCHS = 3
+KEYS = ("background", "ring", "core")
 SETTINGS: dict[str, Any] = {"train": 20, "batch_size": 4}  # five steps an epoch
 LOSSES = {
     "cals": ("--model.loss.init_args.margin=0.1", "--model.loss.init_args.rho_step=2"),
@@ -87,3 +91,35 @@ def test_a_killed_run_ends_with_the_same_multipliers(
     assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
     for key, value in state(whole["cals"], "last").items():
         assert torch.equal(state(run, "last")[key], value), key
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_multipliers_are_logged_and_drawn(loss: str, whole: dict[str, Path]) -> None:
+    """The row of an epoch has what its validation set, the last one what the checkpoint holds."""
+    rows, last = read_rows(whole[loss] / "metrics.csv"), state(whole[loss], "last")
+    logged = [{key: value for key, value in row.items() if "train/" in key} for row in rows]
+    if loss == "adafocal":
+        wanted = {f"train/gamma/{b:02d}": v for b, v in enumerate(last["loss.gammas"], start=1)}
+    else:
+        ends = ("/boundary", "/inner") if loss == "crac" else ("",)
+        places = [(r, k, f"{key}{end}") for k, key in enumerate(KEYS) for r, end in enumerate(ends)]
+        wanted = {f"train/lambda/{name}": last["loss.multipliers"][r, k] for r, k, name in places}
+        if loss != "cals_hr":
+            weights = last["loss.weights"]
+            wanted |= {f"train/rho/{name}": weights[r, k] for r, k, name in places}
+    assert len(logged) == EPOCHS
+    for key, value in wanted.items():
+        assert all(key in row for row in logged), key
+        assert float(logged[-1][key]) == pytest.approx(float(value), rel=1e-6), key
+    assert (whole[loss] / "multipliers.png").stat().st_size > 10_000
+    lines = multiplier_lines(rows)
+    assert sum(len(kind) for kind in lines.values()) == len(wanted)
+    assert all(len(points) == EPOCHS for kind in lines.values() for points in kind.values())
+
+
+def test_a_loss_that_does_not_adapt_has_no_figure(tmp_path: Path) -> None:
+    assert tiny.fit(*tiny.words(tmp_path, epochs=1, **SETTINGS)) == 0
+    assert (tiny.run_folder(tmp_path) / "metrics.csv").is_file()
+    assert not (tiny.run_folder(tmp_path) / "multipliers.png").exists()
+    with pytest.raises(ValueError, match=r"no column train/<lambda\|rho\|gamma>/<name>"):
+        multipliers_figure([], meta={})

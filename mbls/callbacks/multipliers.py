@@ -1,0 +1,37 @@
+"""The multipliers of an adaptive loss over epochs, drawn into the run folder."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mbls.callbacks.run_folder import folder_callback
+from mbls.callbacks.run_logger import MetricsCSV, read_rows
+from mbls.plots import multipliers_figure, save_figure
+from mbls.plots.multipliers import multiplier_lines
+
+__all__ = ["MultiplierFigure"]
+
+
+class MultiplierFigure(Callback):
+    """Write ``multipliers.png`` and ``.pdf`` at the end of a fit whose loss adapts.
+
+    They are drawn from metrics.csv, so a resumed run's figure begins where the run did.
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw on rank 0; nothing where no multiplier was logged to metrics.csv."""
+        written = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+        if not (trainer.is_global_zero and written):
+            return
+        written[0].save()
+        run = folder_callback(trainer)
+        path = run.path / "metrics.csv"
+        rows = read_rows(path) if path.is_file() else []
+        if not multiplier_lines(rows):
+            return
+        meta = {
+            "dataset": run.dataset,
+            "network": run.network,
+            "loss": run.loss,
+            "seed": run.seed,
+            "origin": getattr(trainer.datamodule, "origin", "real"),  # type: ignore[attr-defined]
+        }
+        save_figure(multipliers_figure(rows, meta=meta), run.path / "multipliers")

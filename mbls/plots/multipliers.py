@@ -1,0 +1,87 @@
+"""What an adaptive loss did: its multipliers over the epochs of a run."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mbls.plots.style import INCHES, small
+
+# From the palette of Okabe and Ito; lines that share a colour differ in style.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+LETTERS = 16  # of 8 points to an inch
+TITLES = {"lambda": "multiplier", "rho": "penalty weight", "gamma": "exponent of a bin"}
+
+Lines = dict[str, dict[str, list[tuple[int, float]]]]
+
+
+def multiplier_lines(rows: Sequence[Mapping[str, Any]]) -> Lines:
+    """Return the logged multipliers: kind, then class or bin, then (epoch, value) pairs.
+
+    Args:
+        rows: Of a run's metrics.csv; columns ``train/lambda/<class>`` and the like.
+    """
+    found: Lines = {}
+    for row in rows:
+        for column, value in row.items():
+            split, _, rest = column.partition("/")
+            kind, _, name = rest.partition("/")
+            if split == "train" and kind in TITLES and name:
+                points = found.setdefault(kind, {}).setdefault(name, [])
+                points.append((int(row["epoch"]), float(value)))
+    return found
+
+
+def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, Any]) -> Figure:
+    """Draw a panel for each kind of multiplier, a line for each class, region or bin.
+
+    Args:
+        rows: Of a run's metrics.csv.
+        meta: ``dataset``, ``origin``, ``network``, ``loss`` and ``seed``.
+
+    Raises:
+        ValueError: No multiplier was logged.
+    """
+    kinds = multiplier_lines(rows)
+    if not kinds:
+        raise ValueError(f"The rows hold no column train/<{'|'.join(TITLES)}>/<name>.")
+    figure = Figure(figsize=(INCHES, 2.9 * len(kinds) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for position, (kind, lines) in enumerate(kinds.items()):
+        axes = figure.add_subplot(len(kinds), 1, position + 1)
+        _draw(axes, lines)
+        small(axes, x="epoch of training before the validation", y=TITLES[kind])
+    origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
+    text = " · ".join(
+        [f"{meta['dataset']} ({origin})", meta["network"], meta["loss"], f"seed {meta['seed']}"]
+    )
+    text += "\nWhat each validation of the run set for the epochs after it."
+    width = int(INCHES * LETTERS)
+    filled = "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
+    figure.suptitle(filled, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def _draw(axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Draw lines; classes differ in colour, a class's regions in style."""
+    values = [value for points in lines.values() for _, value in points]
+    if min(values) > 0 and max(values) > 30 * min(values):
+        axes.set_yscale("log")
+    classes = list(dict.fromkeys(name.partition("/")[0] for name in lines))
+    for name, points in lines.items():
+        first, _, region = name.partition("/")
+        place = classes.index(first)
+        dash = DASHES[(region == "inner") + place // len(COLOURS) * (1 if not region else 2)]
+        epochs, heights = zip(*points, strict=True)
+        label = f"{first}, {region}" if region else first
+        axes.plot(
+            epochs, heights, dash, color=COLOURS[place % len(COLOURS)], linewidth=1,
+            marker=".", markersize=4, label=label,
+        )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
