@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.callbacks.run_folder import folder_callback
+from mbls.losses import Loss
 
 __all__ = ["RunCard", "commit"]
 
@@ -49,6 +50,7 @@ class RunCard(Callback):
             "data_origin": getattr(data, "origin", None),
             "data_fingerprint": getattr(data, "fingerprint", None),
             "cases": {s: len(data.cases(s)) for s in ("train", "val", "test")},
+            "adapts_on": "val" if _adapts(pl_module) else None,
             "commit": commit(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "python": platform.python_version(),
@@ -101,6 +103,12 @@ class RunCard(Callback):
             incoming = path.with_name("run.json.incoming")
             incoming.write_text(json.dumps(self._card, indent=2) + "\n")
             incoming.replace(path)
+
+
+def _adapts(module: LightningModule) -> bool:
+    """Say whether the loss adapts: to the cases that also choose the best checkpoint."""
+    loss = getattr(module, "loss", None)
+    return isinstance(loss, Loss) and loss.adaptive
 
 
 def _peak_memory_mb() -> int:

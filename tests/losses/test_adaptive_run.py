@@ -1,5 +1,6 @@
 """An adaptive loss in a run: what moves it, what is logged, and that a stop changes nothing."""
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def test_multipliers_move_and_live_in_the_checkpoint(loss: str, whole: dict[str,
     last = state(whole[loss], "last")
     key = "loss.gammas" if loss == "adafocal" else "loss.multipliers"
     assert last[key].dtype == torch.float64
+    assert json.loads((whole[loss] / "run.json").read_text())["adapts_on"] == "val"
     start = {"cals": 1e-6, "crac": 1e-6, "cals_hr": 0.1, "adafocal": 1.0}[loss]
     assert (last[key] != start).any()
     if loss != "adafocal":
@@ -121,5 +123,6 @@ def test_a_loss_that_does_not_adapt_has_no_figure(tmp_path: Path) -> None:
     assert tiny.fit(*tiny.words(tmp_path, epochs=1, **SETTINGS)) == 0
     assert (tiny.run_folder(tmp_path) / "metrics.csv").is_file()
     assert not (tiny.run_folder(tmp_path) / "multipliers.png").exists()
+    assert json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())["adapts_on"] is None
     with pytest.raises(ValueError, match=r"no column train/<lambda\|rho\|gamma>/<name>"):
         multipliers_figure([], meta={})
