@@ -1,5 +1,6 @@
 """Finding FLARE's cases in every layout, its faults, its tubes, and its orientations."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -440,7 +441,11 @@ def test_inputs_lose_their_channel_number(tmp_path: Path) -> None:
         built.cases("predict")
 
 
-def test_the_phantom_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_phantom_stands_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = functools.partial(AbdomenPhantom, pixels=48, slices_mm=(10.0,))
+    monkeypatch.setattr("datamodules.phantom.AbdomenPhantom", coarse)
     assert FLAREDataModule(release="flare22").data_root == Path("data/flare22-phantom")
     assert FLAREDataModule(phantom_full_size=True).data_root == Path("data/flare21-phantom-full")
     folder = tmp_path / "p"
