@@ -35,7 +35,8 @@ MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
 .PHONY: help install train evaluate predict data check-data splits cache-info cache-clean test test-all coverage lint format \
-  losses bench bench-losses bench-metrics clean
+  losses bench bench-losses bench-metrics bench-bootstrap bench-data bench-train \
+  bench-evaluation clean
 
 help:  ## Show the targets, the variables and what they can be
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -105,13 +106,25 @@ test-all: install  ## Run all tests, the slow ones too
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses
 
-bench: bench-losses bench-metrics  ## Measure speed and memory beside the peers (minutes)
+bench: bench-losses bench-metrics bench-bootstrap bench-data bench-train bench-evaluation  ## Measure speed and memory beside the peers (minutes)
 
 bench-losses: install  ## Losses against cross-entropy
 	@$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
 
 bench-metrics: install  ## Metrics against torchmetrics and MONAI
 	@$(BIN)/python -m experiments.benchmarks.metrics $(ARGS)
+
+bench-bootstrap: install  ## Intervals of a test of 200 patients
+	@$(BIN)/python -m experiments.benchmarks.bootstrap $(ARGS)
+
+bench-data: install  ## Slices and patches a second beside NIfTI, HDF5 and MONAI's caches
+	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmarks.data $(ARGS)
+
+bench-train: install  ## What a training epoch costs beyond its bare steps
+	@$(BIN)/python -m experiments.benchmarks.train $(ARGS)
+
+bench-evaluation: install  ## Scoring a volume beside the published way
+	@$(BIN)/python -m experiments.benchmarks.evaluation $(ARGS)
 
 coverage: install  ## Run the tests and show what they reach
 	@$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term $(ARGS)

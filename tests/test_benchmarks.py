@@ -1,0 +1,32 @@
+"""The benchmarks run, at sizes that measure nothing, and compare what they say they compare."""
+
+import pytest
+import torch
+
+from experiments.benchmarks import data, evaluation
+
+
+def test_data(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"stack": "20,24,3", "slice": "16,16", "volume": "20,22,18", "patch": "8,8,8"}
+    words = [f"--{name}={size}" for name, size in sizes.items()]
+    data.main([*words, "--cases=2,3", "--rounds=1", "--no-memory"])
+    shown = capsys.readouterr().out
+    assert "our cache" in shown
+    assert "MONAI CacheDataset" in shown
+
+
+def test_ours_and_the_published_way_agree() -> None:
+    case = evaluation.make_volume((40, 44, 12), 4)
+    theirs = evaluation.published(*case)
+    assert 0 < theirs["ece"] < 1
+    for way in (evaluation.ours, evaluation.ours_in_three_regions):
+        evaluation.check_same(way(*case), theirs)
+    with pytest.raises(AssertionError, match="differ"):
+        evaluation.check_same(theirs | {"ece": theirs["ece"] + 0.001}, theirs)
+
+
+def test_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    evaluation.main(["--shape", "20,24,4", "--rounds", "1"])
+    torch.set_num_threads(threads)
+    assert "published" in capsys.readouterr().out
