@@ -1,0 +1,151 @@
+"""The cells of a grid: each is one run, with a folder of its own and the words that make it."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mbls.choices import choose
+from mbls.commands.train import default_network
+from mbls.commands.train import parser as train_parser
+from mbls.errors import ChoiceError
+from mbls.grid.specs import LossSpec
+
+__all__ = ["Cell", "State", "make_cells"]
+
+
+class State(StrEnum):
+    """What a cell's folder holds."""
+
+    FINISHED = "finished"  # trained, and its test is written
+    STOPPED = "stopped"  # there is a checkpoint to go on from
+    BROKEN = "broken"  # a folder, and nothing in it to go on from
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Args:
+        loss: Its loss.
+        seed: Its seed.
+        fold: The fold it validates on, or None.
+        folder: Its run folder.
+        shared: Words of ``mbls train`` that all cells have: dataset, network, epochs, ...
+    """
+
+    loss: LossSpec
+    seed: int
+    fold: int | None
+    folder: Path
+    shared: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called on screen: ``mbls,margin=3 seed 0``."""
+        return f"{self.loss.label} {self.column}"
+
+    @property
+    def column(self) -> str:
+        """Its place in a row of its loss: ``seed 0``, ``seed 0 fold 1``."""
+        return f"seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
+
+    def state(self) -> State:
+        """Look at what its folder holds."""
+        if not self.folder.is_dir():
+            return State.MISSING
+        if finished(self.folder):
+            return State.FINISHED
+        if any((self.folder / "checkpoints" / f"{k}.ckpt").is_file() for k in ("last", "previous")):
+            return State.STOPPED
+        return State.BROKEN
+
+    def words(self) -> list[str]:
+        """Return the words of ``mbls`` that start it anew: ``train --dataset ...``."""
+        fold = [] if self.fold is None else ["--fold", str(self.fold)]
+        own = ["--seed", str(self.seed), *fold, "--run", str(self.folder)]
+        return ["train", *self.loss.words(), *self.shared, *own]
+
+    def next_words(self) -> list[str]:
+        """Return the words of ``mbls`` that bring it on from what its folder holds.
+
+        A broken folder is put aside first, as ``<folder>.broken[-n]``. Call it with the claim held.
+        """
+        state = self.state()
+        if state is State.STOPPED:
+            return ["train", "--run", str(self.folder), "--resume"]
+        if state is State.BROKEN:
+            put_aside(self.folder)
+        return self.words()
+
+
+def make_cells(
+    losses: Sequence[LossSpec],
+    seeds: Sequence[int],
+    folds: Sequence[int | None] = (None,),
+    *,
+    train_words: Sequence[str],
+    root: Path = Path("runs"),
+) -> list[Cell]:
+    """Return the cells of a grid, seed by seed, so that each loss has its first run early.
+
+    Args:
+        losses: Losses, from :func:`mbls.grid.parse_losses`.
+        seeds: Seeds.
+        folds: Folds of the patients; None for the split as it is.
+        train_words: Words of ``mbls train`` that all cells share; ``--dataset`` is among them.
+        root: Where runs are kept. A cell's folder is
+            ``<root>/<dataset>/<network>-<loss>/seed<k>[-fold<j>]``.
+
+    Raises:
+        ChoiceError: A dataset, network or preset that does not exist.
+    """
+    options, _ = train_parser().parse_known_args(list(train_words))
+    if options.dataset is None:
+        raise ChoiceError("A grid needs a dataset: DATASET=acdc (--dataset).")
+    choose("data", options.dataset)
+    preset = options.preset or ("quick" if options.data_root is None else "paper")
+    choose("trainer", preset)
+    network = options.network or default_network(options, preset)
+    choose("network", network)
+    home = root / Path(options.dataset).stem
+    return [
+        Cell(
+            loss=loss,
+            seed=seed,
+            fold=fold,
+            folder=home / f"{Path(network).stem}-{loss.label}" / _leaf(seed, fold),
+            shared=tuple(train_words),
+        )
+        for seed, fold, loss in itertools.product(seeds, folds, losses)
+    ]
+
+
+def finished(folder: Path) -> bool:
+    """Say whether a run was trained to its end and tested."""
+    try:
+        card = json.loads((folder / "run.json").read_text())
+        for path in (folder / "test").glob("*/metrics.json"):
+            if path.parent.name in ("best", "last"):
+                json.loads(path.read_text())
+                return bool(card["finished"])
+    except (OSError, ValueError, KeyError):
+        return False
+    return False
+
+
+def put_aside(folder: Path) -> Path:
+    """Rename a folder that a new run needs the place of, and return where it is now."""
+    for number in itertools.count(1):
+        aside = folder.with_name(f"{folder.name}.broken" + ("" if number == 1 else f"-{number}"))
+        if not aside.exists():
+            return Path(shutil.move(folder, aside))
+    raise AssertionError("unreachable")
+
+
+def _leaf(seed: int, fold: int | None) -> str:
+    return f"seed{seed}" + ("" if fold is None else f"-fold{fold}")

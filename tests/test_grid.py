@@ -1,0 +1,202 @@
+"""Grids: what is asked for, where it goes, what is there already, and who runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbls.commands.train import parser as train_parser
+from mbls.errors import ChoiceError, RunFolderError
+from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("ce", ["ce"]),
+        ("mbls:margin=3 mbls:margin=5.0", ["mbls,margin=3", "mbls,margin=5"]),
+        ("mbls:alpha=0.30,margin=10", ["mbls,margin=10,alpha=0.3"]),  # in the file's order
+        ("mbls:norm=l2 nacl:on=probs", ["mbls,norm=l2", "nacl,on=probs"]),
+        ("mbls_dice:base.include_background=True", ["mbls_dice,base.include_background=true"]),
+        ("cals:lambda_min=1e-06", ["cals,lambda_min=1e-06"]),
+    ],
+)
+def test_losses_are_read(text: str, labels: list[str]) -> None:
+    assert [spec.label for spec in parse_losses(text)] == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ce mbsl", r"Unknown loss 'mbsl'. Did you mean 'mbls'\? There are: "),
+        ("mbls:margn=3", r"Unknown setting 'margn' of loss mbls. Did you mean 'margin'\? .*alpha"),
+        ("mbls_dice:base.includ_background=true", r"Did you mean 'base.include_background'\?"),
+        ("ce_dice:zzz=1", r"Unknown setting 'zzz' of loss ce_dice. Its file states: "),
+        ("mbls:margin", r"mbls:margin cannot be read: settings are written loss:setting=value"),
+        ("mbls:margin=3,", "cannot be read"),
+        ("mbls:", "cannot be read"),
+        ("mbls:margin=wide", "mbls:margin must be a number, as 5.0 is, got wide"),
+        ("mbls:margin=inf", "mbls:margin must be finite, got inf"),
+        ("dice:squared=2", "dice:squared must be true or false, got 2"),
+        ("mbls:margin=3,margin=4", "margin is given twice"),
+        ("mbls:margin=3 mbls:margin=3.0", "mbls,margin=3 stands twice"),
+        (" ", "A grid needs losses"),
+    ],
+)
+def test_a_loss_that_is_wrong(text: str, told: str) -> None:
+    with pytest.raises(ChoiceError, match=told):
+        parse_losses(text)
+
+
+def test_two_files_of_one_name_would_share_a_folder(tmp_path: Path) -> None:
+    own = tmp_path / "ce.yaml"
+    own.write_text("model: {loss: {class_path: torch.nn.CrossEntropyLoss}}")
+    assert parse_losses(str(own))[0].label == "ce"
+    with pytest.raises(ChoiceError, match=r"ce and .*ce\.yaml would both be called ce"):
+        parse_losses(f"ce {own}")
+
+
+def test_a_file_that_is_no_loss(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("data: {}")
+    with pytest.raises(ChoiceError, match=r"x\.yaml is no loss: it must state model.loss"):
+        parse_losses(str(tmp_path / "x.yaml"))
+
+
+def cells(root: Path, *train_words: str, losses: str = "ce mbls:margin=3", **axes) -> list[Cell]:
+    words = train_words or ("--dataset", "acdc")
+    return make_cells(
+        parse_losses(losses), axes.get("seeds", [0]), axes.get("folds", (None,)),
+        train_words=words, root=root,
+    )  # fmt: skip
+
+
+def test_cells_have_folders_of_their_own_seed_by_seed(tmp_path: Path) -> None:
+    made = cells(tmp_path, seeds=[0, 2], folds=[0, 1])
+    assert [str(cell.folder.relative_to(tmp_path)) for cell in made][:3] == [
+        "acdc/unet-ce/seed0-fold0",
+        "acdc/unet-mbls,margin=3/seed0-fold0",
+        "acdc/unet-ce/seed0-fold1",
+    ]
+    assert len({cell.folder for cell in made}) == len(made) == 8
+    assert made[-1].name == "mbls,margin=3 seed 2 fold 1"
+
+
+def test_the_network_of_the_folder_is_the_one_that_trains(tmp_path: Path) -> None:
+    def network(*words: str) -> str:
+        return cells(tmp_path, "--dataset", "acdc", *words)[0].folder.parent.name
+
+    assert network() == "unet-ce"
+    assert network("--preset", "paper") == "unet_paper-ce"
+    assert network("--dim", "3") == "unet3d-ce"
+    assert network("--network", "dynunet") == "dynunet-ce"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--dataset", "acdk"), "Did you mean 'acdc'"),
+        (("--dataset", "acdc", "--network", "unett"), "Did you mean 'unet'"),
+        (("--dataset", "acdc", "--preset", "quik"), "Did you mean 'quick'"),
+        (("--seed", "1"), "A grid needs a dataset"),
+    ],
+)
+def test_a_choice_that_is_wrong(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ChoiceError, match=told):
+        cells(tmp_path, *words)
+
+
+def test_the_words_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
+    cell = cells(tmp_path, "--dataset", "acdc", "--epochs", "3", seeds=[1], folds=[2])[1]
+    command, *words = cell.words()
+    options, rest = train_parser().parse_known_args(words)
+    assert command == "train"
+    assert (options.dataset, options.loss, options.epochs) == ("acdc", "mbls", 3)
+    assert (options.seed, options.fold, options.run) == (1, 2, cell.folder)
+    assert rest == ["--run.loss=mbls,margin=3", "--model.loss.init_args.margin=3"]
+
+
+def test_states_and_what_comes_next(tmp_path: Path) -> None:
+    cell = cells(tmp_path)[0]
+    assert cell.state() is State.MISSING
+    assert cell.next_words() == cell.words()
+
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "config.yaml").write_text("")
+    assert cell.state() is State.BROKEN
+    assert cell.next_words() == cell.words()
+    assert cell.state() is State.MISSING  # put aside, with what it held
+    assert (cell.folder.with_name("seed0.broken") / "config.yaml").is_file()
+
+    (cell.folder / "checkpoints").mkdir(parents=True)
+    (cell.folder / "checkpoints/previous.ckpt").write_bytes(b"")
+    assert cell.state() is State.STOPPED
+    assert cell.next_words() == ["train", "--run", str(cell.folder), "--resume"]
+
+    (cell.folder / "run.json").write_text(json.dumps({"finished": True}))
+    assert cell.state() is State.STOPPED  # its test is missing
+    (cell.folder / "test/best").mkdir(parents=True)
+    results = cell.folder / "test/best/metrics.json"
+    results.write_text('{"meta": ')
+    assert cell.state() is State.STOPPED  # its test was killed while it wrote
+    results.write_text("{}")
+    assert cell.state() is State.FINISHED
+
+
+def test_a_second_broken_folder_gets_a_number(tmp_path: Path) -> None:
+    cell = cells(tmp_path)[0]
+    for _ in range(2):
+        cell.folder.mkdir(parents=True)
+        cell.next_words()
+    assert sorted(path.name for path in cell.folder.parent.iterdir()) == [
+        "seed0.broken",
+        "seed0.broken-2",
+    ]
+
+
+def test_a_claim_is_held_once_and_given_back(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "seed0"
+    with claim(folder) as mine:
+        assert mine is not None
+        mine.write("kept\n")
+        with claim(folder) as theirs:
+            assert theirs is None
+        assert claimed_elsewhere(folder)
+    with claim(folder) as again:
+        assert again is not None
+    assert log_file(folder).read_text() == "kept\n"
+    assert not claimed_elsewhere(folder)
+
+
+def claimed_elsewhere(folder: Path) -> bool:
+    """Ask another process."""
+    code = (
+        "import sys; from pathlib import Path; from mbls.grid import claim\n"
+        "with claim(Path(sys.argv[1])) as file: print(file is None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip() == "True"
+
+
+def test_a_claim_outlives_its_parent_with_the_child_and_dies_with_both(tmp_path: Path) -> None:
+    folder = tmp_path / "seed0"
+    with claim(folder) as file:
+        sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+        child = subprocess.Popen(sleeper, stdout=file)
+    try:
+        assert claimed_elsewhere(folder)  # this process has closed the file
+    finally:
+        child.kill()
+        child.wait()
+    assert not claimed_elsewhere(folder)
+
+
+def test_a_claim_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunFolderError, match=r"seed0\.log cannot be written"),
+        claim(tmp_path / "file" / "seed0"),
+    ):
+        pass
