@@ -12,7 +12,7 @@ LOSS    ?= mbls
 OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD)) \
   $(if $(SPLIT),--split "$(SPLIT)") $(if $(DIM),--dim $(DIM)) \
-  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
+  $(if $(ADAPT),--adapt $(ADAPT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
   $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
   $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
@@ -47,6 +47,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
 	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"
 	@echo "  SPLIT        JSON file with the patients of each part, or with folds (FOLD=k takes one)"
+	@echo "  ADAPT=val|holdout  cases that a loss adapts to: the validation split, or training patients held out"
 	@echo "  SEED FOLD EPOCHS BATCH_SIZE DEVICES NODES ACCELERATOR PRECISION"
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"

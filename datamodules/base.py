@@ -32,7 +32,7 @@ from datamodules.preparation import Preparer
 from datamodules.preprocessing import Preprocessing
 from datamodules.sampling import rank_and_world
 from datamodules.settings import check_counts, check_division, check_masking, check_patches
-from datamodules.splits import PARTS, Split, divided, resolve_split
+from datamodules.splits import HOLDOUT, PARTS, Split, divided, hold_out, resolve_split
 from datamodules.truth import native_truth
 
 OFF = Augmentation()
@@ -53,6 +53,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         folds: Number of folds.
         val_fraction: Expected share of validation patients, where patients are hashed.
         test_fraction: Expected share of test patients, where there is no official test set.
+        adapt: Which cases a loss that adapts observes: those of ``val``, which also choose the best
+            checkpoint, or a ``holdout``, a part of the training patients that then trains nothing.
+        holdout_fraction: Share of the training patients in the holdout, rounded up.
         predict_input: A NIfTI file or a folder of them to predict; None for the test part.
         cache_dir: Folder of all caches.
         cache_dtype: Type of images in the cache.
@@ -101,6 +104,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         folds: int = 5,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        adapt: Literal["val", "holdout"] = "val",
+        holdout_fraction: float = 0.1,
         predict_input: Path | None = None,
         cache_dir: Path = Path("cache"),
         cache_dtype: Literal["float16", "float32"] = "float32",
@@ -125,7 +130,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_division(
-            fold=fold, folds=folds, val_fraction=val_fraction, test_fraction=test_fraction
+            fold=fold,
+            folds=folds,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            adapt=adapt,
+            holdout_fraction=holdout_fraction,
         )
         check_patches(
             spatial_dims, patch_size=patch_size, spacing=spacing, crop=crop, foreground=foreground
@@ -142,6 +152,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         self.root, self.phantom_root = root, phantom_root
         self.split, self.fold, self.folds = split, fold, folds
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.adapt, self.holdout_fraction = adapt, holdout_fraction
         self.predict_input = predict_input
         self.preprocessing = Preprocessing(
             orientation,
@@ -232,10 +243,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         self._load()
         content = {
             case.id: cached.facts["content"]
-            for part in PARTS
-            for case, cached in zip(self.parts[part], self._cached[part], strict=True)
+            for part, cases in self.parts.items()
+            for case, cached in zip(cases, self._cached[part], strict=True)
         }
-        ids = {part: self.cases(part) for part in PARTS}
+        ids = {part: self.cases(part) for part in self.parts}
         settings = asdict(self.preprocessing) | {
             "reader": self.reader_version,
             "labels": sorted(self.label_map.items()),
@@ -245,7 +256,11 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def cases(self, split: str) -> list[str]:
-        """Return the ids of the cases of ``train``, ``val``, ``test`` or ``predict``, by index."""
+        """Return the ids of the cases of a part, by index.
+
+        Args:
+            split: ``train``, ``val``, ``test``, ``predict``, or the ``holdout`` where there is one.
+        """
         return [case.id for case in self._part(split)]
 
     def patients(self, split: str) -> list[str]:
@@ -298,7 +313,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             return Examination(error.problems, ())
         found = self.preparer.examine(survey.cases, pictures=pictures, progress=progress)
         problems = [*survey.problems, *found.problems]
-        for step in (lambda: self._split(survey), lambda: self.preparer.claim(survey.cases)):
+        for step in (lambda: self._parts(survey), lambda: self.preparer.claim(survey.cases)):
             try:
                 step()
             except DataError as error:
@@ -320,7 +335,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             self.write_phantom(self.phantom_root, progress=progress)
         vars(self).pop("parts", None)
         self._cached.clear()
-        cases = [case for part in PARTS for case in self.parts[part]]
+        cases = [case for cases in self.parts.values() for case in cases]
         self.preparer.fill(cases, progress=progress)
 
     def restore(self, case_id: str, logits: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -400,9 +415,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             seed=self.seed,
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the validation volumes."""
-        return self._volumes("val")
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the loader of the validation volumes; after it that of a holdout, if there is one.
+
+        The first is scored, and a loss that adapts observes the last.
+        """
+        if self.adapt == "val":
+            return self._volumes("val")
+        return [self._volumes("val"), self._volumes(HOLDOUT)]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the test volumes."""
@@ -421,7 +441,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def parts(self) -> dict[str, list[Case]]:
         """The cases of each part of the split, in the order of their indices."""
         survey = self._survey()
-        return divided(survey, self._split(survey))
+        return divided(survey, self._parts(survey))
 
     def _survey(self) -> Survey:
         survey = self.discover(self.data_root)
@@ -441,17 +461,23 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             test_fraction=self.test_fraction,
         )
 
+    def _parts(self, survey: Survey) -> Split:
+        """Return the split, with the part that is held out of training where one is asked for."""
+        split = self._split(survey)
+        return split if self.adapt == "val" else hold_out(split, self.holdout_fraction)
+
     def _part(self, part: str) -> list[Case]:
         if part == "predict":
             if self.predict_input is not None:
                 return self.input_cases(self.predict_input)
             part = "test"
-        if part not in PARTS:
-            raise ValueError(f"split must be train, val, test or predict, got {part!r}.")
+        known = PARTS if self.adapt == "val" else (*PARTS, HOLDOUT)
+        if part not in known:
+            raise ValueError(f"split must be {', '.join(known)} or predict, got {part!r}.")
         return self.parts[part]
 
     def _case(self, case_id: str) -> Case:
-        parts = PARTS if self.predict_input is None else ("predict",)
+        parts = tuple(self.parts) if self.predict_input is None else ("predict",)
         for case in (case for part in parts for case in self._part(part)):
             if case.id == case_id:
                 return case
@@ -471,7 +497,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def _load(self) -> None:
         if not self._cached:
-            self._cached = {part: self.preparer.open(self.parts[part]) for part in PARTS}
+            self._cached = {part: self.preparer.open(cases) for part, cases in self.parts.items()}
 
     def _volumes(self, part: str) -> DataLoader[Any]:
         self._load()

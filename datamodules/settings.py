@@ -2,9 +2,17 @@
 
 from collections.abc import Sequence
 
+from datamodules.splits import HOLDOUT
+
 
 def check_division(
-    *, fold: int | None, folds: int, val_fraction: float, test_fraction: float
+    *,
+    fold: int | None,
+    folds: int,
+    val_fraction: float,
+    test_fraction: float,
+    adapt: str = "val",
+    holdout_fraction: float = 0.1,
 ) -> None:
     """Raise ValueError if patients cannot be divided so."""
     if folds < 2:
@@ -16,6 +24,10 @@ def check_division(
             "val_fraction and test_fraction must be >= 0 and leave a share for training, "
             f"got {val_fraction} and {test_fraction}."
         )
+    if adapt not in ("val", HOLDOUT):
+        raise ValueError(f"adapt must be val or {HOLDOUT}, got {adapt!r}.")
+    if not 0 < holdout_fraction < 1:
+        raise ValueError(f"holdout_fraction must be in (0, 1), got {holdout_fraction}.")
 
 
 def check_patches(

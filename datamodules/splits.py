@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem, Survey
 
 PARTS = ("train", "val", "test")
+HOLDOUT = "holdout"  # a fourth part where training patients are held out for losses that adapt
 Split = dict[str, list[str]]  # part -> patients, sorted
 
 
@@ -182,14 +184,40 @@ def resolve_split(
     return {part: sorted(split[part]) for part in PARTS}
 
 
+def hold_out(split: Split, fraction: float) -> Split:
+    """Move the share ``fraction`` of the training patients, at least one, to a part of their own.
+
+    Those go whose names have the least hashes, so that a patient more or less moves one at most.
+
+    Raises:
+        DataError: No patient would be left to train on.
+    """
+    order = sorted(split["train"], key=lambda patient: place(patient, HOLDOUT))
+    number = math.ceil(fraction * len(order))
+    if number == len(order):
+        problem = Problem(
+            "",
+            f"{fraction:g} of the training patients held out",
+            "the part train of the split must not be empty",
+            f"{number} of {len(order)} patients held out for a loss that adapts",
+            "Lower --data.init_args.holdout_fraction, or give --data.init_args.adapt val "
+            "(make: ADAPT=val).",
+        )
+        raise DataError([problem])
+    return split | {"train": sorted(order[number:]), HOLDOUT: sorted(order[:number])}
+
+
 def divided(survey: Survey, split: Split) -> dict[str, list[Case]]:
     """Return the cases of each part, in the survey's order.
 
     Raises:
         DataError: A patient of the split has problems, or the dataset as a whole has.
     """
-    patients = {patient for part in PARTS for patient in split[part]}
+    patients = {patient for names in split.values() for patient in names}
     concerned = [fault for fault in survey.problems if fault.case in patients | {""}]
     if concerned:
         raise DataError(concerned)
-    return {part: [case for case in survey.cases if case.patient in split[part]] for part in PARTS}
+    return {
+        part: [case for case in survey.cases if case.patient in names]
+        for part, names in split.items()
+    }

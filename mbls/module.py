@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
@@ -187,6 +188,7 @@ class SegmentationModule(LightningModule):
             n = len(datamodule.cases("val"))
             self.val_histogram = CalibrationHistogram(regions=("all", "label"), **settings)
             self.val_dice = DiceScore(num_cases=n, **settings)
+            self._plan_adapting(datamodule)
         if stage == "test":
             self.test_fine = FineHistogram(**settings)
             settings["num_cases"] = len(datamodule.cases("test"))
@@ -195,13 +197,21 @@ class SegmentationModule(LightningModule):
             self.test_hd95 = HausdorffDistance95(**settings)
             self.test_nsd = NormalizedSurfaceDice(**settings)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score one whole volume; an adaptive loss observes it."""
-        if not bool(batch["scored"].all()):
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score one whole volume of the first loader; an adaptive loss observes those of the last.
+
+        The last is the first, unless the datamodule holds cases out for such losses.
+        """
+        loss = self._adapting() if dataloader_idx == self.observed_loader else None
+        validates = dataloader_idx == 0
+        if not bool(batch["scored"].all()) or not (validates or loss):
             return
         logits = self.volume_logits(batch["image"])
-        self._score(batch, logits.softmax(dim=1), self.val_histogram, self.val_dice)
-        if loss := self._adapting():
+        if validates:
+            self._score(batch, logits.softmax(dim=1), self.val_histogram, self.val_dice)
+        if loss:
             loss.observe(logits, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
@@ -272,6 +282,16 @@ class SegmentationModule(LightningModule):
             )
 
     # Private -----------------------------------------------------------------------------------
+
+    def _plan_adapting(self, datamodule: Any) -> None:
+        """Know which validation loader an adaptive loss observes."""
+        held_out = getattr(datamodule, "adapt", "val") == "holdout"
+        self.observed_loader = int(held_out)
+        if held_out and not (isinstance(self.loss, Loss) and self.loss.adaptive):
+            rank_zero_warn(
+                f"adapt is holdout, and {type(self.loss).__name__} does not adapt: "
+                f"{len(datamodule.cases('holdout'))} cases are held out of training, and nothing sees them."
+            )
 
     def _adapting(self) -> Loss | None:
         """Return the loss where it adapts to this validation: in a fit, not in its sanity check."""

@@ -71,13 +71,16 @@ class BlobDataModule(LightningDataModule):
         size: int = 30,
         bad: int | None = None,
         fold: int | None = None,
+        adapt: str = "val",
+        holdout: int = 2,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.root, self.fold, self.batch_size, self.bad = root, fold, batch_size, bad
         self.size, self.seed, self.num_workers = size, seed, num_workers
-        self.sizes = {"train": train, "val": val, "test": test}
+        self.sizes = {"train": train, "val": val, "test": test, "holdout": holdout}
+        self.adapt = adapt
         self.start = (0, 0)
         self.prepared = 0
 
@@ -100,8 +103,9 @@ class BlobDataModule(LightningDataModule):
                           num_workers=self.num_workers,
                           persistent_workers=self.num_workers > 0)  # fmt: skip
 
-    def val_dataloader(self) -> DataLoader:
-        return self._volumes("val", 1)
+    def val_dataloader(self) -> list[DataLoader]:
+        loaders = [self._volumes("val", 1)]
+        return loaders if self.adapt == "val" else [*loaders, self._volumes("holdout", 3)]
 
     def test_dataloader(self) -> DataLoader:
         return self._volumes("test", 2)

@@ -49,8 +49,8 @@ class RunCard(Callback):
             "fold": getattr(data, "fold", None),
             "data_origin": getattr(data, "origin", None),
             "data_fingerprint": getattr(data, "fingerprint", None),
-            "cases": {s: len(data.cases(s)) for s in ("train", "val", "test")},
-            "adapts_on": "val" if _adapts(pl_module) else None,
+            "cases": {part: len(data.cases(part)) for part in _parts(data)},
+            "adapts_on": getattr(data, "adapt", "val") if _adapts(pl_module) else None,
             "commit": commit(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "python": platform.python_version(),
@@ -106,9 +106,14 @@ class RunCard(Callback):
 
 
 def _adapts(module: LightningModule) -> bool:
-    """Say whether the loss adapts: to the cases that also choose the best checkpoint."""
+    """Say whether the loss adapts to what it observes of a validation."""
     loss = getattr(module, "loss", None)
     return isinstance(loss, Loss) and loss.adaptive
+
+
+def _parts(data: Any) -> tuple[str, ...]:
+    held_out = ("holdout",) if getattr(data, "adapt", "val") == "holdout" else ()
+    return ("train", "val", "test", *held_out)
 
 
 def _peak_memory_mb() -> int:

@@ -38,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=None)
     p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
     p.add_argument("--split", type=Path, metavar="FILE", help="the patients of each part, as JSON")
+    p.add_argument("--adapt", choices=("val", "holdout"), help="what a loss that adapts observes: "
+                   "the validation split, or training patients held out for it")  # fmt: skip
     p.add_argument("--epochs", type=_at_least_one)
     p.add_argument("--batch-size", type=int, help="samples a step over all ranks")
     p.add_argument("--devices", help="processes a node, or 'auto'")
@@ -130,7 +132,7 @@ def default_network(options: argparse.Namespace, preset: str) -> str:
 
 def resume_words(options: argparse.Namespace) -> list[str]:
     """Return the words that go on in a run folder with its own configuration."""
-    for choice in ("dataset", "loss", "network", "preset", "dim"):
+    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt"):
         if getattr(options, choice) is not None:
             raise ChoiceError(
                 f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
@@ -159,6 +161,7 @@ def option_words(options: argparse.Namespace) -> list[str]:
         "data.init_args.root": options.data_root,
         "data.init_args.fold": options.fold,
         "data.init_args.split": options.split,
+        "data.init_args.adapt": options.adapt,
         "data.init_args.batch_size": options.batch_size,
         "trainer.max_epochs": options.epochs,
         "trainer.devices": options.devices,

@@ -1,5 +1,6 @@
 """The frame of the losses that adapt: sums over a validation, added up over ranks once."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,11 @@ class ObservingLoss(AdaptiveLoss):
             sums = torch.zeros(shape, dtype=torch.float64, device=device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
+        if not bool(sums.any()):
+            warnings.warn(
+                f"{type(self).__name__} observed no voxel in this validation: nothing adapts.",
+                stacklevel=3,
+            )
         return sums
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import DataError
-from datamodules.splits import PARTS, fold_split, hash_split, place, read_split, split_problems
+from datamodules import DataError, loaders
+from datamodules.splits import (
+    PARTS,
+    fold_split,
+    hash_split,
+    hold_out,
+    place,
+    read_split,
+    split_problems,
+)
 
 NAMES = [f"patient{n:03d}" for n in range(1, 101)]
 
@@ -95,6 +103,69 @@ def test_split_file_in_use(acdc: Path, tmp_path: Path, module) -> None:
         module(split=file).prepare(progress=False)
     texts = [str(problem) for problem in module(split=file).check(progress=False)]
     assert len(texts) == 3
+
+
+def test_held_out_patients_leave_training_alone(module) -> None:
+    """Least hashes go: a patient more moves one at most, and the other parts keep theirs."""
+    names = [f"patient{n:03d}" for n in range(1, 41)]
+    split = {"train": names, "val": ["a"], "test": ["b"]}
+    found = hold_out(split, 0.1)
+    assert len(found["holdout"]) == 4
+    assert sorted(found["train"] + found["holdout"]) == names
+    assert max(place(p, "holdout") for p in found["holdout"]) < min(
+        place(p, "holdout") for p in found["train"]
+    )
+    more = hold_out(split | {"train": [*names, "patient041"]}, 0.1)["holdout"]
+    assert len(set(found["holdout"]) - set(more)) <= 1
+    with pytest.raises(DataError, match=r"part train .*must not be empty.*1 of 1 patients held"):
+        hold_out(split | {"train": ["a"]}, 0.1)
+
+
+def test_holdout_in_use(module) -> None:
+    whole, built = module(), module(adapt="holdout", holdout_fraction=0.3)
+    built.prepare(progress=False)
+    held = built.cases("holdout")
+    assert set(built.patients("holdout")).isdisjoint(built.patients("train"))
+    assert sorted(held + built.cases("train")) == sorted(whole.cases("train"))
+    assert all(built.cases(part) == whole.cases(part) for part in ("val", "test"))
+    assert {case[:10] for case in held} == set(built.patients("holdout"))  # both frames of each
+    val, holdout = built.val_dataloader()
+    for loader, part in ((val, "val"), (holdout, "holdout")):
+        batches = list(loader)
+        assert [batch["case"][0] for batch in batches] == built.cases(part)
+        assert [int(batch["index"]) for batch in batches] == list(range(len(batches)))
+    trained = {name for batch in built.train_dataloader() for name in batch["case"]}
+    assert trained.isdisjoint(held)
+    whole.prepare(progress=False)
+    assert built.fingerprint != whole.fingerprint
+    assert module().fingerprint == whole.fingerprint
+    assert built.fold_splits(2) == whole.fold_splits(2)
+    with pytest.raises(ValueError, match=r"split must be train, val, test or predict, got 'hold"):
+        whole.cases("holdout")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_each_case_held_out_is_scored_on_one_rank(module, monkeypatch, world: int) -> None:
+    built = module(adapt="holdout", holdout_fraction=0.4)
+    built.prepare(progress=False)
+    seen, lengths = [], set()
+    for rank in range(world):
+        monkeypatch.setattr(loaders, "rank_and_world", lambda rank=rank: (rank, world))
+        batches = list(built.val_dataloader()[1])
+        lengths.add(len(batches))
+        seen += [batch["case"][0] for batch in batches if bool(batch["scored"])]
+    assert sorted(seen) == sorted(built.cases("holdout"))
+    assert len(lengths) == 1
+
+
+def test_a_holdout_that_leaves_nobody_is_a_problem(module) -> None:
+    built = module(adapt="holdout", holdout_fraction=0.99)
+    (text,) = map(str, built.check(progress=False))
+    assert "Lower --data.init_args.holdout_fraction, or give --data.init_args.adapt val" in text
+    with pytest.raises(ValueError, match=r"holdout_fraction must be in \(0, 1\), got 1"):
+        module(holdout_fraction=1)
+    with pytest.raises(ValueError, match="adapt must be val or holdout, got 'test'"):
+        module(adapt="test")
 
 
 def test_empty_part(module) -> None:

@@ -2,16 +2,22 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from mbls.callbacks.run_logger import read_rows
+from mbls.errors import ChoiceError
+from mbls.losses import AdaptiveLoss
+from mbls.module import SegmentationModule
 from mbls.plots import multipliers_figure
 from mbls.plots.multipliers import multiplier_lines
 from tests import tiny
+from tests.blobs import BlobDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -26,10 +32,10 @@ LOSSES = {
 }
 
 
-def words(folder: Path, loss: str) -> list[str]:
+def words(folder: Path, loss: str, *more: str) -> list[str]:
     found = tiny.words(folder, epochs=EPOCHS, **SETTINGS)
     found[found.index("--loss") + 1] = loss
-    return [*found, *LOSSES[loss]]
+    return [*found, *LOSSES[loss], *more]
 
 
 def run_folder(folder: Path, loss: str) -> Path:
@@ -63,8 +69,17 @@ def test_multipliers_move_and_live_in_the_checkpoint(loss: str, whole: dict[str,
         assert last["loss.epochs"] == EPOCHS  # the sanity check has not counted
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("when", ["mid-epoch", "validation"])
+@pytest.mark.parametrize(
+    ("loss", "when"),
+    [
+        ("cals", "mid-epoch"),
+        ("crac", "validation"),
+        pytest.param("cals", "validation", marks=pytest.mark.slow),
+        pytest.param("crac", "mid-epoch", marks=pytest.mark.slow),
+        pytest.param("cals_hr", "mid-epoch", marks=pytest.mark.slow),
+        ("adafocal", "mid-epoch"),
+    ],
+)
 def test_a_stopped_run_ends_with_the_same_multipliers(
     loss: str, when: str, whole: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -93,6 +108,98 @@ def test_a_killed_run_ends_with_the_same_multipliers(
     assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
     for key, value in state(whole["cals"], "last").items():
         assert torch.equal(state(run, "last")[key], value), key
+
+
+class Witness(AdaptiveLoss):
+    """An adaptive loss that remembers the labels it observed, and how often it adapted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+        self.adapted = 0
+
+    def terms(self, logits, target):
+        return {"ce": torch.nn.functional.cross_entropy(logits, target)}
+
+    def observe(self, logits, target) -> None:
+        self.seen.append(target)
+
+    def adapt(self) -> None:
+        self.adapted += 1
+
+
+@pytest.mark.parametrize("adapt", ["val", "holdout"])
+def test_what_a_loss_observes(adapt: str) -> None:
+    """The volumes of the validation, or in their place those held out; the score is val's."""
+    loss, data = Witness(), BlobDataModule(adapt=adapt, val=2, holdout=3)
+    built = SegmentationModule(torch.nn.Conv2d(1, 3, 1), loss, num_classes=3)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet)
+    trainer.fit(built, datamodule=data)
+    wanted = [batch["label"] for batch in data.val_dataloader()[-1]]
+    assert len(wanted) == {"val": 2, "holdout": 3}[adapt]
+    assert all(torch.equal(a, b) for a, b in zip(loss.seen, wanted, strict=True))
+    assert loss.adapted == 1
+    scored = trainer.callback_metrics["val/dice"]
+    data.adapt = "val"
+    (again,) = trainer.validate(built, data, verbose=False)
+    assert again["val/dice"] == scored
+    assert len(loss.seen) == len(wanted)
+
+
+HELD_OUT = ("--adapt", "holdout", "--data.init_args.holdout", "3")
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """As many as a process that tiny starts has: a network's last digits depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("loss", ["cals", "crac"])
+def test_two_ranks_set_the_multipliers_of_one(loss: str, tmp_path: Path) -> None:
+    """With weights that stand still; three cases held out, so that one pads a rank."""
+    at_rest = ("--model.optimizer.init_args.lr", "0")
+    assert tiny.fit(*words(tmp_path / "alone", loss, *HELD_OUT), *at_rest) == 0
+    card = json.loads((run_folder(tmp_path / "alone", loss) / "run.json").read_text())
+    assert (card["adapts_on"], card["cases"]["holdout"]) == ("holdout", 3)
+    both = words(tmp_path / "two", loss, *HELD_OUT)
+    done = tiny.mbls("train", *both, *at_rest, "--devices", "2", limit=300)
+    assert done.code == 0, done.err
+    one, two = (state(run_folder(tmp_path / name, loss), "last") for name in ("alone", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-12, atol=0, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cals", "crac"])
+def test_a_stop_while_a_holdout_is_observed_changes_nothing(
+    loss: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    assert tiny.fit(*words(tmp_path / "whole", loss, *HELD_OUT)) == 0
+    stop = tiny.callback("Interrupt", epoch=1, batch=0, validation="true")
+    assert tiny.fit(*words(tmp_path / "stopped", loss, *HELD_OUT), *stop) == 1
+    run = run_folder(tmp_path / "stopped", loss)
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    ours = state(run, "last")
+    for key, value in state(run_folder(tmp_path / "whole", loss), "last").items():
+        assert torch.equal(ours[key], value), key
+    assert not torch.equal(ours["loss.multipliers"], state(whole[loss], "last")["loss.multipliers"])
+
+
+def test_cases_held_out_for_a_loss_that_does_not_adapt_are_said(tmp_path: Path) -> None:
+    held_out = [*tiny.words(tmp_path, epochs=1), *HELD_OUT]
+    with pytest.warns(UserWarning, match=r"MarginLoss does not adapt: 3 cases are held out of"):
+        assert tiny.fit(*held_out) == 0
+    card = json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())
+    assert (card["adapts_on"], card["cases"]["holdout"]) == (None, 3)
+    with pytest.raises(ChoiceError, match="leave out --adapt"):
+        tiny.fit("--run", str(tiny.run_folder(tmp_path)), "--resume", "--adapt", "val")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
