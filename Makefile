@@ -34,7 +34,7 @@ NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper
 MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate predict data check-data splits cache-info cache-clean test test-all coverage lint format \
+.PHONY: help install train evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
   losses bench bench-losses bench-metrics bench-bootstrap bench-data bench-train \
   bench-evaluation clean
 
@@ -55,6 +55,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
 	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
 	@echo "  MIRROR=0,1 (axes whose mirrorings are averaged)   GRID=preprocessed|native (evaluate)"
+	@echo "Variables of report: RUNS (folders; default runs) OUTPUT REFERENCE=loss"
 	@echo "Variables of splits: FOLDS=5 OUTPUT; of cache-clean: YES=1 ALL=1 DAYS=n"
 	@echo "Now: DATASET=$(DATASET) LOSS=$(LOSS) NETWORK=$(NETWORK_NOW) PRESET=$(PRESET_NOW)"
 
@@ -74,6 +75,10 @@ evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)
 	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") \
 	  $(if $(GRID),--grid $(GRID)) $(MIRRORED) $(AGAIN) $(ARGS)
+
+report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML file
+	@$(MBLS) report $(or $(RUNS),runs) $(if $(OUTPUT),--output "$(OUTPUT)") \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
 
 predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
 	$(call needs,RUN)$(call needs,INPUT)$(call needs,OUTPUT)

@@ -9,6 +9,7 @@ __all__ = [
     "Interrupted",
     "NonFiniteError",
     "OutputError",
+    "ReportError",
     "RunFolderError",
 ]
 
@@ -33,6 +34,12 @@ class RunFolderError(ValueError):
 
 class OutputError(ValueError):
     """A place that predictions cannot be written to."""
+
+    for_user = True
+
+
+class ReportError(ValueError):
+    """Runs of which no report can be made."""
 
     for_user = True
 

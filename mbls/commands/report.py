@@ -1,0 +1,36 @@
+"""``mbls report RUNS``: tables, figures and one HTML file over finished runs."""
+
+import argparse
+import os
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(args: list[str]) -> int:
+    """Write a report over all runs in or below some folders."""
+    p = argparse.ArgumentParser(
+        prog="mbls report",
+        allow_abbrev=False,
+        description="Compare finished runs: means over seeds, intervals over patients, tests over "
+        "both. Runs that were tested on other data or another grid get tables of their own.",
+    )
+    p.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    p.add_argument("--output", type=Path, metavar="FOLDER",
+                   help="where to write (default: report/ above all runs)")  # fmt: skip
+    p.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with")
+    p.add_argument("--tag", default="best", help="which test of each run (default: best)")
+    options = p.parse_args(args)
+    output = options.output or common_parent(options.runs) / "report"
+
+    from mbls.report.build import build_report
+
+    build_report(options.runs, output, reference=options.reference, tag=options.tag)
+    return 0
+
+
+def common_parent(places: list[Path]) -> Path:
+    """Return the folder above all places; of a single one that is no run folder, itself."""
+    if len(places) == 1:
+        return places[0].parent if (places[0] / "run.json").is_file() else places[0]
+    return Path(os.path.commonpath([str(place) for place in places]))

@@ -1,0 +1,251 @@
+"""What runs say together: means over seeds, intervals over patients, comparisons of losses."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mbls.errors import ReportError
+from mbls.metrics.bootstrap import DRAWS, corrected
+from mbls.report.groups import Arm, Group
+from mbls.report.measures import Measure, Section, patient_draws, sample, sections_of
+from mbls.report.stats import (
+    LEVEL,
+    Effect,
+    cautions,
+    difference,
+    expanded_interval,
+    holm,
+    loss_effect,
+    pseudo_values,
+    sign_flip,
+)
+
+__all__ = ["Analysis", "Cell", "Comparison", "Reruns", "analyse"]
+
+ALPHA = 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measure of one loss.
+
+    Attributes:
+        value: Mean over seeds.
+        sd: Standard deviation over seeds; NaN for one.
+        low: Lower limit over patients, for the networks that were trained.
+        high: Upper limit.
+        over_all: The mean over patients and seeds, with the interval over both.
+        by_seed: The value of each run.
+        best: Whether it is the best of its column.
+        tied: Whether it cannot be told from the best.
+    """
+
+    value: float
+    sd: float
+    low: float
+    high: float
+    over_all: Effect
+    by_seed: tuple[float, ...]
+    best: bool = False
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two losses in one measure.
+
+    Attributes:
+        first: Name of an arm.
+        second: Name of the other; the difference is first minus second.
+        effect: Over patients and seeds.
+        adjusted: Its p-value by Holm over the comparisons of the measure; NaN for a single seed,
+            which allows no claim about a loss.
+        p_networks: Of random signs over patients, for the networks that were trained, by Holm too.
+    """
+
+    first: str
+    second: str
+    effect: Effect
+    adjusted: float
+    p_networks: float
+
+    def turned(self) -> "Comparison":
+        """Return the second minus the first."""
+        e = self.effect
+        effect = replace(e, value=-e.value, low=-e.high, high=-e.low)
+        return replace(self, first=self.second, second=self.first, effect=effect)
+
+
+@dataclass(frozen=True)
+class Reruns:
+    """Trainings of one loss that differ in the seed alone, compared as if they were two losses.
+
+    Attributes:
+        pairs: How many pairs of runs.
+        different: In how many of them p < 0.05 over patients.
+    """
+
+    pairs: int
+    different: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All numbers of one group of comparable runs.
+
+    Attributes:
+        group: The runs.
+        sections: The tables.
+        cells: By measure and arm.
+        comparisons: By measure, of all pairs of arms.
+        reference: Name of the arm that others are compared with, or None.
+        against_reference: By measure, with Holm over the losses compared with it.
+        reruns: By measure.
+        cautions: What the numbers of seeds and patients do not allow.
+    """
+
+    group: Group
+    sections: list[Section]
+    cells: dict[str, dict[str, Cell]]
+    comparisons: dict[str, list[Comparison]]
+    reference: str | None
+    against_reference: dict[str, list[Comparison]]
+    reruns: dict[str, Reruns]
+    cautions: list[str]
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Of all sections."""
+        return [m for section in self.sections for m in section.measures]
+
+
+def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -> Analysis:
+    """Compute every number of a group.
+
+    Args:
+        group: Comparable runs.
+        reference: Loss that the others are compared with.
+        draws: Of patients, for the intervals; the default is that of a test's own.
+
+    Raises:
+        ReportError: The reference is no loss of the group, or there are fewer than two patients.
+    """
+    patients = len(set(group.first.patients))
+    if patients < 2:
+        raise ReportError(
+            f"{group.first.folder} was tested on {patients} patient: intervals and tests are over "
+            "patients and need two at least."
+        )
+    chosen = None if reference is None else _reference(group, reference).name
+    sections = sections_of(group.first)
+    weights = patient_draws(group.first.patients, draws=draws)
+    sampled = {arm.name: [sample(r, sections, weights) for r in arm.runs] for arm in group.arms}
+    cells: dict[str, dict[str, Cell]] = {}
+    pairs: dict[str, list[Comparison]] = {}
+    against: dict[str, list[Comparison]] = {}
+    reruns = {}
+    for measure in (m for section in sections for m in section.measures):
+        tables = {name: np.stack([s[measure.key] for s in runs]) for name, runs in sampled.items()}
+        whole = {n: t[:, 0] for n, t in tables.items()}
+        pseudo = {n: _pseudo(t, patients) for n, t in tables.items()}
+        row = {
+            n: _cell(measure, t[:, 0], t[:, 1 + patients :], pseudo[n], patients)
+            for n, t in tables.items()
+        }
+        names = list(row)
+        values = {n: float(whole[n].mean()) for n in names}
+        pairs[measure.key] = compare(list(itertools.combinations(names, 2)), pseudo, values)
+        if chosen is not None:
+            wanted = [(n, chosen) for n in names if n != chosen]
+            against[measure.key] = compare(wanted, pseudo, values)
+        cells[measure.key] = _marked(measure, row, pairs[measure.key])
+        reruns[measure.key] = rerun_differences(pseudo)
+    seeds = [len(arm.runs) for arm in group.arms]
+    return Analysis(
+        group, sections, cells, pairs, chosen, against, reruns, cautions(seeds, patients)
+    )
+
+
+def compare(
+    pairs: Sequence[tuple[str, str]], pseudo: dict[str, np.ndarray], values: dict[str, float]
+) -> list[Comparison]:
+    """Return the comparisons of pairs of arms, adjusted for their number.
+
+    Args:
+        pairs: Names of two arms each.
+        pseudo: Of each arm, ``(seeds, patients)``.
+        values: Mean over seeds of each arm.
+    """
+    effects = [difference(pseudo[a], pseudo[b], value=values[a] - values[b]) for a, b in pairs]
+    if not pairs:
+        return []
+    signs = sign_flip(np.stack([pseudo[a].mean(0) - pseudo[b].mean(0) for a, b in pairs], axis=1))
+    adjusted = holm([effect.p for effect in effects]), holm(signs.tolist())
+    return [
+        Comparison(a, b, effect, p, networks)
+        for (a, b), effect, p, networks in zip(pairs, effects, *adjusted, strict=True)
+    ]
+
+
+def rerun_differences(pseudo: dict[str, np.ndarray]) -> Reruns:
+    """Return how often two trainings of one loss are found different over patients."""
+    differences = [
+        table[i] - table[j]
+        for table in pseudo.values()
+        for i, j in itertools.combinations(range(len(table)), 2)
+    ]
+    if not differences:
+        return Reruns(0, 0)
+    return Reruns(len(differences), int((sign_flip(np.stack(differences, 1)) < ALPHA).sum()))
+
+
+def _reference(group: Group, name: str) -> Arm:
+    found = [arm for arm in group.arms if name in (arm.name, arm.loss)]
+    exact = [arm for arm in found if arm.name == name]
+    if len(exact or found) != 1:
+        there = ", ".join(repr(arm.name) for arm in group.arms)
+        raise ReportError(f"--reference must name one loss of the runs, {there}, got {name!r}.")
+    return (exact or found)[0]
+
+
+def _pseudo(table: np.ndarray, patients: int) -> np.ndarray:
+    """Return pseudo-values ``(seeds, patients)`` of draws ``(seeds, draws)``."""
+    return pseudo_values(table[:, 0], table[:, 1 : 1 + patients].T).T
+
+
+def _cell(
+    measure: Measure, whole: np.ndarray, drawn: np.ndarray, pseudo: np.ndarray, patients: int
+) -> Cell:
+    """Return the cell of one arm from its values ``(seeds,)`` and draws ``(seeds, draws)``."""
+    together = drawn.mean(0)
+    if measure.corrected:
+        nothing = (float("nan"),) * 3
+        each = [
+            (corrected(w, d, patients) or nothing)[0] for w, d in zip(whole, drawn, strict=True)
+        ]
+        _, low, high = corrected(float(whole.mean()), together, patients) or nothing
+    else:
+        each = whole.tolist()
+        low, high = expanded_interval(together, patients)
+    values = np.array(each)
+    sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Cell(float(values.mean()), sd, low, high, loss_effect(pseudo), tuple(map(float, each)))
+
+
+def _marked(measure: Measure, row: dict[str, Cell], pairs: Sequence[Comparison]) -> dict[str, Cell]:
+    """Mark the best of a column and those that cannot be told from it."""
+    known = {name: cell for name, cell in row.items() if cell.value == cell.value}
+    if measure.better is None or len(known) < 2:
+        return row
+    sign = 1 if measure.better == "less" else -1
+    best = min(known, key=lambda name: sign * known[name].value)
+    close = {best} | {
+        ({c.first, c.second} - {best}).pop()
+        for c in pairs
+        if best in (c.first, c.second) and not c.adjusted < ALPHA
+    }
+    return {
+        name: replace(cell, best=name == best, tied=name in close) for name, cell in row.items()
+    }

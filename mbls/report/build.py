@@ -1,0 +1,86 @@
+"""The whole report: reads runs, computes, prints, writes the files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mbls.errors import ReportError
+from mbls.metrics.bootstrap import DRAWS
+from mbls.report.analysis import Analysis, analyse
+from mbls.report.groups import differing, groups_of
+from mbls.report.runs import LeftOut, find_runs
+from mbls.report.screen import screen_table
+from mbls.report.text import csv_text, latex_text, markdown_text
+from mbls.report.views import View, comparison_view, reruns_view, scope, section_view
+
+__all__ = ["build_report"]
+
+
+def build_report(
+    places: Sequence[Path],
+    output: Path,
+    *,
+    reference: str | None = None,
+    tag: str = "best",
+    draws: int = DRAWS,
+) -> list[Analysis]:
+    """Write a report over all runs in or below ``places``, and print its main tables.
+
+    Args:
+        places: Run folders, or folders above them.
+        output: Folder for ``table.md``, ``table.tex``, ``table.csv``.
+        reference: Loss that the others are compared with.
+        tag: Which test of each run.
+        draws: Of patients, for the intervals.
+
+    Raises:
+        ReportError: There is nothing to report, or it cannot be written.
+    """
+    runs, left_out = find_runs(places, tag=tag)
+    groups, repeated = groups_of(runs)
+    left_out += repeated
+    analyses = [analyse(group, reference=reference, draws=draws) for group in groups]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        views = [view for analysis in analyses for view in views_of(analysis)]
+        (output / "table.md").write_text(markdown_text(views))
+        (output / "table.tex").write_text(latex_text(views))
+        (output / "table.csv").write_text(csv_text(analyses))
+    except OSError as error:
+        raise ReportError(
+            f"{output} cannot be written to ({error.strerror}). Choose another: --output FOLDER."
+        ) from error
+    show(analyses, left_out, output)
+    return analyses
+
+
+def views_of(analysis: Analysis) -> list[View]:
+    """Return all tables of a group, in order."""
+    views = [section_view(analysis, section) for section in analysis.sections]
+    views += [comparison_view(analysis, s) for s in analysis.sections if s.lead]
+    again = reruns_view(analysis)
+    return views + ([again] if again else [])
+
+
+def show(analyses: Sequence[Analysis], left_out: Sequence[LeftOut], output: Path) -> None:
+    """Print the leading tables, what limits them, what was left out, and where the files are."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    for number, analysis in enumerate(analyses, 1):
+        say(f"\nGroup {number}, {scope(analysis)}" if len(analyses) > 1 else "")
+        if number > 1:
+            reasons = "; ".join(differing(analyses[0].group, analysis.group))
+            say(f"Must not be compared with group 1: {reasons}.")
+        shown = [view for view in views_of(analysis) if view.lead]
+        for table in (table for view in shown for table in screen_table(view)):
+            console.print(table)
+        say(" ".join(dict.fromkeys(words for view in shown for words in view.legend)))
+        for text in (*analysis.cautions, *analysis.group.notes):
+            say(f"! {text}")
+    for out in left_out:
+        say(f"Left out: {out.folder}: {out.reason}")
+    console.print(f"Report: {output}", soft_wrap=True, markup=False, highlight=False)

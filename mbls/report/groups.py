@@ -1,0 +1,223 @@
+"""Which runs may share a table, and which of them are the same loss with another seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mbls.report.runs import LeftOut, Run, natural
+
+__all__ = ["Arm", "Group", "groups_of"]
+
+# Settings that change no number, or only where and how fast a run was made.
+NEUTRAL = (
+    *("seed_everything", "run", "card", "results", "predictions", "stop", "nan_guard"),
+    *("multipliers", "step_seed", "ckpt_path", "weights_only", "optimizer", "lr_scheduler"),
+    *("model.grid", "model.mirror", "model.n_bins", "model.overlap", "model.loss", "model.network"),
+    *(f"data.init_args.{key}" for key in ("root", "phantom_root", "cache_dir", "predict_input")),
+    *(f"data.init_args.{key}" for key in ("num_workers", "prepare_workers", "seed", "folds")),
+    *(f"trainer.{key}" for key in ("accelerator", "strategy", "devices", "num_nodes", "logger")),
+    *(f"trainer.{key}" for key in ("callbacks", "log_every_n_steps", "num_sanity_val_steps")),
+    *(f"trainer.{key}" for key in ("enable_checkpointing", "enable_progress_bar", "profiler")),
+    *(f"trainer.{key}" for key in ("enable_model_summary", "default_root_dir", "benchmark")),
+    *(f"trainer.{key}" for key in ("deterministic", "plugins", "inference_mode")),
+    *(f"trainer.{key}" for key in ("limit_test_batches", "limit_predict_batches")),
+    *("trainer.enable_autolog_hparams", "trainer.model_registry"),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        name: Loss with the settings that tell it from others of its name, e.g. ``mbls margin=3``.
+        loss: Name of the loss's file.
+        settings: What tells it from other arms of its network and loss.
+        runs: One a seed.
+    """
+
+    name: str
+    loss: str
+    settings: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in the order of the runs."""
+        return [run.seed for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared: tested alike, on the same cases of the same data.
+
+    Attributes:
+        facts: What they share, by the words shown.
+        arms: By loss.
+        notes: What differs between them beside the loss.
+    """
+
+    facts: dict[str, Any]
+    arms: tuple[Arm, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def first(self) -> Run:
+        """Any run, for what all share."""
+        return self.arms[0].runs[0]
+
+    @property
+    def data(self) -> str:
+        """The dataset, and whether it is real."""
+        meta = self.first.meta
+        return f"{meta['dataset']} ({origin_words(meta)})"
+
+
+def origin_words(meta: Mapping[str, Any]) -> str:
+    """Return what the data are."""
+    return "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
+
+
+def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
+    """Return the runs in groups that may be compared, the largest first, and repeated ones."""
+    kept, repeated = _without_repeats(runs)
+    tested: dict[tuple[str, ...], list[Run]] = {}
+    for run in kept:
+        tested.setdefault(tuple(map(str, comparable(run).values())), []).append(run)
+    groups = [Group(comparable(r[0]), _arms(r), _notes(r)) for r in tested.values()]
+    return sorted(groups, key=lambda g: -sum(len(a.runs) for a in g.arms)), repeated
+
+
+def comparable(run: Run) -> dict[str, Any]:
+    """Return the facts that must be equal for two runs to share a table, by the words shown."""
+    meta = run.meta
+    return {
+        "dataset": meta["dataset"],
+        "origin": origin_words(meta),
+        "data fingerprint": str(meta.get("data_fingerprint"))[:12],
+        "fold": run.card.get("fold"),
+        "test cases": f"{len(run.cases)} cases of {len(set(run.patients))} patients",
+        "classes": ", ".join(meta["class_names"]),
+        "grid": meta.get("grid", "preprocessed"),
+        "mirrored axes": ", ".join(map(str, meta.get("mirror") or [])) or "none",
+        "bins": meta["n_bins"],
+        "NSD tolerance (mm)": meta.get("nsd_tolerance_mm"),
+        "test": run.tag,
+    }
+
+
+def differing(one: Group, other: Group) -> list[str]:
+    """Return why two groups must not be compared, a few words a fact."""
+    return [
+        f"{name} {other.facts[name]}, not {value}"
+        for name, value in one.facts.items()
+        if other.facts[name] != value
+    ]
+
+
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a configuration by their dotted names."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flat_settings(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _loss_name(run: Run) -> str:
+    return str(run.card["loss"]).partition(",")[0]
+
+
+def _family(run: Run) -> tuple[str, str]:
+    """Return network and loss, by their files' names."""
+    return str(run.card["network"]), _loss_name(run)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Return all settings that can change a number."""
+    return {
+        name: value
+        for name, value in flat_settings(run.config)
+        if not any(name == n or name.startswith(f"{n}.") for n in NEUTRAL)
+        or name.startswith(("model.loss.", "model.network."))
+    } | {"preset": run.card.get("preset")}
+
+
+def _varying(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of settings that are not the same everywhere."""
+    names = dict.fromkeys(name for settings in all_settings for name in settings)
+    return [n for n in names if len({str(s.get(n)) for s in all_settings}) > 1]
+
+
+def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
+    """Return the runs without those that repeat another's settings and seed; the last one stays."""
+    last: dict[str, Run] = {}
+    out = []
+    for run in runs:
+        key = str((_family(run), run.seed, sorted(_settings(run).items()), comparable(run)))
+        if earlier := last.get(key):
+            reason = f"same settings and seed as {run.folder}: no further sample of a training"
+            out.append(LeftOut(earlier.folder, reason))
+        last[key] = run
+    return list(last.values()), out
+
+
+def _arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
+    several = len({run.card["network"] for run in runs}) > 1
+    families: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        families.setdefault(_family(run), []).append(run)
+    arms = []
+    for (network, loss), members in families.items():
+        settings = [_settings(run) for run in members]
+        names = _varying(settings)
+        by_values: dict[str, list[int]] = {}
+        for place, values in enumerate(settings):
+            by_values.setdefault(str([values.get(n) for n in names]), []).append(place)
+        for places in by_values.values():
+            own = {_short(n, names): settings[places[0]].get(n) for n in names}
+            words = [f"{network} {loss}" if several else loss]
+            words += [f"{name}={_value(value)}" for name, value in own.items()]
+            chosen = sorted((members[p] for p in places), key=lambda run: run.seed)
+            arms.append(Arm(" ".join(words), loss, own, tuple(chosen)))
+    return tuple(sorted(arms, key=lambda arm: natural_name(arm.name)))
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def natural_name(name: str) -> Any:
+    """Return a key that sorts names with numbers by the numbers."""
+    return natural(name)  # type: ignore[arg-type]
+
+
+def _short(name: str, among: Sequence[str]) -> str:
+    """Return the last word of a dotted name where that is clear, else the name."""
+    last = name.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else name
+
+
+def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return what differs between the runs that is neither loss nor network nor seed."""
+    notes = []
+    training = [
+        {n: v for n, v in _settings(r).items() if not n.startswith(("model.loss", "model.network"))}
+        for r in runs
+    ]
+    for name in _varying(training):
+        values: dict[str, dict[str, None]] = {}
+        for run, settings in zip(runs, training, strict=True):
+            values.setdefault(str(settings.get(name)), {})[_loss_name(run)] = None
+        told = "; ".join(f"{value} for {', '.join(losses)}" for value, losses in values.items())
+        notes.append(f"Trainings differ in {name}: {told}.")
+    for key, word in (("commit", "commits of mbls"), ("versions", "versions of packages")):
+        if (number := len({str(run.card.get(key)) for run in runs})) > 1:
+            notes.append(f"The runs come from {number} {word}; the table of runs has them.")
+    if adapted := sorted({_loss_name(r) for r in runs if r.card.get("adapts_on") == "val"}):
+        notes.append(
+            f"{', '.join(adapted)} adapted to the validation cases, which also chose the "
+            "checkpoint; others saw them for that choice alone."
+        )
+    return tuple(notes)

@@ -1,0 +1,194 @@
+"""The numbers a report shows, and their values over draws of patients.
+
+A number's value in any draw of patients comes from the sums of ``bins.npz``; drawn are all
+patients (the value itself), all but one (jackknife), and as many with replacement (bootstrap).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.bootstrap import drawn_values, mean_of_draws, patient_weights
+from mbls.metrics.dice import dice_scores
+from mbls.metrics.estimates import Pooling
+from mbls.metrics.protocols import PROTOCOLS, protocol_values
+from mbls.metrics.summary import N_BINS
+from mbls.plots.style import REGION_WORDS
+from mbls.report.runs import Run
+
+__all__ = ["Measure", "Section", "patient_draws", "sample", "sections_of"]
+
+CALIBRATED: tuple[tuple[str, Pooling], ...] = (
+    *(("all", "pooled"), ("label", "per_case"), ("all", "per_case"), ("label", "pooled")),
+    *(("union", "pooled"), ("union", "per_case"), ("boundary", "pooled"), ("boundary", "per_case")),
+)
+"""Regions and poolings of the calibration tables, in order; the first two are on the screen."""
+POOLING_WORDS = {"pooled": "voxels pooled", "per_case": "mean of the cases"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of a table.
+
+    Attributes:
+        key: Its name in ``table.csv``.
+        label: Its heading.
+        metric: Name of the estimator, or of the overlap and structure.
+        better: Which values are better; None where neither is.
+        digits: Decimals shown.
+        corrected: Whether its bias over patients is taken off.
+    """
+
+    key: str
+    label: str
+    metric: str
+    better: Literal["more", "less"] | None = "less"
+    digits: int = 4
+    corrected: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Columns that are computed alike.
+
+    Attributes:
+        title: What they are.
+        kind: ``"overlap"``, ``"sound"``, or the name of a published protocol.
+        region: Which voxels; empty for overlaps.
+        pooling: How cases come together.
+        measures: The columns.
+        lead: Whether it is printed on the screen.
+    """
+
+    title: str
+    kind: str
+    region: str
+    pooling: str
+    measures: tuple[Measure, ...]
+    lead: bool = True
+
+
+def sections_of(run: Run) -> list[Section]:
+    """Return the tables that a run's test can fill."""
+    meta, metrics = run.meta, run.metrics
+    known = "true_ece" in metrics["sound"]["all"]["pooled"]
+    sections = [_overlap(metrics, meta)]
+    for region, pooling in CALIBRATED:
+        if region in metrics["sound"]:
+            truth = known and region != "boundary"
+            sections.append(_calibration(region, pooling, known=truth))
+    sections += [_structures(metrics, meta)]
+    return sections + [_published(p.name) for p in PROTOCOLS if p.name in metrics and p.dice]
+
+
+def _overlap(metrics: dict[str, Any], meta: dict[str, Any]) -> Section:
+    tolerance = meta.get("nsd_tolerance_mm")
+    nsd = f"NSD ({tolerance:g} mm)" if tolerance is not None else "NSD"
+    every = (
+        Measure("dice/mean", "Dice", "dice/mean", "more"),
+        Measure("hd95/mean", "HD95 (mm)", "hd95/mean", "less", 2),
+        Measure("nsd/mean", nsd, "nsd/mean", "more"),
+    )
+    chosen = tuple(m for m in every if metrics.get(m.metric.partition("/")[0]))
+    return Section("Overlap, mean of the foreground structures", "overlap", "", "per_case", chosen)
+
+
+def _structures(metrics: dict[str, Any], meta: dict[str, Any]) -> Section:
+    names = [n for n in metrics["dice"] if n not in ("mean", meta["class_names"][0])]
+    chosen = tuple(Measure(f"dice/{n}", f"Dice, {n}", f"dice/{n}", "more") for n in names)
+    return Section("Dice of each structure", "overlap", "", "per_case", chosen, lead=False)
+
+
+def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
+    where, pooled = f"{region}/{pooling}", pooling == "pooled"
+    lead = (region, pooling) in CALIBRATED[:2]
+    measures = [
+        Measure(f"{m}{'_corrected' * pooled}/{where}", word, m, corrected=pooled)
+        for m, word in (("ece", "ECE"), ("cece", "class-wise ECE"))
+    ]
+    measures += [Measure(f"{m}/{where}", w, m) for m, w in (("nll", "NLL"), ("brier", "Brier"))]
+    if not lead:
+        measures += [Measure(f"signed/{where}", "conf. - acc.", "signed", None)]
+    if known:
+        measures += [
+            Measure(f"true_{m}/{where}", f"true {word}", f"true_{m}")
+            for m, word in (("ece", "ECE"), ("cece", "class-wise ECE"))
+        ]
+    words = REGION_WORDS[region].removeprefix("voxels ")
+    title = f"Calibration, {words}, {POOLING_WORDS[pooling]}"
+    return Section(title, "sound", region, pooling, tuple(measures), lead)
+
+
+def _published(name: str) -> Section:
+    protocol = next(p for p in PROTOCOLS if p.name == name)
+    metrics = {"dice/mean": "Dice", "ece": "ECE", "cece": "class-wise ECE"}
+    measures = tuple(
+        Measure(f"{m}/{name}", word, m, "more" if m == "dice/mean" else "less")
+        for m, word in metrics.items()
+    )
+    title = f"The same predictions under the published protocol {name}"
+    return Section(title, name, protocol.region, protocol.pooling, measures, lead=False)
+
+
+def patient_draws(patients: Sequence[str], *, draws: int) -> np.ndarray:
+    """Return weights of the cases, ``(1 + P + draws, cases)``: all, all but one patient, drawn."""
+    names = sorted(set(patients))
+    belongs = np.array([[p == name for p in patients] for name in names])
+    drawn = patient_weights(patients, draws=draws)
+    return np.concatenate([np.ones((1, len(patients))), (~belongs).astype(float), drawn])
+
+
+def sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each measure's values in each draw, ``(draws,)``, by the measure's key.
+
+    Args:
+        run: Whose ``bins.npz`` is read.
+        sections: What to compute.
+        weights: Of :func:`patient_draws`.
+    """
+    bins, counts, about = run.bins()
+    overlaps = {"dice": dice_scores(counts)} | about["surfaces"]
+    found: dict[str, np.ndarray] = {}
+    for section in sections:
+        metrics = [m.metric for m in section.measures]
+        if section.kind == "overlap":
+            drawn = _overlap_draws(bins, run.meta, overlaps, metrics, weights)
+        elif section.kind == "sound":
+            settings: dict[str, Any] = {"region": section.region, "pooling": section.pooling}
+            drawn = drawn_values(bins, metrics, weights, n_bins=N_BINS, **settings)
+        else:
+            drawn = _published_draws(bins, counts, section.kind, weights)
+        found |= {m.key: drawn[m.metric] for m in section.measures}
+    return found
+
+
+def _overlap_draws(
+    bins: CalibrationBins,
+    meta: dict[str, Any],
+    overlaps: dict[str, np.ndarray],
+    metrics: Sequence[str],
+    weights: np.ndarray,
+) -> dict[str, np.ndarray]:
+    structures = [*meta["class_names"], *bins.channels[1 + bins.num_classes :]]
+    found = {}
+    for kind in {m.partition("/")[0] for m in metrics}:
+        means = mean_of_draws(overlaps[kind], weights)
+        foreground = means[:, 1 : bins.num_classes]
+        known = ~np.isnan(foreground)
+        with np.errstate(invalid="ignore"):
+            found[f"{kind}/mean"] = np.where(known, foreground, 0).sum(1) / known.sum(1)
+        found |= {f"{kind}/{name}": means[:, k] for k, name in enumerate(structures)}
+    return found
+
+
+def _published_draws(
+    bins: CalibrationBins, counts: np.ndarray, name: str, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    protocol = next(p for p in PROTOCOLS if p.name == name)
+    values = protocol_values(bins, protocol)
+    scores = np.round(dice_scores(counts, absent="one"), protocol.digits or 15)
+    values["dice/mean"] = scores[:, 1 : bins.num_classes].mean(1)
+    return {metric: mean_of_draws(v, weights) for metric, v in values.items()}

@@ -1,0 +1,208 @@
+"""Tables of a report as words, before any format: what screen, Markdown, LaTeX and HTML share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mbls.report.analysis import Analysis, Cell, Comparison
+from mbls.report.measures import Measure, Section
+
+__all__ = ["Entry", "View", "comparison_view", "reruns_view", "section_view"]
+
+MARKS = (
+    "Bold: best mean. †: not distinguishable from the best (crossed test over patients and seeds, "
+    "Holm over all pairs of losses of a column, 5 %)."
+)
+INTERVAL = (
+    "± sd over seeds. Brackets: 95 % interval over patients, conditional on the networks that were "
+    "trained."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell.
+
+    Attributes:
+        text: What it shows.
+        below: A second line, smaller.
+        value: What it sorts by; None for words.
+        best: Whether it is the best of its column.
+        tied: Whether it cannot be told from the best.
+    """
+
+    text: str
+    below: str = ""
+    value: float | None = None
+    best: bool = False
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """One table.
+
+    Attributes:
+        title: What it shows.
+        caption: Of which data, and how computed.
+        legend: What the signs in it mean, and what its intervals are conditional on.
+        columns: Headings.
+        rows: Entries; the first of each row names it.
+        lead: Whether it is printed on the screen.
+    """
+
+    title: str
+    caption: str
+    legend: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    lead: bool = True
+
+
+def section_view(analysis: Analysis, section: Section) -> View:
+    """Return a section's table: a row a loss, a column a measure."""
+    columns = ("loss", *(f"{m.label}{_arrow(m)}" for m in section.measures))
+    rows = tuple(
+        (
+            Entry(arm.name, _seeds(arm.seeds)),
+            *(_cell(m, analysis.cells[m.key][arm.name]) for m in section.measures),
+        )
+        for arm in analysis.group.arms
+    )
+    caption = f"{scope(analysis)} {_how(analysis, section)}"
+    return View(section.title, caption, _legend(section), columns, rows, section.lead)
+
+
+def _legend(section: Section) -> tuple[str, ...]:
+    words = [INTERVAL, MARKS]
+    if any(m.corrected for m in section.measures):
+        words.append(
+            "Pooled ECE and class-wise ECE are less the bias that drawing patients shows, with "
+            "Student's interval."
+        )
+    if any(m.metric.startswith("true_") for m in section.measures):
+        words.append("True: expected over the phantom's known label distribution.")
+    return tuple(words)
+
+
+def scope(analysis: Analysis) -> str:
+    """Return of which data a table or figure is."""
+    facts, group = analysis.group.facts, analysis.group
+    mirrored = "" if facts["mirrored axes"] == "none" else f", mirrored {facts['mirrored axes']}"
+    fold = "" if facts["fold"] is None else f", fold {facts['fold']}"
+    return (
+        f"{group.data}, {facts['test cases']}{fold}; {facts['grid']} grid{mirrored}, "
+        f"checkpoint {facts['test']}."
+    )
+
+
+def _how(analysis: Analysis, section: Section) -> str:
+    if section.kind == "overlap":
+        return "Mean over cases; a structure absent from a label is left out."
+    pooling = {"pooled": "voxels pooled", "per_case": "mean of the cases"}
+    way = f"region {section.region}, {pooling.get(section.pooling, section.pooling)}"
+    bins = f"{analysis.group.facts['bins']} equal right-closed bins"
+    return f"Protocol {section.kind}, {way}, {bins}."
+
+
+def comparison_view(analysis: Analysis, section: Section) -> View:
+    """Return the differences of the losses: against the reference, else against the best."""
+    rows = []
+    for measure in section.measures:
+        for found in chosen_comparisons(analysis, measure):
+            rows.append(_comparison(measure, found))
+    if analysis.reference is not None:
+        against, family = analysis.reference, "the losses compared with it"
+    else:
+        against, family = "the best of each measure", "all pairs of losses"
+    legend = (
+        "Brackets: 95 % interval over patients and seeds, both random, not adjusted. p: the same, "
+        f"by Holm over {family}, for each measure alone; n/a with a single seed.",
+        "p of these networks: random signs over patients, by Holm too, conditional on the networks "
+        "that were trained; it says nothing about another training.",
+    )
+    title = f"{section.title}: difference from {against}"
+    columns = ("measure", "loss", "difference", "p", "p of these networks")
+    caption = f"{scope(analysis)} {_how(analysis, section)}"
+    return View(title, caption, legend, columns, tuple(rows), lead=False)
+
+
+def chosen_comparisons(analysis: Analysis, measure: Measure) -> Sequence[Comparison]:
+    """Return the comparisons with the reference, or with the best, as loss minus it."""
+    if analysis.reference is not None:
+        return analysis.against_reference[measure.key]
+    best = [n for n, cell in analysis.cells[measure.key].items() if cell.best]
+    if not best:
+        return []
+    found = [c for c in analysis.comparisons[measure.key] if best[0] in (c.first, c.second)]
+    return [c if c.second == best[0] else c.turned() for c in found]
+
+
+def _comparison(measure: Measure, found: Comparison) -> tuple[Entry, ...]:
+    effect, digits = found.effect, measure.digits
+    limits = "" if math.isnan(effect.low) else interval_words(effect.low, effect.high, digits, "+")
+    return (
+        Entry(measure.label),
+        Entry(f"{found.first} - {found.second}"),
+        Entry(f"{effect.value:+.{digits}f}", limits, effect.value),
+        Entry(p_words(found.adjusted), "", found.adjusted),
+        Entry(p_words(found.p_networks), "", found.p_networks),
+    )
+
+
+def reruns_view(analysis: Analysis) -> View | None:
+    """Return how often two trainings of one loss were found different; None without such pairs."""
+    rows = []
+    for section in analysis.sections:
+        for measure in section.measures if section.lead else ():
+            found = analysis.reruns[measure.key]
+            if found.pairs:
+                share = found.different / found.pairs
+                where = section.region or "overlap"
+                rows.append(
+                    (
+                        Entry(f"{measure.label}, {where}"),
+                        Entry(f"{found.different} of {found.pairs}", "", share),
+                        Entry(f"{100 * share:.0f} %", "", share),
+                    )
+                )
+    if not rows:
+        return None
+    legend = (
+        "Two trainings that differ in the seed alone, tested over patients as if they were two "
+        "losses (random signs, p < 0.05, not adjusted). A comparison of single runs finds a "
+        "difference this often where the losses are the same; 5 % would be right.",
+    )
+    title = "Same loss, another seed: found different"
+    return View(title, scope(analysis), legend, ("measure", "pairs of runs", "share"), tuple(rows))
+
+
+def _cell(measure: Measure, cell: Cell) -> Entry:
+    if math.isnan(cell.value):
+        return Entry("n/a")
+    digits = measure.digits
+    spread = "" if math.isnan(cell.sd) else f" ± {cell.sd:.{digits}f}"
+    limits = "" if math.isnan(cell.low) else interval_words(cell.low, cell.high, digits)
+    tied = cell.tied and not cell.best
+    return Entry(f"{cell.value:.{digits}f}{spread}", limits, cell.value, cell.best, tied)
+
+
+def interval_words(low: float, high: float, digits: int, sign: str = "") -> str:
+    """Return ``[low, high]``, one decimal fewer than the value has."""
+    digits = max(digits - 1, 1)
+    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def p_words(p: float) -> str:
+    """Return a p-value in words a table can hold; with a single seed there is none."""
+    if math.isnan(p):
+        return "n/a"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
+
+
+def _arrow(measure: Measure) -> str:
+    return {"more": " ↑", "less": " ↓", None: ""}[measure.better]

@@ -1,0 +1,96 @@
+"""Run folders as a training leaves them, without a training: made-up predictions, real files."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import yaml
+
+from mbls.metrics import CalibrationHistogram, DiceScore
+from mbls.metrics.bootstrap import patient_weights
+from mbls.metrics.results import case_rows, to_json
+from mbls.metrics.summary import save_bins, summarize
+
+DRAWS = 200  # of patients: enough for what tests ask, and quick
+CLASSES = ["background", "right ventricle", "myocardium"]
+
+
+def predictions(
+    case: int, *, seed: int, sharpness: float, noise: float
+) -> tuple[torch.Tensor, ...]:
+    """Probabilities, labels and the labels' distribution of a volume; all runs share the labels."""
+    world = torch.Generator().manual_seed(case)
+    shift = torch.randn(1, generator=world)
+    known = torch.randn(1, 3, 6, 6, 3, generator=world).mul(2).add(0.3 * shift).softmax(1)
+    label = torch.multinomial(known[0].flatten(1).T, 1, generator=world).view(1, 6, 6, 3)
+    run = torch.Generator().manual_seed(1000 * seed + case)
+    logits = known.log() * sharpness + noise * torch.randn(known.shape, generator=run)
+    return logits.softmax(1), label, known
+
+
+def write_run(
+    root: Path,
+    loss: str = "ce",
+    seed: int = 0,
+    *,
+    settings: dict[str, Any] | None = None,
+    patients: int = 8,
+    sharpness: float = 1.5,
+    noise: float = 0.5,
+    meta: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    card: dict[str, Any] | None = None,
+    tag: str = "best",
+) -> Path:
+    """Write a run folder ``root/unet-<loss>/seed<k>`` and return it; a patient has two cases."""
+    folder = root / f"unet-{loss}" / f"seed{seed}"
+    test = folder / "test" / tag
+    test.mkdir(parents=True, exist_ok=True)
+    cases = [f"p{p}_{frame}" for p in range(patients) for frame in ("ED", "ES")]
+    about = {
+        "dataset": "acdc", "network": "unet", "loss": loss, "seed": seed, "origin": "phantom",
+        "data_fingerprint": "f" * 64, "class_names": CLASSES, "class_keys": ["bg", "rv", "myo"],
+        "tag": tag, "grid": "preprocessed", "mirror": [],
+    }  # fmt: skip
+    histogram = CalibrationHistogram(3, num_cases=len(cases))
+    dice = DiceScore(3, num_cases=len(cases))
+    for index in range(len(cases)):
+        probs, label, known = predictions(index, seed=seed, sharpness=sharpness, noise=noise)
+        at = torch.tensor([index])
+        histogram.update(probs, label, index=at, posterior=known)
+        dice.update(probs, label, index=at)
+    told: dict[str, Any] = {
+        "cases": cases,
+        "patients": [case.partition("_")[0] for case in cases],
+        "meta": about | (meta or {}),
+        "surfaces": {},
+    }
+    bins, counts = histogram.bins(), dice.counts.numpy()
+    save_bins(test / "bins.npz", bins, counts, **told)
+    with patch("mbls.metrics.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
+        (test / "metrics.json").write_text(to_json(summarize(bins, counts, **told)))
+    (test / "cases.csv").write_text(case_rows(bins, counts, **told))
+    arguments = {"alpha": 0.1, "ignore_index": -100} | (settings or {})
+    content = {
+        "seed_everything": seed,
+        "trainer": {"max_epochs": 3, "devices": 1},
+        "model": {"loss": {"class_path": f"my.{loss.partition(',')[0]}", "init_args": arguments},
+                  "network": {"class_path": "UNet", "init_args": {"channels": [4, 8]}}},
+        "data": {"class_path": "Data", "init_args": {"root": None, "batch_size": 4}},
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(content | (config or {})))
+    facts = {
+        "dataset": "acdc", "network": "unet", "loss": loss, "seed": seed, "preset": "quick",
+        "fold": None, "data_origin": "phantom", "finished": True, "commit": "abc",
+        "command": f"mbls train --dataset acdc --loss {loss} --seed {seed}", "wall_seconds": 1.0,
+        "epochs": 3, "adapts_on": None, "versions": {"torch": "2"},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(facts | (card or {})))
+    (folder / "metrics.csv").write_text(
+        "epoch,step,val/dice,val/dice_se,val/ece,val/nll\n"
+        "0,9,0.60,0.02,0.09,0.40\n1,19,0.70,0.02,0.03,0.30\n2,29,0.71,0.02,0.05,0.35\n"
+    )
+    return folder
