@@ -34,7 +34,7 @@ NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper
 MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
+.PHONY: help install train benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
   losses bench bench-losses bench-metrics bench-bootstrap bench-data bench-train \
   bench-evaluation clean
 
@@ -53,6 +53,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
+	@echo '  LOSSES SEEDS FOLDS JOBS ROOT   benchmark: LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"'
 	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
 	@echo "  MIRROR=0,1 (axes whose mirrorings are averaged)   GRID=preprocessed|native (evaluate)"
 	@echo "Variables of report: RUNS (folders; default runs) OUTPUT REFERENCE=loss"
@@ -70,6 +71,12 @@ install: .venv/installed  ## Make .venv with the pinned versions
 
 train: install  ## Train on DATASET with LOSS, then test the best checkpoint
 	@$(MBLS) train $(if $(filter 1 yes true,$(RESUME)),,--dataset $(DATASET) --loss $(LOSS)) $(OPTIONS) $(ARGS)
+
+benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and report; alone: a small default
+	@$(MBLS) benchmark $(if $(filter file,$(origin DATASET)),,--dataset $(DATASET)) \
+	  $(if $(LOSSES),--losses "$(LOSSES)") $(if $(SEEDS),--seeds "$(SEEDS)") \
+	  $(if $(FOLDS),--folds "$(FOLDS)") $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root "$(ROOT)") \
+	  $(OPTIONS) $(ARGS)
 
 evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)

@@ -139,8 +139,12 @@ def test_states_and_what_comes_next(tmp_path: Path) -> None:
     (cell.folder / "test/best").mkdir(parents=True)
     results = cell.folder / "test/best/metrics.json"
     results.write_text('{"meta": ')
+    (results.with_name("bins.npz")).write_bytes(b"")
     assert cell.state() is State.STOPPED  # its test was killed while it wrote
-    results.write_text("{}")
+    for name in ("cases.csv", "reliability.png"):
+        (results.with_name(name)).write_bytes(b"")
+    assert cell.state() is State.STOPPED
+    results.write_text('{"meta": {}}')
     assert cell.state() is State.FINISHED
 
 

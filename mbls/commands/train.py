@@ -101,26 +101,30 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
         if getattr(options, needed) is None:
             kind = {"dataset": "data"}.get(needed, needed)
             raise ChoiceError(f"--{needed} is needed: one of {', '.join(choices(kind))}.")
-    preset = options.preset or ("quick" if options.data_root is None else "paper")
-    network = options.network or default_network(options, preset)
-    files = compose(
-        dataset=options.dataset,
-        loss=options.loss,
-        network=network,
-        preset=preset,
-        dims=options.dim,
-    )
+    names = chosen_names(options)
+    files = compose(**names, dims=options.dim)
     _say(
-        f"dataset {options.dataset} · loss {options.loss} · network {network} · "
-        f"preset {preset} · seed {options.seed or 0}"
+        f"dataset {names['dataset']} · loss {names['loss']} · network {names['network']} · "
+        f"preset {names['preset']} · seed {options.seed or 0}"
     )
-    names = {"dataset": options.dataset, "network": network, "loss": options.loss}
     words = [word for file in files for word in ("--config", str(file))]
-    words += [f"--run.{kind}={Path(name).stem}" for kind, name in names.items()]
-    asked = stated_dims(choose("network", network))
+    words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network", "loss")]
+    asked = stated_dims(choose("network", names["network"]))
     if options.dim is not None and asked not in (None, options.dim):
         words += [f"--data.init_args.spatial_dims={options.dim}"]
-    return [*words, "--card.preset", preset]
+    return [*words, "--card.preset", names["preset"]]
+
+
+def chosen_names(options: argparse.Namespace) -> dict[str, str]:
+    """Return the dataset, loss, network and preset of a run, defaults filled in."""
+    preset = options.preset or ("quick" if options.data_root is None else "paper")
+    network = options.network or default_network(options, preset)
+    return {
+        "dataset": options.dataset,
+        "loss": options.loss,
+        "network": network,
+        "preset": preset,
+    }
 
 
 def default_network(options: argparse.Namespace, preset: str) -> str:

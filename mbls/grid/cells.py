@@ -9,12 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from mbls.choices import choose
-from mbls.commands.train import default_network
+from mbls.commands.train import chosen_names
 from mbls.commands.train import parser as train_parser
 from mbls.errors import ChoiceError
 from mbls.grid.specs import LossSpec
 
 __all__ = ["Cell", "State", "make_cells"]
+
+RESULTS = ("bins.npz", "metrics.json", "cases.csv", "reliability.png")  # as a test writes them
 
 
 class State(StrEnum):
@@ -108,9 +110,9 @@ def make_cells(
     if options.dataset is None:
         raise ChoiceError("A grid needs a dataset: DATASET=acdc (--dataset).")
     choose("data", options.dataset)
-    preset = options.preset or ("quick" if options.data_root is None else "paper")
-    choose("trainer", preset)
-    network = options.network or default_network(options, preset)
+    names = chosen_names(options)
+    network = names["network"]
+    choose("trainer", names["preset"])
     choose("network", network)
     home = root / Path(options.dataset).stem
     return [
@@ -126,16 +128,20 @@ def make_cells(
 
 
 def finished(folder: Path) -> bool:
-    """Say whether a run was trained to its end and tested."""
+    """Say whether a run was trained to its end and tested, and its results are whole."""
     try:
         card = json.loads((folder / "run.json").read_text())
-        for path in (folder / "test").glob("*/metrics.json"):
-            if path.parent.name in ("best", "last"):
-                json.loads(path.read_text())
-                return bool(card["finished"])
+        return bool(card["finished"]) and any(
+            _tested(folder / "test" / tag) for tag in ("best", "last")
+        )
     except (OSError, ValueError, KeyError):
         return False
-    return False
+
+
+def _tested(results: Path) -> bool:
+    if not all((results / name).is_file() for name in RESULTS):
+        return False
+    return bool(json.loads((results / "metrics.json").read_text()))
 
 
 def put_aside(folder: Path) -> Path:

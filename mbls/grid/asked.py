@@ -1,0 +1,121 @@
+"""What a cell asks for beside what its run folder was made with: a kept run must be the same."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mbls.choices import compose
+from mbls.commands.train import chosen_names, option_words
+from mbls.commands.train import parser as train_parser
+from mbls.grid.cells import Cell
+
+__all__ = ["asked", "differences"]
+
+# Where a run finds its data and how fast it gets there: no part of what it computes.
+PLACES = {"root", "phantom_root", "cache_dir", "num_workers", "prepare_workers", "predict_input"}
+SECTIONS = ("seed_everything", "model", "data")
+TRAINER = ("max_epochs", "precision", "gradient_clip_val", "accumulate_grad_batches")
+
+
+def asked(cell: Cell) -> dict[str, Any]:
+    """Return the configuration that a cell's words add up to, as far as files and words say."""
+    options, rest = train_parser().parse_known_args(cell.words()[1:])
+    names = chosen_names(options)
+    own = [Path(value) for key, value in _options(rest) if key == "config"]
+    config: dict[str, Any] = {"seed_everything": cell.seed}
+    for file in [*compose(**names, dims=options.dim), *own]:
+        config = _layered(config, _read(file))
+    for key, value in _options([*option_words(options), *rest]):
+        if key != "config":
+            _set(config, key.split("."), yaml.safe_load(value))
+    return config
+
+
+def differences(cell: Cell) -> list[str]:
+    """Return in what a cell's folder differs from the cell, ``trainer.max_epochs is 2, not 10``.
+
+    Settings that either does not state are not compared, nor where the data lie; that one had real
+    data and the other a phantom is.
+    """
+    path = cell.folder / "config.yaml"
+    if not path.is_file():
+        return []
+    wanted, found = asked(cell), _read(path)
+    told = [
+        f"{name} is {_shown(there)}, not {_shown(want)}"
+        for name, want, there in _compared(wanted, found)
+        if not _equal(want, there)
+    ]
+    real = [bool(_root(config)) for config in (wanted, found)]
+    if real[0] != real[1]:
+        told.append(f"data are {'real' if real[1] else 'a phantom'}")
+    return told
+
+
+def _compared(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    yield from _shared((), *({k: c[k] for k in SECTIONS if k in c} for c in (wanted, found)))
+    trainers = [config.get("trainer") or {} for config in (wanted, found)]
+    yield from _shared(("trainer",), *({k: t[k] for k in TRAINER if k in t} for t in trainers))
+
+
+def _shared(path: tuple[str, ...], want: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the values that both state; a dict that only one has is one value."""
+    if isinstance(want, Mapping) and isinstance(there, Mapping):
+        for key in want:
+            if key in there and key not in PLACES:
+                yield from _shared((*path, key), want[key], there[key])
+    else:
+        yield ".".join(key for key in path if key != "init_args"), want, there
+
+
+def _layered(below: Any, above: Any) -> Any:
+    """Merge two configurations; another class brings its own arguments, as with LightningCLI."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    if below.get("class_path") != above.get("class_path", below.get("class_path")):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = _layered(below.get(key), value)
+    return merged
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield ``(key, value)`` of ``--key=value`` and ``--key value``."""
+    for word, after in itertools.zip_longest(words, words[1:]):
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            yield key, value if equals else (after or "")
+
+
+def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = config.get(key)
+        if not isinstance(inner, dict):
+            inner = config[key] = {}
+        config = inner
+    config[path[-1]] = value
+
+
+def _equal(want: Any, there: Any) -> bool:
+    if isinstance(want, Sequence) and isinstance(there, Sequence) and not isinstance(want, str):
+        return len(want) == len(there) and all(map(_equal, want, there))
+    try:
+        return float(want) == float(there)
+    except (TypeError, ValueError):
+        return str(want) == str(there)
+
+
+def _root(config: Mapping[str, Any]) -> Any:
+    return ((config.get("data") or {}).get("init_args") or {}).get("root")
+
+
+def _shown(value: Any) -> str:
+    return str(value.get("class_path", value)) if isinstance(value, Mapping) else str(value)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}

@@ -1,0 +1,57 @@
+"""Stands in for ``mbls train`` in the tests of grids: a run folder within milliseconds.
+
+What it does is told by files in the folder above the run's: ``fail`` makes it fail, ``hang`` makes
+it wait for SIGTERM and leave a checkpoint, ``crash`` kill itself without one.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main(words: list[str]) -> int:
+    run = Path(words[words.index("--run") + 1])
+    told = {path.name for path in run.parent.iterdir()}
+    with (run.parent / "starts").open("a") as file:
+        file.write(f"{run.name} {'resume' if '--resume' in words else 'train'} {os.getpid()}\n")
+    run.mkdir(exist_ok="--resume" in words)
+    print("threads", os.environ.get("OMP_NUM_THREADS"), flush=True)  # noqa: T201
+    if "fail" in told:
+        print("ValueError: margin must be >= 0", flush=True)  # noqa: T201
+        return 1
+    if "crash" in told:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "hang" in told:
+        signal.signal(signal.SIGTERM, lambda *_: stop(run))
+        (run.parent / "hangs").touch()
+        time.sleep(60)
+    finish(run)
+    return 0
+
+
+def stop(run: Path) -> None:
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/last.ckpt").touch()
+    sys.exit(1)
+
+
+def finish(run: Path) -> None:
+    results = run / "test/best"
+    results.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"finished": True}))
+    value = {"value": 0.5}
+    metrics = {
+        "dice": {"mean": value},
+        "sound": {"all": {"pooled": {"ece": value}}},
+        "meta": {"origin": "phantom"},
+    }
+    (results / "metrics.json").write_text(json.dumps(metrics))
+    for name in ("bins.npz", "cases.csv", "reliability.png"):
+        (results / name).touch()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

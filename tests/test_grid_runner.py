@@ -1,0 +1,368 @@
+"""A grid's processes: what runs when, what a failure or a signal leaves, and what is shown."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mbls.cli import main
+from mbls.commands import benchmark
+from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
+from mbls.grid import runner as runner_module
+from mbls.grid.asked import differences
+from mbls.grid.progress import counts, duration, last_lines, seconds_left
+from mbls.grid.runner import Entry, Runner, Status
+from mbls.grid.views import LineView, LiveView
+from tests import fake_run
+
+GRID = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of milliseconds, and a grid that looks often."""
+    monkeypatch.setattr(
+        runner_module, "mbls_command", lambda words: [sys.executable, fake_run.__file__, *words]
+    )
+    monkeypatch.setattr(runner_module, "LOOK", 0.01)
+    monkeypatch.setattr(runner_module, "LOOK_ELSEWHERE", 0.05)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def grid(root: Path, losses: str = "ce mbls:margin=3", seeds: tuple[int, ...] = (0,)) -> list[Cell]:
+    return make_cells(parse_losses(losses), seeds, train_words=["--dataset", "acdc"], root=root)
+
+
+def tell(cell: Cell, *words: str) -> None:
+    cell.folder.parent.mkdir(parents=True, exist_ok=True)
+    for word in words:
+        (cell.folder.parent / word).touch()
+
+
+def starts(cell: Cell) -> list[str]:
+    path = cell.folder.parent / "starts"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [line.rpartition(" ")[0] for line in lines]
+
+
+def run(cells: list[Cell], jobs: int = 1) -> tuple[list[Entry], str]:
+    console = Console(file=io.StringIO(), width=120)
+    view = LineView(console, title="acdc", jobs=jobs, epochs=10)
+    entries = Runner(cells, jobs=jobs, view=view).run()
+    return entries, console.file.getvalue()
+
+
+def test_what_is_missing_runs_and_what_is_finished_is_kept(tmp_path: Path) -> None:
+    cells = grid(tmp_path, seeds=(0, 1))
+    cells[0].folder.mkdir(parents=True)
+    fake_run.finish(cells[0].folder)
+    cells[1].folder.mkdir(parents=True)  # broken
+    stopped = cells[2].folder / "checkpoints"
+    stopped.mkdir(parents=True)
+    (stopped / "last.ckpt").touch()
+    entries, shown = run(cells)
+    assert [entry.status for entry in entries] == ["kept", "done", "done", "done"]
+    assert starts(cells[0]) == ["seed1 resume"]
+    assert starts(cells[1]) == ["seed0 train", "seed1 train"]
+    assert all(cell.state() is State.FINISHED for cell in cells)
+    assert cells[1].folder.with_name("seed0.broken").is_dir()
+    assert "ce seed 1 goes on; 2 of 4 finished (1 kept), 1 running, 1 waiting" in shown
+    assert "mbls,margin=3 seed 1 done in 0:0" in shown
+    assert "(Dice 0.5000, ECE 0.5000 PHANTOM); 4 of 4 finished (1 kept)" in shown
+    again, shown = run(cells)
+    assert {entry.status for entry in again} == {Status.KEPT}
+    assert not shown
+
+
+def test_a_failure_does_not_stop_the_others_and_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = grid(tmp_path, seeds=(0, 1))
+    tell(cells[1], "fail")
+    words = ["benchmark", *GRID, "--dataset", "acdc", "--root", str(tmp_path)]
+    assert main(words) == 1
+    told = capsys.readouterr().out
+    assert "2 of 4 finished, 2 failed." in told
+    after = " ".join(told.partition("2 failed.\n")[2].split())
+    assert f"mbls,margin=3 seed 0 failed (exit 1), {log_file(cells[1].folder)}:" in after
+    assert after.count("ValueError: margin must be >= 0") == 2
+    (cells[1].folder.parent / "fail").unlink()
+    assert main(words) == 0  # the same command mends it
+    assert "4 of 4 finished (2 kept)." in capsys.readouterr().out
+
+
+def test_a_crash_without_a_word_is_a_failure(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "ce")[0]
+    tell(cell, "crash")
+    (entry,), _ = run([cell])
+    assert (entry.status, entry.code) == (Status.FAILED, -signal.SIGKILL)
+
+
+def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
+    cells = grid(tmp_path, "ce ls focal")
+    for cell in cells:
+        tell(cell, "hang")
+    result: list[list[Entry]] = []
+
+    def let_go() -> None:
+        begin = time.monotonic()
+        while len(list(tmp_path.rglob("hangs"))) < 2 and time.monotonic() - begin < 20:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        result.append(list(tmp_path.rglob("starts")))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    entries, shown = run(cells, jobs=2)
+    thread.join()
+    assert len(result[0]) == 2  # never three
+    assert [entry.status for entry in entries] == ["stopped", "stopped", "waiting"]
+    assert "Stopping: each run finishes its batch" in shown
+    each = max(1, runner_module.cores() // 2)
+    assert f"threads {each}\n" in log_file(cells[0].folder).read_text()
+
+
+def test_ctrl_c_ends_runs_in_order_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = grid(tmp_path, "ce")
+    tell(cells[0], "hang")
+    words = ["benchmark", "--losses", "ce", "--seeds", "0", "--no-report", "--root", str(tmp_path)]
+    words += ["--dataset", "acdc"]
+    thread = threading.Thread(target=interrupt_when, args=(cells[0].folder.with_name("hangs"),))
+    thread.start()
+    assert main(words) == 130
+    thread.join()
+    assert "0 of 1 finished, 1 stopped.\nThe same command goes on." in capsys.readouterr().out
+    assert cells[0].state() is State.STOPPED
+    (cells[0].folder.parent / "hang").unlink()
+    assert main(words) == 0
+    assert starts(cells[0]) == ["seed0 train", "seed0 resume"]
+
+
+def interrupt_when(path: Path) -> None:
+    begin = time.monotonic()
+    while not path.exists() and time.monotonic() - begin < 20:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "ce")[0]
+    tell(cell, "hang")
+    view = LineView(Console(file=io.StringIO()), title="", jobs=1, epochs=1)
+    runner = Runner([cell], jobs=1, view=view)
+
+    def twice() -> None:
+        interrupt_when(cell.folder.with_name("hangs"))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=twice)
+    thread.start()
+    begin = time.monotonic()
+    (entry,) = runner.run()
+    thread.join()
+    assert entry.status is Status.STOPPED
+    assert time.monotonic() - begin < 30
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # given back
+
+
+def test_two_grids_run_each_cell_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, io; from pathlib import Path; from rich.console import Console\n"
+        "from tests.test_grid_runner import grid, runner_module, fake_run, Runner, LineView\n"
+        "runner_module.mbls_command = lambda w: [sys.executable, fake_run.__file__, *w]\n"
+        "runner_module.LOOK, runner_module.LOOK_ELSEWHERE = 0.005, 0.02\n"
+        "view = LineView(Console(file=io.StringIO()), title='', jobs=2, epochs=1)\n"
+        "cells = grid(Path(sys.argv[1]), 'ce ls focal', (0, 1, 2))\n"
+        "entries = Runner(cells, jobs=2, view=view).run()\n"
+        "print(*(e.status.value for e in entries))"
+    )
+    root = Path(__file__).parents[1]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=-1, cwd=root)
+        for _ in range(2)
+    ]
+    shown = [process.communicate(timeout=120)[0].decode().split() for process in both]
+    cells = grid(tmp_path, "ce ls focal", (0, 1, 2))
+    for cell in cells:
+        assert sorted(starts(cell)) == ["seed0 train", "seed1 train", "seed2 train"]
+    for one, other in zip(*shown, strict=True):
+        assert {one, other} == {"done", "kept"}
+
+
+def test_a_cell_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "ce")[0]
+
+    def elsewhere() -> None:
+        time.sleep(0.3)
+        cell.folder.mkdir(parents=True)
+        fake_run.finish(cell.folder)
+        held.close()
+
+    held = contextlib.ExitStack()
+    held.enter_context(claim(cell.folder))
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    (entry,), shown = run([cell])
+    thread.join()
+    assert entry.status is Status.KEPT
+    assert not starts(cell)
+    assert "ce seed 0 kept" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--losses", "ce mbsl"], "Did you mean 'mbls'?"),
+        (["--losses", "mbls:margn=3"], "Did you mean 'margin'?"),
+        (["--losses", "ce", "--epoch", "3"], "Unknown option --epoch. Did you mean --epochs?"),
+        (["--losses", "ce", "--seed", "3"], "A grid has --seeds in place of --seed."),
+        (["--losses", "ce", "--resume"], "A grid has no --resume: the same command goes on"),
+        (["--losses", "ce", "--dataset", "acdk"], "Did you mean 'acdc'?"),
+    ],
+)
+def test_a_word_that_is_wrong_is_answered_before_anything_runs(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", *words, "--root", str(tmp_path)]) == 1
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seeds", "a"], "must be whole numbers"),
+        (["--seeds", "1 1"], "must differ"),
+        (["--jobs", "0"], "must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_number_that_is_wrong(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["benchmark", *words])
+    assert told in capsys.readouterr().err
+
+
+def test_the_list_shows_states_and_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", "--list", "--root", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * len(benchmark.DEFAULT_LOSSES.split())
+    assert lines[0].startswith("missing   mbls train --loss ce --dataset acdc --preset small ")
+
+
+def made_with(cell: Cell, text: str) -> Cell:
+    cell.folder.mkdir(parents=True)
+    fake_run.finish(cell.folder)
+    (cell.folder / "config.yaml").write_text(text)
+    return cell
+
+
+def test_a_run_of_other_settings_is_neither_kept_nor_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = made_with(grid(tmp_path, "mbls")[0], "trainer: {max_epochs: 3}")
+    assert main(["benchmark", "--losses", "mbls", "--seeds", "0", "--root", str(tmp_path),
+                 "--dataset", "acdc"]) == 1  # fmt: skip
+    told = capsys.readouterr().err
+    assert f"{cell.folder} was made with other settings than this grid's" in told
+    assert "trainer.max_epochs is 3, not 10. Give the grid a place of its own" in told
+    assert not starts(cell)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("seed_everything: 1", ["seed_everything is 1, not 0"]),
+        ("model: {loss: {class_path: mbls.losses.MarginLoss, init_args: {margin: 3}}}",
+         ["model.loss.margin is 3, not 5.0"]),
+        ("model: {loss: {class_path: mbls.losses.MarginLoss, init_args: {margin: 5}}}", []),
+        ("model: {loss: {class_path: mbls.losses.BrierLoss, init_args: {validate: false}}}",
+         ["model.loss.class_path is mbls.losses.BrierLoss, not mbls.losses.MarginLoss"]),
+        ("data: {init_args: {root: /here}}", ["data are real"]),
+        ("data: {init_args: {root: null, cache_dir: elsewhere, num_workers: 7}}", []),
+        ("data: {init_args: {patch_size: [112, 112], batch_size: 4}}",
+         ["data.batch_size is 4, not 8"]),
+        ("trainer: {max_epochs: 10, devices: 4, precision: bf16-mixed}",
+         ["trainer.precision is bf16-mixed, not 32-true"]),
+    ],
+)  # fmt: skip
+def test_differences(config: str, told: list[str], tmp_path: Path) -> None:
+    cell = made_with(grid(tmp_path, "mbls")[0], config)
+    assert differences(cell) == told
+
+
+def test_a_swept_setting_and_an_option_count_as_asked_for(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "mbls:margin=3")[0]
+    cell = replace(
+        cell, shared=(*cell.shared, "--epochs", "2", "--model.optimizer.init_args.lr=1e-2")
+    )
+    made_with(cell, "trainer: {max_epochs: 2}\nmodel: {loss: {init_args: {margin: 3}}, "
+              "optimizer: {init_args: {lr: 0.01}}}")  # fmt: skip
+    assert differences(cell) == []
+
+
+def entries_of(root: Path) -> list[Entry]:
+    cells = grid(root, "ce mbls:margin=3", (0, 1, 2))
+    statuses = [Status.KEPT, Status.FAILED, Status.RUNNING, Status.ELSEWHERE, Status.STOPPED,
+                Status.WAITING]  # fmt: skip
+    entries = [Entry(cell, status) for cell, status in zip(cells, statuses, strict=True)]
+    cells[0].folder.mkdir(parents=True)
+    fake_run.finish(cells[0].folder)
+    cells[2].folder.mkdir(parents=True)
+    (cells[2].folder / "metrics.csv").write_text("epoch,step,x\n0,4,\n1,9,\n2,14,\n")
+    entries[2].started = time.monotonic() - 30
+    return entries
+
+
+def test_the_live_table(tmp_path: Path) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    view = LiveView(console, title="acdc: 6 runs", jobs=1, epochs=9)
+    console.print(view.render(entries_of(tmp_path)))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.split()[:1] == ["ce"])
+    assert row.split() == ["ce", "0.500", "0.500", "✓", "▶", "30%", "■"]
+    assert "mbls,margin=3" in " ".join(lines)
+    assert any(re.match(r"▶ ce seed 1  epoch 4 of 9  0:30", line) for line in lines)
+    end = " ".join(lines[-3:])
+    assert "1 of 6 finished (1 kept), 1 running, 1 waiting, 1 run elsewhere, 1 stopped" in end
+    assert re.search(r"ends about (\w+ )?\d\d:\d\d, in 2:5\d", end)  # 70 % of 100 s, and 100 s
+
+
+def test_the_expected_end(tmp_path: Path) -> None:
+    entries = entries_of(tmp_path)
+    assert (
+        seconds_left([entry for entry in entries if entry.status is Status.WAITING], 1, 9) is None
+    )
+    done = [Entry(entry.cell, Status.DONE, seconds=60.0) for entry in entries[:2]]
+    waiting = [Entry(entry.cell) for entry in entries[2:]]
+    assert seconds_left(done + waiting, 1, 9) == 240
+    assert seconds_left(done + waiting, 2, 9) == 120
+    assert seconds_left(done + waiting[:1], 2, 9) == 60
+    assert seconds_left(done, 2, 9) == 0
+
+
+def test_counts_and_words(tmp_path: Path) -> None:
+    assert counts(entries_of(tmp_path)).startswith("1 of 6 finished (1 kept), 1 running")
+    assert (duration(62), duration(3723)) == ("1:02", "1:02:03")
+    log = tmp_path / "log"
+    log.write_text("one\n\nbar 1\rbar 2\n" + "more\n" * 3)
+    assert last_lines(log, 4) == ["bar 2", "more", "more", "more"]
+    assert "cannot be read" in last_lines(tmp_path / "none")[0]
