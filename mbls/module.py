@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from mbls import __version__
+from mbls.epoch_means import EpochMeans
 from mbls.errors import CheckpointError
 from mbls.inference import (
     head_weights,
@@ -118,6 +119,7 @@ class SegmentationModule(LightningModule):
         self.divisor = divisor
         self.main_head = main_head
         self.n_bins = n_bins
+        self.train_means = EpochMeans()
         if isinstance(loss, Loss):
             loss.bind(num_classes)
 
@@ -155,13 +157,16 @@ class SegmentationModule(LightningModule):
                 terms[name] = terms.get(name, 0) + weight * term
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
         size = image.shape[0]
-        if len(terms) > 1:
-            logged = {f"train/{name}": term.detach() for name, term in terms.items()}
-            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        self.log("train/loss", loss.detach(), on_epoch=True, on_step=False, sync_dist=True,
-                 batch_size=size)  # fmt: skip
+        parts = terms if len(terms) > 1 else {}
+        self.train_means.add(parts | {"loss": loss}, size)
         self.log("loss", loss.detach(), on_step=True, prog_bar=True, logger=False, batch_size=size)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the loss and its terms, as means over the epoch's samples on all ranks."""
+        means = self.train_means.take(self.trainer)
+        logged = {f"train/{name}": mean for name, mean in means.items()}
+        self.log_dict(logged, sync_dist=True, reduce_fx="max")  # the same on every rank
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and the scheduler stepped once an epoch where there is one."""
@@ -254,7 +259,8 @@ class SegmentationModule(LightningModule):
     # Checkpoints -------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose checkpoint this is."""
+        """Say whose checkpoint this is, and keep what the epoch has summed up so far."""
+        checkpoint["train_means"] = self.train_means.state(self.trainer)
         checkpoint["mbls"] = {
             "version": __version__,
             "num_classes": self.num_classes,
@@ -280,6 +286,8 @@ class SegmentationModule(LightningModule):
                 f"The checkpoint is of another network or loss: {len(differing)} weights differ in "
                 f"name or shape, {differing[0]} the first. Take a checkpoint of this run."
             )
+        if self.trainer.state.fn == "fit" and "train_means" in checkpoint:
+            self.train_means.load(checkpoint["train_means"], self.trainer)
 
     # Private -----------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from mbls.callbacks.run_logger import read_rows
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -57,13 +56,5 @@ def test_a_stopped_run_goes_on_to_the_same_end(
             assert torch.equal(ours["state_dict"][key], value), (name, key)
         assert ours["global_step"] == theirs["global_step"]
         assert ours["lr_schedulers"] == theirs["lr_schedulers"]
-    rows, wanted = read_rows(run / "metrics.csv"), read_rows(whole / "metrics.csv")
-    assert [(row["epoch"], row["step"]) for row in rows] == [
-        (row["epoch"], row["step"]) for row in wanted
-    ]
-    for row, other in zip(rows, wanted, strict=True):
-        assert row.keys() == other.keys()  # no value lost
-        # an interrupted epoch's training loss is the mean over the steps since
-        same = [key for key in row if not key.startswith("train/")]
-        assert {key: row[key] for key in same} == {key: other[key] for key in same}
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert not list(run.parent.glob("seed0-*"))

@@ -1,0 +1,57 @@
+"""Means over the samples of an epoch, which a resumed run takes up where they were."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+__all__ = ["EpochMeans"]
+
+
+class EpochMeans:
+    """Sum named scalars over an epoch's samples in float64, where they are: no step waits.
+
+    Lightning accumulates logged values too, but keeps the sums out of its checkpoints: a run that
+    goes on within an epoch would log the mean over the steps since.
+    """
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._sums = torch.zeros(1, dtype=torch.float64)  # of each value, then of the samples
+
+    def add(self, values: Mapping[str, Tensor], samples: int) -> None:
+        """Add a batch: each value is a scalar, the batch's mean over its ``samples``."""
+        if not self._names:
+            self._names = tuple(values)
+            self._sums = torch.zeros(len(values) + 1, dtype=torch.float64)
+        batch = [values[name].detach().reshape(()) for name in self._names]
+        ones = torch.ones_like(batch[0])
+        weighted = torch.stack([*batch, ones]).double() * samples
+        self._sums = self._sums.to(weighted.device) + weighted
+
+    def take(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Return the means over all ranks' samples, float32, and begin anew."""
+        sums = trainer.strategy.reduce(self._here(trainer), reduce_op="sum")
+        assert isinstance(sums, Tensor)
+        means = {name: (sums[k] / sums[-1]).float() for k, name in enumerate(self._names)}
+        self._names, self._sums = (), torch.zeros(1, dtype=torch.float64)
+        return means
+
+    def state(self, trainer: Trainer) -> dict[str, Any]:
+        """Return the sums of every rank, ``(ranks, values + 1)``; all ranks call it."""
+        sums = trainer.strategy.all_gather(self._here(trainer))
+        return {"names": list(self._names), "sums": sums.reshape(-1, self._sums.numel()).cpu()}
+
+    def load(self, state: Mapping[str, Any], trainer: Trainer) -> None:
+        """Take up this rank's sums; where the number of ranks is another, rank 0 takes all."""
+        self._names, sums = tuple(state["names"]), state["sums"]
+        if len(sums) == trainer.world_size:
+            self._sums = sums[trainer.global_rank]
+        else:
+            whole = sums.sum(dim=0)
+            self._sums = whole if trainer.is_global_zero else torch.zeros_like(whole)
+
+    def _here(self, trainer: Trainer) -> Tensor:
+        return self._sums.to(trainer.strategy.root_device)  # where ranks can exchange it
