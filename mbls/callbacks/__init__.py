@@ -3,6 +3,7 @@
 from mbls.callbacks.checkpoints import (
     Checkpoints,
     find_checkpoint,
+    has_checkpoint,
     last_checkpoint,
     read_checkpoint,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "StepSeed",
     "TestResults",
     "find_checkpoint",
+    "has_checkpoint",
     "last_checkpoint",
     "read_checkpoint",
     "run_folder",

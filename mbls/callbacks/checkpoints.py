@@ -5,19 +5,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.callbacks.nan_guard import require_finite
+from mbls.callbacks.rank_zero import on_rank_zero, share_error
 from mbls.callbacks.run_folder import run_folder
-from mbls.errors import CheckpointError
+from mbls.callbacks.run_logger import MetricsCSV
+from mbls.errors import CheckpointError, OutputError
+from mbls.files import writing
 
-__all__ = ["Checkpoints", "find_checkpoint", "last_checkpoint", "read_checkpoint"]
+__all__ = [
+    "Checkpoints",
+    "find_checkpoint",
+    "has_checkpoint",
+    "last_checkpoint",
+    "read_checkpoint",
+]
 
 
 class Checkpoints(Checkpoint):
-    """Write ``best.ckpt`` after a validation, and ``last.ckpt`` at the end of each epoch.
+    """Write ``best.ckpt`` after a validation, and ``last.ckpt`` when an epoch is over.
 
+    An epoch is over when its validation and its logged values are written and its schedulers have
+    stepped, which is when the next one begins: what the run goes on from lacks none of them.
     ``last.ckpt`` becomes ``previous.ckpt`` when its successor is complete on disk, so a crash
     while writing costs one epoch at most. Weights that are not finite are never written.
 
@@ -30,6 +43,12 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode = monitor, mode
         self.best_value: float | None = None
         self.best_epoch: int | None = None
+        self._unsaved = False  # an epoch is over
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write and read files in the project's way, unless the user has chosen another."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = PlainCheckpointIO()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the best where it was validated; miss its value in the sanity check already."""
@@ -44,9 +63,23 @@ class Checkpoints(Checkpoint):
             self._save(trainer, "best")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the state at the end of an epoch: after its validation, when a loss has adapted."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Remember to save: lightning still has to log and to step the schedulers."""
+        self._unsaved = not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state that the last epoch left."""
+        if self._unsaved:
             self.save_last(trainer)
+
+    on_train_end = on_train_epoch_start
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Between two epochs, take back that the next one is about to start."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            counts["ready"] = counts["started"]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -60,7 +93,9 @@ class Checkpoints(Checkpoint):
     def save_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
         require_finite(trainer)
+        on_rank_zero(trainer, lambda: _write_metrics(trainer))
         self._save(trainer, "last")
+        self._unsaved = False
 
     def _value(self, trainer: Trainer) -> float:
         value = trainer.callback_metrics.get(self.monitor)
@@ -81,12 +116,22 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, name: str) -> None:
         folder = run_folder(trainer) / "checkpoints"
-        trainer.save_checkpoint(folder / "incoming.ckpt", weights_only=False)
-        if trainer.is_global_zero:
-            if name == "last" and (folder / "last.ckpt").exists():
-                (folder / "last.ckpt").replace(folder / "previous.ckpt")
-            (folder / "incoming.ckpt").replace(folder / f"{name}.ckpt")
-        trainer.strategy.barrier(f"{name} checkpoint")
+        incoming = folder / "incoming.ckpt"
+        error: OutputError | None = None
+        try:
+            trainer.save_checkpoint(incoming, weights_only=False)
+        except OutputError as raised:  # on rank 0; the others wait where lightning does
+            error = raised
+            trainer.strategy.barrier()
+        share_error(trainer, error)
+
+        def put() -> None:
+            with writing(folder):
+                if name == "last" and (folder / "last.ckpt").exists():
+                    (folder / "last.ckpt").replace(folder / "previous.ckpt")
+                incoming.replace(folder / f"{name}.ckpt")
+
+        on_rank_zero(trainer, put)
 
     def _improved(self, value: float) -> bool:
         if value != value:
@@ -102,6 +147,13 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the checkpoint left."""
         self.best_value, self.best_epoch = state_dict["best_value"], state_dict["best_epoch"]
+
+
+def _write_metrics(trainer: Trainer) -> None:
+    """See that metrics.csv holds what the checkpoint goes on from."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.write()
 
 
 def next_batch(checkpoint: dict[str, Any]) -> tuple[int, int]:
@@ -155,6 +207,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Say whether a run has saved a state to go on from, be it whole or damaged."""
+    names = ("last.ckpt", "previous.ckpt")
+    return any((folder / "checkpoints" / name).exists() for name in names)
+
+
 def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
     """Return the checkpoint to go on from, and what is wrong with ``last`` if it is ``previous``.
 
@@ -167,7 +225,10 @@ def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
         read_checkpoint(last)
     except CheckpointError as error:
         if not previous.is_file():
-            raise
+            raise CheckpointError(
+                f"{error} There is no previous.ckpt beside it; remove last.ckpt to begin the run "
+                "again in its folder."
+            ) from error
         read_checkpoint(previous)
         return previous, str(error)
     return last, None

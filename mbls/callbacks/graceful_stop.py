@@ -67,13 +67,10 @@ class GracefulStop(Callback):
         ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
         asked = (batch_idx + 1) % self._interval == 0 and not validates and not ends
         if asked and self._told(trainer):
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, Checkpoints):
-                    callback.save_last(trainer)
             self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop between two epochs, when the checkpoints of the first are written."""
+        """Stop between two epochs, when the first is over."""
         if self._told(trainer):
             self._stop(trainer)
 
@@ -93,6 +90,9 @@ class GracefulStop(Callback):
         return trainer.strategy.reduce_boolean_decision(self._flag, all=False)
 
     def _stop(self, trainer: Trainer) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.save_last(trainer)
         folder = run_folder(trainer)
         last = folder / "checkpoints" / "last.ckpt"
         raise Interrupted(

@@ -2,8 +2,10 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.callbacks.run_logger import MetricsCSV, read_rows
+from mbls.files import writing
 from mbls.plots import multipliers_figure, save_figure
 from mbls.plots.multipliers import multiplier_lines
 
@@ -18,13 +20,13 @@ class MultiplierFigure(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw on rank 0; nothing where no multiplier was logged to metrics.csv."""
-        written = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
-        if not (trainer.is_global_zero and written):
-            return
-        written[0].save()
+        on_rank_zero(trainer, lambda: self._draw(trainer))
+
+    def _draw(self, trainer: Trainer) -> None:
         run = folder_callback(trainer)
         path = run.path / "metrics.csv"
-        rows = read_rows(path) if path.is_file() else []
+        logged = any(isinstance(logger, MetricsCSV) for logger in trainer.loggers)
+        rows = read_rows(path) if logged and path.is_file() else []
         if not multiplier_lines(rows):
             return
         meta = {
@@ -34,4 +36,5 @@ class MultiplierFigure(Callback):
             "seed": run.seed,
             "origin": getattr(trainer.datamodule, "origin", "real"),  # type: ignore[attr-defined]
         }
-        save_figure(multipliers_figure(rows, meta=meta), run.path / "multipliers")
+        with writing(run.path):
+            save_figure(multipliers_figure(rows, meta=meta), run.path / "multipliers")

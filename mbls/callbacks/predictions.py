@@ -1,5 +1,6 @@
 """The prediction writer: label maps, and class probabilities if asked, as NIfTI."""
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.console import Console
 from torch import Tensor
 
+from mbls.callbacks.rank_zero import share_errors
 from mbls.errors import OutputError
+from mbls.files import writing
 
 __all__ = ["PredictionWriter"]
 
@@ -34,6 +37,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.output = None if output is None else Path(output)
         self.probabilities = probabilities
+        self._error: OutputError | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to predict without a place for it, before any work is done."""
@@ -70,13 +74,22 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the cases of a batch; one that only pads a rank is left out."""
-        for n, case in enumerate(batch["case"]):
+        for n, case in enumerate(batch["case"] if self._error is None else ()):
             if bool(batch["scored"][n]):
                 data = trainer.datamodule  # type: ignore[attr-defined]
                 logits, affine = data.restore(case, prediction[n].cpu())
                 header = data.source_header(case) if hasattr(data, "source_header") else None
                 values = data.label_values(case) if hasattr(data, "label_values") else None
-                self._write(case, logits, affine, header, values)
+                try:
+                    self._write(case, logits, affine, header, values)
+                except OutputError as error:  # raised when all ranks can be told
+                    self._error = error
+        if trainer.world_size == 1:
+            share_errors(trainer, self._error)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise on every rank what one could not write."""
+        share_errors(trainer, self._error)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where they are."""
@@ -118,5 +131,12 @@ class PredictionWriter(BasePredictionWriter):
         image.header.set_intent(intent)
         image.header.set_xyzt_units("mm")
         incoming = Path(str(self.output)) / f".incoming-{name}.nii.gz"
-        nib.save(image, incoming)
-        incoming.replace(incoming.with_name(f"{name}.nii.gz"))
+        path = incoming.with_name(f"{name}.nii.gz")
+        try:
+            with writing(path):
+                nib.save(image, incoming)
+                incoming.replace(path)
+        except OutputError:
+            with contextlib.suppress(OSError):
+                incoming.unlink()
+            raise

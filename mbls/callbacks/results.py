@@ -9,7 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
+from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
+from mbls.files import writing
 from mbls.metrics import write_results
 from mbls.module import SegmentationModule
 from mbls.report import results_table
@@ -43,12 +45,17 @@ class TestResults(Callback):
         with ExitStack() as synced:
             for metric in metrics:
                 synced.enter_context(metric.sync_context())
-            if trainer.is_global_zero and self._complete(hd95.scored):
-                self._metrics = write_results(
-                    self._folder(trainer), histogram, dice,
-                    cases=data.cases("test"), patients=data.patients("test"),
-                    meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
-                )  # fmt: skip
+
+            def write() -> None:
+                if self._complete(hd95.scored):
+                    with writing(self._folder(trainer)):
+                        self._metrics = write_results(
+                            self._folder(trainer), histogram, dice,
+                            cases=data.cases("test"), patients=data.patients("test"),
+                            meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
+                        )  # fmt: skip
+
+            on_rank_zero(trainer, write)
         for metric in metrics:
             metric.reset()
 

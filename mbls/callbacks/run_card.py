@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
+from mbls.files import replace_file
 from mbls.losses import Loss
 
 __all__ = ["RunCard", "commit"]
@@ -98,11 +100,9 @@ class RunCard(Callback):
         return self._earlier + time.monotonic() - self._start
 
     def _write(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            path = folder_callback(trainer).path / "run.json"
-            incoming = path.with_name("run.json.incoming")
-            incoming.write_text(json.dumps(self._card, indent=2) + "\n")
-            incoming.replace(path)
+        path = folder_callback(trainer).path / "run.json"
+        text = json.dumps(self._card, indent=2) + "\n"
+        on_rank_zero(trainer, lambda: replace_file(path, text.encode()))
 
 
 def _adapts(module: LightningModule) -> bool:

@@ -1,5 +1,6 @@
 """metrics.csv: the logged values of a run, readable while it goes on."""
 
+import contextlib
 import csv
 import io
 from argparse import Namespace
@@ -8,6 +9,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from mbls.errors import OutputError
+from mbls.files import replace_file
 
 __all__ = ["MetricsCSV", "read_rows"]
 
@@ -67,7 +71,20 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write all rows by atomic rename."""
+        """Write, if it can be done.
+
+        Lightning calls this on rank 0 alone, where an error would leave the other ranks waiting;
+        a disk that stays full is told when the epoch is over, by :meth:`write`.
+        """
+        with contextlib.suppress(OutputError):
+            self.write()
+
+    def write(self) -> None:
+        """Write all rows by atomic rename.
+
+        Raises:
+            OutputError: The file cannot be written; the rows are kept.
+        """
         if self.folder is None or not self._rows:
             return
         columns = sorted({name for row in self._rows for name in row} - set(KEYS))
@@ -75,9 +92,7 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, [*KEYS, *columns], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        incoming = self.folder / "metrics.csv.incoming"
-        incoming.write_text(text.getvalue())
-        incoming.replace(self.folder / "metrics.csv")
+        replace_file(self.folder / "metrics.csv", text.getvalue().encode())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -32,8 +32,10 @@ from mbls.callbacks import (
     read_checkpoint,
     run_folder,
 )
+from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.choices import names_of
 from mbls.errors import CheckpointError, Interrupted, NonFiniteError, OutputError, RunFolderError
+from mbls.files import replace_file
 from mbls.module import SegmentationModule
 
 __all__ = ["CommandLine", "RunConfig", "command_line", "main", "one_voice"]
@@ -58,8 +60,12 @@ class RunConfig(SaveConfigCallback):
         if stage != "fit" or self.already_saved:
             return
         path = run_folder(trainer) / "config.yaml"
-        if trainer.is_global_zero and not path.exists():
-            self.parser.save(self.config, path, skip_none=False, multifile=False)
+
+        def write() -> None:
+            if not path.exists():
+                replace_file(path, self.parser.dump(self.config, skip_none=False).encode())
+
+        on_rank_zero(trainer, write)
         self.already_saved = True
 
 

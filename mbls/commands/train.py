@@ -147,15 +147,21 @@ def resume_words(options: argparse.Namespace) -> list[str]:
     if not (options.run / "config.yaml").is_file():
         raise RunFolderError(
             f"--resume goes on in a run folder: {options.run} has no config.yaml. "
-            "Give --run runs/<dataset>/<network>-<loss>/seed<k>."
+            "Give --run runs/<dataset>/<network>-<loss>/seed<k>; a run that ended before it wrote "
+            "the file is started anew, without --resume."
         )
-    from mbls.callbacks import last_checkpoint
+    words = ["--config", str(options.run / "config.yaml"), "--run.resume", "true"]
+    from mbls.callbacks import has_checkpoint, last_checkpoint
 
+    if not has_checkpoint(options.run):
+        _say(
+            f"{options.run} ended before its first checkpoint: it begins again, in the same folder."
+        )
+        return words
     checkpoint, fault = last_checkpoint(options.run)
     if fault:
         _say(f"{fault} Going on from {checkpoint} instead.")
-    return ["--config", str(options.run / "config.yaml"), "--ckpt_path", str(checkpoint),
-            "--run.resume", "true"]  # fmt: skip
+    return [*words, "--ckpt_path", str(checkpoint)]
 
 
 def option_words(options: argparse.Namespace) -> list[str]:
