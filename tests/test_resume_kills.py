@@ -1,0 +1,211 @@
+"""A run that is killed at any moment and resumed ends as if nothing had been: to the last bit."""
+
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from tests import few_acdc
+from tests.forks import Ended, Forks
+
+KILLED = -signal.SIGKILL
+EPOCHS = 4
+AUGMENTATION = {"flip": 0.5, "rotation": 20.0, "scale": 0.2, "gamma": 0.3, "noise": 0.1}
+
+
+class KillAtCall(Callback):
+    """Kill this process with the ``number``-th call of a function of a module or class.
+
+    Args:
+        target: ``fsync``, when a file is complete under its temporary name, or ``rename``.
+        number: Which call.
+        file: Count the calls for files of this name alone.
+        half: Whether half of the file is lost, as when the kill comes while it is written.
+        after: Whether the call is carried out first.
+    """
+
+    def __init__(
+        self, target: str, number: int, *, file: str = "", half: bool = False, after: bool = False
+    ) -> None:
+        owner, name = {"fsync": (os, "fsync"), "rename": (Path, "replace")}[target]
+        original, calls = getattr(owner, name), []
+
+        def call(*args: Any) -> Any:
+            path = args[0] if target == "rename" else Path(f"/proc/self/fd/{args[0]}").readlink()
+            if file and Path(path).name != file:
+                return original(*args)
+            calls.append(path)
+            if len(calls) == number and half:
+                os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+            if len(calls) != number or after:
+                result = original(*args)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, call)
+
+
+class KillAtHook(Callback):
+    """Kill this process with the ``number``-th call of a hook, not counting a sanity check."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        self.calls, self.number = 0, number
+        setattr(self, hook, self._hook)
+
+    def _hook(self, trainer, *args) -> None:
+        self.calls += not trainer.sanity_checking
+        if self.calls == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def words_of(callback: str, **settings: Any) -> list[str]:
+    """Words that add one of the callbacks above."""
+    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
+    return [f"--trainer.callbacks+=tests.test_resume_kills.{callback}", *given]
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words of a run with dropout, augmentation and a loss that adapts, five steps an epoch."""
+    folder = tmp_path_factory.mktemp("data")
+    given = few_acdc.words(
+        folder, test_cases=3, batch_size=4, augmentation={"probability": 0.7} | AUGMENTATION
+    )
+    return [*given, "--loss", "cals", "--epochs", str(EPOCHS)]
+
+
+@pytest.fixture(scope="module")
+def whole(forks: Forks, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    ended = forks.mbls("train", *words, "--run", str(run))
+    assert ended.code == 0, ended.out
+    return run
+
+
+def assert_equal(run: Path, whole: Path) -> None:
+    """Weights, optimiser, loss state, logged values and test results are the same bits."""
+    for name in ("last", "previous", "best"):
+        ours, theirs = (
+            torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+            for folder in (run, whole)
+        )
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+            assert_same(ours[part], theirs[part], f"{name}/{part}")
+    for name in ("metrics.csv", "test/best/metrics.json", "test/best/cases.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    ours, theirs = (dict(np.load(folder / "test/best/bins.npz")) for folder in (run, whole))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
+
+
+def assert_same(ours: Any, theirs: Any, where: str) -> None:
+    """Two nests of tensors and values are the same bits."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for k, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(*pair, f"{where}/{k}")
+    else:
+        assert ours == theirs, where
+
+
+def resumed_after(
+    kills: list[list[str] | float], forks: Forks, words: list[str], run: Path
+) -> list[Ended]:
+    """Start a run, and go on in its folder until it is done; how each of its processes ended.
+
+    The first processes are killed as each of ``kills`` says: by a callback or after some seconds.
+    """
+    ended = []
+    while not ended or ended[-1].code == KILLED:
+        again = ["--run", str(run), "--resume", "--trainer.callbacks", "null"]
+        given = again if (run / "config.yaml").is_file() else [*words, "--run", str(run)]
+        kill = kills[len(ended)] if len(ended) < len(kills) else []
+        if isinstance(kill, float):
+            ended.append(forks.mbls("train", *given, kill_after=kill))
+        else:
+            ended.append(forks.mbls("train", *given, *kill))
+        assert ended[-1].code in (0, KILLED), ended[-1].out
+        if not (run / "config.yaml").is_file() and run.is_dir():
+            run.rmdir()  # killed before the run had written anything
+    return ended
+
+
+def test_a_run_killed_three_times_ends_as_if_nothing_had_been(
+    forks: Forks, words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    kills: list[list[str] | float] = [
+        words_of("KillAtHook", hook="on_train_batch_end", number=3),  # before any checkpoint
+        # with previous in place of last, which has not come yet
+        words_of("KillAtCall", target="rename", number=3, file="incoming.ckpt"),
+        words_of("KillAtCall", target="fsync", number=1, file="incoming.ckpt.incoming", half=True),
+    ]
+    run = tmp_path / "run"
+    ended = resumed_after(kills, forks, words, run)
+    assert [each.code for each in ended] == [KILLED, KILLED, KILLED, 0]
+    assert f"{run} ended before its first checkpoint: it begins again" in ended[1].out
+    assert "previous.ckpt instead" in ended[2].out
+    assert_equal(run, whole)
+
+
+def moments(seed: int, seconds: float) -> list[list[str] | float]:
+    """Five moments: two at random times, one in a hook, two while files are written."""
+    draw = random.Random(seed)
+    hooks = ["on_train_batch_start", "on_train_batch_end", "on_validation_batch_start",
+             "on_validation_end", "on_train_epoch_end", "on_before_optimizer_step"]  # fmt: skip
+    write = {"number": draw.randint(1, 9), "half": draw.random() < 0.5}
+    rename = {"number": draw.randint(1, 9), "after": draw.random() < 0.5}
+    found: list[list[str] | float] = [
+        draw.uniform(0, seconds),
+        draw.uniform(0, seconds / 2),
+        words_of("KillAtHook", hook=draw.choice(hooks), number=draw.randint(1, 3)),
+        words_of("KillAtCall", target="fsync", **write),
+        words_of("KillAtCall", target="rename", **rename),
+    ]
+    draw.shuffle(found)
+    return found
+
+
+@pytest.mark.slow
+def test_twenty_kills(forks: Forks, words: list[str], whole: Path, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    assert forks.mbls("train", *words, "--run", str(tmp_path / "timed")).code == 0
+    seconds = time.monotonic() - begin
+    survived = []
+    for seed in itertools.count():
+        run = tmp_path / f"run{seed}"
+        kills = moments(seed, seconds)
+        ended = resumed_after(kills, forks, words, run)
+        assert_equal(run, whole)
+        survived += [kill for kill, each in zip(kills, ended, strict=False) if each.code == KILLED]
+        if len(survived) >= 20:
+            break
+        assert seed < 20, "most processes ended before they were killed"
+    for kill in survived:
+        print(kill)  # noqa: T201  (the table of what was survived: pytest -s)
