@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class StoredArray:
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    crc: int | None = None  # of its bytes; a cache of an earlier commit has none
 
     def open(self, *, private: bool = False) -> np.ndarray:
         """Map the array into memory: indexing reads the bytes asked for, no others.
@@ -54,6 +56,12 @@ class StoredArray:
         except OSError:
             return False
 
+    def is_sound(self) -> bool:
+        """Whether the bytes are those that were written; reads them all, about 2 GB a second."""
+        if not self.is_whole():
+            return False
+        return self.crc in (None, zlib.crc32(self.open().view(np.uint8).data))
+
 
 @dataclass(frozen=True)
 class CachedCase:
@@ -78,6 +86,10 @@ class CachedCase:
         """The volume's shape ``(X, Y, Z)``."""
         stored = self.arrays["label"].shape
         return (*stored[1:], stored[0]) if self.facts["planar"] else stored
+
+    def damaged(self) -> list[str]:
+        """Return the names of the files whose bytes are not those that were written."""
+        return [Path(array.path).name for array in self.arrays.values() if not array.is_sound()]
 
     def volume(self, name: str, *, private: bool = False) -> np.ndarray:
         """Map ``image`` ``(M, X, Y, Z)``, ``label`` ``(X, Y, Z)`` or ``posterior`` as a view.
@@ -166,10 +178,12 @@ class Cache:
             draft.mkdir()
             stored = {name: _write_array(draft / f"{name}.npy", a) for name, a in arrays.items()}
             record = {"id": case.id, "arrays": stored, "facts": dict(facts)}
+            record["digest"] = _digest(record)
             with (draft / "case.json").open("wb") as file:
                 file.write(json.dumps(record, indent=1).encode())
                 _flush(file)
-            if place.is_dir() and self.find(case) is None:
+            found = self.find(case) if place.is_dir() else None
+            if place.is_dir() and (found is None or found.damaged()):
                 shutil.rmtree(place)  # damaged from outside: an atomic write never leaves this
             try:
                 draft.rename(place)
@@ -191,10 +205,12 @@ class Cache:
     def _load(self, place: Path) -> CachedCase:
         record = json.loads((place / "case.json").read_text())
         arrays = {
-            name: StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), offset)
-            for name, (dtype, shape, offset) in record["arrays"].items()
+            name: StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), *rest)
+            for name, (dtype, shape, *rest) in record["arrays"].items()
         }
-        if not all(array.is_whole() for array in arrays.values()):
+        digest = record.pop("digest", None)
+        changed = digest is not None and digest != _digest(record)
+        if changed or not all(array.is_whole() for array in arrays.values()):
             raise ValueError(f"{place} is damaged.")
         return CachedCase(record["id"], arrays, record["facts"])
 
@@ -207,15 +223,16 @@ class Cache:
         return DataError([Problem(case, str(self.folder), rule, found, fix)])
 
 
-def _write_array(path: Path, array: np.ndarray) -> tuple[str, tuple[int, ...], int]:
+def _write_array(path: Path, array: np.ndarray) -> tuple[str, tuple[int, ...], int, int]:
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         offset = file.tell()
-        file.write(array.data.cast("B"))  # np.save would hide the reason of a failure
+        content = array.data.cast("B")
+        file.write(content)  # np.save would hide the reason of a failure
         _flush(file)
-    return array.dtype.str, array.shape, offset
+    return array.dtype.str, array.shape, offset, zlib.crc32(content)
 
 
 def _flush(file: BinaryIO) -> None:

@@ -96,7 +96,11 @@ class DataError(ValueError):
 
     for_user = True  # a command line shows the message alone, without a traceback
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem] | str) -> None:
+        if isinstance(problems, str):  # torch has but the text of an error in a data worker
+            self.problems: tuple[Problem, ...] = ()
+            super().__init__(problems.rpartition(f"{type(self).__name__}: ")[2].strip())
+            return
         self.problems = tuple(problems)
         lines = [str(problem) for problem in self.problems]
         head = f"{len(lines)} problems with the data:\n- " if len(lines) > 1 else ""

@@ -1,5 +1,6 @@
 """Checks cases, and reads them into the cache, many at a time."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from datamodules.foreground import class_places, class_slices
 from datamodules.parallel import console, in_parallel
 from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
 
+_LARGE = 10**9  # voxels whose verification takes long enough for a bar
 CACHE_VERSION = 3  # part of the cache's key: raise it when the same settings give other numbers
 
 
@@ -60,6 +62,7 @@ class Preparer:
             "zero_background": zero_background,
         }
         self.cache = Cache(cache_dir, dataset, asdict(preprocessing) | settings)
+        self._verified: set[str] = set()  # cases whose checksums were compared
 
     def read(self, case: Case) -> tuple[RawCase | None, list[Problem]]:
         """Return the case as it is in its files, None if it has problems, and the problems.
@@ -122,14 +125,19 @@ class Preparer:
         return missing
 
     def fill(self, cases: Sequence[Case], *, progress: bool) -> None:
-        """Read the cases that are not in the cache into it.
+        """Read the cases that are not in the cache into it, and anew those that are damaged there.
+
+        Each case's bytes are compared with their checksums once.
 
         Raises:
             DataError: All problems of all cases; or at once, if the cache cannot be written.
         """
-        missing = self.claim(cases)
+        damaged = self._damaged(cases, progress=progress)
+        missing = [case for case in self.claim(cases) if case not in damaged] + damaged
         if not missing:
             return
+        if damaged:
+            self.cache.open_for_writing()
         results = in_parallel(
             self._fill,
             missing,
@@ -155,6 +163,27 @@ class Preparer:
             )
             raise DataError([problem])
         return [cached for cached in found.values() if cached is not None]
+
+    def _damaged(self, cases: Sequence[Case], *, progress: bool) -> list[Case]:
+        """Return the cases whose cached bytes have changed since they were written, and say so."""
+        cached = {case: self.cache.find(case) for case in cases if case.id not in self._verified}
+        found = {case: entry for case, entry in cached.items() if entry is not None}
+        size = sum(math.prod(a.shape) for entry in found.values() for a in entry.arrays.values())
+        results = in_parallel(
+            lambda case: found[case].damaged(),
+            list(found),
+            workers=self.workers,
+            description="Verifying the cache",
+            progress=progress and size > _LARGE,
+        )
+        damaged = {case: files for case, files in results if files}
+        self._verified.update(case.id for case in found)
+        for case, files in damaged.items():
+            text = f"{case.id}: {', '.join(files)} in the cache changed since it was written "
+            console.print(
+                f"{text}(a faulty disk?); the case is read again.", style="yellow", markup=False
+            )
+        return [case for case in found if case in damaged]
 
     def _fill(self, case: Case) -> list[Problem]:
         raw, problems = self.read(case)
