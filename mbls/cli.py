@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mbls import __version__
+from mbls.errors import message_for_user
 
 __all__ = ["main"]
 
@@ -62,9 +63,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nInterrupted.\n")
         return 130
     except Exception as error:
-        if not getattr(error, "for_user", False) or os.environ.get("MBLS_TRACEBACK"):
+        message = message_for_user(error)
+        if message is None or os.environ.get("MBLS_TRACEBACK"):
             raise
-        sys.stderr.write(f"\nmbls {command}: {error}\n")
+        sys.stderr.write(f"\nmbls {command}: {message}\n")
         return 1
 
 

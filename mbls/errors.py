@@ -3,19 +3,33 @@
 ``for_user`` marks them, so that other packages can mark theirs without importing this one.
 """
 
+import errno
+import re
+
 __all__ = [
     "CheckpointError",
     "ChoiceError",
     "Interrupted",
+    "MissingExtraError",
     "NonFiniteError",
     "OutputError",
     "ReportError",
     "RunFolderError",
+    "message_for_user",
 ]
+
+WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?(killed by signal: \w+|exited unexpectedly)")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class ChoiceError(ValueError):
     """A name that no configuration file has."""
+
+    for_user = True
+
+
+class MissingExtraError(ImportError):
+    """A package that an option needs and that is not installed."""
 
     for_user = True
 
@@ -54,3 +68,22 @@ class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
     """A run that a signal stopped in good order."""
 
     for_user = True
+
+
+def message_for_user(error: BaseException) -> str | None:
+    """Return what a user is told of an error they can mend; None for a fault in the code."""
+    if getattr(error, "for_user", False):
+        return str(error)
+    if died := WORKER_DIED.search(str(error)):
+        return (
+            f"A process that loads data has died ({died.group(1)}). Most often the system had no "
+            "memory left: take fewer of them (--data.init_args.num_workers). A run goes on with "
+            "make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); a test or a "
+            "prediction is started again."
+        )
+    if isinstance(error, OSError) and error.errno in DISK:
+        return (
+            f"{error.filename or 'A file'} cannot be written or read ({error.strerror}). What was "
+            "written before is whole."
+        )
+    return None
