@@ -41,8 +41,11 @@ class EpochMeans:
 
     def state(self, trainer: Trainer) -> dict[str, Any]:
         """Return the sums of every rank, ``(ranks, values + 1)``; all ranks call it."""
-        sums = trainer.strategy.all_gather(self._here(trainer))
-        return {"names": list(self._names), "sums": sums.reshape(-1, self._sums.numel()).cpu()}
+        sums = [self._here(trainer)]
+        if trainer.world_size > 1:
+            sums = [torch.empty_like(sums[0]) for _ in range(trainer.world_size)]
+            torch.distributed.all_gather(sums, self._here(trainer))
+        return {"names": list(self._names), "sums": torch.stack(sums).cpu()}
 
     def load(self, state: Mapping[str, Any], trainer: Trainer) -> None:
         """Take up this rank's sums; where the number of ranks is another, rank 0 takes all."""

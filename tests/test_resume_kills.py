@@ -1,8 +1,10 @@
 """A run that is killed at any moment and resumed ends as if nothing had been: to the last bit."""
 
 import itertools
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -153,7 +155,7 @@ def resumed_after(
             ended.append(forks.mbls("train", *given, *kill))
         assert ended[-1].code in (0, KILLED), ended[-1].out
         if not (run / "config.yaml").is_file() and run.is_dir():
-            run.rmdir()  # killed before the run had written anything
+            shutil.rmtree(run)  # killed before it had written what it is
     return ended
 
 
@@ -163,7 +165,7 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_been(
     kills: list[list[str] | float] = [
         words_of("KillAtHook", hook="on_train_batch_end", number=3),  # before any checkpoint
         # with previous in place of last, which has not come yet
-        words_of("KillAtCall", target="rename", number=3, file="incoming.ckpt"),
+        words_of("KillAtCall", target="rename", number=1, file="last.ckpt", after="true"),
         words_of("KillAtCall", target="fsync", number=1, file="incoming.ckpt.incoming", half=True),
     ]
     run = tmp_path / "run"
@@ -209,3 +211,59 @@ def test_twenty_kills(forks: Forks, words: list[str], whole: Path, tmp_path: Pat
         assert seed < 20, "most processes ended before they were killed"
     for kill in survived:
         print(kill)  # noqa: T201  (the table of what was survived: pytest -s)
+
+
+# What a run needs beside itself: data processes and the cache -------------------------------------
+
+
+class KillWorkers(Callback):
+    """Kill the processes that load data, as a system without memory does."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self._hook)
+
+    def _hook(self, trainer, *args) -> None:
+        if not trainer.sanity_checking:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("hook", "left"),
+    [
+        ("on_train_batch_start", {"best", "last"}),
+        ("on_validation_batch_start", set()),
+        ("on_test_batch_start", {"best", "last", "previous"}),
+    ],
+)
+def test_a_killed_loader_is_told(
+    hook: str, left: set[str], forks: Forks, words: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = [*words, "--epochs", "2", "--run", str(run), "--data.init_args.num_workers", "1"]
+    ended = forks.mbls("train", *given, *words_of("KillWorkers", hook=hook), limit=60)
+    assert ended.code == 1, ended.out
+    assert "A process that loads data has died" in ended.out
+    assert "Traceback" not in ended.out
+    assert {path.stem for path in (run / "checkpoints").glob("*.ckpt")} <= left
+    assert not (run / "test").exists()  # nothing is told of a part of the cases
+
+
+def test_a_damaged_cache_is_found_and_mended(
+    forks: Forks, words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    cache = Path(next(iter(whole.parents[1].glob("data*/cache"))))
+    label, image = (sorted(cache.rglob(f"{name}.npy")) for name in ("label", "image"))
+    flipped, cut = bytearray(label[0].read_bytes()), image[-1].read_bytes()
+    flipped[-1] ^= 1
+    label[0].write_bytes(flipped)
+    image[-1].write_bytes(cut[:-100])
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "test")
+    ended = forks.mbls("evaluate", str(run))
+    assert ended.code == 0, ended.out
+    assert "label.npy in the cache changed since it was written" in ended.out
+    assert_equal(run, whole)
+    flipped[-1] ^= 1
+    assert label[0].read_bytes() == flipped
+    assert image[-1].read_bytes() == cut

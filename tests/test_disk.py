@@ -1,0 +1,157 @@
+"""A disk that is full or read-only: what is said, what is left, and the way on."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from mbls.callbacks import MetricsCSV, PredictionWriter, run_folder
+from mbls.cli import main
+from mbls.errors import OutputError
+from mbls.files import replace_file
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+FULL = Path("/dev/full")  # the kernel's own full disk: every write to it fails with ENOSPC
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
+
+
+class Spoil(Callback):
+    """Make a file of the run unwritable when the validation of an epoch begins.
+
+    Args:
+        file: Its name in the run folder, under which it is written before it is renamed.
+        epoch: When.
+        full: Whether its disk is full; otherwise its folder becomes immutable.
+    """
+
+    def __init__(self, file: str, epoch: int, *, full: bool = True) -> None:
+        self.file, self.epoch, self.full = file, epoch, full
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        if trainer.sanity_checking or trainer.current_epoch != self.epoch:
+            return
+        path = run_folder(trainer) / self.file
+        if self.full:
+            path.symlink_to(FULL)
+        else:
+            immutable(path.parent, "+")
+
+
+def immutable(folder: Path, sign: str) -> bool:
+    done = subprocess.run(["chattr", f"{sign}i", str(folder)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which folders can be made immutable, even for root, until the test ends."""
+    if not immutable(tmp_path, "+"):
+        pytest.skip("chattr +i is not permitted here")
+    immutable(tmp_path, "-")
+    yield tmp_path
+    for path in tmp_path.rglob("*"):
+        if path.is_dir():
+            immutable(path, "-")
+
+
+def spoil(**settings: Any) -> list[str]:
+    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
+    return ["--trainer.callbacks+=tests.test_disk.Spoil", *given]
+
+
+def step(run: Path, name: str) -> int:
+    content = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return int(content["global_step"])
+
+
+@needs_full
+def test_a_disk_that_fills_up_costs_no_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny.words(tmp_path, epochs=3), "--checkpoint.mode", "min"]
+    run = tiny.run_folder(tmp_path)
+    assert tiny.fit(*words, *spoil(file="checkpoints/incoming.ckpt.incoming", epoch=1)) == 1
+    told = capfd.readouterr().err
+    assert "incoming.ckpt cannot be written (No space left on device)" in told
+    assert "Free some room; a run goes on with make train RUN=FOLDER RESUME=1" in told
+    assert "Traceback" not in told
+    assert step(run, "last") == 2
+    assert not list(run.rglob("*.incoming"))
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    assert (step(run, "last"), step(run, "previous")) == (6, 4)
+
+
+def test_a_folder_that_becomes_read_only_costs_no_checkpoint(
+    locks: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = tiny.words(locks, epochs=3)
+    run = tiny.run_folder(locks)
+    assert tiny.fit(*words, *spoil(file="checkpoints/x", epoch=1, full="false")) == 1
+    told = capfd.readouterr().err
+    assert "incoming.ckpt cannot be written (Operation not permitted)" in told
+    assert "Give permission to write there" in told
+    assert "Traceback" not in told
+    assert step(run, "last") == 2
+
+
+@needs_full
+@pytest.mark.parametrize("file", ["bins.npz", "metrics.json", "reliability.png"])
+def test_results_that_cannot_be_written(
+    file: str, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "tested"
+    if not folder.exists():
+        folder.mkdir()
+        assert tiny.fit(*tiny.words(folder)) == 0
+    run = tiny.run_folder(folder)
+    (run / "test" / file).mkdir(parents=True)
+    (run / "test" / file / file).symlink_to(FULL)
+    assert main(["evaluate", str(run), "--tag", file]) == 1
+    told = capfd.readouterr().err
+    assert f"test/{file} cannot be written (No space left on device)" in told
+    assert "Traceback" not in told
+
+
+@needs_full
+def test_a_prediction_that_cannot_be_written(tmp_path: Path) -> None:
+    writer = PredictionWriter(output=tmp_path)
+    (tmp_path / ".incoming-case.nii.gz").symlink_to(FULL)
+    data = SimpleNamespace(restore=lambda case, logits: (logits, np.eye(4)))
+    trainer: Any = SimpleNamespace(datamodule=data, world_size=1)
+    batch = {"case": ["case"], "scored": torch.tensor([True])}
+    with pytest.raises(OutputError, match=r"case\.nii\.gz cannot be written \(No space left"):
+        writer.write_on_batch_end(trainer, None, torch.rand(1, 2, 64, 64, 64), None, batch, 0, 0)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_full
+def test_metrics_wait_for_room(tmp_path: Path) -> None:
+    logger = MetricsCSV()
+    logger.folder = tmp_path
+    logger.log_metrics({"epoch": 0, "x": 1.0}, 1)
+    (tmp_path / "metrics.csv.incoming").symlink_to(FULL)
+    logger.save()  # rank 0 alone calls it
+    assert not (tmp_path / "metrics.csv").exists()
+    (tmp_path / "metrics.csv.incoming").symlink_to(FULL)
+    with pytest.raises(OutputError, match=r"metrics\.csv cannot be written"):
+        logger.write()
+    logger.write()
+    assert "1.0" in (tmp_path / "metrics.csv").read_text()
+
+
+@needs_full
+@pytest.mark.parametrize("spoiled", [lambda path: path.symlink_to(FULL), lambda path: path.mkdir()])
+def test_a_file_is_whole_or_as_it_was(spoiled: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    replace_file(path, b"old")
+    spoiled(tmp_path / "a.json.incoming")
+    with pytest.raises(OutputError, match=r"a\.json cannot be written"):
+        replace_file(path, b"new" * 100)
+    assert path.read_bytes() == b"old"
