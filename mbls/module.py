@@ -217,7 +217,8 @@ class SegmentationModule(LightningModule):
         if validates:
             self._score(batch, logits.softmax(dim=1), self.val_histogram, self.val_dice)
         if loss:
-            loss.observe(logits, batch["label"])
+            with torch.autocast(logits.device.type, enabled=False):
+                loss.observe(logits, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's numbers, and let an adaptive loss adapt before checkpoints."""
@@ -323,9 +324,10 @@ class SegmentationModule(LightningModule):
         *others: FineHistogram | DiceScore | HausdorffDistance95 | NormalizedSurfaceDice,
     ) -> None:
         shared = {"spacing": batch["spacing"], "index": batch["index"]}
-        histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
-        for metric in others:
-            metric.update(probs, batch["label"], **shared)
+        with torch.autocast(probs.device.type, enabled=False):
+            histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
+            for metric in others:
+                metric.update(probs, batch["label"], **shared)
 
 
 def _differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

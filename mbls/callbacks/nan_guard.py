@@ -11,6 +11,7 @@ from mbls.errors import NonFiniteError
 
 __all__ = ["NaNGuard", "require_finite"]
 
+LEAST_SCALE = 2.0**-30  # float16 needs less in no sound run: from 2^16, 46 steps skipped in a row
 ADVICE = (
     "The run is stopped, and its checkpoints are those written before. Lower the learning rate, "
     "clip gradients (--trainer.gradient_clip_val 1), or check these cases with `make check-data`."
@@ -32,6 +33,9 @@ class NaNGuard(Callback):
     No step waits for the device: the losses since the last look stay there as one flag each.
     The look is reduced over ranks, so that all stop at the same step. Weights are looked at before
     a validation, and before a checkpoint is written.
+
+    Under float16 a step whose gradients overflow is skipped and the scale halved, which is how a
+    fitting scale is found: with a finite loss it is no fault, until the scale has no end.
     """
 
     def __init__(self) -> None:
@@ -67,6 +71,7 @@ class NaNGuard(Callback):
             return
         steps, self._pending = list(self._pending), deque()
         before, self._before = self._before, steps[-1]
+        _require_scale(trainer)
         flags = torch.stack([step.bad for step in steps]).float()
         anywhere = trainer.strategy.reduce(flags, reduce_op="sum")
         bad = [k for k, value in enumerate(torch.as_tensor(anywhere).tolist()) if value > 0]
@@ -109,6 +114,18 @@ def require_finite(trainer: Trainer) -> None:
     guard = guards[0] if guards else NaNGuard()
     guard.look(trainer)
     guard.look_at_weights(trainer)
+
+
+def _require_scale(trainer: Trainer) -> None:
+    """Raise where a gradient scaler skips every step; ranks share the gradients and the scale."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and scaler.get_scale() < LEAST_SCALE:
+        raise NonFiniteError(
+            f"Gradients are NaN or infinite in step after step by epoch {trainer.current_epoch}, "
+            f"step {trainer.global_step}, under a loss that is finite: the gradient scaler's scale "
+            f"has fallen to {scaler.get_scale():.1g}, and no step was taken meanwhile. Look for a "
+            "root or a logarithm of 0 in the loss, or train with --precision bf16-mixed or 32-true."
+        )
 
 
 def _finite_weights(trainer: Trainer) -> bool:

@@ -21,6 +21,7 @@ def fake_trainer(every: int, *callbacks: Any, network: nn.Module | None = None) 
         callbacks=list(callbacks),
         lightning_module=network or nn.Linear(1, 1),
         strategy=SimpleNamespace(reduce=lambda flags, reduce_op: flags),
+        precision_plugin=None,
     )
 
 
