@@ -16,6 +16,7 @@ OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$
   $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
   $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
+  $(if $(LOGGER),--logger $(LOGGER)) \
   $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(DIM),--dim $(DIM)) \
@@ -42,7 +43,7 @@ help:  ## Show the targets, the variables and what they can be
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables of train:"
-	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET; do \
+	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET logger:LOGGER; do \
 	  printf '  %-12s %s\n' "$${kind#*:}" "$$(ls experiments/configs/$${kind%%:*} | sed -n 's/^\([^.]*\)\.yaml$$/\1/p' | tr '\n' ' ')"; done
 	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
 	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"

@@ -6,13 +6,14 @@ once.
 """
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from mbls.errors import ChoiceError
+from mbls.errors import ChoiceError, MissingExtraError
 
 __all__ = [
     "choices",
@@ -21,10 +22,12 @@ __all__ = [
     "config_folder",
     "data_files",
     "names_of",
+    "require_tracker",
     "stated_dims",
 ]
 
-KINDS = ("data", "loss", "network", "trainer")
+TRACKERS = ("tensorboard", "mlflow", "wandb")  # whose package and extra have the name
+KINDS = ("data", "loss", "network", "trainer", "logger")
 
 
 def config_folder() -> Path:
@@ -64,7 +67,13 @@ def choose(kind: str, name: str) -> Path:
 
 
 def compose(
-    *, dataset: str, loss: str, network: str, preset: str, dims: int | None = None
+    *,
+    dataset: str,
+    loss: str,
+    network: str,
+    preset: str,
+    dims: int | None = None,
+    loggers: Sequence[str] = (),
 ) -> list[Path]:
     """Return the configuration files of a run, in the order in which they are layered.
 
@@ -76,11 +85,29 @@ def compose(
         network: Name or file of the network.
         preset: Name or file of the training settings.
         dims: 2 or 3; None for what the network's file states, else the dataset's.
+        loggers: Names or files of trackers beside metrics.csv.
     """
     shared = [config_folder() / "base.yaml", choose("trainer", preset)]
     chosen = choose("network", network)
     data = data_files(dataset, preset, dims or stated_dims(chosen))
-    return [*shared, *data, *_layers(chosen, Path(preset).stem), choose("loss", loss)]
+    trackers = [choose("logger", name) for name in loggers]
+    for file in trackers:
+        require_tracker(file)
+    return [*shared, *trackers, *data, *_layers(chosen, Path(preset).stem), choose("loss", loss)]
+
+
+def require_tracker(file: Path) -> None:
+    """Raise where a file of ``logger/`` is of a tracker that is not installed.
+
+    Raises:
+        MissingExtraError: With the line that installs it.
+    """
+    name = file.stem
+    if name in TRACKERS and importlib.util.find_spec(name) is None:
+        raise MissingExtraError(
+            f"LOGGER={name} (--logger {name}) needs the package {name}: "
+            f"pip install -c constraints.txt -e '.[{name}]'."
+        )
 
 
 def data_files(dataset: str, preset: str, dims: int | None) -> list[Path]:

@@ -299,7 +299,8 @@ class SegmentationModule(LightningModule):
         if held_out and not (isinstance(self.loss, Loss) and self.loss.adaptive):
             rank_zero_warn(
                 f"adapt is holdout, and {type(self.loss).__name__} does not adapt: "
-                f"{len(datamodule.cases('holdout'))} cases are held out of training, and nothing sees them."
+                f"{len(datamodule.cases('holdout'))} cases are held out of training, and nothing "
+                "sees them."
             )
 
     def _adapting(self) -> Loss | None:

@@ -7,6 +7,7 @@ from mbls.callbacks.checkpoints import (
     last_checkpoint,
     read_checkpoint,
 )
+from mbls.callbacks.diagrams import Diagrams
 from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.multipliers import MultiplierFigure
 from mbls.callbacks.nan_guard import NaNGuard
@@ -16,10 +17,12 @@ from mbls.callbacks.results import TestResults
 from mbls.callbacks.run_card import RunCard
 from mbls.callbacks.run_folder import RunFolder, run_folder
 from mbls.callbacks.run_logger import MetricsCSV
+from mbls.callbacks.speed import Speed
 from mbls.callbacks.step_seed import StepSeed
 
 __all__ = [
     "Checkpoints",
+    "Diagrams",
     "GracefulStop",
     "MetricsCSV",
     "MultiplierFigure",
@@ -28,6 +31,7 @@ __all__ = [
     "ProgressBar",
     "RunCard",
     "RunFolder",
+    "Speed",
     "StepSeed",
     "TestResults",
     "find_checkpoint",

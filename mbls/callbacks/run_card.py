@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -15,8 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
+from mbls.callbacks.speed import peak_memory
 from mbls.files import replace_file
 from mbls.losses import Loss
+from mbls.trackers import facts
 
 __all__ = ["RunCard", "commit"]
 
@@ -66,6 +67,8 @@ class RunCard(Callback):
             "finished": False,
         }
         self._write(trainer)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(facts(self._card))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -82,10 +85,8 @@ class RunCard(Callback):
             "steps": trainer.global_step,
             "wall_seconds": round(seconds, 1),
             "samples_per_second": round(self._samples * trainer.world_size / seconds, 2),
-            "peak_memory_mb": _peak_memory_mb(),
+            **peak_memory(),
         }
-        if torch.cuda.is_available():
-            self._card["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
         self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,11 +115,6 @@ def _adapts(module: LightningModule) -> bool:
 def _parts(data: Any) -> tuple[str, ...]:
     held_out = ("holdout",) if getattr(data, "adapt", "val") == "holdout" else ()
     return ("train", "val", "test", *held_out)
-
-
-def _peak_memory_mb() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, but bytes on a Mac
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def commit() -> str | None:

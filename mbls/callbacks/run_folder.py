@@ -5,7 +5,6 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mbls.callbacks.run_logger import MetricsCSV
 from mbls.errors import RunFolderError
 
 __all__ = ["RunFolder", "claim", "run_folder"]
@@ -97,13 +96,13 @@ class RunFolder(Callback):
             raise answer
         self._path = cast(Path, answer)
         for logger in trainer.loggers:
-            if stage == "fit" and isinstance(logger, MetricsCSV):
+            if stage == "fit" and hasattr(logger, "folder"):
                 logger.folder = self._path
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """On resume, cut the logged values to the checkpoint's step."""
         for logger in trainer.loggers:
-            if self.resume and isinstance(logger, MetricsCSV):
+            if self.resume and hasattr(logger, "resume"):
                 logger.resume(trainer.global_step)
 
     def _resolve(self, stage: str) -> Path:

@@ -1,4 +1,4 @@
-"""metrics.csv: the logged values of a run, readable while it goes on."""
+"""metrics.csv and speed.csv: the logged values of a run, readable while it goes on."""
 
 import contextlib
 import csv
@@ -16,6 +16,7 @@ from mbls.files import replace_file
 __all__ = ["MetricsCSV", "read_rows"]
 
 KEYS = ("epoch", "step")
+CLOCK = "speed/"  # values that are never the same again
 
 
 class MetricsCSV(Logger):
@@ -25,12 +26,15 @@ class MetricsCSV(Logger):
     ranks can agree on one; this one waits for :class:`~mbls.callbacks.RunFolder`, and on resume
     cuts the file to the checkpoint's step and appends. A column that appears later is added to
     the rows before it, empty.
+
+    Values named ``speed/...`` go to ``speed.csv``: metrics.csv is the same, to the last bit, for a
+    run that was stopped and resumed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.folder: Path | None = None
-        self._rows: list[dict[str, Any]] = []
+        self._rows: dict[str, list[dict[str, Any]]] = {"metrics.csv": [], "speed.csv": []}
 
     @property
     def name(self) -> str:
@@ -50,10 +54,11 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def resume(self, step: int) -> None:
         """Take over the rows of the run's earlier part up to ``step``; later ones are dropped."""
-        path = Path(str(self.folder)) / "metrics.csv"
-        if path.is_file():
-            self._rows = [row for row in read_rows(path) if int(row["step"]) < step]
-            self.save()
+        for name in self._rows:
+            path = Path(str(self.folder)) / name
+            if path.is_file():
+                self._rows[name] = [row for row in read_rows(path) if int(row["step"]) < step]
+        self.save()
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
@@ -63,11 +68,14 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Keep a step's values; values of the same step and epoch share a row."""
         values = dict(metrics)
-        row = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
-        if self._rows and all(int(self._rows[-1][key]) == row[key] for key in KEYS):
-            self._rows[-1].update(values)
-        else:
-            self._rows.append(row | values)
+        keys = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
+        clock = {name: value for name, value in values.items() if name.startswith(CLOCK)}
+        rest = {name: value for name, value in values.items() if name not in clock}
+        for rows, part in ((self._rows["metrics.csv"], rest), (self._rows["speed.csv"], clock)):
+            if part and rows and all(int(rows[-1][key]) == keys[key] for key in KEYS):
+                rows[-1].update(part)
+            elif part:
+                rows.append(keys | part)
 
     @rank_zero_only
     def save(self) -> None:
@@ -83,21 +91,25 @@ class MetricsCSV(Logger):
         """Write all rows by atomic rename.
 
         Raises:
-            OutputError: The file cannot be written; the rows are kept.
+            OutputError: A file cannot be written; the rows are kept.
         """
-        if self.folder is None or not self._rows:
-            return
-        columns = sorted({name for row in self._rows for name in row} - set(KEYS))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*KEYS, *columns], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        replace_file(self.folder / "metrics.csv", text.getvalue().encode())
+        for name, rows in self._rows.items():
+            if self.folder is not None and rows:
+                replace_file(self.folder / name, _table(rows).encode())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = sorted({name for row in rows for name in row} - set(KEYS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*KEYS, *columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -21,19 +21,21 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mbls.callbacks import (
     Checkpoints,
+    Diagrams,
     GracefulStop,
     MultiplierFigure,
     NaNGuard,
     PredictionWriter,
     RunCard,
     RunFolder,
+    Speed,
     StepSeed,
     TestResults,
     read_checkpoint,
     run_folder,
 )
 from mbls.callbacks.rank_zero import on_rank_zero
-from mbls.choices import names_of
+from mbls.choices import names_of, require_tracker
 from mbls.errors import CheckpointError, Interrupted, NonFiniteError, OutputError, RunFolderError
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
@@ -78,9 +80,11 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(RunCard, "card")
         parser.add_lightning_class_args(NaNGuard, "nan_guard")
         parser.add_lightning_class_args(GracefulStop, "stop")
+        parser.add_lightning_class_args(Speed, "speed")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(StepSeed, "step_seed")
         parser.add_lightning_class_args(MultiplierFigure, "multipliers")
+        parser.add_lightning_class_args(Diagrams, "diagrams")
         parser.add_lightning_class_args(TestResults, "results")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         for fact, targets in FACTS.items():
@@ -121,6 +125,9 @@ def command_line(args: Sequence[str]) -> CommandLine:
     _quieten()
     _hush()
     strict = {"allow_abbrev": False}
+    for path in map(Path, config_paths(args)):
+        if path.parent.name == "logger":
+            require_tracker(path)
     names = names_of(config_paths(args))
     with one_voice():
         return CommandLine(

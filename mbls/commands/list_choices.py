@@ -1,4 +1,4 @@
-"""``mbls list``: the datasets, losses, networks and presets there are."""
+"""``mbls list``: the datasets, losses, networks, presets and trackers there are."""
 
 import sys
 
@@ -6,7 +6,13 @@ from mbls.choices import choices
 
 __all__ = ["main"]
 
-LABELS = {"data": "DATASET", "loss": "LOSS", "network": "NETWORK", "trainer": "PRESET"}
+LABELS = {
+    "data": "DATASET",
+    "loss": "LOSS",
+    "network": "NETWORK",
+    "trainer": "PRESET",
+    "logger": "LOGGER",
+}
 
 
 def main(args: list[str]) -> int:

@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
                    help="the dataset's folder; without it a phantom is written")  # fmt: skip
     p.add_argument("--preset", metavar="NAME", help=", ".join(choices("trainer"))
                    + "; default: quick on a phantom, paper with --data-root")  # fmt: skip
+    p.add_argument("--logger", metavar="NAME", help="a tracker beside metrics.csv, or several with "
+                   f"commas: {', '.join(choices('logger'))}")  # fmt: skip
     p.add_argument("--seed", type=int, default=None)
     p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
     p.add_argument("--split", type=Path, metavar="FILE", help="the patients of each part, as JSON")
@@ -102,7 +104,8 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
             kind = {"dataset": "data"}.get(needed, needed)
             raise ChoiceError(f"--{needed} is needed: one of {', '.join(choices(kind))}.")
     names = chosen_names(options)
-    files = compose(**names, dims=options.dim)
+    loggers = options.logger.split(",") if options.logger else ()
+    files = compose(**names, dims=options.dim, loggers=loggers)
     _say(
         f"dataset {names['dataset']} · loss {names['loss']} · network {names['network']} · "
         f"preset {names['preset']} · seed {options.seed or 0}"
@@ -136,7 +139,7 @@ def default_network(options: argparse.Namespace, preset: str) -> str:
 
 def resume_words(options: argparse.Namespace) -> list[str]:
     """Return the words that go on in a run folder with its own configuration."""
-    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt"):
+    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt", "logger"):
         if getattr(options, choice) is not None:
             raise ChoiceError(
                 f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
@@ -147,8 +150,8 @@ def resume_words(options: argparse.Namespace) -> list[str]:
     if not (options.run / "config.yaml").is_file():
         raise RunFolderError(
             f"--resume goes on in a run folder: {options.run} has no config.yaml. "
-            "Give --run runs/<dataset>/<network>-<loss>/seed<k>; a run that ended before it wrote "
-            "the file is started anew, without --resume."
+            "Give --run runs/<dataset>/<network>-<loss>/seed<k>. What is left of a run that ended "
+            "before it wrote the file may be removed, and the run started anew."
         )
     words = ["--config", str(options.run / "config.yaml"), "--run.resume", "true"]
     from mbls.callbacks import has_checkpoint, last_checkpoint

@@ -1,0 +1,48 @@
+"""Reliability diagrams of the validation, sent to the trackers while a run goes on."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+
+from mbls.callbacks.run_folder import folder_callback
+from mbls.module import SegmentationModule
+from mbls.plots import reliability_figure
+from mbls.trackers import FigureLogger
+
+__all__ = ["Diagrams"]
+
+
+class Diagrams(Callback):
+    """Give each tracker that shows images the validation's reliability diagram.
+
+    Args:
+        every_n_epochs: How often; 0 is never.
+    """
+
+    def __init__(self, *, every_n_epochs: int = 0) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(f"every_n_epochs must be >= 0, got {every_n_epochs}.")
+        self.every_n_epochs = every_n_epochs
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, before the module forgets its histogram; all ranks sum theirs."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, FigureLogger)]
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not loggers:
+            return
+        if not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        assert isinstance(pl_module, SegmentationModule)
+        bins = pl_module.val_histogram.compute()
+        if not trainer.is_global_zero:
+            return
+        data, run = trainer.datamodule, folder_callback(trainer)  # type: ignore[attr-defined]
+        meta = {
+            "dataset": run.dataset,
+            "network": run.network,
+            "loss": run.loss,
+            "seed": run.seed,
+            "origin": data.origin,
+            "class_names": list(data.class_names),
+        }
+        figure: Figure = reliability_figure(bins, meta=meta, n_bins=pl_module.n_bins)
+        for logger in loggers:
+            logger.log_figure("val/reliability", figure, trainer.global_step - 1)

@@ -1,0 +1,107 @@
+"""Trackers beside metrics.csv, in local files: TensorBoard, MLflow, Weights & Biases."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mbls.callbacks.run_logger import read_rows
+from mbls.cli import main
+from mbls.trackers import TensorBoard, stem
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def stopped_and_resumed(folder: Path, *words: str) -> Path:
+    """Train an epoch with a tracker and diagrams, go on for a second; the run folder."""
+    given = [*tiny.words(folder, epochs=1), *words, "--diagrams.every_n_epochs", "1"]
+    assert tiny.fit(*given) == 0
+    run = tiny.run_folder(folder)
+    assert tiny.fit("--run", str(run), "--resume", "--epochs", "2") == 0
+    return run
+
+
+def values_of(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(int(row["step"]), pytest.approx(float(row[name]))) for row in rows]
+
+
+def test_tensorboard_has_what_the_csv_has_and_the_diagrams(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = stopped_and_resumed(tmp_path, "--logger", "tensorboard")
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    rows = read_rows(run / "metrics.csv")
+    for name in ("train/loss", "val/dice", "val/dice/ring", "val/ece"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert shown == values_of(rows, name)
+    assert [event.step for event in events.Images("val/reliability")] == [1, 3]
+    speeds = read_rows(run / "speed.csv")
+    assert [event.value for event in events.Scalars("speed/samples_per_second")] == [
+        value for _, value in values_of(speeds, "speed/samples_per_second")
+    ]
+    assert all(0 < float(row["speed/data_wait_share"]) < 1 for row in speeds)
+    assert all(float(row["speed/peak_memory_mb"]) > 50 for row in speeds)
+    assert not [name for row in rows for name in row if name.startswith("speed/")]
+
+
+@pytest.mark.slow
+def test_mlflow_goes_on_in_its_own_run(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    from mlflow import MlflowClient
+
+    store = tmp_path / "store"
+    words = ["--logger", "mlflow", "--trainer.logger.init_args.save_dir", str(store)]
+    run = stopped_and_resumed(tmp_path, *words)
+    client = MlflowClient(store.as_uri())
+    experiment = client.get_experiment_by_name("mbls")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_id == (run / "mlflow_run").read_text().strip()
+    assert found.info.run_name == "blobs/tiny-mbls/seed0"
+    assert (found.info.status, found.data.params["loss"]) == ("FINISHED", "mbls")
+    history = client.get_metric_history(found.info.run_id, "val/dice.ring")
+    rows = read_rows(run / "metrics.csv")
+    assert [(each.step, each.value) for each in history] == values_of(rows, "val/dice/ring")
+    diagrams = client.list_artifacts(found.info.run_id, "val/reliability")
+    assert [Path(each.path).name for each in diagrams] == ["000001.png", "000003.png"]
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ["--logger", "wandb", "--trainer.logger.init_args.offline", "true"]
+    run = stopped_and_resumed(tmp_path, *words)
+    number = (run / "wandb_run").read_text().strip()
+    assert len(list((run / "wandb").glob(f"offline-run-*-{number}"))) == 2
+
+
+def test_a_tracker_that_is_not_installed_names_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mbls.choices.importlib.util.find_spec", lambda name: None)
+    assert main(["train", *tiny.words(tmp_path), "--logger", "tensorboard"]) == 1
+    told = capfd.readouterr().err
+    assert "needs the package tensorboard: pip install" in told
+    assert "-e '.[tensorboard]'" in told
+    assert "Traceback" not in told
+    assert not tiny.run_folder(tmp_path).exists()
+
+
+def test_a_misspelt_tracker_gets_the_nearest_name(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--dataset", "acdc", "--loss", "ce", "--logger", "tensorbord"]) == 1
+    assert "Unknown logger 'tensorbord'. Did you mean 'tensorboard'?" in capfd.readouterr().err
+
+
+def test_nothing_is_written_before_there_is_a_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    monkeypatch.chdir(tmp_path)
+    logger = TensorBoard()
+    logger.log_metrics({"x": 1.0}, 0)
+    logger.save()
+    assert not os.listdir(tmp_path)  # noqa: PTH208
+    assert stem("val/dice") == "val/dice"
