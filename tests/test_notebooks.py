@@ -1,49 +1,142 @@
-"""The notebooks run from top to bottom on a small run, and are kept without outputs."""
+"""The notebooks run from top to bottom on small runs, and are kept without outputs."""
 
 import json
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
-import yaml
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
+from IPython.display import display
+from IPython.utils.capture import capture_output
 from nbclient import NotebookClient
 
-from mbls.cli import main
+from mbls.metrics.bootstrap import patient_weights
+from mbls.report.analysis import analyse
+from tests.report.fake import DRAWS, write_run
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PICTURES = {"01_results": 5, "02_reliability": 5, "03_your_loss_your_data": 2, "04_truth": 3}
+TRAINS = "03_your_loss_your_data"
+
+
+def test_the_notebooks_there_are() -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(PICTURES)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained and tested run on discs."""
-    home = tmp_path_factory.mktemp("notebooks")
-    data = {"data": {"class_path": "tests.blobs.BlobDataModule", "init_args": {"root": None}}}
-    (home / "blobs.yaml").write_text(yaml.safe_dump(data))
-    words = ["--dataset", str(home / "blobs.yaml"), "--loss", "ce", "--network", "unet"]
-    words += ["--preset", "quick", "--epochs", "2", "--accelerator", "cpu"]
-    words += ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", "null"]
-    assert main(["train", *words, "--run", str(home / "run")]) == 0
-    return home / "run"
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two losses with two seeds, made up: one sharper than the labels' distribution."""
+    home = tmp_path_factory.mktemp("runs")
+    for loss, sharpness in (("ce", 1.6), ("mbls", 1.0)):
+        for seed in (0, 1):
+            write_run(home, loss, seed, sharpness=sharpness, patients=4)
+    return home
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MBLS_RUN", str(run))
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    """IPython in this process, which has imported everything already."""
+    matplotlib.use("agg")
+    made = InteractiveShell.instance()
+    select_figure_formats(made, {"png"})
+    monkeypatch.setattr(plt, "show", lambda: display(plt.gcf()))
+    monkeypatch.setitem(plt.rcParams, "figure.dpi", 30)
+    yield made
+    plt.close("all")
+    made.reset(new_session=False)
+    InteractiveShell.clear_instance()
+
+
+def run_all(shell: InteractiveShell, path: Path) -> list[dict[str, str]]:
+    """Run the cells of a notebook and return what they show, by type."""
+    shown: list[dict[str, str]] = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            with capture_output() as captured:
+                result = shell.run_cell(cell.source)
+            result.raise_error()
+            shown += [output.data for output in captured.outputs]
+            shown.append({"text/plain": captured.stdout})
+            if result.result is not None:
+                shown.append({"text/plain": str(result.result)})
+    return shown
+
+
+def check(shown: list[dict[str, str]], name: str) -> None:
+    assert sum("image/png" in data for data in shown) >= PICTURES[name]
+    words = " ".join(data.get("text/plain", "") for data in shown)
+    assert name == TRAINS or "PHANTOM" in words
+
+
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != TRAINS])
+def test_it_runs(
+    name: str, runs: Path, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MBLS_RUNS", str(runs))
+    fewer = partial(patient_weights, draws=DRAWS)  # as the runs' own intervals were drawn
+    monkeypatch.setattr("mbls.metrics.summary.patient_weights", fewer)
+    monkeypatch.setattr("mbls.report.analysis.analyse", partial(analyse, draws=DRAWS))
+    check(run_all(shell, ROOT / "notebooks" / f"{name}.ipynb"), name)
+    if name == "04_truth":
+        confidence = shell.user_ns["summary"]["mean"]
+        assert confidence["all", "ce"] > confidence["all", "mbls"] + 0.02  # the sharper one
+        assert confidence["all", "ce"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PICTURES))
+def test_it_runs_in_a_kernel_on_real_runs(
+    name: str, real_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MBLS_RUNS", str(real_runs))
+    path = ROOT / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3")
-    client.execute(cwd=str(path.parent))
-    pictures = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(pictures) >= 3
-    assert "PHANTOM" in json.dumps(notebook)
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{before}")
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(path.parent))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output.get("data", {"text/plain": output.get("text", "")}) for output in outputs]
+    check(shown, name)
+
+
+@pytest.fixture(scope="module")
+def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two losses with two seeds, trained for an epoch on the ACDC phantom by a grid."""
+    from tests.tiny_grid import grid_words, run_grid
+
+    home = tmp_path_factory.mktemp("grid")
+    assert run_grid(grid_words(home, losses="ce mbls:margin=3", seeds="0 1")).code == 0
+    return home / "runs"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_kept_without_outputs(path: Path) -> None:
-    for cell in nbformat.read(path, as_version=4).cells:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
+    assert "/home/" not in json.dumps(notebook)
+
+
+def test_a_new_loss_and_a_new_dataset_take_twenty_lines() -> None:
+    for text in code_in(ROOT / "notebooks" / f"{TRAINS}.ipynb"):
+        lines = [line for line in text.splitlines() if line.strip()]
+        body = lines[next(k for k, line in enumerate(lines) if line.startswith("class ")) :]
+        assert len(body) <= 20, len(body)
+
+
+def code_in(path: Path) -> list[str]:
+    """The Python files that a notebook writes."""
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    parts = [part for source in sources for part in source.replace("'''", '"""').split('"""\n')]
+    found = [part for part in parts if "\nclass " in part]
+    assert len(found) == 2
+    return found

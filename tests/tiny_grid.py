@@ -1,0 +1,36 @@
+"""A small real grid: runs of seconds on the ACDC phantom, each in a process of its own."""
+
+from pathlib import Path
+
+import yaml
+
+from tests.tiny import Done, finish, start
+
+
+def grid_words(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> list[str]:
+    """Words of ``mbls benchmark`` whose settings, data and runs lie in ``folder``."""
+    data = {
+        "class_path": "datamodules.ACDCDataModule",
+        "init_args": {
+            "root": None, "phantom_root": str(folder / "phantom"), "batch_size": 16,
+            "phantom_patients": {"train": 3, "val": 1, "test": 3}, "patch_size": [48, 48],
+            "cache_dir": str(folder / "cache"),
+        },
+    }  # fmt: skip
+    network = {
+        "class_path": "monai.networks.nets.UNet",
+        "init_args": {"channels": [4, 8], "strides": [2], "num_res_units": 0},
+    }
+    contents = {"acdc": {"data": data}, "tiny": {"model": {"network": network, "divisor": 2}}}
+    for name, content in contents.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return [
+        "--dataset", str(folder / "acdc.yaml"), "--network", str(folder / "tiny.yaml"),
+        "--preset", "quick", "--epochs", str(epochs), "--accelerator", "cpu",
+        "--losses", losses, "--seeds", seeds, "--root", str(folder / "runs"),
+    ]  # fmt: skip
+
+
+def run_grid(words: list[str], *, limit: float = 900) -> Done:
+    """Run a grid to its end."""
+    return finish(start("benchmark", *words), limit=limit)
