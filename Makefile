@@ -36,7 +36,7 @@ MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
 .PHONY: help install train benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
-  losses bench bench-losses bench-metrics bench-bootstrap bench-data bench-train \
+  readme losses bench bench-losses bench-metrics bench-bootstrap bench-data bench-train \
   bench-evaluation clean
 
 help:  ## Show the targets, the variables and what they can be
@@ -116,6 +116,9 @@ test: install  ## Run the tests (a few minutes)
 
 test-all: install  ## Run all tests, the slow ones too
 	@$(PYTEST) $(ARGS)
+
+readme: install  ## Write the README's tables anew: the losses, and the results of make benchmark
+	@$(BIN)/python -m experiments.readme $(ARGS)
 
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses

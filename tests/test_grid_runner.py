@@ -267,6 +267,16 @@ def test_the_list_shows_states_and_commands(
     assert lines[0].startswith("missing   mbls train --loss ce --dataset acdc --preset small ")
 
 
+def test_the_default_benchmark_keeps_away_from_other_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Otherwise the README's first command, of another preset, would stand in its way."""
+    assert main(["benchmark", "--list"]) == 0
+    assert "--run runs/benchmark/acdc/unet-ce/seed0" in capsys.readouterr().out
+    assert main(["benchmark", "--list", "--losses", "ce"]) == 0
+    assert "--run runs/acdc/unet-ce/seed0" in capsys.readouterr().out
+
+
 def made_with(cell: Cell, text: str) -> Cell:
     cell.folder.mkdir(parents=True)
     fake_run.finish(cell.folder)

@@ -26,6 +26,9 @@ __all__ = ["grid_cells", "main", "parser"]
 # The benchmark of a run without --losses: claims need seeds, and 25 minutes of two cores are few.
 DEFAULT_LOSSES = "ce ce_dice ls focal mbls nacl"
 DEFAULT_PRESET = "small"
+DEFAULT_ROOT = Path(
+    "runs/benchmark"
+)  # beside the runs of `make train`, which are of other settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="NUMBERS",
                    help='default "0 1 2"')  # fmt: skip
     p.add_argument("--folds", type=_numbers, metavar="NUMBERS", help='e.g. "0 1 2 3 4"')
-    p.add_argument("--root", type=Path, default=Path("runs"), metavar="FOLDER",
-                   help="where runs are kept (default: runs)")  # fmt: skip
+    p.add_argument("--root", type=Path, metavar="FOLDER",
+                   help=f"where runs are kept (runs; without --losses {DEFAULT_ROOT})")  # fmt: skip
     p.add_argument("--jobs", type=_at_least_one, metavar="N",
                    help="runs at a time; cores are divided among them (default: 1; in the "
                    "benchmark without --losses one a core)")  # fmt: skip
@@ -95,7 +98,8 @@ def grid_cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Cell]:
         words += ["--preset", DEFAULT_PRESET]
     losses = parse_losses(DEFAULT_LOSSES if options.losses is None else options.losses)
     folds = [None] if options.folds is None else options.folds
-    return make_cells(losses, options.seeds, folds, train_words=words, root=options.root)
+    root = options.root or (DEFAULT_ROOT if options.losses is None else Path("runs"))
+    return make_cells(losses, options.seeds, folds, train_words=words, root=root)
 
 
 def refuse_other_runs(cells: Sequence[Cell]) -> None:

@@ -1,0 +1,147 @@
+"""Writes the README's tables anew: the losses, and the default benchmark's results.
+
+``make readme`` writes the first, and the second where ``make benchmark`` has left its runs. A table
+stands between ``<!-- losses -->`` and ``<!-- /losses -->``; ``<!-- benchmark -->`` likewise.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mbls.losses
+from mbls.choices import config_folder
+from mbls.commands.benchmark import DEFAULT_LOSSES, DEFAULT_PRESET, DEFAULT_ROOT
+from mbls.losses.catalogue import Entry, loss_entries
+
+__all__ = ["benchmark_table", "losses_table", "main", "section", "with_section"]
+
+ROOT = Path(__file__).parents[1]
+COLUMNS: dict[str, tuple[str, ...]] = {  # heading -> where metrics.json has it
+    "Dice": ("dice", "mean"),
+    "ECE, all voxels": ("sound", "all", "pooled", "ece"),
+    "true ECE": ("sound", "all", "pooled", "true_ece"),
+    "ECE, foreground": ("sound", "label", "pooled", "ece"),
+    "true confidence - accuracy, foreground": ("sound", "label", "pooled", "true_signed"),
+}
+
+
+NOT_RUN = "Not run for this version: `make benchmark`, then `make readme`."
+
+
+def losses_table() -> str:
+    """Return the table of the losses in Markdown: name, formula, paper, file."""
+    rows = ["| `LOSS` | formula | paper | file |", "|---|---|---|---|"]
+    for entry in loss_entries(config_folder() / "loss"):
+        file = _file(entry)
+        link = f"[`{Path(file).stem}`]({file})"
+        rows.append(f"| `{entry.name}` | {_code(entry.formula)} | {entry.paper} | {link} |")
+    return "\n".join(rows)
+
+
+def benchmark_table(runs: Path, *, losses: str | None = None) -> str:
+    """Return the table of a benchmark: mean and standard deviation over seeds, a row a loss.
+
+    Args:
+        runs: Folder of the dataset's runs, ``runs/benchmark/acdc``.
+        losses: Which, and in which order; None for those of the default benchmark.
+
+    Raises:
+        ValueError: A loss has fewer than two finished runs, or tests are not of one kind.
+    """
+    found = {loss: _results(runs, loss) for loss in (losses or DEFAULT_LOSSES).split()}
+    about = {_about(metrics["meta"]) for tests in found.values() for metrics in tests}
+    if len(about) != 1:
+        raise ValueError(f"{runs} must hold tests of one kind, found {'; '.join(sorted(about))}.")
+    seeds = sorted({len(tests) for tests in found.values()})
+    heads = ["loss", *COLUMNS, "command"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for loss, tests in found.items():
+        cells = [_mean(tests, path) for path in COLUMNS.values()]
+        rows.append(f"| `{loss}` | {' | '.join(cells)} | `{_command(loss)}` |")
+    counts = " or ".join(map(str, seeds))
+    return "\n".join([*rows, "", f"Mean ± sd of {counts} seeds; {about.pop()}; pooled voxels."])
+
+
+def section(text: str, name: str) -> str:
+    """Return what stands between the markers of a name.
+
+    Raises:
+        ValueError: The text does not have the markers once.
+    """
+    return _split(text, name)[1].strip("\n")
+
+
+def with_section(text: str, name: str, content: str) -> str:
+    """Return the text with other content between the markers of a name."""
+    before, _, after = _split(text, name)
+    return f"{before}\n{content}\n{after}"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the tables into README.md."""
+    p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    p.add_argument("--runs", type=Path, default=DEFAULT_ROOT / "acdc", metavar="FOLDER",
+                   help=f"of the benchmark (default: {DEFAULT_ROOT}/acdc, if there)")  # fmt: skip
+    p.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
+    options = p.parse_args(args)
+    text = with_section(options.readme.read_text(), "losses", losses_table())
+    if options.runs.is_dir():
+        text = with_section(text, "benchmark", benchmark_table(options.runs))
+    options.readme.write_text(text)
+
+
+def _split(text: str, name: str) -> tuple[str, str, str]:
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(opening) != 1 or text.count(closing) != 1:
+        raise ValueError(f"The text must have {opening} and {closing} once each.")
+    before, _, rest = text.partition(opening)
+    inside, _, after = rest.partition(closing)
+    return before + opening, inside, closing + after
+
+
+def _file(entry: Entry) -> str:
+    cls = getattr(mbls.losses, entry.cls.partition(" ")[0])
+    return f"{cls.__module__.replace('.', '/')}.py"
+
+
+def _code(formula: str) -> str:
+    escaped = formula.replace("|", "\\|")
+    return f"`{escaped}`" if escaped else ""
+
+
+def _results(runs: Path, loss: str) -> list[Mapping[str, Any]]:
+    files = sorted(runs.glob(f"*-{loss}/seed*/test/best/metrics.json"))
+    if len(files) < 2:
+        raise ValueError(
+            f"{runs} must hold at least two tested runs of {loss}, found {len(files)}."
+        )
+    return [json.loads(file.read_text()) for file in files]
+
+
+def _about(meta: Mapping[str, Any]) -> str:
+    phantom = "PHANTOM in the layout of " if meta["origin"] == "phantom" else ""
+    counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
+    return f"{phantom}{meta['dataset'].upper()}, test set, {counts}, network {meta['network']}"
+
+
+def _mean(tests: Sequence[Mapping[str, Any]], path: Sequence[str]) -> str:
+    values = [_at(metrics, path) for metrics in tests]
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+
+
+def _at(metrics: Mapping[str, Any], path: Sequence[str]) -> float:
+    found: Any = metrics
+    for key in path:
+        found = found[key]
+    return float(found["value"])
+
+
+def _command(loss: str) -> str:
+    return f"make benchmark LOSSES={loss} PRESET={DEFAULT_PRESET} ROOT={DEFAULT_ROOT}"
+
+
+if __name__ == "__main__":
+    main()

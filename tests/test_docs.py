@@ -1,0 +1,246 @@
+"""README and docs: every code block runs, and the tables are those of their commands."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import readme
+from mbls.choices import choices
+from mbls.cli import main
+from mbls.commands.benchmark import DEFAULT_LOSSES
+from mbls.grid import parse_losses
+from tests.docs_blocks import PAGES, ROOT, Block, blocks
+from tests.report.fake import write_run
+
+ALL = [block for page in PAGES for block in blocks(page)]
+SHELL = [block for block in ALL if block.language == "sh"]
+LANGUAGES = {"python", "sh", "yaml", "bibtex", ""}  # without one: a tree, nothing to run
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    assert {block.language for block in ALL} <= LANGUAGES
+    assert {block.language for block in ALL} >= {"python", "sh", "yaml"}
+    for page in PAGES:  # the pattern finds what a reader sees
+        assert page.read_text().count("\n```") == 2 * len(blocks(page)), page.name
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.language == "python" for b in blocks(page))],
+    ids=lambda page: page.stem,
+)  # fmt: skip
+def test_python_blocks_run_in_their_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "docs"}
+    for block in blocks(page):
+        if block.language == "python":
+            assert block.needs is None, "nothing keeps Python from running"
+            exec(compile(block.code, block.where, "exec"), namespace)
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in ALL if b.language == "yaml"], ids=lambda block: block.where
+)
+def test_yaml_blocks_are_choices(block: Block) -> None:
+    content = yaml.safe_load(block.code)
+    assert len(content) == 1
+    assert set(content) <= {"data", "model", "trainer"}
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.where)
+def test_shell_blocks_are_commands_that_exist(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each `make` line becomes commands, and each command's words are right, without running it."""
+    monkeypatch.chdir(ROOT)
+    for command in block.commands():
+        words = shlex.split(command)
+        assert words[0] in ("make", "mbls", "python"), command
+        for line in made(words) if words[0] == "make" else [command]:
+            check_words(line)
+
+
+def made(words: list[str]) -> list[str]:
+    """The commands that a `make` line runs."""
+    done = subprocess.run(
+        ["make", "-n", "-o", "install", *words[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.replace("\\\n", " ").splitlines()
+
+
+def check_words(line: str) -> None:
+    words = shlex.split(line)
+    own = any(re.search(r"(^| )\w+\.yaml", word) for word in words)  # a file of the reader's
+    if Path(words[0]).name != "mbls" or own:
+        return
+    command, *rest = words[1:]
+    if command == "train" and "--resume" not in rest:
+        assert main(["train", *rest, "--dry-run"]) == 0
+    elif command == "benchmark":
+        assert main(["benchmark", *rest, "--list"]) == 0
+    else:
+        assert main(["help"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_shell_blocks_run(tmp_path: Path) -> None:
+    """In a copy of the checkout whose settings are shrunken; page by page, in their order."""
+    home = shrunken_checkout(tmp_path)
+    env = os.environ | {"PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    for block in SHELL:
+        if block.needs is not None:
+            continue
+        for command in block.commands():
+            ready = command.replace("make ", "make -o install ", 1)
+            done = subprocess.run(
+                ready, shell=True, cwd=home, env=env, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{block.where}: {command}\n{done.stdout}\n{done.stderr}"
+
+
+def shrunken_checkout(folder: Path) -> Path:
+    """The files of the project, with phantoms of a few patients and networks of a few weights."""
+    home = folder / "checkout"
+    home.mkdir()
+    for name in ("Makefile", "mbls", "datamodules", "tests"):
+        (home / name).symlink_to(ROOT / name)
+    (home / ".venv").symlink_to(Path(sys.prefix))
+    shutil.copytree(ROOT / "experiments", home / "experiments")
+    configs = home / "experiments" / "configs"
+    for name in ("data/acdc.quick", "data/acdc.small"):
+        change(configs / f"{name}.yaml", "data", phantom_patients={"train": 2, "val": 1, "test": 2})
+    for name in ("quick", "small"):
+        path = configs / "trainer" / f"{name}.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["trainer"]["max_epochs"] = 1
+        path.write_text(yaml.safe_dump(content))
+    network = {"channels": [4, 8], "strides": [2], "num_res_units": 0}
+    for name in ("unet", "unet.small"):
+        change(configs / f"network/{name}.yaml", "model", "network", **network)
+    return home
+
+
+def change(path: Path, *keys: str, **settings: object) -> None:
+    content = yaml.safe_load(path.read_text())
+    inner = content
+    for key in keys:
+        inner = inner[key]
+    inner["init_args"].update(settings)
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_what_a_block_needs_is_said_of_few() -> None:
+    """Real data, files of one's own, a cluster: nothing else keeps a block from running."""
+    reasons = [block.needs for block in SHELL if block.needs is not None]
+    words = ("data", "your own", "cluster", "GPU", "hours", "minutes", "tests")
+    assert all(any(word in reason for word in words) for reason in reasons)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_variables_and_choices_in_tables_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"`make ([^`]*)`", page.read_text()):
+        target = command.split()[0]
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), command
+        for kind, variable in (("loss", "LOSS"), ("network", "NETWORK"), ("data", "DATASET")):
+            for name in re.findall(rf"\b{variable}=([\w.]+)", command):
+                assert name.endswith(".yaml") or name in choices(kind), command
+        for variable in re.findall(r"\b([A-Z_]+)=", command):
+            assert f"$({variable})" in makefile, f"{command}: the Makefile has no {variable}"
+        for losses in re.findall(r'LOSSES="([^"]*)"', command):
+            if ".yaml" not in losses:
+                parse_losses(losses)
+
+
+def test_the_table_of_losses_is_current() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert readme.section(text, "losses") == readme.losses_table(), "run `make readme`"
+
+
+def test_the_table_of_losses_names_each_with_its_file() -> None:
+    rows = readme.losses_table().splitlines()[2:]
+    assert len(rows) == len(choices("loss"))
+    assert (
+        "| `mbls` | `CE + alpha * mean_vk max(0, max_j z_j - z_k - margin)` |"
+        in rows[choices("loss").index("mbls")]
+    )
+    for row in rows:
+        assert (ROOT / re.findall(r"\]\(([^)]+)\)", row)[-1]).is_file()
+        assert len(re.findall(r"(?<!\\)\|", row)) == 5
+
+
+def check_benchmark(table: str) -> None:
+    """It has a row for each loss of the default benchmark, numbers with spreads, and commands."""
+    head, rule, *rows, empty, caption = table.splitlines()
+    assert head.split(" | ")[0] == "| loss"
+    assert set(rule) == {"|", "-"}
+    assert not empty
+    losses = [re.match(r"\| `(\w+)` \|", row) for row in rows]
+    assert [found and found[1] for found in losses] == DEFAULT_LOSSES.split()
+    for row in rows:
+        *numbers, command = row.strip("|").split(" | ")[1:]
+        assert len(numbers) == len(readme.COLUMNS)
+        assert all(re.fullmatch(r"-?\d\.\d{4} ± \d\.\d{4}", number.strip()) for number in numbers)
+        assert main(["benchmark", "--list", *made_benchmark(command.strip(" `"))]) == 0
+    assert "PHANTOM" in caption
+    assert re.search(r"Mean ± sd of \d+ seeds", caption)
+
+
+def made_benchmark(command: str) -> list[str]:
+    (line,) = made(shlex.split(command))
+    return shlex.split(line)[2:]
+
+
+def test_the_results_of_the_benchmark_have_their_form() -> None:
+    table = readme.section((ROOT / "README.md").read_text(), "benchmark")
+    if table == readme.NOT_RUN:
+        pytest.skip("the benchmark was not run for this README")
+    check_benchmark(table)
+
+
+def test_the_results_are_those_of_the_runs(tmp_path: Path) -> None:
+    for loss in ("ce", "mbls"):
+        for seed in (0, 1):
+            write_run(tmp_path / "acdc", loss, seed, patients=3)
+    table = readme.benchmark_table(tmp_path / "acdc", losses="ce mbls")
+    ce = next(line for line in table.splitlines() if line.startswith("| `ce`"))
+    tests = [tmp_path / f"acdc/unet-ce/seed{seed}/test/best/metrics.json" for seed in (0, 1)]
+    values = [yaml.safe_load(test.read_text())["dice"]["mean"]["value"] for test in tests]
+    spread = abs(values[0] - values[1]) / 2**0.5
+    assert ce.split(" | ")[1] == f"{sum(values) / 2:.4f} ± {spread:.4f}"
+    assert "Mean ± sd of 2 seeds; PHANTOM in the layout of ACDC, test set, 6 cases of 3" in table
+    with pytest.raises(ValueError, match=r"must hold at least two tested runs of ls, found 0"):
+        readme.benchmark_table(tmp_path / "acdc", losses="ce ls")
+
+
+def test_make_readme_writes_between_the_markers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readme, "DEFAULT_LOSSES", "ce mbls")
+    page = tmp_path / "README.md"
+    page.write_text("a\n<!-- losses -->\n<!-- /losses -->\nb\n<!-- benchmark -->\nold\n"
+                    "<!-- /benchmark -->\nc\n")  # fmt: skip
+    readme.main(["--readme", str(page), "--runs", str(tmp_path / "none")])
+    assert readme.section(page.read_text(), "losses") == readme.losses_table()
+    assert readme.section(page.read_text(), "benchmark") == "old"
+    assert page.read_text().startswith("a\n<!-- losses -->\n| `LOSS`")
+    with pytest.raises(ValueError, match="must have <!-- x --> and <!-- /x --> once each"):
+        readme.section(page.read_text(), "x")
