@@ -243,15 +243,17 @@ class SegmentationModule(LightningModule):
             stands = loss.tracked(self.class_keys).items()
             self.log_dict({f"train/{name}": value.float() for name, value in stands}, **same)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score one whole volume into the per-case states."""
-        if bool(batch["scored"].all()):
-            logits = self.volume_logits(batch["image"])
-            if self.grid == "native":
-                batch, logits = self._native(batch, logits)
-            probs = logits.softmax(dim=1)
-            others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
-            self._score(batch, probs, self.test_histogram, *others)
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        """Score one whole volume into the per-case states, and return what was scored."""
+        if not bool(batch["scored"].all()):
+            return None
+        logits = self.volume_logits(batch["image"])
+        if self.grid == "native":
+            batch, logits = self._native(batch, logits)
+        probs = logits.softmax(dim=1)
+        others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
+        self._score(batch, probs, self.test_histogram, *others)
+        return {"batch": batch, "probs": probs}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer restores them."""

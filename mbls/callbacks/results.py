@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
@@ -12,27 +13,56 @@ from torch import Tensor
 from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.files import writing
-from mbls.metrics import write_results
+from mbls.metrics import dice_scores, write_results
+from mbls.metrics.pictures import Picture, WorstPictures, save_pictures, worst_of
 from mbls.module import SegmentationModule
+from mbls.plots import save_figure, worst_figure
 from mbls.report import results_table
 
 __all__ = ["TestResults"]
 
 
 class TestResults(Callback):
-    """Write ``metrics.json``, ``cases.csv``, ``bins.npz`` and the figures.
+    """Write ``metrics.json``, ``cases.csv``, ``bins.npz``, ``worst.npz`` and the figures.
 
     The integer states are summed over ranks once; rank 0 writes and prints.
 
     Args:
         show: Whether to print the table.
+        pictures: How many of the cases with the lowest Dice leave a slice; 0 for none.
     """
 
     __test__ = False  # not a test case, whatever its name
 
-    def __init__(self, *, show: bool = True) -> None:
-        self.show = show
+    def __init__(self, *, show: bool = True, pictures: int = 4) -> None:
+        if pictures < 0:
+            raise ValueError(f"pictures must be at least 0, got {pictures}.")
+        self.show, self.pictures = show, pictures
         self._metrics: dict[str, Any] | None = None
+        self._worst = WorstPictures(pictures)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the pictures of an earlier test."""
+        self._worst = WorstPictures(self.pictures)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a picture of a case that is among the worst so far."""
+        if outputs is None or not self.pictures:
+            return
+        assert isinstance(pl_module, SegmentationModule)
+        scored = outputs["batch"]
+        counts = pl_module.test_dice.counts[int(scored["index"][0])].cpu().numpy()
+        scores = dice_scores(counts)[1 : pl_module.num_classes]
+        known = scores[~np.isnan(scores)]
+        self._worst.see(scored, outputs["probs"], float(known.mean()) if known.size else np.nan)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, then forget the states."""
@@ -42,6 +72,8 @@ class TestResults(Callback):
         metrics = (histogram, fine, dice, hd95, nsd)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._metrics = None
+        ranks = range(trainer.world_size)
+        pictures = [p for r in ranks for p in trainer.strategy.broadcast(self._worst.kept, r)]
         with ExitStack() as synced:
             for metric in metrics:
                 synced.enter_context(metric.sync_context())
@@ -54,6 +86,8 @@ class TestResults(Callback):
                             cases=data.cases("test"), patients=data.patients("test"),
                             meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
                         )  # fmt: skip
+                        worst = worst_of(pictures, self.pictures)
+                        self._write_pictures(self._folder(trainer), worst)
 
             on_rank_zero(trainer, write)
         for metric in metrics:
@@ -68,6 +102,11 @@ class TestResults(Callback):
                 f"Run folder: {folder_callback(trainer).path}", soft_wrap=True, markup=False
             )
             console.print(f"Results:    {self._folder(trainer)}", soft_wrap=True, markup=False)
+
+    def _write_pictures(self, folder: Path, pictures: list[Picture]) -> None:
+        if pictures and self._metrics is not None:
+            save_pictures(folder / "worst.npz", pictures)
+            save_figure(worst_figure(pictures, meta=self._metrics["meta"]), folder / "worst")
 
     def _complete(self, scored: Tensor) -> bool:
         """Say whether each case was scored; part of a test is not written as if it were all."""

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 __all__ = ["main"]
@@ -25,7 +26,10 @@ def main(args: list[str]) -> int:
 
     from mbls.report.build import build_report
 
-    build_report(options.runs, output, reference=options.reference, tag=options.tag)
+    build_report(
+        options.runs, output, reference=options.reference, tag=options.tag,
+        command=shlex.join(["mbls", "report", *args]),
+    )  # fmt: skip
     return 0
 
 

@@ -6,6 +6,7 @@ from mbls.plots.reliability import reliability_figure
 from mbls.plots.spread import spread_figure
 from mbls.plots.style import save_figure
 from mbls.plots.truth import truth_figure
+from mbls.plots.worst import worst_figure
 
 __all__ = [
     "confidence_figure",
@@ -14,4 +15,5 @@ __all__ = [
     "save_figure",
     "spread_figure",
     "truth_figure",
+    "worst_figure",
 ]

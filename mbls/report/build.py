@@ -7,8 +7,11 @@ from rich.console import Console
 
 from mbls.errors import ReportError
 from mbls.metrics.bootstrap import DRAWS
+from mbls.plots import save_figure
 from mbls.report.analysis import Analysis, analyse
+from mbls.report.figures import Drawn, figures_of
 from mbls.report.groups import differing, groups_of
+from mbls.report.html import html_text
 from mbls.report.runs import LeftOut, find_runs
 from mbls.report.screen import screen_table
 from mbls.report.text import csv_text, latex_text, markdown_text
@@ -23,15 +26,18 @@ def build_report(
     *,
     reference: str | None = None,
     tag: str = "best",
+    command: str = "mbls report",
     draws: int = DRAWS,
 ) -> list[Analysis]:
     """Write a report over all runs in or below ``places``, and print its main tables.
 
     Args:
         places: Run folders, or folders above them.
-        output: Folder for ``table.md``, ``table.tex``, ``table.csv``.
+        output: Folder for ``report.html``, ``table.md``, ``table.tex``, ``table.csv`` and the
+            figures as PNG and PDF.
         reference: Loss that the others are compared with.
         tag: Which test of each run.
+        command: What was typed, for the report to say.
         draws: Of patients, for the intervals.
 
     Raises:
@@ -47,12 +53,24 @@ def build_report(
         (output / "table.md").write_text(markdown_text(views))
         (output / "table.tex").write_text(latex_text(views))
         (output / "table.csv").write_text(csv_text(analyses))
+        figures = [figures_of(analysis) for analysis in analyses]
+        for number, group in enumerate(figures, 1):
+            _save(group, output, "" if len(figures) == 1 else f"group{number}_")
+        page = html_text(
+            analyses, [views_of(a) for a in analyses], figures, left_out, command=command
+        )
+        (output / "report.html").write_text(page)
     except OSError as error:
         raise ReportError(
             f"{output} cannot be written to ({error.strerror}). Choose another: --output FOLDER."
         ) from error
     show(analyses, left_out, output)
     return analyses
+
+
+def _save(figures: Sequence[Drawn], output: Path, prefix: str) -> None:
+    for drawn in figures:
+        save_figure(drawn.figure, output / f"{prefix}{drawn.name}")
 
 
 def views_of(analysis: Analysis) -> list[View]:
@@ -83,4 +101,6 @@ def show(analyses: Sequence[Analysis], left_out: Sequence[LeftOut], output: Path
             say(f"! {text}")
     for out in left_out:
         say(f"Left out: {out.folder}: {out.reason}")
-    console.print(f"Report: {output}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"Report: {output / 'report.html'}", soft_wrap=True, markup=False, highlight=False
+    )

@@ -145,9 +145,12 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _varying(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of settings that are not the same everywhere."""
+    """Return the names of settings that are not the same everywhere.
+
+    One that some configurations do not have, as those of an earlier version, is none of them.
+    """
     names = dict.fromkeys(name for settings in all_settings for name in settings)
-    return [n for n in names if len({str(s.get(n)) for s in all_settings}) > 1]
+    return [n for n in names if len({str(s[n]) for s in all_settings if n in s}) > 1]
 
 
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
@@ -155,7 +158,8 @@ def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
     last: dict[str, Run] = {}
     out = []
     for run in runs:
-        key = str((_family(run), run.seed, sorted(_settings(run).items()), comparable(run)))
+        settings = sorted(_settings(run).items(), key=lambda pair: pair[0])
+        key = str((_family(run), run.seed, settings, comparable(run)))
         if earlier := last.get(key):
             reason = f"same settings and seed as {run.folder}: no further sample of a training"
             out.append(LeftOut(earlier.folder, reason))

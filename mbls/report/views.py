@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mbls.report.analysis import Analysis, Cell, Comparison
 from mbls.report.measures import Measure, Section
 
-__all__ = ["Entry", "View", "comparison_view", "reruns_view", "section_view"]
+__all__ = ["Entry", "View", "comparison_view", "reruns_view", "runs_view", "scope", "section_view"]
 
 MARKS = (
     "Bold: best mean. †: not distinguishable from the best (crossed test over patients and seeds, "
@@ -175,6 +175,28 @@ def reruns_view(analysis: Analysis) -> View | None:
     )
     title = "Same loss, another seed: found different"
     return View(title, scope(analysis), legend, ("measure", "pairs of runs", "share"), tuple(rows))
+
+
+def runs_view(analysis: Analysis) -> View:
+    """Return which runs the numbers come from, and the commands that made them."""
+    rows = []
+    for arm in analysis.group.arms:
+        for run in arm.runs:
+            card = run.card
+            seconds = card.get("wall_seconds")
+            rows.append(
+                (
+                    Entry(arm.name),
+                    Entry(str(run.seed), "", run.seed),
+                    Entry(str(run.folder)),
+                    Entry(str(card.get("epochs", ""))),
+                    Entry("" if seconds is None else f"{seconds:.0f} s", "", seconds),
+                    Entry(str(card.get("commit") or "unknown")[:12]),
+                    Entry(str(card.get("command", "unknown"))),
+                )
+            )
+    columns = ("loss", "seed", "run folder", "epochs", "training", "commit", "command")
+    return View("The runs", scope(analysis), (), columns, tuple(rows), lead=False)
 
 
 def _cell(measure: Measure, cell: Cell) -> Entry:

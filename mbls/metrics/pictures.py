@@ -1,0 +1,125 @@
+"""The worst cases of a test as pictures: one slice each, small enough to keep."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["IGNORED", "Picture", "WorstPictures", "load_pictures", "save_pictures"]
+
+IGNORED = 255
+_ARRAYS = ("image", "label", "prediction", "confidence")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The slice of a case with the most wrong voxels.
+
+    Attributes:
+        index: Number of the case in its split.
+        case: Its name.
+        dice: Its mean Dice over the foreground classes in its label.
+        slice: Position of the slice along the last axis.
+        spacing: Size of a voxel in mm along the two axes.
+        image: float16 ``(X, Y)``, the first channel; empty where the grid has no image.
+        label: uint8 ``(X, Y)``, :data:`IGNORED` where ignored.
+        prediction: uint8 ``(X, Y)``.
+        confidence: float16 ``(X, Y)``, the probability of the prediction.
+    """
+
+    index: int
+    case: str
+    dice: float
+    slice: int
+    spacing: tuple[float, float]
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    confidence: np.ndarray
+
+
+class WorstPictures:
+    """Keep pictures of the cases with the lowest Dice; among equals those that come first.
+
+    Each process keeps its own worst cases, so :func:`worst_of` all processes' pictures are the
+    worst of all, whatever their number.
+
+    Args:
+        number: How many to keep.
+        ignore_index: Label of ignored voxels.
+    """
+
+    def __init__(self, number: int, *, ignore_index: int = -100) -> None:
+        self.number, self.ignore_index = number, ignore_index
+        self.kept: list[Picture] = []
+
+    def see(self, batch: Mapping[str, Any], probs: Tensor, dice: float) -> None:
+        """Keep a picture of a case if it is among the worst so far.
+
+        Args:
+            batch: One case: ``case``, ``index``, ``label`` ``(1, *S)``, ``spacing``, and ``image``
+                ``(1, M, *S)`` if there is one.
+            probs: ``(1, C, *S)``.
+            dice: Its score; a NaN, of a case without foreground, is never kept.
+        """
+        index = int(batch["index"][0])
+        worse = [p for p in self.kept if (p.dice, p.index) < (dice, index)]
+        if dice == dice and len(worse) < self.number:
+            picture = self._picture(batch, probs, dice, index)
+            self.kept = worst_of([*self.kept, picture], self.number)
+
+    def _picture(self, batch: Mapping[str, Any], probs: Tensor, dice: float, index: int) -> Picture:
+        label = batch["label"][0]
+        confidence, predicted = probs[0].max(dim=0)
+        wrong = (predicted != label) & (label != self.ignore_index)
+        place = int(wrong.flatten(0, 1).sum(0).argmax()) if label.ndim == 3 else 0
+
+        def cut(volume: Tensor) -> Tensor:
+            return volume[..., place] if label.ndim == 3 else volume
+
+        shown = cut(label)
+        shown = torch.where(shown == self.ignore_index, IGNORED, shown)
+        image = cut(batch["image"][0, 0]) if "image" in batch else torch.empty(0, 0)
+        along = batch["spacing"][0, :2].tolist()
+        return Picture(
+            index, batch["case"][0], dice, place, (along[0], along[1]),
+            image.cpu().numpy().astype(np.float16), shown.cpu().numpy().astype(np.uint8),
+            cut(predicted).cpu().numpy().astype(np.uint8),
+            cut(confidence).float().cpu().numpy().astype(np.float16),
+        )  # fmt: skip
+
+
+def worst_of(pictures: Iterable[Picture], number: int) -> list[Picture]:
+    """Return the pictures of lowest Dice, the lowest first."""
+    return sorted(pictures, key=lambda p: (p.dice, p.index))[:number]
+
+
+def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
+    """Write pictures to one ``.npz`` without pickle."""
+    arrays: dict[str, np.ndarray] = {
+        "index": np.array([p.index for p in pictures], dtype=np.int64),
+        "case": np.array([p.case for p in pictures], dtype=np.str_),
+        "dice": np.array([p.dice for p in pictures], dtype=np.float64),
+        "slice": np.array([p.slice for p in pictures], dtype=np.int64),
+        "spacing": np.array([p.spacing for p in pictures], dtype=np.float64),
+    }
+    for number, picture in enumerate(pictures):
+        arrays |= {f"{name}_{number}": getattr(picture, name) for name in _ARRAYS}
+    np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+
+def load_pictures(path: Path) -> list[Picture]:
+    """Read what :func:`save_pictures` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return [
+            Picture(
+                int(file["index"][n]), str(file["case"][n]), float(file["dice"][n]),
+                int(file["slice"][n]), (float(file["spacing"][n][0]), float(file["spacing"][n][1])),
+                *(file[f"{name}_{n}"] for name in _ARRAYS),
+            )
+            for n in range(len(file["index"]))
+        ]  # fmt: skip

@@ -1,0 +1,60 @@
+"""Reliability diagrams of several losses side by side."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mbls.plots.across import across_figure, style_of
+from mbls.plots.style import GREY, INCHES, small
+
+__all__ = ["side_by_side_figure"]
+
+
+def side_by_side_figure(
+    tables: Mapping[str, Sequence[np.ndarray]], *, caption: Sequence[str]
+) -> Figure:
+    """Draw a diagram a loss: a line for each seed, bars for all seeds together.
+
+    Args:
+        tables: By loss and seed ``(3, n_bins)``: voxels, hits and summed confidences.
+        caption: Of which data, and how computed.
+    """
+    columns = min(4, len(tables))
+    rows = -(-len(tables) // columns)
+    legend = "Bars: share of hits, all seeds together; lines: mean confidence and share of hits of "
+    legend += "each seed. Grey area: share of the voxels in each bin (log scale)."
+    width = INCHES if columns > 2 else INCHES * 0.65
+    figure = across_figure([*caption, legend], height=width / columns * 1.08 * rows, width=width)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(tables) :]:
+        axes.set_visible(False)
+    for place, (name, seeds) in enumerate(tables.items()):
+        axes = grid.flat[place]
+        colour, _ = style_of(place)
+        count, hits, confidence = np.sum(seeds, axis=0)
+        n_bins, filled = len(count), count > 0
+        left = np.arange(n_bins) / n_bins
+        share = np.log10(np.maximum(count, 1)) / max(np.log10(max(count.max(), 10)), 1)
+        axes.fill_between(left + 0.5 / n_bins, 0.25 * share, step="mid", color=GREY, alpha=0.25,
+                          linewidth=0)  # fmt: skip
+        axes.bar(left[filled], hits[filled] / count[filled], width=1 / n_bins, align="edge",
+                 color=colour, alpha=0.35, linewidth=0)  # fmt: skip
+        for one in seeds:
+            n, h, c = one
+            known = n > 0
+            axes.plot(c[known] / n[known], h[known] / n[known], color=colour, linewidth=1,
+                      marker=".", markersize=2)  # fmt: skip
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+        error = np.abs(hits - confidence).sum() / count.sum() if count.sum() else np.nan
+        axes.set_title(f"{textwrap.fill(name, 24)}\nECE {error:.4f}", fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        last = place + columns >= len(tables)
+        axes.tick_params(labelbottom=last)
+        small(
+            axes,
+            **({"x": "confidence"} if last else {}),
+            **({"y": "share of hits"} if place % columns == 0 else {}),
+        )
+    return figure

@@ -1,0 +1,101 @@
+"""The worst cases as pictures: image, label, prediction, confidence and error."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from mbls.metrics.pictures import IGNORED, Picture
+from mbls.plots.style import INCHES
+
+COLUMNS = ("image", "label", "prediction", "confidence", "error")
+# Okabe and Ito's colours for the classes after the background, in turn.
+CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
+
+
+def worst_figure(
+    pictures: Sequence[Picture], *, meta: Mapping[str, Any], names: Sequence[str] | None = None
+) -> Figure:
+    """Draw a row a case; errors are coloured by the confidence with which they were made.
+
+    Args:
+        pictures: At least one.
+        meta: ``dataset``, ``origin`` and ``class_names``; ``network``, ``loss`` and ``seed`` are
+            named if there.
+        names: Words for each row in place of the case's name, e.g. with its loss.
+
+    Raises:
+        ValueError: There is no picture.
+    """
+    if not pictures:
+        raise ValueError("worst_figure needs at least one picture, got none.")
+    wide = (INCHES - 0.5) / len(COLUMNS)
+    shape = max(p.label.shape[1] * p.spacing[1] / (p.label.shape[0] * p.spacing[0])
+                for p in pictures)  # fmt: skip
+    tall = wide * min(shape, 1.5)
+    figure = Figure(figsize=(INCHES, len(pictures) * (tall + 0.16) + 1.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(pictures), len(COLUMNS), squeeze=False)
+    words = names or [f"{p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}" for p in pictures]
+    bar = None
+    for row, picture, name in zip(grid, pictures, words, strict=True):
+        bar = _row(row, picture, len(meta["class_names"]))
+        row[0].set_title(name, fontsize=7, loc="left")
+    for axes, title in zip(grid[-1], COLUMNS, strict=True):
+        axes.set_xlabel(title, fontsize=8)
+    colours = figure.colorbar(bar, ax=grid[:, -1].tolist(), shrink=0.7, aspect=30, pad=0.02)
+    colours.ax.tick_params(labelsize=7)
+    colours.set_label("confidence", fontsize=7)
+    _classes(figure, meta["class_names"])
+    _caption(figure, meta)
+    return figure
+
+
+def _row(row: Sequence[Axes], picture: Picture, classes: int) -> Any:
+    colours = ListedColormap([CLASSES[k % len(CLASSES)] for k in range(max(classes - 1, 1))])
+    ratio = picture.spacing[1] / picture.spacing[0]
+    for axes in row:
+        axes.set(xticks=[], yticks=[])
+        if picture.image.size and axes not in (row[3],):
+            image = picture.image.astype(np.float32)
+            low, high = np.percentile(image, [1, 99])
+            dim = 2.5 if axes is row[4] else 1.0  # errors must stand out from it
+            axes.imshow(image.T, cmap="gray", vmin=low, vmax=low + dim * (high - low), aspect=ratio)
+        else:
+            axes.imshow(np.zeros_like(picture.label.T), cmap="gray", aspect=ratio)
+    for axes, map_ in ((row[1], picture.label), (row[2], picture.prediction)):
+        shown = np.ma.masked_where((map_ == 0) | (map_ == IGNORED), map_.astype(np.float32) - 1)
+        top = max(classes - 2, 1)
+        axes.imshow(shown.T, cmap=colours, vmin=0, vmax=top, alpha=0.75, aspect=ratio,
+                    interpolation="nearest")  # fmt: skip
+    confidence = picture.confidence.astype(np.float32)
+    scale: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    bar = row[3].imshow(confidence.T, aspect=ratio, **scale)
+    right = (picture.prediction == picture.label) | (picture.label == IGNORED)
+    row[4].imshow(np.ma.masked_where(right, confidence).T, aspect=ratio, **scale)
+    return bar
+
+
+def _classes(figure: Figure, names: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    marks = [Patch(color=CLASSES[k % len(CLASSES)], label=n) for k, n in enumerate(names[1:])]
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+
+
+def _caption(figure: Figure, meta: Mapping[str, Any]) -> None:
+    origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
+    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
+    run += [f"seed {meta['seed']}"] if "seed" in meta else []
+    lines = [
+        " · ".join([f"{meta['dataset']} ({origin})", *run]),
+        "Cases of lowest Dice, each the slice with most wrong voxels. Error: wrong voxels, in the "
+        "colour of their confidence: the brighter, the surer of it.",
+    ]
+    text = "\n".join(textwrap.fill(line, int(INCHES * 16)) for line in lines)
+    figure.suptitle(text, fontsize=8, x=0.01, ha="left")

@@ -1,0 +1,238 @@
+"""The figures of a report, from the numbers of its tables and the runs' own files."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mbls.metrics.dice import dice_scores
+from mbls.metrics.estimates import case_values
+from mbls.metrics.pictures import Picture, load_pictures
+from mbls.metrics.summary import N_BINS
+from mbls.plots.case_spread import case_spread_figure
+from mbls.plots.measured import measured_figure
+from mbls.plots.multipliers import multiplier_lines, multipliers_figure
+from mbls.plots.side_by_side import side_by_side_figure
+from mbls.plots.sweep import sweep_figure
+from mbls.plots.tradeoff import Point, tradeoff_figure
+from mbls.plots.worst import worst_figure
+from mbls.report.analysis import Analysis, Cell
+from mbls.report.groups import Arm
+from mbls.report.runs import Run
+from mbls.report.views import scope
+
+__all__ = ["Drawn", "figures_of"]
+
+SCATTER = "ece_corrected/all/pooled"
+SWEPT = {"dice/mean": "Dice", SCATTER: "ECE, all voxels, pooled", "nll/all/pooled": "NLL"}
+MOST_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, and what a reader who cannot see it is told.
+
+    Attributes:
+        name: Of its files.
+        title: Heading.
+        alt: What it shows, in words.
+        figure: The figure.
+        picture: Whether it is made of pixels rather than of lines.
+    """
+
+    name: str
+    title: str
+    alt: str
+    figure: Figure
+    picture: bool = False
+
+
+def figures_of(analysis: Analysis) -> list[Drawn]:
+    """Return the figures that a group's runs allow."""
+    makers: tuple[Callable[[Analysis], Iterator[Drawn]], ...] = (
+        *(_tradeoff, _reliability, _cases, _measured, _sweeps, _multipliers, _worst),
+    )
+    return [drawn for make in makers for drawn in make(analysis)]
+
+
+def _about(analysis: Analysis, how: str) -> list[str]:
+    return [f"{scope(analysis)} {how}"]
+
+
+def _sound(region: str, pooling: str) -> str:
+    return f"Protocol sound, region {region}, {pooling}, {N_BINS} equal right-closed bins."
+
+
+def _limits(cell: Cell) -> tuple[float, float, float]:
+    return cell.value, cell.low, cell.high
+
+
+def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
+    dice, error = analysis.cells["dice/mean"], analysis.cells[SCATTER]
+    points = {
+        n: Point(
+            _limits(dice[n]),
+            _limits(error[n]),
+            list(zip(dice[n].by_seed, error[n].by_seed, strict=True)),
+        )
+        for n in dice
+    }
+    caption = _about(analysis, _sound("all", "voxels pooled, less the bias over patients"))
+    figure = tradeoff_figure(points, caption=caption, label="ECE, all voxels, pooled")
+    alt = "Dice against ECE: " + "; ".join(
+        f"{n} Dice {dice[n].value:.3f}, ECE {error[n].value:.4f}" for n in dice
+    )
+    yield Drawn("dice_ece", "Dice against ECE", alt, figure)
+
+
+def _reliability(analysis: Analysis) -> Iterator[Drawn]:
+    for region, words in (("all", "all voxels"), ("label", "labelled foreground")):
+        tables = {
+            arm.name: [run.bins()[0].pool().table(region, N_BINS)[:, 0, 0] for run in arm.runs]
+            for arm in analysis.group.arms
+        }
+        caption = _about(analysis, _sound(region, "top label, voxels pooled"))
+        figure = side_by_side_figure(tables, caption=caption)
+        alt = f"Reliability diagrams of {', '.join(tables)}, {words}: share of hits by confidence"
+        yield Drawn(f"reliability_{region}", f"Reliability, {words}", alt, figure)
+
+
+def _cases(analysis: Analysis) -> Iterator[Drawn]:
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for arm in analysis.group.arms:
+        for measure, by_seed in _case_table(arm).items():
+            with np.errstate(invalid="ignore"):
+                values.setdefault(measure, {})[arm.name] = np.mean(by_seed, axis=0)
+    how = f"Each case alone. {_sound('all and label', 'per case')}"
+    figure = case_spread_figure(values, caption=_about(analysis, how))
+    alt = "Distribution over cases: " + "; ".join(
+        f"{measure}, {name}: median {np.nanmedian(v):.3f}"
+        for measure, by_loss in values.items()
+        for name, v in by_loss.items()
+        if not np.isnan(v).all()
+    )
+    yield Drawn("cases", "Distribution over cases", alt, figure)
+
+
+def _case_table(arm: Arm) -> dict[str, list[np.ndarray]]:
+    """Return each case's Dice and errors, by measure and seed."""
+    found: dict[str, list[np.ndarray]] = {}
+    for run in arm.runs:
+        bins, counts, _ = run.bins()
+        scores = dice_scores(counts)[:, 1 : bins.num_classes]
+        known = ~np.isnan(scores)
+        with np.errstate(invalid="ignore"):
+            dice = np.where(known, scores, 0).sum(1) / known.sum(1)
+        found.setdefault("Dice", []).append(dice)
+        for region, words in (("all", "all voxels"), ("label", "labelled foreground")):
+            values = case_values(bins, "ece", region=region, n_bins=N_BINS)
+            found.setdefault(f"ECE, {words}", []).append(values)
+    return found
+
+
+def _measured(analysis: Analysis) -> Iterator[Drawn]:
+    pairs = {
+        "ECE, all voxels, pooled": (SCATTER, "true_ece/all/pooled"),
+        "class-wise ECE, pooled": ("cece_corrected/all/pooled", "true_cece/all/pooled"),
+        "ECE, labelled foreground, pooled": ("ece_corrected/label/pooled", "true_ece/label/pooled"),
+    }
+    known = {w: p for w, p in pairs.items() if p[1] in analysis.cells}
+    if not known:
+        return
+    values = {
+        words: {
+            n: (_limits(analysis.cells[m][n]), _limits(analysis.cells[true][n]))
+            for n in analysis.cells[m]
+        }
+        for words, (m, true) in known.items()
+    }
+    caption = _about(
+        analysis, _sound("all and label", "voxels pooled, less the bias over patients")
+    )
+    alt = "Measured and true errors: " + "; ".join(
+        f"{words}, {n}: measured {m[0]:.4f}, true {t[0]:.4f}"
+        for words, by_loss in values.items()
+        for n, (m, t) in by_loss.items()
+    )
+    figure = measured_figure(values, caption=caption)
+    yield Drawn("true_error", "Measured and true calibration error", alt, figure)
+
+
+def _sweeps(analysis: Analysis) -> Iterator[Drawn]:
+    for setting, arms in swept(analysis).items():
+        curves: dict[str, dict[str, list[Any]]] = {}
+        for key, words in SWEPT.items():
+            for name, members in arms.items():
+                points = []
+                for arm in members:
+                    cell = analysis.cells[key][arm.name]
+                    points.append((float(arm.settings[setting]), *_limits(cell), cell.by_seed))
+                curves.setdefault(words, {})[name] = points
+        caption = _about(analysis, _sound("all", "voxels pooled, less the bias over patients"))
+        figure = sweep_figure(curves, setting=setting, caption=caption)  # type: ignore[arg-type]
+        alt = f"Dice, ECE and NLL over {setting}: " + "; ".join(
+            f"{setting} {point[0]:g} of {name}: {words} {point[1]:.4f}"
+            for words, by_loss in curves.items()
+            for name, points in by_loss.items()
+            for point in sorted(points)
+        )
+        yield Drawn(f"sweep_{setting.rpartition('.')[2]}", f"Sweep of {setting}", alt, figure)
+
+
+def swept(analysis: Analysis) -> dict[str, dict[str, list[Arm]]]:
+    """Return, by setting and the loss with its other settings, the arms over its values."""
+    found: dict[str, dict[str, list[Arm]]] = {}
+    for arm in analysis.group.arms:
+        for setting, value in arm.settings.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                rest = " ".join(f"{k}={v}" for k, v in arm.settings.items() if k != setting)
+                network = str(arm.runs[0].card["network"])
+                several = len({a.runs[0].card["network"] for a in analysis.group.arms}) > 1
+                words = [*([network] if several else []), arm.loss, *([rest] if rest else [])]
+                found.setdefault(setting, {}).setdefault(" ".join(words), []).append(arm)
+    kept = {s: {n: arms for n, arms in by.items() if len(arms) > 1} for s, by in found.items()}
+    return {setting: by for setting, by in kept.items() if by}
+
+
+def _multipliers(analysis: Analysis) -> Iterator[Drawn]:
+    for number, arm in enumerate(analysis.group.arms):
+        run = arm.runs[0]
+        lines = multiplier_lines(run.epochs)
+        if lines:
+            meta = run.meta | {"loss": arm.name}
+            last = "; ".join(
+                f"{kind} of {name} ends at {points[-1][1]:.3g}"
+                for kind, by_name in lines.items()
+                for name, points in by_name.items()
+            )
+            title = f"Multipliers of {arm.name}, seed {run.seed}"
+            figure = multipliers_figure(run.epochs, meta=meta)
+            yield Drawn(f"multipliers_{number}", title, f"{title} over epochs: {last}", figure)
+
+
+def _worst(analysis: Analysis) -> Iterator[Drawn]:
+    chosen = [(arm, *worst) for arm in analysis.group.arms if (worst := worst_picture(arm))]
+    chosen = chosen[:MOST_PICTURES]
+    if not chosen:
+        return
+    names = [
+        f"{arm.name}, seed {run.seed}: {p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}"
+        for arm, run, p in chosen
+    ]
+    meta = {k: analysis.group.first.meta[k] for k in ("dataset", "origin", "class_names")}
+    figure = worst_figure([p for _, _, p in chosen], meta=meta, names=names)
+    alt = "The worst case of each loss: " + "; ".join(names)
+    yield Drawn("worst_cases", "Worst case of each loss", alt, figure, picture=True)
+
+
+def worst_picture(arm: Arm) -> tuple[Run, Picture] | None:
+    """Return the case of lowest Dice among an arm's runs that kept pictures."""
+    found = [
+        (run, picture)
+        for run in arm.runs
+        if (run.test / "worst.npz").is_file()
+        for picture in load_pictures(run.test / "worst.npz")
+    ]
+    return min(found, key=lambda pair: pair[1].dice) if found else None

@@ -1,0 +1,120 @@
+"""The page stands alone, nests as HTML should, and says everything in words too."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from mbls.report.build import build_report
+from tests.report.fake import DRAWS, write_run
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and parents; what is not nested raises."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.found, self.words = [], [], {}
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs), tuple(self.stack)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack, f"</{tag}> closes nothing"
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        for tag in self.stack:
+            self.words[tag] = self.words.get(tag, "") + data
+
+    def all(self, tag):
+        return [(attrs, parents) for name, attrs, parents in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for seed in range(2):
+        for margin in (5.0, 10.0):
+            settings = {"margin": margin}
+            write_run(
+                root, f"mbls,margin={margin:g}", seed, settings=settings, sharpness=margin / 5
+            )
+    write_run(root, "<b>own</b>", 0, meta={"grid": "native"})
+    write_run(root, "ls", 0, card={"finished": False})
+    build_report([root], root / "report", draws=DRAWS, command="mbls report <runs>")
+    return (root / "report/report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_nothing_comes_from_elsewhere(text, page):
+    addresses = [a.get(key) for _, a, _ in page.found for key in ("src", "href") if a.get(key)]
+    assert all(address.startswith(("data:image/", "#")) for address in addresses)
+    assert not page.all("link")
+    without_data = re.sub(r'data:image/[^"]*', "", text)
+    assert "http" not in without_data
+    assert "@import" not in without_data
+    assert "url(" not in without_data
+
+
+def test_links_lead_somewhere(page):
+    ids = [a["id"] for _, a, _ in page.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    wanted = {a["href"][1:] for a, _ in page.all("a")}
+    assert wanted <= set(ids)
+    assert {i for i in ids if i.startswith("runs-1-")} <= wanted
+
+
+def test_tables_are_told_to_everyone(page):
+    heads = page.all("th")
+    columns = [a for a, parents in heads if "thead" in parents]
+    assert columns
+    assert all(a["scope"] == "col" and a["aria-sort"] == "none" for a in columns)
+    assert all(a["scope"] == "row" for a, parents in heads if "tbody" in parents)
+    buttons = page.all("button")
+    assert len(buttons) == len(columns)
+    assert all("th" in parents for _, parents in buttons)
+    assert len(page.all("caption")) == len(page.all("table"))
+    scrolled = [a for a, _ in page.all("div") if a.get("class") == "scroll"]
+    assert all(a["tabindex"] == "0" and a["aria-label"] for a in scrolled)
+
+
+def test_pictures_are_told_in_words(page):
+    images = page.all("img")
+    assert len(images) >= 5
+    assert all(len(a["alt"]) > 40 for a, _ in images)
+    assert {a["src"].partition(";")[0] for a, _ in images} == {"data:image/svg+xml"}
+
+
+def test_it_says_what_it_is(page, text):
+    assert page.words["title"] == "Losses compared on acdc (PHANTOM, synthetic)"
+    assert page.words["caption"].count("PHANTOM") == len(page.all("caption"))
+    assert "Must not be compared with group 1: grid native, not preprocessed" in page.words["div"]
+    assert "mbls report <runs>" in page.words["code"]
+    assert "mbls train --dataset acdc --loss mbls,margin=5 --seed 1" in page.words["code"]
+    assert "unet-ls/seed0" in page.words["code"]
+    assert "prefers-color-scheme: dark" in text
+    assert page.all("html")[0][0]["lang"] == "en"
+
+
+def test_names_of_losses_are_words_not_markup(page, text):
+    assert "<b>own" not in text
+    assert "<b>own</b>" in page.words["th"]
+
+
+def test_cells_sort_by_their_numbers(page):
+    values = [a["data-value"] for a, _ in page.all("td") if "data-value" in a]
+    numbers = [v for v in values if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", v)]
+    assert len(numbers) > 100
+    assert all(v == "" or "±" not in v for v in values)
