@@ -109,7 +109,7 @@ def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
     }
     for number, picture in enumerate(pictures):
         arrays |= {f"{name}_{number}": getattr(picture, name) for name in _ARRAYS}
-    np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def load_pictures(path: Path) -> list[Picture]:

@@ -42,7 +42,7 @@ def worst_figure(
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(pictures), len(COLUMNS), squeeze=False)
     words = names or [f"{p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}" for p in pictures]
-    bar = None
+    bar: Any = None
     for row, picture, name in zip(grid, pictures, words, strict=True):
         bar = _row(row, picture, len(meta["class_names"]))
         row[0].set_title(name, fontsize=7, loc="left")

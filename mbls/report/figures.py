@@ -171,7 +171,7 @@ def _sweeps(analysis: Analysis) -> Iterator[Drawn]:
                     points.append((float(arm.settings[setting]), *_limits(cell), cell.by_seed))
                 curves.setdefault(words, {})[name] = points
         caption = _about(analysis, _sound("all", "voxels pooled, less the bias over patients"))
-        figure = sweep_figure(curves, setting=setting, caption=caption)  # type: ignore[arg-type]
+        figure = sweep_figure(curves, setting=setting, caption=caption)
         alt = f"Dice, ECE and NLL over {setting}: " + "; ".join(
             f"{setting} {point[0]:g} of {name}: {words} {point[1]:.4f}"
             for words, by_loss in curves.items()

@@ -1,0 +1,74 @@
+"""The worst cases are the same however cases are dealt to processes, and come back from disk."""
+
+import numpy as np
+import pytest
+import torch
+
+from mbls.metrics.pictures import IGNORED, WorstPictures, load_pictures, save_pictures, worst_of
+from mbls.plots import worst_figure
+
+DICE = [0.5, 0.2, 0.9, float("nan"), 0.2, 0.7, 0.4]
+
+
+def case(index):
+    generator = torch.Generator().manual_seed(index)
+    label = torch.randint(0, 3, (1, 5, 6, 4), generator=generator)
+    label[0, 0, 0] = -100
+    probs = torch.randn(1, 3, 5, 6, 4, generator=generator).softmax(1)
+    image = torch.randn(1, 2, 5, 6, 4, generator=generator)
+    spacing = torch.tensor([[1.5, 2.0, 8.0]])
+    batch = {"case": [f"case{index}"], "index": torch.tensor([index]), "label": label,
+             "spacing": spacing, "image": image}  # fmt: skip
+    return batch, probs
+
+
+def seen(indices, number=3):
+    worst = WorstPictures(number)
+    for index in indices:
+        worst.see(*case(index), DICE[index])
+    return worst.kept
+
+
+def test_the_lowest_are_kept_and_the_first_among_equals():
+    assert [p.index for p in seen(range(7))] == [1, 4, 6]
+    assert [p.index for p in seen([6, 5, 4, 3, 2, 1, 0], number=2)] == [1, 4]
+
+
+def test_any_number_of_processes_keeps_the_same():
+    dealt = [p for rank in range(3) for p in seen(range(rank, 7, 3))]
+    one, many = seen(range(7)), worst_of(dealt, 3)
+    assert [p.index for p in one] == [p.index for p in many]
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_array_equal(a.confidence, b.confidence)
+
+
+def test_it_is_the_slice_with_most_wrong_voxels(tmp_path):
+    (picture,) = seen([1], number=1)
+    batch, probs = case(1)
+    wrong = (probs.argmax(1) != batch["label"]) & (batch["label"] != -100)
+    assert picture.slice == int(wrong[0].sum((0, 1)).argmax())
+    assert (picture.label == IGNORED).sum() == 1
+    assert picture.spacing == (1.5, 2.0)
+    save_pictures(tmp_path / "worst.npz", [picture])
+    (again,) = load_pictures(tmp_path / "worst.npz")
+    for name, value in vars(picture).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
+def test_the_figure_says_what_it_shows():
+    meta = {"dataset": "acdc", "origin": "phantom", "class_names": ["bg", "ring", "core"]}
+    figure = worst_figure(seen(range(7)), meta=meta)
+    assert "PHANTOM" in figure.get_suptitle()
+    assert figure.axes[0].get_title("left").startswith("case1, slice ")
+    with pytest.raises(ValueError, match="at least one picture"):
+        worst_figure([], meta=meta)
+
+
+def test_a_grid_without_an_image_is_drawn_all_the_same():
+    worst = WorstPictures(1)
+    batch, probs = case(0)
+    del batch["image"]
+    worst.see(batch, probs, 0.5)
+    assert worst.kept[0].image.size == 0
+    meta = {"dataset": "acdc", "origin": "real", "class_names": ["bg", "ring", "core"]}
+    assert worst_figure(worst.kept, meta=meta)
