@@ -6,6 +6,7 @@ stands between ``<!-- losses -->`` and ``<!-- /losses -->``; ``<!-- benchmark --
 
 import argparse
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from mbls.losses.catalogue import Entry, loss_entries
 __all__ = ["benchmark_table", "losses_table", "main", "section", "with_section"]
 
 ROOT = Path(__file__).parents[1]
+USUAL = ("CompoundLoss", "CrossEntropyLoss")
 COLUMNS: dict[str, tuple[str, ...]] = {  # heading -> where metrics.json has it
     "Dice": ("dice", "mean"),
     "ECE, all voxels": ("sound", "all", "pooled", "ece"),
@@ -103,7 +105,9 @@ def _split(text: str, name: str) -> tuple[str, str, str]:
 
 
 def _file(entry: Entry) -> str:
-    cls = getattr(mbls.losses, entry.cls.partition(" ")[0])
+    """Return the file of a loss's formula: of a sum, that of the part that is not a usual one."""
+    names = [name for name in re.findall(r"\w+Loss", entry.cls) if name not in USUAL]
+    cls = getattr(mbls.losses, names[0] if names else entry.cls)
     return f"{cls.__module__.replace('.', '/')}.py"
 
 

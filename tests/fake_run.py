@@ -1,7 +1,7 @@
 """Stands in for ``mbls train`` in the tests of grids: a run folder within milliseconds.
 
 What it does is told by files in the folder above the run's: ``fail`` makes it fail, ``hang`` makes
-it wait for SIGTERM and leave a checkpoint, ``crash`` kill itself without one.
+it wait for SIGTERM and leave a checkpoint, ``deaf`` wait and not hear, ``crash`` kill itself.
 """
 
 import json
@@ -24,8 +24,9 @@ def main(words: list[str]) -> int:
         return 1
     if "crash" in told:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "hang" in told:
-        signal.signal(signal.SIGTERM, lambda *_: stop(run))
+    if told & {"hang", "deaf"}:
+        deaf = "deaf" in told
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else lambda *_: stop(run))
         (run.parent / "hangs").touch()
         time.sleep(60)
     finish(run)

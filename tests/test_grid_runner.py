@@ -151,6 +151,23 @@ def test_ctrl_c_ends_runs_in_order_and_the_same_command_goes_on(
     assert starts(cells[0]) == ["seed0 train", "seed0 resume"]
 
 
+def test_a_grid_that_fails_itself_leaves_no_process(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "ce")[0]
+    tell(cell, "hang")
+
+    class Broken(LineView):
+        def tick(self, entries) -> None:
+            if cell.folder.with_name("hangs").exists():
+                raise OSError("no space left")
+
+    view = Broken(Console(file=io.StringIO()), title="", jobs=1, epochs=1)
+    runner = Runner([cell], jobs=1, view=view)
+    with pytest.raises(OSError, match="no space left"):
+        runner.run()
+    assert runner.entries[0].code is not None
+    assert cell.state() is State.STOPPED
+
+
 def interrupt_when(path: Path) -> None:
     begin = time.monotonic()
     while not path.exists() and time.monotonic() - begin < 20:
@@ -160,22 +177,21 @@ def interrupt_when(path: Path) -> None:
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     cell = grid(tmp_path, "ce")[0]
-    tell(cell, "hang")
+    tell(cell, "deaf")
     view = LineView(Console(file=io.StringIO()), title="", jobs=1, epochs=1)
     runner = Runner([cell], jobs=1, view=view)
 
     def twice() -> None:
         interrupt_when(cell.folder.with_name("hangs"))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        assert runner.entries[0].status is Status.RUNNING  # one signal does not kill
+        os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=twice)
     thread.start()
-    begin = time.monotonic()
     (entry,) = runner.run()
     thread.join()
-    assert entry.status is Status.STOPPED
-    assert time.monotonic() - begin < 30
+    assert (entry.status, entry.code) == (Status.STOPPED, -signal.SIGKILL)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # given back
 
 
@@ -350,6 +366,7 @@ def test_the_live_table(tmp_path: Path) -> None:
     row = next(line for line in lines if line.split()[:1] == ["ce"])
     assert row.split() == ["ce", "0.500", "0.500", "✓", "▶", "30%", "■"]
     assert "mbls,margin=3" in " ".join(lines)
+    assert any("PHANTOM: mean Dice, ECE of all voxels; test set" in line for line in lines)
     assert any(re.match(r"▶ ce seed 1  epoch 4 of 9  0:30", line) for line in lines)
     end = " ".join(lines[-3:])
     assert "1 of 6 finished (1 kept), 1 running, 1 waiting, 1 run elsewhere, 1 stopped" in end

@@ -26,6 +26,7 @@ __all__ = ["grid_cells", "main", "parser"]
 # The benchmark of a run without --losses: claims need seeds, and 25 minutes of two cores are few.
 DEFAULT_LOSSES = "ce ce_dice ls focal mbls nacl"
 DEFAULT_PRESET = "small"
+LEFT = (Status.STOPPED, Status.WAITING, Status.ELSEWHERE)  # for the same command to go on with
 DEFAULT_ROOT = Path(
     "runs/benchmark"
 )  # beside the runs of `make train`, which are of other settings
@@ -67,7 +68,7 @@ def main(args: list[str]) -> int:
     jobs = options.jobs or (cores() if options.losses is None else 1)
     entries = run(cells, jobs=jobs, console=console)
     console.print(f"{counts(entries)}.", highlight=False)
-    if any(entry.status in (Status.STOPPED, Status.WAITING) for entry in entries):
+    if any(entry.status in LEFT for entry in entries):
         console.print("The same command goes on.", highlight=False)
         return 130
     failed = [entry for entry in entries if entry.status is Status.FAILED]

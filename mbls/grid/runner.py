@@ -56,6 +56,7 @@ class Entry:
     resumed: bool = False
     seconds: float | None = None
     looked: float = field(default=-LOOK_ELSEWHERE, repr=False)
+    told: int = field(default=0, repr=False)  # how often its process was told to stop
 
     @property
     def code(self) -> int | None:
@@ -101,14 +102,27 @@ class Runner:
 
     def run(self) -> list[Entry]:
         """Run until nothing is left, and return how each cell stands."""
-        with self._listening():
+        with self._listening(), self._leaving_none():
             while self._left():
                 self._reap()
-                if not self.signals:
+                if self.signals:
+                    self._stop()
+                else:
                     self._launch()
                 self.view.tick(self.entries)
                 time.sleep(LOOK)
         return self.entries
+
+    @contextmanager
+    def _leaving_none(self) -> Iterator[None]:
+        """Where the grid itself fails, end its processes in good order first."""
+        try:
+            yield
+        finally:
+            for entry in self._with(Status.RUNNING):
+                if entry.process is not None:
+                    entry.process.terminate()
+                    entry.process.wait()
 
     def _left(self) -> bool:
         if self.signals:
@@ -178,15 +192,20 @@ class Runner:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signals += 1
-        for entry in self._with(Status.RUNNING):
-            if entry.process is None or entry.process.poll() is not None:
+
+    def _stop(self) -> None:
+        """Hand on what signals asked for, to processes that have not heard of it."""
+        running = self._with(Status.RUNNING)
+        if not any(entry.told for entry in self.entries):
+            self.view.stopping(self.entries)
+        for entry in running:
+            if entry.process is None or entry.told >= min(self.signals, 2):
                 continue
             if self.signals == 1:
                 entry.process.terminate()  # it finishes its batch and writes a checkpoint
             else:
                 os.killpg(entry.process.pid, signal.SIGKILL)
-        if self.signals == 1:
-            self.view.stopping(self.entries)
+            entry.told = min(self.signals, 2)
 
 
 def mbls_command(words: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ MARKS = {
     Status.FAILED: ("✗", "bold red"),
     Status.STOPPED: ("■", "yellow"),
 }
+STOPPING = "Stopping: each run finishes its batch and writes a checkpoint. Again ends them at once."
 WIDEST = 4  # columns whose numbers fit a terminal of 80
 
 
@@ -82,9 +83,6 @@ class LineView:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-STOPPING = "Stopping: each run finishes its batch and writes a checkpoint. Again ends them at once."
-
-
 class LiveView:
     """A table of losses by seeds, what runs now, and the expected end; see :class:`LineView`."""
 
@@ -92,6 +90,7 @@ class LiveView:
         self.console, self.title, self.jobs, self.epochs = console, title, jobs, epochs
         self.begin = self.drawn = time.monotonic()
         self.note = ""
+        self.phantom = False
         self.numbers: dict[str, str] = {}  # by run folder: a finished run changes no more
         self.live = Live(console=console, auto_refresh=False, transient=False)
 
@@ -140,7 +139,8 @@ class LiveView:
         for label, cells in rows.items():
             table.add_row(escape(label), *(cells.get(column, "") for column in columns))
         if any(e.status in (Status.KEPT, Status.DONE) for e in entries) and len(columns) <= WIDEST:
-            table.caption = "mean Dice, ECE of all voxels; test set"
+            phantom = "PHANTOM: " if self.phantom else ""
+            table.caption = f"{phantom}mean Dice, ECE of all voxels; test set"
             table.caption_justify = "left"
         return table
 
@@ -155,9 +155,10 @@ class LiveView:
 
     def _numbers(self, entry: Entry) -> str:
         name = str(entry.cell.folder)
-        if name not in self.numbers:
-            self.numbers[name] = numbers_of(entry, short=True)
-        return self.numbers[name]
+        if name not in self.numbers and (found := result(entry.cell.folder)):
+            self.numbers[name] = f"{found.dice:.3f} {found.ece:.3f}"
+            self.phantom |= found.phantom
+        return self.numbers.get(name, "")
 
     def _running(self, entries: Sequence[Entry]) -> list[Text]:
         now = time.monotonic()
@@ -181,15 +182,13 @@ class LiveView:
         return Text(" · ".join(parts), style="bold")
 
 
-def numbers_of(entry: Entry, *, short: bool = False) -> str:
+def numbers_of(entry: Entry) -> str:
     """Return Dice and ECE of a finished cell, or nothing."""
-    found = None
-    if entry.status in (Status.KEPT, Status.DONE):
-        found = result(entry.cell.folder)
+    if entry.status not in (Status.KEPT, Status.DONE):
+        return ""
+    found = result(entry.cell.folder)
     if found is None:
         return ""
-    if short:
-        return f"{found.dice:.3f} {found.ece:.3f}"
     return f"Dice {found.dice:.4f}, ECE {found.ece:.4f}" + " PHANTOM" * found.phantom
 
 
