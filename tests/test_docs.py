@@ -62,7 +62,9 @@ def test_shell_blocks_are_commands_that_exist(
     """Each `make` line becomes commands, and each command's words are right, without running it."""
     monkeypatch.chdir(ROOT)
     for command in block.commands():
-        words = shlex.split(command)
+        words = shlex.split(command, comments=True)
+        if block.needs is not None and words[0] not in ("make", "mbls"):
+            continue  # of a cluster, say
         assert words[0] in ("make", "mbls", "python"), command
         for line in made(words) if words[0] == "make" else [command]:
             check_words(line)

@@ -45,7 +45,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
     """IPython in this process, which has imported everything already."""
     matplotlib.use("agg")
     made = InteractiveShell.instance()
-    select_figure_formats(made, {"png"})
+    select_figure_formats(made, {"png"}, bbox_inches=None)  # one drawing, not two
     monkeypatch.setattr(plt, "show", lambda: display(plt.gcf()))
     monkeypatch.setitem(plt.rcParams, "figure.dpi", 30)
     yield made
