@@ -36,7 +36,7 @@ MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
 .PHONY: help install train benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
-  readme losses bench bench-losses bench-metrics bench-bootstrap bench-data bench-train \
+  readme losses bench bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train \
   bench-evaluation clean
 
 help:  ## Show the targets, the variables and what they can be
@@ -123,10 +123,13 @@ readme: install  ## Write the README's tables anew: the losses, and the results 
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses
 
-bench: bench-losses bench-metrics bench-bootstrap bench-data bench-train bench-evaluation  ## Measure speed and memory beside the peers (minutes)
+bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation  ## Measure speed and memory beside the peers (minutes)
 
 bench-losses: install  ## Losses against cross-entropy
 	@$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
+
+bench-steps: install  ## Whole steps with the losses that adapt, beside MbLS
+	@$(BIN)/python -m experiments.benchmarks.steps $(ARGS)
 
 bench-metrics: install  ## Metrics against torchmetrics and MONAI
 	@$(BIN)/python -m experiments.benchmarks.metrics $(ARGS)

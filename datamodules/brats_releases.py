@@ -93,7 +93,7 @@ def survey_brats(root: Path, *, old: LabelScheme, new: LabelScheme) -> Survey:
     cases = []
     for name, group in groupby(sorted(found, key=lambda case: case.id), key=lambda case: case.id):
         first, *others = group
-        faults = [*_twice(first, others), *_incomplete(first)]
+        faults = [*_twice(first, others, root), *_incomplete(first)]
         problems += faults
         if faults or first.label is None:
             continue
@@ -237,17 +237,21 @@ def _mixed_releases(root: Path, found: list[FoundCase]) -> list[Problem]:
     return [Problem("", str(root), rule, text, "Give the folder of one of them (DATA_ROOT).")]
 
 
-def _twice(case: FoundCase, others: list[FoundCase]) -> list[Problem]:
+def _twice(case: FoundCase, others: list[FoundCase], root: Path) -> list[Problem]:
     return [
         Problem(
             case.patient,
             str(other.folder),
             "a case must be there once",
-            f"{case.id} here and in {case.folder}",
+            f"{case.id} here and in {_within(case.folder, root)}",
             "Remove one of the two.",
         )
         for other in others
     ]
+
+
+def _within(folder: Path, root: Path) -> str:
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
 def _incomplete(case: FoundCase) -> list[Problem]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.case import Case, Problem
-from datamodules.nifti import NiftiError, Volume, read_volume
+from datamodules.nifti import NiftiError, Volume, negative_size, read_volume
 from datamodules.posterior import Shares, load_shares
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
@@ -103,6 +103,10 @@ def read_case(
             note(case.posterior, error.rule, error.found, error.fix)
     if problems or first is None or channels is None:
         return None, problems
+    files = case.images if case.label is None else (*case.images, case.label)
+    if turned := [path for path in files if negative_size(path)]:
+        more = f" and {len(turned) - 1} more files of the case" if len(turned) > 1 else ""
+        notes.append(f"{turned[0]}{more}: pixdim is negative, its absolute value is taken.")
     affines = first.file_affine, first.affine
     return RawCase(channels, label, posterior, *affines, tuple(notes)), []
 

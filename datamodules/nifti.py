@@ -1,5 +1,7 @@
 """Reading NIfTI files, and finding the voxel size that a faulty header hides."""
 
+import gzip
+import logging
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError, ImageDataError
 
 SUFFIXES = (".nii.gz", ".nii")
 T = TypeVar("T")
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it names no file; we do
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
     *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
     *(OverflowError, MemoryError, zlib.error, struct.error),
@@ -104,6 +107,13 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
     )
 
 
+def negative_size(path: Path) -> bool:
+    """Return whether a readable file's ``pixdim`` holds a size below 0, which nibabel hides."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = nib.Nifti1Header.from_fileobj(file, check=False)
+    return bool((header["pixdim"][1:4] < 0).any())
+
+
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """Return shape, file affine and true affine of a 3D NIfTI file; reads the header alone.
 
@@ -164,8 +174,8 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
     except NiftiError:
         raise
     except _UNREADABLE as error:
-        text = str(error).replace(f'"{path}"', "the file").replace(f"'{path}'", "the file")
-        reason = " ".join(text.split()) or type(error).__name__
+        text = str(error).replace(f'"{path}"', "it").replace(f"'{path}'", "it")
+        reason = " ".join(text.replace(f"File {path}", "it").split()) or type(error).__name__
         raise NiftiError(
             "the file must be a complete NIfTI file",
             f"{path.stat().st_size} bytes that do not read as one: {reason}",
@@ -174,4 +184,4 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
 
 
 def _sizes(values: np.ndarray) -> str:
-    return "x".join(f"{value:.4g}" for value in values) + " mm"
+    return " x ".join(f"{value:.4g}" for value in values) + " mm"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.benchmarks import data, evaluation
+from experiments.benchmarks import data, evaluation, steps
 
 
 def test_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,6 +13,13 @@ def test_data(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "our cache" in shown
     assert "MONAI CacheDataset" in shown
+
+
+def test_steps() -> None:
+    found = steps.measure(steps.Case("acdc", "unet", (1, 1, 32, 32), 4), ["mbls", "crac"], 2)
+    assert list(found) == ["mbls", "crac"]
+    assert all(0 <= loss < whole for pairs in found.values() for whole, loss in pairs)
+    assert all(len(pairs) == 2 for pairs in found.values())
 
 
 def test_ours_and_the_published_way_agree() -> None:

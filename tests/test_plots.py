@@ -6,6 +6,7 @@ import pytest
 from mbls.metrics.summary import summarize
 from mbls.plots import (
     confidence_figure,
+    multipliers_figure,
     reliability_figure,
     save_figure,
     spread_figure,
@@ -20,6 +21,21 @@ from tests.metrics.test_results import ABOUT, META, scored
 @pytest.fixture(scope="module")
 def bins():
     return scored()[0].bins()
+
+
+def test_multipliers_that_stayed_are_told_in_words():
+    rows = [
+        {"epoch": e, "train/lambda/a": 0.1 * e, "train/lambda/b": 0.2, "train/rho/a": 1, "val/x": 3}
+        for e in range(3)
+    ]
+    about = {"dataset": "d", "network": "n", "loss": "l", "seed": 0, "origin": "phantom"}
+    figure = multipliers_figure(rows, meta=about)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["multiplier"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["a", "b"]
+    assert "Every penalty weight stayed 1." in figure.get_suptitle()
+    assert "PHANTOM" in figure.get_suptitle()
+    still = [{"epoch": 0, "train/lambda/a": 0.1, "train/rho/a": 1}]
+    assert len(multipliers_figure(still, meta=about).axes) == 2  # nothing moved: all is drawn
 
 
 def heights(axes, label):

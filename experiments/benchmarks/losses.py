@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -64,12 +64,14 @@ def peers(dims: int, num_classes: int) -> dict[str, Loss]:
     return found
 
 
-def configured_losses() -> dict[str, Loss]:
-    """Return every LOSS=name."""
+def configured_losses(names: Sequence[str] = ()) -> dict[str, Loss]:
+    """Return each LOSS=name, all of them where none is named."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(nn.Module, "loss")
     found = {}
     for path in sorted(CONFIGS.glob("*.yaml")):
+        if names and path.stem not in names:
+            continue
         config = yaml.safe_load(path.read_text())["model"]
         found[path.stem] = parser.instantiate(parser.parse_object(config)).loss
     return found

@@ -1,5 +1,6 @@
 """``mbls check-data``: every case checked, all problems in one table, the rest in numbers."""
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,10 @@ from rich.table import Table
 from mbls.commands.data import datamodule, parser
 from mbls.errors import OutputError
 
-__all__ = ["main"]
+__all__ = ["main", "problem_table"]
+
+EXAMPLES = 3  # files named of a row of many
+NOTES = 10  # told of many
 
 
 def main(args: list[str]) -> int:
@@ -23,20 +27,26 @@ def main(args: list[str]) -> int:
                    help="contact sheet (default: data/<dataset>-sheet.png)")  # fmt: skip
     p.add_argument("--pictures", type=int, default=24, metavar="N",
                    help="cases on the contact sheet; 0 for no sheet (default: 24)")  # fmt: skip
+    p.add_argument("--every", action="store_true",
+                   help="a row for every problem, not one for those alike; every note")  # fmt: skip
     options, rest = p.parse_known_args(args)
     data = datamodule(options, rest)
     found = data.examine(pictures=options.pictures)
     root, console = Path(data.data_root), Console()
     if found.facts:
         console.print(summary(found.facts, data, root))
-        for text in (text for fact in found.facts for text in fact.notes):
+        notes = [text for fact in found.facts for text in fact.notes]
+        shown = notes if options.every else notes[:NOTES]
+        if len(shown) < len(notes):
+            shown = [*shown, f"and {len(notes) - len(shown)} more such notes (--every shows all)."]
+        for text in shown:
             console.print(text, style="yellow", markup=False, highlight=False)
     if found.facts and options.pictures > 0:
         sheet = options.sheet or Path("data") / f"{data.dataset}-sheet.png"
         save_sheet(sheet, found.facts, data)
         console.print(f"Contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)
     if found.problems:
-        console.print(problem_table(list(found.problems), root))
+        console.print(problem_table(found.problems, root, grouped=not options.every))
         return 1
     console.print(f"[green]No problems[/] in {escape(str(root))}.")
     return 0
@@ -104,24 +114,58 @@ def _row(table: Table, name: str, values: Iterable[float], note: str = "") -> No
     table.add_row(name, *cells, note)
 
 
-def problem_table(problems: list[Any], root: Path) -> Table:
-    """Return one row a problem, files named relative to ``root``."""
+def problem_table(problems: Sequence[Any], root: Path, *, grouped: bool = True) -> Table:
+    """Return a table of all problems, files named from the folder that holds them all.
+
+    Args:
+        problems: The problems.
+        root: The dataset's folder.
+        grouped: Whether those of one rule and one way out share a row, with some of their files.
+    """
+    rows: dict[Any, list[Any]] = {}
+    for number, problem in enumerate(problems):
+        key = (problem.rule, problem.fix) if grouped else number
+        rows.setdefault(key, []).append(problem)
+    base = _base(problems, root)
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    kinds = f" in {len(rows)} rows" if len(rows) < len(problems) else ""
     table = Table(
-        title=escape(f"{count} in {root}"), title_justify="left", show_lines=True, expand=True
+        title=escape(f"{count}{kinds}, in {base}"),
+        title_justify="left",
+        show_lines=True,
+        expand=True,
     )
-    table.add_column("file", overflow="fold", ratio=3)
-    table.add_column("rule", overflow="fold", ratio=3)
-    table.add_column("found", overflow="fold", ratio=3)
-    table.add_column("way out", overflow="fold", ratio=3)
-    for problem in problems:
-        cells = (_short(problem, root), problem.rule, problem.found, problem.fix)
-        table.add_row(*map(escape, cells))
+    table.add_column("files", overflow="fold", ratio=2)
+    table.add_column("rule, what was found, way out", overflow="fold", ratio=3)
+    for same in rows.values():
+        table.add_row(_files(same, base), _story(same))
     return table
 
 
-def _short(problem: Any, root: Path) -> str:
+def _base(problems: Sequence[Any], root: Path) -> Path:
+    """Return the folder that holds all files with problems, ``root`` or one inside it."""
+    folders = {Path(problem.path).parent for problem in problems}
+    if not all(folder.is_relative_to(root) for folder in folders):
+        return root
+    return Path(os.path.commonpath(folders))
+
+
+def _files(problems: Sequence[Any], base: Path) -> str:
+    names = list(dict.fromkeys(_short(problem, base) for problem in problems))
+    shown = names if len(names) <= EXAMPLES + 1 else names[:EXAMPLES]
+    more = [f"and {len(names) - len(shown)} more files"] if len(shown) < len(names) else []
+    return "\n".join([*map(escape, shown), *more])
+
+
+def _story(problems: Sequence[Any]) -> str:
+    first = problems[0]
+    alike = all(problem.found == first.found for problem in problems)
+    found = f"found {first.found}" if alike else f"found, in the first, {first.found}"
+    return f"[bold]{escape(first.rule)}[/]\n{escape(found)}\n[cyan]{escape(first.fix)}[/]"
+
+
+def _short(problem: Any, base: Path) -> str:
     path = Path(problem.path)
-    if path == root:
+    if path == base:
         return "(the folder itself)"
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)

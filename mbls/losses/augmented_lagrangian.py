@@ -34,6 +34,16 @@ class AugmentedLagrangianLoss(MultiplierLoss):
     A group without a voxel keeps what it has. Results are published with the validation split that
     also chooses the checkpoint.
 
+    Another combination is a few lines of a ``LOSS=file.yaml``, here margins for each region::
+
+        model:
+          loss:
+            class_path: mbls.losses.AugmentedLagrangianLoss
+            init_args:
+              constraint: {class_path: mbls.losses.MarginConstraint, init_args: {margin: 5.0}}
+              groups: region
+              statistics: region
+
     Args:
         num_classes: C; None until it is bound.
         constraint: :class:`~mbls.losses.MarginConstraint` or

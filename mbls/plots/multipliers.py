@@ -40,6 +40,8 @@ def multiplier_lines(rows: Sequence[Mapping[str, Any]]) -> Lines:
 def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, Any]) -> Figure:
     """Draw a panel for each kind of multiplier, a line for each class, region or bin.
 
+    A kind of which nothing has moved is told in words, unless nothing has moved at all.
+
     Args:
         rows: Of a run's metrics.csv.
         meta: ``dataset``, ``origin``, ``network``, ``loss`` and ``seed``.
@@ -50,10 +52,14 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
     kinds = multiplier_lines(rows)
     if not kinds:
         raise ValueError(f"The rows hold no column train/<{'|'.join(TITLES)}>/<name>.")
-    figure = Figure(figsize=(INCHES, 2.9 * len(kinds) + 0.5), layout="constrained")
+    still = {
+        kind: value for kind, lines in kinds.items() if (value := _one_value(lines)) is not None
+    }
+    moving = {kind: lines for kind, lines in kinds.items() if kind not in still} or kinds
+    figure = Figure(figsize=(INCHES, 2.9 * len(moving) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for position, (kind, lines) in enumerate(kinds.items()):
-        axes = figure.add_subplot(len(kinds), 1, position + 1)
+    for position, (kind, lines) in enumerate(moving.items()):
+        axes = figure.add_subplot(len(moving), 1, position + 1)
         _draw(axes, lines)
         small(axes, x="epoch of training before the validation", y=TITLES[kind])
     origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
@@ -61,10 +67,21 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
         [f"{meta['dataset']} ({origin})", meta["network"], meta["loss"], f"seed {meta['seed']}"]
     )
     text += "\nWhat each validation of the run set for the epochs after it."
+    text += "".join(
+        f" Every {TITLES[kind]} stayed {value:g}."
+        for kind, value in still.items()
+        if kind not in moving
+    )
     width = int(INCHES * LETTERS)
     filled = "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
     figure.suptitle(filled, fontsize=8, x=0.01, ha="left")
     return figure
+
+
+def _one_value(lines: Mapping[str, Sequence[tuple[int, float]]]) -> float | None:
+    """Return the value that all points have, or None if they differ."""
+    values = {value for points in lines.values() for _, value in points}
+    return values.pop() if len(values) == 1 else None
 
 
 def _draw(axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:

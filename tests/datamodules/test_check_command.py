@@ -1,16 +1,19 @@
 """``mbls check-data`` and ``mbls data`` on a fake download."""
 
+import io
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from datamodules.case import Case
+from datamodules.case import Case, Problem
 from datamodules.checks import RawCase
 from datamodules.examination import case_facts
 from mbls.cli import main
+from mbls.commands.check_data import problem_table
 
 
 def words(root: Path, tmp_path: Path) -> list[str]:
@@ -82,9 +85,38 @@ def test_all_problems_are_in_one_table(
     assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 1
     shown = capsys.readouterr().out
     assert "2 problems" in shown
-    assert "training/patient001/Info.cfg" in shown
+    assert " patient001/Info.cfg" in shown
     assert "patient002_frame01.nii.gz" in shown
-    assert str(acdc / "training") not in shown.split("\n", 1)[1], "files relative to the root"
+    assert shown.count(str(acdc / "training")) == 1, "once, as the folder that holds them all"
+
+
+def test_problems_alike_share_a_row() -> None:
+    root = Path("/data")
+    many = [
+        Problem(
+            f"c{n}", f"/data/c{n}_gt.nii.gz", "labels must be whole", f"{n} that are not", "Fix."
+        )
+        for n in range(9)
+    ]
+    other = Problem("x", "/else/x.nii", "the file must exist", "[none]", "Restore it.")
+
+    def shown(**settings: bool) -> str:
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(problem_table([*many, other], root, **settings))
+        return console.export_text()
+
+    text = shown()
+    assert text.startswith("10 problems in 2 rows, in /data")
+    assert all(f"c{n}_gt.nii.gz" in text for n in range(3))
+    assert "c3_gt.nii.gz" not in text
+    assert "and 6 more files" in text
+    assert "found, in the first, 0 that are not" in text
+    assert "found [none]" in text
+    assert text.count("Fix.") == 1
+    assert max(map(len, text.splitlines())) <= 80
+    every = shown(grouped=False)
+    assert all(f"c{n}_gt.nii.gz" in every for n in range(9))
+    assert every.count("Fix.") == 9
 
 
 def test_preparing_a_broken_download_stops_with_its_problems(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from datamodules.flare_tubes import ignore_beyond
 from datamodules.phantom import AbdomenPhantom, write_flare_phantom
 from datamodules.phantom.faults import FAULTS, inject, phantom_cases
 from tests.datamodules.conftest import save
+from tests.datamodules.fault_messages import assert_told
 
 LAYOUTS = {  # release, images and labels of three cases
     "as released": (
@@ -355,7 +357,20 @@ def test_faults_are_borne_or_named(name: str, phantoms: dict[str, Path], tmp_pat
         files = {*case.images, case.label, case.posterior}
         copy = {p for p in root.rglob(f"{case_id}*.nii.gz") if "copy" in p.parts}
         assert {Path(fault.path) for fault in problems} <= files | copy
-        assert all(fault.rule and fault.found and fault.fix for fault in problems)
+        assert_told(name, "flare", problems)
+
+
+def test_what_is_borne_and_said(phantoms: dict[str, Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(phantoms["flare21"], tmp_path / "flare21"))
+    (first, one), (second, two) = list(phantom_cases(root).items())[:2]
+    inject("noisy-labels", one)
+    inject("negative-spacing", two)
+    facts = {fact.id: fact.notes for fact in module(root, "flare21").examine(pictures=0).facts}
+    (note,) = facts.pop(first)
+    assert re.search(r"train_000.nii.gz: labels are up to \de-07 off integers: rounded", note)
+    (note,) = facts.pop(second)
+    assert f"{two.images[0]} and 1 more files of the case: pixdim is negative" in note
+    assert set(facts.values()) == {()}
 
 
 def test_labels_of_another_scheme_are_refused(phantoms: dict[str, Path], tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def test_contradicting_voxel_sizes(tmp_path: Path) -> None:
     image = nib.Nifti1Image(blobs(0)[0], TRUE)
     image.set_sform(np.diag([2.0, 2.0, 10.0, 1.0]), code=1)
     nib.save(image, tmp_path / "a.nii")
-    with pytest.raises(NiftiError, match=r"same voxel size.*2x2x10 mm and 1\.316x1\.316x10 mm"):
+    with pytest.raises(
+        NiftiError, match=r"same voxel size.*2 x 2 x 10 mm and 1\.316 x 1\.316 x 10 mm"
+    ):
         read_volume(tmp_path / "a.nii")
 
 

@@ -57,6 +57,71 @@ def test_file(name: str) -> None:
     assert loss(logits, target) == build(name)(logits, target)
 
 
+COMBINATIONS = {
+    "CALS by regions": """
+        class_path: mbls.losses.ClassAdaptiveMarginLoss
+        init_args: {margin: 1.0, groups: region, statistics: region}
+        """,
+    "CRaC's regions on margins": """
+        class_path: mbls.losses.AugmentedLagrangianLoss
+        init_args:
+          constraint: {class_path: mbls.losses.MarginConstraint, init_args: {margin: 1.0}}
+          groups: region
+          statistics: region
+        """,
+    "CRaC by classes": """
+        class_path: mbls.losses.RegionAdaptiveLoss
+        init_args: {groups: class, penalty: p2}
+        """,
+    "CALS on neighbours, over Dice": """
+        class_path: mbls.losses.AugmentedLagrangianLoss
+        init_args:
+          constraint: mbls.losses.NeighbourConstraint
+          base: mbls.losses.DiceLoss
+        """,
+}
+
+
+def quadrants() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four classes, each with boundary and inner voxels."""
+    logits, _ = batch("cals", (12, 12))
+    blocks = torch.arange(4).view(2, 2).repeat_interleave(6, 0).repeat_interleave(6, 1)
+    return logits, blocks.expand(2, 12, 12)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_combination_is_a_few_lines(name: str) -> None:
+    """Constraint, penalty and groups meet in the YAML; the loss adapts by class or region."""
+    parser, parsed = resolve(yaml.safe_load(COMBINATIONS[name]))
+    loss = parser.instantiate(parsed).loss
+    loss.bind(4)
+    logits, target = quadrants()
+    regions = 2 if "region" in COMBINATIONS[name] else 1
+    before = loss(logits, target)
+    loss.observe(logits, target)
+    loss.adapt()
+    assert loss.multipliers.shape == (regions, 4)
+    assert (loss.multipliers > 1e-6).all()
+    assert loss(logits, target) != before
+
+
+def test_margins_by_region_are_the_same_said_twice() -> None:
+    ours, theirs = (
+        parser.instantiate(parsed).loss
+        for parser, parsed in (
+            resolve(yaml.safe_load(COMBINATIONS[name]))
+            for name in ("CALS by regions", "CRaC's regions on margins")
+        )
+    )
+    logits, target = quadrants()
+    for loss in (ours, theirs):
+        loss.bind(4)
+        loss.observe(logits, target)
+        loss.adapt()
+    assert torch.equal(ours.multipliers, theirs.multipliers)
+    assert ours(logits, target) == theirs(logits, target)
+
+
 def test_a_parser_fills_in_what_is_not_stated() -> None:
     """So the comparison above can fail, also below a base and in a sum."""
     for name in ("ce", "mbls_dice", "ace_soft"):
