@@ -37,7 +37,8 @@ class Block:
     def commands(self) -> list[str]:
         """The commands of a shell block, continued lines joined, comments left out."""
         lines = self.code.replace("\\\n", " ").splitlines()
-        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        commands = [re.sub(r"(^|\s+)#.*", "", line).strip() for line in lines]
+        return [command for command in commands if command]
 
 
 def blocks(page: Path) -> list[Block]:

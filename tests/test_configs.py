@@ -96,7 +96,9 @@ def test_a_preset_may_change_a_network(capsys: pytest.CaptureFixture[str], netwo
     assert found["init_args"] == expected
 
 
-@pytest.mark.parametrize("file", ["base.yaml", "trainer/quick.yaml", "trainer/paper.yaml"])
+@pytest.mark.parametrize(
+    "file", ["base.yaml", "trainer/quick.yaml", "trainer/small.yaml", "trainer/paper.yaml"]
+)
 def test_shared_files_name_no_loss_and_no_network(file: str) -> None:
     content = yaml.safe_load((config_folder() / file).read_text())
     assert not {"loss", "network"} & set(content.get("model", {}))

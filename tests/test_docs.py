@@ -1,5 +1,6 @@
 """README and docs: every code block runs, and the tables are those of their commands."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ import yaml
 
 from experiments import readme
 from mbls.choices import choices
-from mbls.cli import main
+from mbls.cli import COMMANDS, main
 from mbls.commands.benchmark import DEFAULT_LOSSES
 from mbls.grid import parse_losses
 from tests.docs_blocks import PAGES, ROOT, Block, blocks
@@ -21,6 +22,7 @@ from tests.report.fake import write_run
 
 ALL = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in ALL if block.language == "sh"]
+SHRUNKEN = {"make benchmark": "make benchmark LOSSES='ce mbls' SEEDS=0 PRESET=small JOBS=2"}
 LANGUAGES = {"python", "sh", "yaml", "bibtex", ""}  # without one: a tree, nothing to run
 
 
@@ -62,7 +64,7 @@ def test_shell_blocks_are_commands_that_exist(
     """Each `make` line becomes commands, and each command's words are right, without running it."""
     monkeypatch.chdir(ROOT)
     for command in block.commands():
-        words = shlex.split(command, comments=True)
+        words = shlex.split(command)
         if block.needs is not None and words[0] not in ("make", "mbls"):
             continue  # of a cluster, say
         assert words[0] in ("make", "mbls", "python"), command
@@ -82,15 +84,18 @@ def made(words: list[str]) -> list[str]:
 def check_words(line: str) -> None:
     words = shlex.split(line)
     own = any(re.search(r"(^| )\w+\.yaml", word) for word in words)  # a file of the reader's
-    if Path(words[0]).name != "mbls" or own:
+    if Path(words[0]).name == "python" and words[1] == "-m":
+        assert importlib.util.find_spec(words[2]), line
+    if Path(words[0]).name != "mbls":
         return
     command, *rest = words[1:]
+    assert command in COMMANDS, line
+    if own:
+        return
     if command == "train" and "--resume" not in rest:
         assert main(["train", *rest, "--dry-run"]) == 0
     elif command == "benchmark":
         assert main(["benchmark", *rest, "--list"]) == 0
-    else:
-        assert main(["help"]) == 0
 
 
 @pytest.mark.slow
@@ -104,7 +109,7 @@ def test_shell_blocks_run(tmp_path: Path) -> None:
         if block.needs is not None:
             continue
         for command in block.commands():
-            ready = command.replace("make ", "make -o install ", 1)
+            ready = SHRUNKEN.get(command, command).replace("make ", "make -o install ", 1)
             done = subprocess.run(
                 ready, shell=True, cwd=home, env=env, capture_output=True, text=True
             )
