@@ -1,5 +1,6 @@
 """README and docs: every code block runs, and the tables are those of their commands."""
 
+import importlib
 import importlib.util
 import os
 import re
@@ -55,6 +56,10 @@ def test_yaml_blocks_are_choices(block: Block) -> None:
     content = yaml.safe_load(block.code)
     assert len(content) == 1
     assert set(content) <= {"data", "model", "trainer"}
+    for node in (content.get("data"), (content.get("model") or {}).get("loss")):
+        if node and not node["class_path"].startswith("my_"):  # the reader's own
+            module, _, name = node["class_path"].rpartition(".")
+            getattr(importlib.import_module(module), name)(**node["init_args"])
 
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.where)

@@ -22,7 +22,7 @@ from mbls.grid import runner as runner_module
 from mbls.grid.asked import differences
 from mbls.grid.progress import counts, duration, last_lines, seconds_left
 from mbls.grid.runner import Entry, Runner, Status
-from mbls.grid.views import LineView, LiveView
+from mbls.grid.views import LineView, LiveView, make_view
 from tests import fake_run
 
 GRID = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
@@ -371,6 +371,17 @@ def test_the_live_table(tmp_path: Path) -> None:
     end = " ".join(lines[-3:])
     assert "1 of 6 finished (1 kept), 1 running, 1 waiting, 1 run elsewhere, 1 stopped" in end
     assert re.search(r"ends about (\w+ )?\d\d:\d\d, in 2:5\d", end)  # 70 % of 100 s, and 100 s
+
+
+def test_the_live_table_is_left_on_screen_where_nothing_was_to_do(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "ce")[0]
+    cell.folder.mkdir(parents=True)
+    fake_run.finish(cell.folder)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with make_view(console, title="acdc: 1 run", jobs=1, epochs=9) as view:
+        assert isinstance(view, LiveView)
+        Runner([cell], jobs=1, view=view).run()
+    assert "0.500 0.500 ✓" in console.file.getvalue()
 
 
 def test_the_expected_end(tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ class View(Protocol):
     def stopping(self, entries: Sequence[Entry]) -> None:
         """A signal asked to stop."""
 
+    def done(self, entries: Sequence[Entry]) -> None:
+        """Nothing runs any more."""
+
 
 class Runner:
     """Run what is missing of a grid.
@@ -111,6 +114,7 @@ class Runner:
                     self._launch()
                 self.view.tick(self.entries)
                 time.sleep(LOOK)
+            self.view.done(self.entries)
         return self.entries
 
     @contextmanager

@@ -78,6 +78,9 @@ class LineView:
         """Tell that a signal was heard."""
         self._say(STOPPING)
 
+    def done(self, entries: Sequence[Entry]) -> None:
+        """Nothing: the last event said it."""
+
     def _say(self, text: str) -> None:
         line = f"[{datetime.now():%H:%M:%S}] {text}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -106,6 +109,10 @@ class LiveView:
         self._draw(entries)
 
     ended = started
+
+    def done(self, entries: Sequence[Entry]) -> None:
+        """Draw what stays on screen."""
+        self._draw(entries)
 
     def tick(self, entries: Sequence[Entry]) -> None:
         """Draw once a second."""
