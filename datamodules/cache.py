@@ -17,8 +17,10 @@ import numpy as np
 
 from datamodules.case import Case, DataError, Problem
 from datamodules.leftovers import clear_leftovers
+from datamodules.memory import Scratch
 
-_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)  # not on Windows
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_SCRATCH = Scratch()
 _WAY_OUT = "choose another folder with --data.init_args.cache_dir (make: CACHE=...)."
 
 
@@ -41,12 +43,30 @@ class StoredArray:
                 array is read-only.
         """
         access = mmap.ACCESS_COPY if private else mmap.ACCESS_READ
-        file = os.open(self.path, os.O_RDONLY | _O_CLOEXEC)  # np.memmap takes ten times as long
+        file = os.open(self.path, _READ)  # np.memmap takes ten times as long
         try:
             mapped = mmap.mmap(file, 0, access=access)
         finally:
             os.close(file)
         return np.ndarray(self.shape, self.dtype, mapped, self.offset)
+
+    def read(self, row: int, into: np.ndarray) -> None:
+        """Read ``array[row]``, without mapping it: a third less time for a slice of one use.
+
+        Args:
+            row: Index on the first axis.
+            into: Contiguous memory of the row's shape and type.
+
+        Raises:
+            OSError: The file is shorter than the array.
+        """
+        file = os.open(self.path, _READ)
+        try:
+            found = os.preadv(file, (into,), self.offset + row * into.nbytes)  # type: ignore[list-item]
+        finally:
+            os.close(file)
+        if found != into.nbytes:
+            raise OSError(f"{self.path} ends within its array: it was changed from outside.")
 
     def is_whole(self) -> bool:
         """Whether the file is there with as many bytes as the array needs."""
@@ -104,9 +124,16 @@ class CachedCase:
         return array.transpose(*range(1, array.ndim), 0)
 
     def plane(self, name: str, z: int) -> np.ndarray:
-        """Map one slice of :meth:`volume`, privately: ``(M, X, Y)`` or ``(X, Y)``."""
-        array = self.arrays[name].open(private=True)
-        return array[z] if self.facts["planar"] else array[..., z]
+        """Read one slice of :meth:`volume`: ``(M, X, Y)`` or ``(X, Y)``.
+
+        It may be written to; the next slice of that name overwrites it.
+        """
+        stored = self.arrays[name]
+        if not self.facts["planar"]:
+            return stored.open(private=True)[..., z]
+        into = _SCRATCH(name, stored.shape[1:], stored.dtype)
+        stored.read(z, into)
+        return into
 
 
 def source_key(case: Case) -> str:

@@ -21,15 +21,14 @@ from datamodules.cache import CachedCase
 from datamodules.case import Case, DataError
 from datamodules.checks import IGNORED, OUTSIDE
 from datamodules.foreground import pick
-from datamodules.memory import empty, empty_to_send
-from datamodules.patches import Pair, begin_around, cut_at, empty_pair, patch_begin
+from datamodules.memory import Reused, empty
+from datamodules.patches import Pair, begin_around, centred, cut_at, empty_pair, patch_begin
 from datamodules.posterior import to_probs
 from datamodules.preparation import Preparer
 from datamodules.preprocessing import prepare_case
 
 IGNORE_INDEX = -100
-_TARGETS = np.arange(256)
-_TARGETS[[OUTSIDE, IGNORED]] = 0, IGNORE_INDEX
+_PIECE = 1 << 18  # voxels of a label at a time
 Sample = dict[str, Any]
 Key = tuple[int, int, bool]  # epoch, index, whether foreground is shown
 
@@ -54,6 +53,9 @@ class TrainingDataset(Dataset[Sample], ABC):
     ) -> None:
         self.cases = list(cases)
         self.patch_size, self.augmentation, self.seed = tuple(patch_size), augmentation, seed
+        spacings = [case.facts["spacing"][: len(patch_size)] for case in self.cases]
+        self._spacings = torch.tensor(spacings)
+        self._images, self._targets, self._labels = Reused(), Reused(), Reused()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -76,26 +78,25 @@ class TrainingDataset(Dataset[Sample], ABC):
             "label": label.masked_fill_(label == OUTSIDE, 0),
             "case": case.id,
             "index": number,
-            "spacing": torch.tensor(self._spacing(case)),
+            "spacing": self._spacings[number],
             "scored": True,
         }
 
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
         """Return a batch: what :func:`collate` makes of the samples, without copying them."""
         count = len(keys)
-        images = empty_to_send((count, self.channels, *self.patch_size), torch.float32)
-        labels = empty((count, *self.patch_size), torch.uint8)
-        numbers = [
-            self.write(key, out)
-            for key, out in zip(keys, zip(images, labels, strict=True), strict=True)
-        ]
-        cases = [self.cases[number] for number in numbers]
+        images = self._images.to_send((count, self.channels, *self.patch_size), torch.float32)
+        labels = self._labels.empty((count, *self.patch_size), torch.uint8)
+        targets = self._targets.to_send((count, *self.patch_size), torch.int64)
+        pairs = zip(images.unbind(), labels.unbind(), strict=True)
+        numbers = [self.write(key, out) for key, out in zip(keys, pairs, strict=True)]
+        index = torch.tensor(numbers)
         return {
             "image": images,
-            "label": _targets(labels),
-            "case": [case.id for case in cases],
-            "index": torch.tensor(numbers),
-            "spacing": torch.tensor([self._spacing(case) for case in cases]),
+            "label": write_targets(labels, targets),
+            "case": [self.cases[number].id for number in numbers],
+            "index": index,
+            "spacing": self._spacings[index],
             "scored": torch.ones(count, dtype=torch.bool),
         }
 
@@ -104,9 +105,6 @@ class TrainingDataset(Dataset[Sample], ABC):
         """Modalities of an image."""
         planar = self.cases[0].facts["planar"]
         return int(self.cases[0].arrays["image"].shape[1 if planar else 0])
-
-    def _spacing(self, case: CachedCase) -> list[float]:
-        return list(case.facts["spacing"][: len(self.patch_size)])
 
 
 class SliceDataset(TrainingDataset):
@@ -134,6 +132,7 @@ class SliceDataset(TrainingDataset):
     ) -> None:
         super().__init__(cases, patch_size=patch_size, augmentation=augmentation, seed=seed)
         self.crop = crop
+        self._straight = crop == "center" and augmentation.is_off
         self._ends = list(accumulate(case.shape[2] for case in self.cases))
 
     def __len__(self) -> int:
@@ -144,13 +143,12 @@ class SliceDataset(TrainingDataset):
         epoch, index, forced = key
         number = bisect_right(self._ends, index)
         case = self.cases[number]
-        z = index - (self._ends[number] - case.shape[2])
+        z = index - (self._ends[number - 1] if number else 0)
         if forced:
             z = self._foreground(case, epoch, index, z)
         pixels, classes = case.plane("image", z), case.plane("label", z)
-        if self.crop == "center" and self.augmentation.is_off:
-            sizes = zip(classes.shape, self.patch_size, strict=True)
-            cut_at(pixels, classes, [patch_begin(n, m, 0.5) for n, m in sizes], out)
+        if self._straight:
+            cut_at(pixels, classes, centred(classes.shape, self.patch_size), out)
         else:
             augmented_patch(
                 pixels,
@@ -310,13 +308,26 @@ def _inside(label: np.ndarray, outside: int = 0) -> np.ndarray:
     return np.where(marked, np.uint8(outside), label) if marked.any() else label
 
 
-def _targets(labels: Tensor) -> Tensor:
-    """Return uint8 labels as int64, ignored voxels -100, background outside the patient 0."""
-    targets = empty_to_send(tuple(labels.shape), torch.int64)
-    if int(labels.max()) < OUTSIDE:
-        return targets.copy_(labels)
-    np.take(_TARGETS, labels.numpy(), out=targets.numpy(), mode="clip")
-    return targets
+def write_targets(labels: Tensor, out: Tensor) -> Tensor:
+    """Write labels as int64: ignored voxels -100, background outside the patient 0.
+
+    Args:
+        labels: uint8, contiguous; its marks are overwritten.
+        out: int64 of the same shape, contiguous.
+
+    Returns:
+        ``out``.
+    """
+    for part, target in zip(labels.view(-1).split(_PIECE), out.view(-1).split(_PIECE), strict=True):
+        values = part.numpy()
+        largest = values.max()
+        if largest >= OUTSIDE:
+            ignored = values == IGNORED if largest == IGNORED else None
+            np.multiply(values, values != OUTSIDE, out=values)
+        target.copy_(part)
+        if largest == IGNORED:
+            target.numpy()[ignored] = IGNORE_INDEX
+    return out
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """Memory that batches are written into."""
 
+import math
+import sys
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,13 +21,63 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.empty(shape, _NUMPY[dtype]))
 
 
-def empty_to_send(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return :func:`empty`, in a worker in memory that is shared with the main process.
+class Scratch(threading.local):
+    """Memory for the work on one sample: a buffer a name, as large as the largest ever asked for.
 
-    Otherwise the worker would copy it there.
+    Fresh memory costs as much as what fills it.
     """
-    if get_worker_info() is None:
-        return empty(shape, dtype)
-    count = int(np.prod(shape))
-    storage = torch.UntypedStorage._new_shared(max(count * dtype.itemsize, 1))
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+        self._views: dict[tuple[str, tuple[int, ...], str], np.ndarray] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return the buffer ``name`` as an array; what was last returned of it is overwritten."""
+        view = self._views.get((name, shape, dtype))
+        if view is None:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            if name not in self._buffers or len(self._buffers[name]) < size:
+                self._buffers[name] = np.empty(size, np.uint8)
+            view = self._buffers[name][:size].view(dtype).reshape(shape)
+            self._views = {key: kept for key, kept in self._views.items() if key[0] != name}
+            self._views[name, shape, dtype] = view
+        return view
+
+
+class Reused(threading.local):
+    """Memory for tensors of one shape that are given away, taken again once nobody holds them.
+
+    A copy of it, such as a worker's, has memory of its own.
+
+    Args:
+        most: How many arrays to keep; a consumer that hoards tensors gets fresh memory.
+    """
+
+    def __init__(self, most: int = 3) -> None:
+        self._most = most
+        self._kept: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return :func:`empty`, in memory whose last tensor is gone if there is some."""
+        wanted = shape, np.dtype(_NUMPY[dtype])
+        for array in self._kept:
+            nobody = sys.getrefcount(array) == 3  # the list, the loop and the question itself
+            if nobody and (array.shape, array.dtype) == wanted:
+                return torch.from_numpy(array)
+        array = np.empty(*wanted)
+        self._kept = [array, *self._kept][: self._most]
+        return torch.from_numpy(array)
+
+    def to_send(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return :meth:`empty`, in a worker fresh memory that is shared with the main process.
+
+        Otherwise the worker would copy it there.
+        """
+        if get_worker_info() is None:
+            return self.empty(shape, dtype)
+        count = int(np.prod(shape))
+        storage = torch.UntypedStorage._new_shared(max(count * dtype.itemsize, 1))
+        return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+    def __reduce__(self) -> tuple[type["Reused"], tuple[int]]:
+        return Reused, (self._most,)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,6 +35,12 @@ def patch_begin(length: int, wanted: int, share: float) -> int:
     if spare <= 0:
         return -(-spare // 2)
     return spare // 2 if share == 0.5 else min(int(share * (spare + 1)), spare)
+
+
+@lru_cache(maxsize=256)
+def centred(lengths: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the first pixel on each axis of a patch in the middle of a slice."""
+    return tuple(patch_begin(n, m, 0.5) for n, m in zip(lengths, size, strict=True))
 
 
 def begin_around(length: int, wanted: int, voxel: int) -> int:
@@ -85,25 +92,33 @@ def cut_at(
         ``out``.
     """
     image, label = out
-    source, target = [], []
-    whole = True
-    for axis, (first, wanted) in enumerate(zip(begin, label.shape, strict=True)):
-        low, high = max(first, 0), min(first + wanted, classes.shape[axis])
-        whole &= high - low == wanted
-        source.append(slice(low, high))
-        low, high = low - first, high - first
-        target.append(slice(wanted - high, wanted - low) if axis in mirror else slice(low, high))
-    read, labels = pixels[(slice(None), *source)], classes[(*source,)]
+    source, target = _overlap(tuple(begin), tuple(label.shape), classes.shape, tuple(mirror))
+    read, labels = pixels[(slice(None), *source)], classes[source]
     if mirror:
         read = np.flip(read, tuple(axis + 1 for axis in mirror)).copy()
         labels = np.flip(labels, tuple(mirror)).copy()
-    if not whole:
+    if target is not None:
         image.zero_()
         label.fill_(IGNORED)
-        image, label = image[(slice(None), *target)], label[(*target,)]
+        image, label = image[(slice(None), *target)], label[target]
     image.copy_(torch.from_numpy(read))
     label.copy_(torch.from_numpy(labels))
     return out
+
+
+@lru_cache(maxsize=256)
+def _overlap(
+    begin: tuple[int, ...], size: tuple[int, ...], lengths: tuple[int, ...], mirror: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...] | None]:
+    """Return what of an array is in a patch, and where in the patch; None for all of it."""
+    source, target = [], []
+    for axis, (first, wanted, length) in enumerate(zip(begin, size, lengths, strict=True)):
+        low, high = max(first, 0), min(first + wanted, length)
+        source.append(slice(low, high))
+        low, high = low - first, high - first
+        target.append(slice(wanted - high, wanted - low) if axis in mirror else slice(low, high))
+    whole = all(part == slice(0, wanted) for part, wanted in zip(target, size, strict=True))
+    return tuple(source), None if whole else tuple(target)
 
 
 def turned_patch(

@@ -96,9 +96,11 @@ class TrainingSampler(Sampler[list[tuple[int, int, bool]]]):
         share = self.batch_size // self.world
         first = self.start[1] if epoch == self.start[0] else 0
         places = range(self.rank * share, (self.rank + 1) * share)
+        marks = [forced(place, self.foreground) for place in places]
         for batch in range(first, len(self)):
-            begin = batch * self.batch_size
-            yield [(epoch, int(order[begin + p]), forced(p, self.foreground)) for p in places]
+            begin = batch * self.batch_size + places.start
+            indices = order[begin : begin + share].tolist()
+            yield [(epoch, index, must) for index, must in zip(indices, marks, strict=True)]
 
 
 class EvaluationSampler(Sampler[tuple[int, bool]]):
