@@ -33,5 +33,8 @@ class StepSeed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed from the run's seed, the batches trained on so far and the rank."""
-        batches = trainer.fit_loop.total_batch_idx
-        torch.manual_seed(step_seed(self.seed, batches, trainer.global_rank))
+        seed = step_seed(self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
+        if trainer.strategy.root_device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch's own prepares seeds of every device
+        else:
+            torch.manual_seed(seed)
