@@ -62,7 +62,7 @@ class StoredArray:
         """
         file = os.open(self.path, _READ)
         try:
-            found = os.preadv(file, (into,), self.offset + row * into.nbytes)  # type: ignore[list-item]
+            found = os.preadv(file, (into.data,), self.offset + row * into.nbytes)
         finally:
             os.close(file)
         if found != into.nbytes:

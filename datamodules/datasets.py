@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules.augmentation import (
     Augmentation,
-    augmented_patch,
+    augmented_patches,
     augmented_volume_patch,
     sample_generator,
 )
@@ -22,7 +22,7 @@ from datamodules.case import Case, DataError
 from datamodules.checks import IGNORED, OUTSIDE
 from datamodules.foreground import pick
 from datamodules.memory import Reused, empty
-from datamodules.patches import Pair, begin_around, centred, cut_at, empty_pair, patch_begin
+from datamodules.patches import Pair, begin_around, centred, cut_at, patch_begin
 from datamodules.posterior import to_probs
 from datamodules.preparation import Preparer
 from datamodules.preprocessing import prepare_case
@@ -62,20 +62,25 @@ class TrainingDataset(Dataset[Sample], ABC):
         """Samples in an epoch."""
 
     @abstractmethod
-    def write(self, key: Key, out: Pair) -> int:
-        """Write the sample ``key[1]`` as it is in epoch ``key[0]``, and return its case's number.
+    def write(self, keys: Sequence[Key], out: Pair) -> list[int]:
+        """Write samples ``key[1]`` as they are in epoch ``key[0]``; return their cases' numbers.
 
-        It shows foreground if ``key[2]``.
+        They show foreground if ``key[2]``.
+
+        Args:
+            keys: Which samples.
+            out: float32 ``(N, M, *patch_size)`` and uint8 ``(N, *patch_size)``.
         """
 
     def __getitem__(self, key: Key) -> Sample:
         """Return a sample as :meth:`write` has it; ignored voxels of the label are 255."""
-        image, label = out = empty_pair(self.channels, self.patch_size)
-        number = self.write(key, out)
+        image = empty((1, self.channels, *self.patch_size), torch.float32)
+        label = empty((1, *self.patch_size), torch.uint8)
+        (number,) = self.write([key], (image, label))
         case = self.cases[number]
         return {
-            "image": image,
-            "label": label.masked_fill_(label == OUTSIDE, 0),
+            "image": image[0],
+            "label": label[0].masked_fill_(label[0] == OUTSIDE, 0),
             "case": case.id,
             "index": number,
             "spacing": self._spacings[number],
@@ -88,8 +93,7 @@ class TrainingDataset(Dataset[Sample], ABC):
         images = self._images.to_send((count, self.channels, *self.patch_size), torch.float32)
         labels = self._labels.empty((count, *self.patch_size), torch.uint8)
         targets = self._targets.to_send((count, *self.patch_size), torch.int64)
-        pairs = zip(images.unbind(), labels.unbind(), strict=True)
-        numbers = [self.write(key, out) for key, out in zip(keys, pairs, strict=True)]
+        numbers = self.write(keys, (images, labels))
         index = torch.tensor(numbers)
         return {
             "image": images,
@@ -138,27 +142,27 @@ class SliceDataset(TrainingDataset):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def write(self, key: Key, out: Pair) -> int:
-        """Write the slice ``key[1]``, or another of its case that shows foreground."""
+    def write(self, keys: Sequence[Key], out: Pair) -> list[int]:
+        """Write the slices ``key[1]``, or others of their cases that show foreground."""
+        places = [self._place(key) for key in keys]
+        slices = ((case.plane("image", z), case.plane("label", z)) for _, case, z in places)
+        if self._straight:
+            for (pixels, classes), *pair in zip(
+                slices, *(part.unbind() for part in out), strict=True
+            ):
+                cut_at(pixels, classes, centred(classes.shape, self.patch_size), (pair[0], pair[1]))
+        else:
+            generators = [sample_generator(self.seed, epoch, index) for epoch, index, _ in keys]
+            settings = self.augmentation
+            augmented_patches(slices, generators, crop=self.crop, settings=settings, out=out)
+        return [number for number, *_ in places]
+
+    def _place(self, key: Key) -> tuple[int, CachedCase, int]:
         epoch, index, forced = key
         number = bisect_right(self._ends, index)
         case = self.cases[number]
         z = index - (self._ends[number - 1] if number else 0)
-        if forced:
-            z = self._foreground(case, epoch, index, z)
-        pixels, classes = case.plane("image", z), case.plane("label", z)
-        if self._straight:
-            cut_at(pixels, classes, centred(classes.shape, self.patch_size), out)
-        else:
-            augmented_patch(
-                pixels,
-                classes,
-                crop=self.crop,
-                settings=self.augmentation,
-                generator=sample_generator(self.seed, epoch, index),
-                out=out,
-            )
-        return number
+        return number, case, self._foreground(case, epoch, index, z) if forced else z
 
     def _foreground(self, case: CachedCase, epoch: int, index: int, z: int) -> int:
         slices = case.arrays["slices"].open()
@@ -204,8 +208,13 @@ class PatchDataset(TrainingDataset):
     def __len__(self) -> int:
         return len(self.cases) * self.samples_per_case
 
-    def write(self, key: Key, out: Pair) -> int:
-        """Write the patch ``key[1]``, about a foreground voxel if it is forced."""
+    def write(self, keys: Sequence[Key], out: Pair) -> list[int]:
+        """Write the patches ``key[1]``, about a foreground voxel where it is forced."""
+        return [
+            self._write(key, pair) for key, pair in zip(keys, zip(*out, strict=True), strict=True)
+        ]
+
+    def _write(self, key: Key, out: Pair) -> int:
         epoch, index, forced = key
         number = index // self.samples_per_case
         case = self.cases[number]

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.checks import IGNORED
-from datamodules.memory import empty
+from datamodules.memory import Scratch, empty
 
 Where = tuple[float, float]  # position of the patch on each axis, from 0 to 1; 0.5 is the centre
 CENTER: Where = (0.5, 0.5)
+_SCRATCH = Scratch()
 Pair = tuple[Tensor, Tensor]  # a patch: float32 image (M, *size) and uint8 label (*size,)
 
 
@@ -184,6 +185,56 @@ def _sampling_grid(
             lines.append(torch.from_numpy(line.astype(np.float32)).view(-1, *[1] * (d - 1 - axis)))
         torch.add(sum(lines[1:-1], lines[0]), lines[-1], out=planes[d - 1 - row])
     return planes.movedim(0, -1)[None]  # torch counts a point's coordinates from the last axis
+
+
+def frame_memory(count: int, channels: int, size: Sequence[int], margin: Sequence[int]) -> Pair:
+    """Return memory for patches with a margin on both sides, that the next call overwrites."""
+    framed = tuple(n + 2 * m for n, m in zip(size, margin, strict=True))
+    image = _SCRATCH("frames", (count, channels, *framed), "<f4")
+    return torch.from_numpy(image), torch.from_numpy(_SCRATCH("marks", (count, *framed), "|u1"))
+
+
+def turn_frames(
+    frames: Tensor, marks: Tensor, pulls: Sequence[np.ndarray], places: Sequence[int], out: Pair
+) -> None:
+    """Write the middles of slices, each mapped linearly about its centre.
+
+    The image is interpolated linearly, the label by nearest neighbour. All are of one size, so a
+    patch is the same to the last bit whichever others are turned with it.
+
+    Args:
+        frames: float32 ``(n, M, H, W)``, as far around the patches as they reach.
+        marks: uint8 ``(n, H, W)``.
+        pulls: ``(2, 2)`` of each, as for :func:`turned_patch`.
+        places: Which patches of ``out`` to write.
+        out: float32 ``(N, M, *size)`` and uint8 ``(N, *size)``.
+    """
+    images, labels = out
+    size, extent = labels.shape[1:], np.array(marks.shape[1:])
+    scaled = torch.from_numpy((np.stack(pulls) * (2 / extent)[:, None]).astype(np.float32))
+    rows, columns = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size)
+    planes = (scaled[:, :, 0, None] * rows)[..., None] + (scaled[:, :, 1, None] * columns)[
+        :, :, None
+    ]
+    grid = planes.flip(1).movedim(1, -1)  # torch counts a point's coordinates from the last axis
+    chosen = list(places)
+    images[chosen] = F.grid_sample(frames, grid, mode="bilinear", align_corners=False)
+    nearest = F.grid_sample(marks[:, None].float(), grid, mode="nearest", align_corners=False)
+    labels[chosen] = nearest[:, 0].to(torch.uint8)
+
+
+def turn_in_plane(turn: float, factor: float, mirror: Sequence[int]) -> np.ndarray:
+    """Return the ``pull`` of a slice that is turned, enlarged and then mirrored.
+
+    Args:
+        turn: Angle in radians, from the first axis towards the second.
+        factor: Enlargement.
+        mirror: Axes on which the patch is mirrored.
+    """
+    cosine, sine = math.cos(turn) / factor, math.sin(turn) / factor
+    pull = np.array([[cosine, sine], [-sine, cosine]])
+    pull[:, list(mirror)] *= -1
+    return pull
 
 
 def turn_and_scale(

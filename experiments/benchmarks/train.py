@@ -9,7 +9,7 @@ the bare loop, and what an epoch takes beyond it is split into
 
 - data: the loader's next batch, cut, augmented and collated in the process that trains;
 - callbacks: ours and Lightning's, the progress bar and the checkpoint among them;
-- rest: Lightning's loop and logging, and steps that meet a batch the processor's cache has not seen.
+- rest: Lightning's loop and logging, and steps on a batch that the processor's cache has not seen.
 
 Shares are medians over epochs. One thread by default; with ``--wall`` the clock on the wall, which
 is what a user waits for, on a machine that does nothing else.

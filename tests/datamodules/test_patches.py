@@ -1,5 +1,6 @@
 """Patches, and the random changes to them."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,20 +9,28 @@ import torch
 
 from datamodules.augmentation import (
     Augmentation,
-    augmented_patch,
+    augmented_patches,
     change_intensities,
     gaussian,
     sample_generator,
+    turned_margin,
 )
 from datamodules.patches import (
     cut_patch,
     empty_pair,
     patch_begin,
     turn_and_scale,
+    turn_in_plane,
     turned_patch,
 )
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
+
+
+def augmented(pixels, classes, size, generator, **settings):
+    image, label = empty_pair(len(pixels), size)
+    augmented_patches([(pixels, classes)], [generator], **settings, out=(image[None], label[None]))
+    return image, label
 
 
 def turned(pixels, classes, size, where=(0.5, 0.5), *, angle: float, factor: float):
@@ -94,13 +103,8 @@ def test_enlargement() -> None:
 
 
 def patch(settings: Augmentation, epoch: int = 0, index: int = 0, crop: str = "random"):
-    return augmented_patch(
-        *slice_of(30, 26),
-        crop=crop,
-        settings=settings,
-        generator=sample_generator(5, epoch, index),
-        out=empty_pair(1, (16, 40)),
-    )
+    generator = sample_generator(5, epoch, index)
+    return augmented(*slice_of(30, 26), (16, 40), generator, crop=crop, settings=settings)
 
 
 def test_draws_are_of_seed_epoch_index() -> None:
@@ -119,13 +123,10 @@ def test_image_and_label_move_together() -> None:
     classes = np.select([heart < 6, heart < 11, other < 8], [3, 2, 1], 0).astype(np.uint8)
     moving = Augmentation(flip=0.5, rotation=30, scale=0.3)
     for index in range(40):
-        image, label = augmented_patch(
-            classes[None].astype(np.float32),
-            classes,
-            crop="random",
-            settings=moving,
-            generator=sample_generator(1, 0, index),
-            out=empty_pair(1, (50, 64)),
+        generator = sample_generator(1, 0, index)
+        pixels = classes[None].astype(np.float32)
+        image, label = augmented(
+            pixels, classes, (50, 64), generator, crop="random", settings=moving
         )
         around = label.unfold(0, 5, 1).unfold(1, 5, 1).flatten(2)  # 5 x 5 about a pixel
         flat = (around == around[..., :1]).all(-1)
@@ -145,6 +146,38 @@ def test_no_draws_are_repeated() -> None:
         for index in range(20)
     ]
     assert len(set(draws)) == 2 * 30 * 20
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 40), (40, 33)])
+def test_slices_turn_as_volumes_do(size: tuple[int, int]) -> None:
+    """Turned together within a margin, or alone out of the box they reach into: the same."""
+    pixels, classes = slice_of(30, 26)
+    turning = Augmentation(flip=0.5, rotation=40, scale=0.3)
+    for index in range(10):
+        image, label = augmented(
+            pixels, classes, size, sample_generator(3, 0, index), crop="random", settings=turning
+        )
+        row, column, *flips, angle, zoom, _, _ = torch.rand(
+            8, generator=sample_generator(3, 0, index), dtype=torch.float64
+        ).tolist()
+        turn = math.radians(40) * (2 * angle - 1)
+        pull = turn_and_scale((1, 1, 1), turn=turn, tilts=(0, 0), factor=turning.factor(zoom))
+        pull = pull[:2, :2] * np.where(np.array(flips) < 0.5, -1, 1)
+        shares = zip((30, 26), size, (row, column), strict=True)
+        begin = [patch_begin(n, m, share) for n, m, share in shares]
+        alone = turned_patch(pixels, classes, begin, pull, empty_pair(1, size))
+        torch.testing.assert_close(image, alone[0], atol=1e-4, rtol=0)
+        assert (label != alone[1]).float().mean() < 0.01  # ties of nearest neighbours
+
+
+def test_the_margin_holds_every_turned_corner() -> None:
+    for rotation, scale in itertools.product((0, 15, 45, 90, 180), (0, 0.3)):
+        for size in ((16, 16), (10, 40)):
+            margin = turned_margin(size, Augmentation(rotation=rotation, scale=scale))
+            for angle in np.linspace(-rotation, rotation, 73):
+                pull = np.abs(turn_in_plane(math.radians(angle), 1 / (1 + scale), ()))
+                reach = pull @ ((np.array(size) - 1) / 2)
+                assert (reach <= (np.array(size) - 1) / 2 + np.array(margin)).all()
 
 
 def test_labels_stay_labels() -> None:
@@ -180,7 +213,7 @@ def test_contrast_keeps_range_order_and_zero() -> None:
 
 
 def test_noise_is_gaussian() -> None:
-    values = gaussian(1_000_001, np.random.SFC64(3)).double()
+    values = gaussian(1_000_001, sample_generator(3, 0, 0)).double()
     assert len(values) == 1_000_001
     assert values.mean().abs() < 4e-3
     assert values.var().item() == pytest.approx(1, abs=6e-3)
