@@ -171,7 +171,7 @@ def from_archive(material: Material) -> Draw:
         if H5PY:
             with importlib.import_module("h5py").File(paths[case.id], "r") as file:
                 return file["image"][:], file["label"][:]
-        with np.load(paths[case.id]) as file:
+        with np.load(paths[case.id], allow_pickle=False) as file:
             return file["image"], file["label"]
 
     return _whole(material, read)
