@@ -139,6 +139,14 @@ class WeightsAndBiases(WandbLogger):
         return run
 
     @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the run; the process may begin another."""
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+        self._experiment = self.folder = None
+
+    @rank_zero_only
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
         """Add an image."""
         import wandb

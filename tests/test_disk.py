@@ -35,7 +35,8 @@ class Spoil(Callback):
         self.file, self.epoch, self.full = file, epoch, full
 
     def on_validation_start(self, trainer, pl_module) -> None:
-        if trainer.sanity_checking or trainer.current_epoch != self.epoch:
+        here = trainer.is_global_zero and not trainer.sanity_checking
+        if not here or trainer.current_epoch != self.epoch:
             return
         path = run_folder(trainer) / self.file
         if self.full:
@@ -86,6 +87,19 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(
     assert not list(run.rglob("*.incoming"))
     assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
     assert (step(run, "last"), step(run, "previous")) == (6, 4)
+
+
+@needs_full
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_both_ranks_end_when_the_first_cannot_write(tmp_path: Path) -> None:
+    words = [*tiny.words(tmp_path, epochs=3, train=16), "--devices", "2"]
+    file = "checkpoints/incoming.ckpt.incoming"
+    done = tiny.mbls("train", *words, *spoil(file=file, epoch=1), limit=400)
+    assert done.code == 1
+    assert done.err.count("incoming.ckpt cannot be written (No space left on device)") == 1
+    assert "Traceback" not in done.err
+    assert step(tiny.run_folder(tmp_path), "last") == 4
 
 
 def test_a_folder_that_becomes_read_only_costs_no_checkpoint(
