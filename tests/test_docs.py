@@ -23,7 +23,9 @@ from tests.report.fake import write_run
 
 ALL = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in ALL if block.language == "sh"]
-SHRUNKEN = {"make benchmark": "make benchmark LOSSES='ce mbls' SEEDS=0 PRESET=small JOBS=2"}
+SHRUNKEN = {
+    "make benchmark": "make benchmark LOSSES='ce mbls' SEEDS=0 PRESET=small ROOT=runs/small"
+}
 LANGUAGES = {"python", "sh", "yaml", "bibtex", ""}  # without one: a tree, nothing to run
 
 
@@ -199,14 +201,14 @@ def test_the_table_of_losses_names_each_with_its_file() -> None:
         assert len(re.findall(r"(?<!\\)\|", row)) == 5
 
 
-def check_benchmark(table: str) -> None:
-    """It has a row for each loss of the default benchmark, numbers with spreads, and commands."""
+def check_benchmark(table: str, names: list[str]) -> None:
+    """It has a row for each loss, numbers with spreads, and commands."""
     head, rule, *rows, empty, caption = table.splitlines()
     assert head.split(" | ")[0] == "| loss"
     assert set(rule) == {"|", "-"}
     assert not empty
     losses = [re.match(r"\| `(\w+)` \|", row) for row in rows]
-    assert [found and found[1] for found in losses] == DEFAULT_LOSSES.split()
+    assert [found and found[1] for found in losses] == names
     for row in rows:
         *numbers, command = row.strip("|").split(" | ")[1:]
         assert len(numbers) == len(readme.COLUMNS)
@@ -225,7 +227,7 @@ def test_the_results_of_the_benchmark_have_their_form() -> None:
     table = readme.section((ROOT / "README.md").read_text(), "benchmark")
     if table == readme.NOT_RUN:
         pytest.skip("the benchmark was not run for this README")
-    check_benchmark(table)
+    check_benchmark(table, DEFAULT_LOSSES.split())
 
 
 def test_the_results_are_those_of_the_runs(tmp_path: Path) -> None:
@@ -239,6 +241,9 @@ def test_the_results_are_those_of_the_runs(tmp_path: Path) -> None:
     spread = abs(values[0] - values[1]) / 2**0.5
     assert ce.split(" | ")[1] == f"{sum(values) / 2:.4f} ± {spread:.4f}"
     assert "Mean ± sd of 2 seeds; PHANTOM in the layout of ACDC, test set, 6 cases of 3" in table
+    check_benchmark(table, ["ce", "mbls"])
+    with pytest.raises(AssertionError):
+        check_benchmark(table.replace(" ± ", " "), ["ce", "mbls"])
     with pytest.raises(ValueError, match=r"must hold at least two tested runs of ls, found 0"):
         readme.benchmark_table(tmp_path / "acdc", losses="ce ls")
 
