@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -34,6 +35,7 @@ from mbls.metrics import (
 
 __all__ = ["SegmentationModule"]
 
+IGNORE_INDEX = -100  # of every batch
 VALIDATION_METRICS = (  # logged key, metric, region; all pooled over voxels
     ("val/ece", "ece", "all"),
     ("val/ece_label", "ece", "label"),
@@ -155,9 +157,12 @@ class SegmentationModule(LightningModule):
         for weight, head in zip(head_weights(len(heads), self.main_head), heads, strict=True):
             for name, term in self.loss_terms(head, target, image).items():
                 terms[name] = terms.get(name, 0) + weight * term
+        terms = self._share(terms, target)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
+        size = image.shape[0]
         parts = terms if len(terms) > 1 else {}
-        self.train_means.add(parts | {"loss": loss}, image.shape[0])
+        self.train_means.add(parts | {"loss": loss}, size)
+        self.log("loss", loss.detach(), on_step=True, prog_bar=True, logger=False, batch_size=size)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -165,6 +170,24 @@ class SegmentationModule(LightningModule):
         means = self.train_means.take(self.trainer)
         logged = {f"train/{name}": mean for name, mean in means.items()}
         self.log_dict(logged, sync_dist=True, reduce_fx="max")  # the same on every rank
+
+    def _share(self, terms: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Weight this rank's terms so that their mean over ranks is that of the whole batch.
+
+        Ranks may differ in labelled voxels, and a mean of means is not the mean. Terms that are
+        no means over voxels are left as they are, and so is a foreign loss.
+        """
+        if not (dist.is_available() and dist.is_initialized()) or not isinstance(self.loss, Loss):
+            return terms
+        mine = (target != IGNORE_INDEX).sum()
+        everywhere = mine.clone()
+        dist.all_reduce(everywhere)
+        share = mine * dist.get_world_size() / everywhere.clamp_min(1)
+        fixed = self.loss.batch_statistics()
+        return {
+            name: term if name in fixed else term * share.to(term.dtype)
+            for name, term in terms.items()
+        }
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and the scheduler stepped once an epoch where there is one."""

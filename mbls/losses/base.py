@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class Loss(nn.Module, ABC):
     """
 
     needs_image = False  # True where terms and forward also take the image
+    batch_terms: ClassVar[frozenset[str]] = frozenset()  # those of its own; see batch_statistics
 
     def __init__(self, *, ignore_index: int = -100, validate: bool = False) -> None:
         super().__init__()
@@ -50,6 +52,15 @@ class Loss(nn.Module, ABC):
     def prepare(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Check the shapes; return float32 or wider logits and int64 labels ``(N, *S)``."""
         return prepare(logits, target, ignore_index=self.ignore_index, validate=self.validate)
+
+    def batch_statistics(self) -> set[str]:
+        """Return the names of the terms that are no mean over the batch's labelled voxels.
+
+        They are means over images, or functions of the batch as a whole. All others can be put
+        together from those of the parts of a batch, weighted by their labelled voxels, and are
+        where a batch is shared among processes.
+        """
+        return set(self.batch_terms)
 
     def parts(self) -> "Iterator[Loss]":
         """Yield the losses directly inside this one."""

@@ -126,6 +126,8 @@ class BinnedCalibrationLoss(Loss):
         tensor(0.2500)
     """
 
+    batch_terms = frozenset({"ace"})
+
     def __init__(
         self,
         binning: Literal["hard", "soft"] = "hard",

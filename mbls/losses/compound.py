@@ -66,6 +66,15 @@ class CompoundLoss(Loss):
                 found[name if len(inner) == 1 else f"{name}/{term}"] = self.factors[name] * value
         return found
 
+    def batch_statistics(self) -> set[str]:
+        """Return those of the parts; of a foreign part nothing is known."""
+        found: set[str] = set()
+        for name, loss in self.losses.items():
+            inner = loss.batch_statistics() if isinstance(loss, Loss) else {"loss"}
+            if inner:
+                found |= {name, *(f"{name}/{term}" for term in inner)}
+        return found
+
     def forward(self, logits: Tensor, target: Tensor, image: Tensor | None = None) -> Tensor:
         """Return the sum of :meth:`terms`, a scalar."""
         return total(self.terms(logits, target, image))

@@ -74,6 +74,8 @@ class DiceLoss(Loss):
         tensor(0.5000)
     """
 
+    batch_terms = frozenset({"dice"})
+
     def __init__(
         self,
         include_background: bool = True,

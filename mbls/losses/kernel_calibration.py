@@ -84,6 +84,8 @@ class KernelCalibrationLoss(PenaltyLoss):
         tensor(0.2500)
     """
 
+    batch_terms = frozenset({"mmce"})
+
     def __init__(
         self,
         alpha: float = 1.0,

@@ -92,6 +92,8 @@ class ClasswiseMeanCalibrationLoss(PenaltyLoss):
         tensor(0.5000)
     """
 
+    batch_terms = frozenset({"mdca"})
+
     def __init__(
         self,
         beta: float = 1.0,
@@ -134,6 +136,8 @@ class AccuracyConfidenceLoss(PenaltyLoss):
         >>> loss.terms(torch.zeros(2, 2), torch.tensor([0, 0]))["dca"]
         tensor(5.)
     """
+
+    batch_terms = frozenset({"dca"})
 
     def __init__(
         self,

@@ -64,6 +64,11 @@ class PenaltyLoss(Loss):
         terms = {"ce": ce[0]} if ce else self.base_terms(logits, target)
         return {**terms, name: penalty}
 
+    def batch_statistics(self) -> set[str]:
+        """Return those of the base and of the penalty; of a foreign base nothing is known."""
+        base = self.base.batch_statistics() if isinstance(self.base, Loss) else {"base"}
+        return super().batch_statistics() | base
+
     def base_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``.
 

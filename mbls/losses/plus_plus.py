@@ -123,6 +123,8 @@ class DicePlusPlusLoss(Loss):
         tensor(0.3333)
     """
 
+    batch_terms = frozenset({"dice_plus_plus"})
+
     def __init__(
         self, gamma: float = 2.0, *, ignore_index: int = -100, validate: bool = False
     ) -> None:
@@ -156,6 +158,8 @@ class TverskyPlusPlusLoss(Loss):
         >>> TverskyPlusPlusLoss(1.0)(torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, 1]]))
         tensor(0.5000)
     """
+
+    batch_terms = frozenset({"tversky"})
 
     focal = 1.0
 

@@ -87,6 +87,8 @@ class UnifiedFocalPlusPlusLoss(Loss):
         tensor(0.3807)
     """
 
+    batch_terms = frozenset({"tversky"})
+
     def __init__(
         self,
         weight: float | None = 0.5,
