@@ -43,7 +43,10 @@ usage: mbls COMMAND [options]      (mbls COMMAND --help for a command's options)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 done, 1 the work failed, 2 wrong words."""
+    """Run one command and return the exit status.
+
+    0 done, 1 the work failed, 2 wrong words, 128 + n stopped in good order by signal n.
+    """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
@@ -67,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if message is None or os.environ.get("MBLS_TRACEBACK"):
             raise
         sys.stderr.write(f"\nmbls {command}: {message}\n")
-        return 1
+        return int(getattr(error, "status", 1))
 
 
 def run(command: str, args: list[str]) -> int:

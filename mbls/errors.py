@@ -9,6 +9,7 @@ import re
 __all__ = [
     "CheckpointError",
     "ChoiceError",
+    "FirstRankError",
     "Interrupted",
     "MissingExtraError",
     "NonFiniteError",
@@ -64,10 +65,25 @@ class NonFiniteError(RuntimeError):
     for_user = True
 
 
-class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
-    """A run that a signal stopped in good order."""
+class FirstRankError(RuntimeError):
+    """A rank that ends because rank 0 failed before it."""
 
     for_user = True
+
+
+class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
+    """A run that a signal stopped in good order.
+
+    Args:
+        message: Where the run stopped, and how to go on.
+        status: Exit status of the process.
+    """
+
+    for_user = True
+
+    def __init__(self, message: str, *, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def message_for_user(error: BaseException) -> str | None:

@@ -43,7 +43,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     words: list[str], step: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base = tiny.words(tmp_path, epochs=EPOCHS, **SETTINGS)
-    assert tiny.fit(*base, *words) == 1
+    assert tiny.fit(*base, *words) in (130, 143)
     run = tiny.run_folder(tmp_path)
     told = capfd.readouterr().err
     assert f"step {step}. {run}/checkpoints/last.ckpt holds the state" in told

@@ -1,4 +1,4 @@
-"""A signal sets a flag; the run ends at the next batch, with a checkpoint to go on from."""
+"""A signal sets a flag; the run ends at a batch's end, with a checkpoint to go on from."""
 
 import os
 import signal
@@ -6,7 +6,10 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from mbls.callbacks.checkpoints import Checkpoints
 from mbls.callbacks.run_folder import run_folder
@@ -14,28 +17,30 @@ from mbls.errors import Interrupted
 
 __all__ = ["GracefulStop"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+BATCH_SYSTEM = (signal.SIGTERM, signal.SIGUSR1)  # sent by Slurm, some of them twice
 
 
 class GracefulStop(Callback):
-    """Turn Ctrl-C and SIGTERM into an orderly stop: finish the batch, save, say how to go on.
+    """Turn Ctrl-C, SIGTERM and SIGUSR1 into an orderly stop: finish the batch, save, say what next.
 
-    A validation that is due or running is finished first, and its checkpoints are written. A second
-    signal ends the process at once, even where it waits for other ranks.
+    With several ranks it is the batch after, so that no step waits for an answer. A validation that
+    is due or running is finished first, and its checkpoints are written. Ctrl-C ends the process
+    at once where a signal came before, even while it waits for other ranks. The exit status is
+    128 plus the signal's number, as a shell has it: 130, 143 or 138.
     """
 
     def __init__(self) -> None:
-        self._flag = False
+        self._signal = 0
+        self._vote: Vote | None = None  # among several ranks
         self._speaker = -1  # rank 0; its data workers inherit the handler
-        self._interval = 1
         self._handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over Ctrl-C before data workers start: a terminal sends it to them too."""
+        """Take over the signals before data workers start: a terminal, or Slurm, sends them too."""
         self._speaker = os.getpid() if trainer.is_global_zero else -1
-        # with several ranks the question costs a message, so it is asked once a logging interval
-        self._interval = 1 if trainer.world_size == 1 else max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        self._take(signal.SIGINT)
+        self._vote = Vote() if trainer.world_size > 1 else None
+        self._take(signal.SIGINT, signal.SIGUSR1)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over SIGTERM, which lightning has taken since the fit started."""
@@ -43,20 +48,24 @@ class GracefulStop(Callback):
 
     on_train_start = on_sanity_check_start  # where there is no sanity check
 
-    def _take(self, number: signal.Signals) -> None:
-        if number not in self._handlers:
-            self._handlers[number] = signal.signal(number, self._on_signal)
+    def _take(self, *numbers: signal.Signals) -> None:
+        for number in numbers:
+            if number not in self._handlers:
+                self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._handlers:  # given back; lightning put it in again when it tore down
             signal.default_int_handler(number, frame)
-        self._flag = True
+        self._signal = number
+        told_twice = number in BATCH_SYSTEM  # what kills at last is SIGKILL
         for each in SIGNALS:  # python's handlers wait for a blocking call, the system's do not
-            signal.signal(each, signal.SIG_DFL)
+            again = told_twice and each in BATCH_SYSTEM
+            signal.signal(each, signal.SIG_IGN if again else signal.SIG_DFL)
         if os.getpid() == self._speaker:
             cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hid it
-            when = f"within {self._interval} batches" if self._interval > 1 else "after this batch"
-            os.write(2, cursor + f"\nStopping {when}; a second signal ends at once.\n".encode())
+            when = "the next batch" if self._vote else "this batch"
+            what = "Ctrl-C" if told_twice else "a second signal"
+            os.write(2, cursor + f"\nStopping after {when}; {what} ends at once.\n".encode())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,19 +74,18 @@ class GracefulStop(Callback):
         every = trainer.val_check_batch
         validates = every is not None and (batch_idx + 1) % every == 0
         ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
-        asked = (batch_idx + 1) % self._interval == 0 and not validates and not ends
-        if asked and self._told(trainer):
-            self._stop(trainer)
+        if validates or ends:
+            return
+        if number := self._vote.before(self._signal) if self._vote else self._signal:
+            self._stop(trainer, number)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two epochs, when the first is over."""
-        if self._told(trainer):
-            self._stop(trainer)
+        self._stop_if_told(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before the test, and give the signals back."""
-        if self._told(trainer):
-            self._stop(trainer)
+        self._stop_if_told(trainer)
         self._restore()
 
     def on_exception(
@@ -86,10 +94,11 @@ class GracefulStop(Callback):
         """Give the signals back."""
         self._restore()
 
-    def _told(self, trainer: Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self._flag, all=False)
+    def _stop_if_told(self, trainer: Trainer) -> None:
+        if number := self._vote.now(self._signal) if self._vote else self._signal:
+            self._stop(trainer, number)
 
-    def _stop(self, trainer: Trainer) -> None:
+    def _stop(self, trainer: Trainer, number: int) -> None:
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
                 callback.save_last(trainer)
@@ -99,10 +108,42 @@ class GracefulStop(Callback):
             f"Stopped in epoch {trainer.current_epoch}, step {trainer.global_step}. "
             + (f"{last} holds the state. Go on with: make train RUN={quote(str(folder))} RESUME=1 "
                f"(or mbls train --run {quote(str(folder))} --resume)"
-               if last.is_file() else "There is no checkpoint to go on from.")
+               if last.is_file() else "There is no checkpoint to go on from."),
+            status=128 + number,
         )  # fmt: skip
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+class Vote:
+    """The largest number that a rank brings, known to all ranks; each asks as often as the others.
+
+    The ranks talk on the host, so that no device is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo")
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def before(self, number: int) -> int:
+        """Return the answer to the question before this one, which is there without waiting."""
+        asked = self._pending
+        answer = torch.tensor([number])
+        work = dist.all_reduce(answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = (work, answer)
+        return 0 if asked is None else _answer(*asked)
+
+    def now(self, number: int) -> int:
+        """Return the answer to this question and to the one before."""
+        earlier = self.before(number)
+        assert self._pending is not None
+        asked, self._pending = self._pending, None
+        return max(earlier, _answer(*asked))
+
+
+def _answer(work: dist.Work, answer: Tensor) -> int:
+    work.wait()
+    return int(answer)
