@@ -37,7 +37,7 @@ def words(folder: Path, **settings: Any) -> list[str]:
     """Words of a run on a download written to ``folder``; ``settings`` are those of the data."""
     root = folder / "ACDC" / "database"
     for number in range(1, 9):
-        write_patient(root / "training" / f"patient{number:03d}")
+        write_patient(root / "training" / f"patient{number:03d}", shape=(18 + number, 24, 4))
     for number in (101, 102):
         write_patient(root / "testing" / f"patient{number}", shape=(20 + number % 2, 24, 4))
     given = tiny.words(folder, epochs=1)

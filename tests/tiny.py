@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import Callback
 
+from mbls.callbacks import run_folder as run_folder_of
 from mbls.cli import main
 from mbls.commands.train import fresh_words, option_words, parser, resume_words
 
@@ -49,9 +51,14 @@ def words(folder: Path, *, epochs: int = 2, **settings: Any) -> list[str]:
 
 def fit(*args: str) -> int:
     """Train in this process without the test; the status that ``mbls`` would exit with."""
+    return main(fit_words(*args))
+
+
+def fit_words(*args: str) -> list[str]:
+    """Words of ``mbls fit`` for those of ``mbls train``."""
     options, rest = parser().parse_known_args(args)
     chosen = resume_words(options) if options.resume else fresh_words(options)
-    return main(["fit", *chosen, *option_words(options), *rest])
+    return ["fit", *chosen, *option_words(options), *rest]
 
 
 class Interrupt(Callback):
@@ -82,6 +89,18 @@ class Poison(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if (trainer.current_epoch, batch_idx) == self.at:
             next(pl_module.parameters()).data.view(-1)[0] = float("inf")
+
+
+class Slow(Callback):
+    """Take a while for each batch, and keep the number of the last one in the run folder."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.is_global_zero:
+            (run_folder_of(trainer) / "steps").write_text(str(trainer.global_step))
+        time.sleep(self.seconds)
 
 
 class Hang(Callback):
@@ -127,19 +146,28 @@ def start(*args: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen, *, limit: float = 120) -> Done:
+def finish(process: subprocess.Popen, *, limit: float = 300) -> Done:
     """Wait for a process of :func:`start`; whatever hangs is killed, and fails the test."""
     begin = time.monotonic()
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        raise AssertionError(f"{process.args} hung\n--- stdout\n{out}\n--- stderr\n{err}") from None
+        stop_hanging(process)
     return Done(process.returncode, out, err, time.monotonic() - begin)
 
 
-def mbls(*args: str, limit: float = 120) -> Done:
+def stop_hanging(*processes: subprocess.Popen) -> NoReturn:
+    """Kill processes with all they started, and fail with what they said."""
+    told = ""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        told += f"\n--- stdout of {process.pid}\n{out}\n--- stderr\n{err}"
+    raise AssertionError(f"{processes[0].args} hung{told}")
+
+
+def mbls(*args: str, limit: float = 300) -> Done:
     """Run ``mbls`` to its end."""
     return finish(start(*args), limit=limit)
 

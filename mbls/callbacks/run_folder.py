@@ -1,13 +1,20 @@
 """The run folder: claimed once by rank 0, known to all ranks, never overwritten."""
 
+import time
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.errors import RunFolderError
+from mbls.jobs import job_of, mark
+from mbls.locks import NO_LOCKS, try_lock
 
-__all__ = ["RunFolder", "claim", "run_folder"]
+__all__ = ["RunFolder", "claim", "hold", "run_folder"]
+
+# Seconds to wait for a process that is ending: data workers outlive a killed one by five seconds,
+# and a file server hears of a lost node later.
+PATIENCE, PATIENCE_OF_JOBS = 15.0, 120.0
 
 
 def claim(parent: Path, name: str) -> Path:
@@ -51,6 +58,8 @@ class RunFolder(Callback):
         resume: Go on in ``folder``.
         tag: Name of the results' folder below ``test/``.
         seed: The run's seed, part of the folder's name.
+        job: Id of the batch job that runs it, kept as ``job`` in a new folder: the same job,
+            queued again, may begin anew in ``folder`` where it left no checkpoint.
     """
 
     def __init__(
@@ -64,11 +73,13 @@ class RunFolder(Callback):
         resume: bool = False,
         tag: str = "best",
         seed: int = 0,
+        job: str | None = None,
     ) -> None:
         self.root, self.dataset, self.network, self.loss = Path(root), dataset, network, loss
         self.folder = None if folder is None else Path(folder)
-        self.resume, self.tag, self.seed = resume, tag, seed
+        self.resume, self.tag, self.seed, self.job = resume, tag, seed, job
         self._path: Path | None = None
+        self._lock: IO[str] | None = None  # of rank 0, held during a fit
 
     @property
     def path(self) -> Path:
@@ -89,6 +100,8 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             try:
                 answer = self._resolve(stage)
+                if stage == "fit":
+                    self._lock = hold(answer, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
             except RunFolderError as error:
                 answer = error  # raised on every rank, so that none waits for the others
         answer = trainer.strategy.broadcast(answer)
@@ -105,6 +118,17 @@ class RunFolder(Callback):
             if self.resume and hasattr(logger, "resume"):
                 logger.resume(trainer.global_step)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let go of the folder."""
+        self.teardown(trainer, pl_module, "fit")
+
     def _resolve(self, stage: str) -> Path:
         if self.folder is None:
             parent = self.root / self.dataset / f"{self.network}-{self.loss}"
@@ -112,13 +136,47 @@ class RunFolder(Callback):
         if stage == "fit" and not self.resume:
             try:
                 self.folder.mkdir(parents=True)
+                if self.job is not None:
+                    mark(self.folder, self.job)
             except FileExistsError:
-                raise taken(self.folder) from None
+                if self.job is None or job_of(self.folder) != self.job:
+                    raise taken(self.folder) from None
             except OSError as error:
                 raise _not_made(self.folder, error) from error
         elif not self.folder.is_dir():
             raise RunFolderError(f"Run folder {self.folder} does not exist.")
         return self.folder
+
+
+def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
+    """Hold a run folder for this process, which writes in it, until the file is closed.
+
+    On a file system without locks nothing is held.
+
+    Args:
+        folder: The run folder.
+        patience: Seconds to wait for another process to end.
+
+    Raises:
+        RunFolderError: Another process writes in the folder, or nobody can.
+    """
+    end = time.monotonic() + patience
+    try:
+        file = (folder / "lock").open("a")
+        while not try_lock(file):
+            if time.monotonic() >= end:
+                raise RunFolderError(
+                    f"Another process is at work in run folder {folder}. Wait for its end, or "
+                    "start a run of its own."
+                )
+            time.sleep(1)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return file
+        raise RunFolderError(
+            f"Run folder {folder} cannot be written to ({error.strerror})."
+        ) from error
+    return file
 
 
 def taken(folder: Path) -> RunFolderError:

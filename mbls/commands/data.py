@@ -1,6 +1,7 @@
 """``mbls data`` and ``mbls check-data``: the datamodule of a dataset's YAML, without a network."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,18 @@ def datamodule(options: argparse.Namespace, rest: list[str]) -> Any:
     preset = options.preset or ("quick" if options.data_root is None else "paper")
     choose("trainer", preset)
     files = data_files(options.dataset, preset, options.dim)
+    root = options.data_root
+    words = [] if root is None else ["--data.init_args.root", str(root)]
+    return datamodule_of([str(file) for file in files], [*words, *rest])
 
+
+def datamodule_of(configs: Sequence[str], words: Sequence[str]) -> Any:
+    """Instantiate the datamodule of ``--config`` files, or of their text, and further words."""
     from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
 
     p = ArgumentParser(prog="mbls data", allow_abbrev=False)
     p.add_argument("--config", action="config")
     p.add_subclass_arguments(LightningDataModule, "data", required=True)
-    words = [word for path in files for word in ("--config", str(path))]
-    if options.data_root is not None:
-        words += ["--data.init_args.root", str(options.data_root)]
-    return p.instantiate(p.parse_args([*words, *rest])).data
+    layers = [word for config in configs for word in ("--config", config)]
+    return p.instantiate(p.parse_args([*layers, *words])).data

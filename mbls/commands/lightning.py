@@ -2,12 +2,12 @@
 
 import itertools
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -17,6 +17,7 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from mbls.callbacks import (
@@ -36,14 +37,31 @@ from mbls.callbacks import (
 )
 from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.choices import names_of, require_tracker
-from mbls.errors import CheckpointError, Interrupted, NonFiniteError, OutputError, RunFolderError
+from mbls.commands.preparation import check_ranks, prepare_once
+from mbls.errors import (
+    CheckpointError,
+    ChoiceError,
+    FirstRankError,
+    Interrupted,
+    NonFiniteError,
+    OutputError,
+    RunFolderError,
+)
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
 
 __all__ = ["CommandLine", "RunConfig", "command_line", "main", "one_voice"]
 
 # every rank raises these alike, so that the first one can speak for all
-SHARED_ERRORS = (CheckpointError, Interrupted, NonFiniteError, OutputError, RunFolderError)
+SHARED_ERRORS = (
+    CheckpointError,
+    ChoiceError,
+    FirstRankError,
+    Interrupted,
+    NonFiniteError,
+    OutputError,
+    RunFolderError,
+)
 
 FACTS = {  # what the datamodule knows -> where the model wants it
     "num_classes": ("model.num_classes", "model.network.init_args.out_channels"),
@@ -108,14 +126,22 @@ class CommandLine(LightningCLI):
                 "RUN/checkpoints/best.ckpt."
             )
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Under srun leave signals and requeueing to :class:`GracefulStop` and the batch script."""
+        stated = self.config_init[self.subcommand]["trainer"].get("plugins")
+        if not stated and SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
+        return super().instantiate_trainer(**kwargs)
+
     def before_fit(self) -> None:
         """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
         options = self.config_init[self.subcommand]
         options["weights_only"] = True
         if "return_predictions" in options:
             options["return_predictions"] = False  # they are written, not kept
-        if "LOCAL_RANK" not in os.environ:  # a rank that rank 0 started finds the data prepared
-            self.datamodule.prepare()
+        if self.subcommand == "fit":
+            check_ranks(self.trainer, self.datamodule)
+        prepare_once(self.trainer, self.datamodule.prepare)
 
     before_validate = before_test = before_predict = before_fit
 
@@ -195,6 +221,7 @@ def _quieten() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*The number of training batches.*",
         ".*LightningCLI's args parameter is intended.*",
+        ".*The `srun` command is available on your system but is not used.*",
     ):
         warnings.filterwarnings("ignore", message=text)
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):

@@ -5,14 +5,18 @@ checkpoint. Everything heavy is imported after the names are known to be right.
 """
 
 import argparse
-import os
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbls.choices import choices, choose, compose, stated_dims
+import yaml
+
+from mbls.choices import choices, choose, compose, data_files, stated_dims
 from mbls.errors import ChoiceError, RunFolderError
+from mbls.jobs import has_begun
+from mbls.ranks import is_first
 
 __all__ = ["main", "parser"]
 
@@ -50,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed")
     p.add_argument("--run", type=Path, metavar="FOLDER", help="run folder of your own naming")
     p.add_argument("--resume", action="store_true", help="go on in the folder given by --run")
+    p.add_argument("--job", metavar="ID",
+                   help="batch job of this run; queued again, it goes on in its --run")  # fmt: skip
+    p.add_argument("--prepare", action="store_true",
+                   help="prepare the data of this run, phantom and cache, and stop")  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="print the mbls fit command and stop")
     return p
 
@@ -62,7 +70,10 @@ def _at_least_one(word: str) -> int:
 
 def main(args: list[str]) -> int:
     """Train, then test the best checkpoint."""
-    options, rest = parser().parse_known_args(args)
+    options, rest = requeued(*parser().parse_known_args(args))
+    if options.prepare:
+        prepare(options, rest)
+        return 0
     words = resume_words(options) if options.resume else fresh_words(options)
     words += option_words(options) + rest
     if options.dry_run:
@@ -90,19 +101,60 @@ def main(args: list[str]) -> int:
     return 0
 
 
+def requeued(options: argparse.Namespace, rest: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the words as they are; of a batch job that has begun before, those that go on.
+
+    The run's own configuration has all that it was started with.
+
+    Raises:
+        RunFolderError: There is a job and no folder.
+    """
+    if options.job is None:
+        return options, rest
+    if options.run is None:
+        raise RunFolderError("--job needs the run folder that the job is to make: --run FOLDER.")
+    if not has_begun(options.run, options.job):
+        return options, rest
+    words = ["--run", str(options.run), "--job", options.job, "--resume"]
+    return parser().parse_args(words + ["--prepare"] * options.prepare), []
+
+
+def prepare(options: argparse.Namespace, rest: list[str]) -> None:
+    """Prepare the data that a run would, and nothing else."""
+    from mbls.commands.data import datamodule_of
+
+    if options.resume:
+        stated = yaml.safe_load(config_of(options.run).read_text())
+        configs = [json.dumps({"data": stated["data"]})]
+    else:
+        _require(options, "dataset")
+        names = chosen_names(options)
+        dims = options.dim or stated_dims(choose("network", names["network"]))
+        configs = [str(file) for file in data_files(names["dataset"], names["preset"], dims)]
+        rest = [*dim_words(options, names["network"]), *rest]
+    datamodule_of(configs, data_words([*option_words(options), *rest])).prepare()
+
+
+def data_words(words: Sequence[str]) -> list[str]:
+    """Return those of LightningCLI's words that set the data."""
+    found: list[str] = []
+    ours = False
+    for word in words:
+        ours = word.startswith("--data.") if word.startswith("--") else ours
+        found += [word] * ours
+    return found
+
+
 def _say(text: str) -> None:
     """Print a line, once and not on every rank."""
-    if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":
+    if is_first():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
 
 def fresh_words(options: argparse.Namespace) -> list[str]:
     """Return the ``--config`` words of a new run, and say what was chosen."""
-    for needed in ("dataset", "loss"):
-        if getattr(options, needed) is None:
-            kind = {"dataset": "data"}.get(needed, needed)
-            raise ChoiceError(f"--{needed} is needed: one of {', '.join(choices(kind))}.")
+    _require(options, "dataset", "loss")
     names = chosen_names(options)
     loggers = options.logger.split(",") if options.logger else ()
     files = compose(**names, dims=options.dim, loggers=loggers)
@@ -112,10 +164,14 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
     )
     words = [word for file in files for word in ("--config", str(file))]
     words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network", "loss")]
-    asked = stated_dims(choose("network", names["network"]))
-    if options.dim is not None and asked not in (None, options.dim):
-        words += [f"--data.init_args.spatial_dims={options.dim}"]
-    return [*words, "--card.preset", names["preset"]]
+    return [*words, *dim_words(options, names["network"]), "--card.preset", names["preset"]]
+
+
+def _require(options: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) is None:
+            kind = {"dataset": "data"}.get(name, name)
+            raise ChoiceError(f"--{name} is needed: one of {', '.join(choices(kind))}.")
 
 
 def chosen_names(options: argparse.Namespace) -> dict[str, str]:
@@ -128,6 +184,14 @@ def chosen_names(options: argparse.Namespace) -> dict[str, str]:
         "network": network,
         "preset": preset,
     }
+
+
+def dim_words(options: argparse.Namespace, network: str) -> list[str]:
+    """Return the words for slices or volumes where the network's file asks for the other."""
+    asked = stated_dims(choose("network", network))
+    if options.dim is None or asked in (None, options.dim):
+        return []
+    return [f"--data.init_args.spatial_dims={options.dim}"]
 
 
 def default_network(options: argparse.Namespace, preset: str) -> str:
@@ -147,13 +211,7 @@ def resume_words(options: argparse.Namespace) -> list[str]:
             )
     if options.run is None:
         raise RunFolderError("--resume needs the run folder to go on in: --run FOLDER.")
-    if not (options.run / "config.yaml").is_file():
-        raise RunFolderError(
-            f"--resume goes on in a run folder: {options.run} has no config.yaml. "
-            "Give --run runs/<dataset>/<network>-<loss>/seed<k>. What is left of a run that ended "
-            "before it wrote the file may be removed, and the run started anew."
-        )
-    words = ["--config", str(options.run / "config.yaml"), "--run.resume", "true"]
+    words = ["--config", str(config_of(options.run)), "--run.resume", "true"]
     from mbls.callbacks import has_checkpoint, last_checkpoint
 
     if not has_checkpoint(options.run):
@@ -165,6 +223,21 @@ def resume_words(options: argparse.Namespace) -> list[str]:
     if fault:
         _say(f"{fault} Going on from {checkpoint} instead.")
     return [*words, "--ckpt_path", str(checkpoint)]
+
+
+def config_of(run: Path) -> Path:
+    """Return the configuration that a run folder was started with.
+
+    Raises:
+        RunFolderError: There is none.
+    """
+    if not (run / "config.yaml").is_file():
+        raise RunFolderError(
+            f"--resume goes on in a run folder: {run} has no config.yaml. "
+            "Give --run runs/<dataset>/<network>-<loss>/seed<k>. What is left of a run that ended "
+            "before it wrote the file may be removed, and the run started anew."
+        )
+    return run / "config.yaml"
 
 
 def option_words(options: argparse.Namespace) -> list[str]:
@@ -182,6 +255,7 @@ def option_words(options: argparse.Namespace) -> list[str]:
         "trainer.accelerator": options.accelerator,
         "trainer.precision": options.precision,
         "run.folder": options.run,
+        "run.job": options.job,
     }
     given: Sequence[tuple[str, object]] = [(k, v) for k, v in targets.items() if v is not None]
     return [word for key, value in given for word in (f"--{key}", str(value))]

@@ -1,0 +1,72 @@
+"""What comes before training: settings that ranks can share, and data prepared once."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule, Trainer
+
+from mbls.errors import ChoiceError, FirstRankError
+
+__all__ = ["check_ranks", "prepare_once"]
+
+PREPARED = "MBLS_PREPARED"  # told to the ranks that lightning starts from this process
+
+
+def check_ranks(trainer: Trainer, data: LightningDataModule) -> None:
+    """Refuse settings of a fit that its ranks cannot share, before there are any.
+
+    Raises:
+        ChoiceError: The batch cannot be divided among them, or batch norm not synchronised.
+    """
+    ranks, batch = trainer.world_size, getattr(data, "batch_size", None)
+    if isinstance(batch, int) and batch % ranks:
+        raise ChoiceError(
+            f"batch_size counts the samples over all {ranks} ranks and must be a multiple of "
+            f"{ranks}, got {batch}. Take BATCH_SIZE={-(-batch // ranks) * ranks} (--batch-size), "
+            "or other DEVICES and NODES."
+        )
+    synced = getattr(trainer.strategy, "_layer_sync", None) is not None
+    if synced and ranks > 1 and trainer.strategy.root_device.type == "cpu":
+        raise ChoiceError(
+            "trainer.sync_batchnorm must be false on the CPU: torch synchronises batch norm on "
+            "GPUs alone. Leave it out (make: SYNC_BATCHNORM), or take a network without batch norm."
+        )
+
+
+def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
+    """Prepare the data in one process.
+
+    Where lightning will start the ranks, that is before there are any. Where torchrun or srun
+    started them, rank 0 prepares and the others wait, for as long as it takes.
+
+    Raises:
+        FirstRankError: On the waiting ranks, where rank 0 failed; its own error says why.
+    """
+    if os.environ.get("LOCAL_RANK") and os.environ.get(PREPARED):
+        return
+    if trainer.world_size == 1 or not _launched(trainer):
+        prepare()
+        os.environ[PREPARED] = "1"
+        return
+    trainer.strategy.setup_environment()  # joins the ranks; lightning's own call finds it done
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1000))
+    done = torch.zeros(1)
+    try:
+        if trainer.is_global_zero:
+            prepare()
+            done += 1
+    finally:
+        dist.broadcast(done, src=0, group=group)
+        dist.destroy_process_group(group)
+    if not done:
+        raise FirstRankError("Rank 0 could not prepare the data; what it printed says why.")
+
+
+def _launched(trainer: Trainer) -> bool:
+    """Say whether the ranks were started by something else than lightning."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return environment is not None and bool(environment.creates_processes_externally)
