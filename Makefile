@@ -15,6 +15,7 @@ OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$
   $(if $(ADAPT),--adapt $(ADAPT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
   $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
   $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
+  $(if $(filter 1 yes true,$(SYNC_BATCHNORM)),--trainer.sync_batchnorm true) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
   $(if $(LOGGER),--logger $(LOGGER)) \
   $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
@@ -35,9 +36,9 @@ NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper
 MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
+.PHONY: help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
   readme losses bench bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train \
-  bench-evaluation clean
+  bench-evaluation bench-ddp clean
 
 help:  ## Show the targets, the variables and what they can be
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -49,7 +50,8 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"
 	@echo "  SPLIT        JSON file with the patients of each part, or with folds (FOLD=k takes one)"
 	@echo "  ADAPT=val|holdout  cases that a loss adapts to: the validation split, or training patients held out"
-	@echo "  SEED FOLD EPOCHS BATCH_SIZE DEVICES NODES ACCELERATOR PRECISION"
+	@echo "  SEED FOLD EPOCHS BATCH_SIZE (over all ranks) DEVICES NODES ACCELERATOR PRECISION"
+	@echo "  SYNC_BATCHNORM=1  batch norm over all GPUs"
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN"
@@ -58,6 +60,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
 	@echo "  MIRROR=0,1 (axes whose mirrorings are averaged)   GRID=preprocessed|native (evaluate)"
 	@echo "Variables of report: RUNS (folders; default runs) OUTPUT REFERENCE=loss"
+	@echo "Variables of slurm: those of train, TIME=24:00:00 SITE=file.yaml DRY=1, LOSSES SEEDS FOLDS"
 	@echo "Variables of splits: FOLDS=5 OUTPUT; of cache-clean: YES=1 ALL=1 DAYS=n"
 	@echo "Now: DATASET=$(DATASET) LOSS=$(LOSS) NETWORK=$(NETWORK_NOW) PRESET=$(PRESET_NOW)"
 
@@ -78,6 +81,12 @@ benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and 
 	  $(if $(LOSSES),--losses "$(LOSSES)") $(if $(SEEDS),--seeds "$(SEEDS)") \
 	  $(if $(FOLDS),--folds "$(FOLDS)") $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root "$(ROOT)") \
 	  $(OPTIONS) $(ARGS)
+
+slurm: install  ## Train in a batch job: NODES DEVICES TIME, an array with LOSSES SEEDS FOLDS
+	@$(BIN)/python -m experiments.slurm --dataset $(DATASET) --losses "$(or $(LOSSES),$(LOSS))" \
+	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FOLDS),--folds "$(FOLDS)") \
+	  $(if $(ROOT),--root "$(ROOT)") $(if $(TIME),--time "$(TIME)") $(if $(SITE),--site "$(SITE)") \
+	  $(if $(filter 1 yes true,$(DRY)),--dry-run) $(OPTIONS) $(ARGS)
 
 evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)
@@ -123,7 +132,7 @@ readme: install  ## Write the README's tables anew: the losses, and the results 
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses
 
-bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation  ## Measure speed and memory beside the peers (minutes)
+bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation bench-ddp  ## Measure speed and memory beside the peers (minutes)
 
 bench-losses: install  ## Losses against cross-entropy
 	@$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
@@ -145,6 +154,9 @@ bench-train: install  ## What a training epoch costs beyond its bare steps
 
 bench-evaluation: install  ## Scoring a volume beside the published way
 	@$(BIN)/python -m experiments.benchmarks.evaluation $(ARGS)
+
+bench-ddp: install  ## Training on two processes beside one
+	@$(BIN)/python -m experiments.benchmarks.ddp $(ARGS)
 
 coverage: install  ## Run the tests and show what they reach
 	@$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term $(ARGS)

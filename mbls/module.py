@@ -159,10 +159,8 @@ class SegmentationModule(LightningModule):
                 terms[name] = terms.get(name, 0) + weight * term
         terms = self._share(terms, target)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
-        size = image.shape[0]
         parts = terms if len(terms) > 1 else {}
-        self.train_means.add(parts | {"loss": loss}, size)
-        self.log("loss", loss.detach(), on_step=True, prog_bar=True, logger=False, batch_size=size)
+        self.train_means.add(parts | {"loss": loss}, image.shape[0])
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -21,7 +21,7 @@ from mbls.grid.progress import counts, last_lines
 from mbls.grid.runner import Entry, Runner, Status, cores
 from mbls.grid.views import make_view
 
-__all__ = ["grid_cells", "main", "parser"]
+__all__ = ["at_least_one", "grid_cells", "main", "numbers", "parser", "refuse_other_runs"]
 
 # The benchmark of a run without --losses: claims need seeds, and 25 minutes of two cores are few.
 DEFAULT_LOSSES = "ce ce_dice ls focal mbls nacl"
@@ -43,12 +43,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--losses", metavar="WORDS", help='e.g. "ce mbls:margin=3 '
                    f'mbls:margin=10,alpha=0.3"; without it "{DEFAULT_LOSSES}" with --preset '
                    f"{DEFAULT_PRESET}")  # fmt: skip
-    p.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="NUMBERS",
+    p.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="NUMBERS",
                    help='default "0 1 2"')  # fmt: skip
-    p.add_argument("--folds", type=_numbers, metavar="NUMBERS", help='e.g. "0 1 2 3 4"')
+    p.add_argument("--folds", type=numbers, metavar="NUMBERS", help='e.g. "0 1 2 3 4"')
     p.add_argument("--root", type=Path, metavar="FOLDER",
                    help=f"where runs are kept (runs; without --losses {DEFAULT_ROOT})")  # fmt: skip
-    p.add_argument("--jobs", type=_at_least_one, metavar="N",
+    p.add_argument("--jobs", type=at_least_one, metavar="N",
                    help="runs at a time; cores are divided among them (default: 1; in the "
                    "benchmark without --losses one a core)")  # fmt: skip
     p.add_argument("--list", action="store_true", help="print each run's state and command, stop")
@@ -160,7 +160,7 @@ def _refuse_own(given: argparse.Namespace) -> None:
     for name, option in instead.items():
         if getattr(given, name) is not None:
             raise ChoiceError(f"A grid has {option} in place of --{name}.")
-    for name in ("resume", "dry_run"):
+    for name in ("resume", "dry_run", "job", "prepare"):
         if getattr(given, name):
             option = "--" + name.replace("_", "-")
             raise ChoiceError(f"A grid has no {option}: the same command goes on, --list shows it.")
@@ -177,7 +177,8 @@ def _refuse_unknown(words: Sequence[str]) -> None:
             raise ChoiceError(f"Unknown option {name}.{hint} See mbls benchmark --help.")
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """Read ``"0 1 2"`` or ``"0,1,2"``."""
     words = text.replace(",", " ").split()
     if not words or not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f'must be whole numbers, "0 1 2", got {text!r}')
@@ -186,7 +187,8 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _at_least_one(word: str) -> int:
+def at_least_one(word: str) -> int:
+    """Read a whole number of at least 1."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word}")
     return int(word)

@@ -7,8 +7,12 @@ import torch
 from mbls.callbacks import StepSeed
 
 
-def draw(seed: int, step: int, rank: int) -> float:
-    trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=step), global_rank=rank)
+def draw(seed: int, step: int, rank: int, device: str = "cpu") -> float:
+    trainer = SimpleNamespace(
+        fit_loop=SimpleNamespace(total_batch_idx=step),
+        global_rank=rank,
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+    )
     StepSeed(seed=seed).on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
     return torch.rand(()).item()
 
@@ -18,3 +22,4 @@ def test_draws() -> None:
     first = [draw(*each) for each in settings]
     assert len(set(first)) == len(settings)
     assert [draw(*each) for each in settings] == first
+    assert [draw(*each, device="meta") for each in settings] == first
