@@ -18,7 +18,7 @@ OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$
   $(if $(filter 1 yes true,$(SYNC_BATCHNORM)),--trainer.sync_batchnorm true) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
   $(if $(LOGGER),--logger $(LOGGER)) \
-  $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
+  $(if $(SELECT),--select $(SELECT)) $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(DIM),--dim $(DIM)) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
@@ -55,6 +55,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN"
+	@echo "  SELECT=dice|nll|ece|compromise   which epoch is best"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
 	@echo '  LOSSES SEEDS FOLDS JOBS ROOT   benchmark: LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"'
 	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"

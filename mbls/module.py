@@ -245,7 +245,9 @@ class SegmentationModule(LightningModule):
         names = [*self.class_keys[1:], *self.unions]
         structures = dict(zip(names, dice.nanmean(dim=0), strict=True))
         classes = torch.stack([structures[name] for name in self.class_keys[1:]])
-        logged = {"val/dice": classes.nanmean()}
+        patients = self.trainer.datamodule.patients("val")  # type: ignore[attr-defined]
+        overlap = dice[:, : self.num_classes - 1]
+        logged = {"val/dice": classes.nanmean(), "val/dice_se": patient_error(overlap, patients)}
         logged |= {f"val/dice/{name}": value for name, value in structures.items()}
         for key, metric, region in VALIDATION_METRICS:
             value, _ = estimate(bins, metric, region=region, n_bins=self.n_bins)
@@ -350,6 +352,18 @@ class SegmentationModule(LightningModule):
             histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
             for metric in others:
                 metric.update(probs, batch["label"], **shared)
+
+
+def patient_error(scores: Tensor, patients: Sequence[str]) -> Tensor:
+    """Return the standard error over patients of the mean of ``(cases, classes)``, 0 for one.
+
+    The cases of a patient are averaged first; what is NaN is left out.
+    """
+    means = scores.nanmean(dim=1)
+    rows = [torch.tensor([p == one for p in patients]) for one in sorted(set(patients))]
+    each = torch.stack([means[row.to(means.device)].nanmean() for row in rows])
+    each = each[~each.isnan()]
+    return each.std() / len(each) ** 0.5 if len(each) > 1 else means.new_zeros(())
 
 
 def _differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -13,6 +13,7 @@ from monai.networks.nets import UNet
 
 from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
+from mbls.selection import RULES
 from tests import few_acdc, ranks, tiny
 from tests.datamodules.conftest import blobs, save
 from tests.losses.every_loss import build
@@ -24,7 +25,8 @@ pytestmark = [pytest.mark.ddp, pytest.mark.filterwarnings("ignore")]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Done]:
     """The folder of a run on two ranks, with an odd number of test cases, and what it printed."""
     folder = tmp_path_factory.mktemp("ddp")
-    done = tiny.mbls("train", *few_acdc.words(folder, test_cases=3), "--devices", "2")
+    words = [*few_acdc.words(folder, test_cases=3), "--checkpoint.keep", "true"]
+    done = tiny.mbls("train", *words, "--devices", "2")
     assert done.code == 0, done.err
     return tiny.run_folder(folder), done
 
@@ -82,8 +84,8 @@ def cals_run(folder: Path) -> Path:
 def results(run: Path, tag: str = "best") -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     """The bytes of the texts and the arrays that a test left."""
     folder = run / "test" / tag
-    with np.load(folder / "bins.npz") as bins:
-        arrays = dict(bins)
+    with np.load(folder / "bins.npz") as bins, np.load(folder / "worst.npz") as worst:
+        arrays = dict(bins) | {f"worst/{name}": array for name, array in worst.items()}
     return {name: (folder / name).read_bytes() for name in ("metrics.json", "cases.csv")}, arrays
 
 
@@ -111,6 +113,12 @@ def test_two_ranks_leave_one_folder_and_speak_with_one_voice(
 
 
 @pytest.mark.usefixtures("_one_thread")
+def test_two_ranks_keep_the_checkpoint_of_each_rule(trained: tuple[Path, tiny.Done]) -> None:
+    there = {path.stem for path in (trained[0] / "checkpoints").iterdir()}
+    rules = {f"best-{rule}" for rule in RULES}
+    assert there == {"best", "last", *rules, "contender-0"}
+
+
 def test_an_odd_number_of_cases_gives_the_same_digits(trained: tuple[Path, tiny.Done]) -> None:
     run, _ = trained
     two = results(run)

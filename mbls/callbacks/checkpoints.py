@@ -1,6 +1,8 @@
 """Checkpoints of a run: the best, the last and the one before the last."""
 
+import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from mbls.callbacks.run_folder import run_folder
 from mbls.callbacks.run_logger import MetricsCSV
 from mbls.errors import CheckpointError, OutputError
 from mbls.files import writing
+from mbls.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
 
 __all__ = [
     "Checkpoints",
@@ -35,15 +38,41 @@ class Checkpoints(Checkpoint):
     while writing costs one epoch at most. Weights that are not finite are never written.
 
     Args:
-        monitor: The logged value that chooses the best epoch.
+        select: Which epoch is best: that of the best ``dice``, ``nll`` or ``ece`` of a validation,
+            or the ``compromise`` of :mod:`mbls.selection`, whose contenders are kept as
+            ``contender-<n>.ckpt``, n the number of the validation.
+        keep: Whether to write ``best-<rule>.ckpt`` for every rule too.
+        monitor: A logged value of one's own in place of ``select``.
         mode: Whether more or less of it is better.
     """
 
-    def __init__(self, *, monitor: str = "val/dice", mode: Literal["min", "max"] = "max") -> None:
-        self.monitor, self.mode = monitor, mode
-        self.best_value: float | None = None
-        self.best_epoch: int | None = None
+    def __init__(
+        self,
+        *,
+        select: Literal["dice", "nll", "ece", "compromise"] = "dice",
+        keep: bool = False,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "max",
+    ) -> None:
+        if select not in RULES:
+            raise ValueError(f"checkpoint.select must be one of {RULES}, got {select!r}.")
+        self.select, self.keep, self.monitor, self.mode = select, keep, monitor, mode
+        self.rows: list[dict[str, float]] = []
+        self._taken: dict[str, int | None] = {}  # by file, the row it holds
+        self._contended: set[str] = set()  # files of contenders when last was saved
         self._unsaved = False  # an epoch is over
+
+    @property
+    def rules(self) -> dict[str, str | tuple[str, str]]:
+        """The rule of each file that a validation may write."""
+        own = self.select if self.monitor is None else (self.monitor, self.mode)
+        return {"best": own} | ({f"best-{rule}": rule for rule in RULES} if self.keep else {})
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch that ``best.ckpt`` is of."""
+        place = chosen_epoch(self.rows, self.rules["best"])
+        return None if place is None else int(self.rows[place]["epoch"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write and read files in the project's way, unless the user has chosen another."""
@@ -55,12 +84,14 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.sanity_checking:
-            if self.monitor.startswith("val/"):
-                self._value(trainer)
+            for key in self._keys():
+                if key.startswith("val/"):
+                    self._value(trainer, key)
             return
         require_finite(trainer)
-        if self._take(trainer):
-            self._save(trainer, "best")
+        row = {key: self._value(trainer, key) for key in self._keys()}
+        self.rows.append({"epoch": trainer.current_epoch} | row)
+        self._save_chosen(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember to save: lightning still has to log and to step the schedulers."""
@@ -94,27 +125,70 @@ class Checkpoints(Checkpoint):
         """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
         require_finite(trainer)
         on_rank_zero(trainer, lambda: _write_metrics(trainer))
-        self._save(trainer, "last")
+        self._save(trainer, ["last"])
         self._unsaved = False
+        on_rank_zero(trainer, lambda: self._prune(run_folder(trainer) / "checkpoints"))
 
-    def _value(self, trainer: Trainer) -> float:
-        value = trainer.callback_metrics.get(self.monitor)
+    def _keys(self) -> tuple[str, ...]:
+        """Return the logged values that the rules look at."""
+        own = () if self.monitor is None else (self.monitor,)
+        return tuple(dict.fromkeys((*own, *(KEYS if self.monitor is None or self.keep else ()))))
+
+    def _value(self, trainer: Trainer, key: str) -> float:
+        value = trainer.callback_metrics.get(key)
         if value is None:
+            setting = f"select is {self.select!r} and wants {key!r}"
+            if key == self.monitor:
+                setting = f"monitor is {key!r}"
             raise CheckpointError(
-                f"checkpoint.monitor is {self.monitor!r}, which is not logged; there are: "
+                f"checkpoint.{setting}, which is not logged; there are: "
                 f"{', '.join(sorted(trainer.callback_metrics))}."
             )
         return float(value)
 
-    def _take(self, trainer: Trainer) -> bool:
-        """Take the monitored value, and say whether it is the best so far."""
-        value = self._value(trainer)
-        if not self._improved(value):
-            return False
-        self.best_value, self.best_epoch = value, trainer.current_epoch
-        return True
+    def _save_chosen(self, trainer: Trainer) -> None:
+        """Write the last validation's state under each name whose rule takes it.
 
-    def _save(self, trainer: Trainer, name: str) -> None:
+        The compromise may go back to an earlier epoch, which its contenders' files hold.
+        """
+        last = len(self.rows) - 1
+        names, moved = [], {}
+        for name, rule in self.rules.items():
+            place = chosen_epoch(self.rows, rule)
+            if place == last:
+                names.append(name)
+            elif place != self._taken.get(name, place) and place is not None:
+                moved[name] = self._contender(place)
+            self._taken[name] = place
+        if self._compromises() and last in contenders(self.rows):
+            names.append(self._contender(last))
+        if names:
+            self._save(trainer, names)
+        if moved:
+            folder = run_folder(trainer) / "checkpoints"
+            on_rank_zero(trainer, lambda: _put(folder, moved))
+
+    def _compromises(self) -> bool:
+        return COMPROMISE in self.rules.values()
+
+    def _contender(self, place: int) -> str:
+        return f"contender-{place}"
+
+    def _contenders(self) -> set[str]:
+        return {self._contender(place) for place in contenders(self.rows)}
+
+    def _prune(self, folder: Path) -> None:
+        """Remove what is no contender any more, and was none when ``previous.ckpt`` was saved."""
+        if not self._compromises():
+            return
+        now = self._contenders()
+        for path in folder.glob("contender-*.ckpt"):
+            if path.stem not in now | self._contended:
+                path.unlink()
+        self._contended = now
+
+    def _save(self, trainer: Trainer, names: list[str]) -> None:
+        """Write the state once, under each of some names."""
         folder = run_folder(trainer) / "checkpoints"
         incoming = folder / "incoming.ckpt"
         error: OutputError | None = None
@@ -127,26 +201,40 @@ class Checkpoints(Checkpoint):
 
         def put() -> None:
             with writing(folder):
-                if name == "last" and (folder / "last.ckpt").exists():
+                if "last" in names and (folder / "last.ckpt").exists():
                     (folder / "last.ckpt").replace(folder / "previous.ckpt")
-                incoming.replace(folder / f"{name}.ckpt")
+                incoming.replace(folder / f"{names[0]}.ckpt")
+            _put(folder, dict.fromkeys(names[1:], names[0]))
 
         on_rank_zero(trainer, put)
 
-    def _improved(self, value: float) -> bool:
-        if value != value:
-            return self.best_value is None  # NaN is better than no checkpoint at all
-        if self.best_value is None or self.best_value != self.best_value:
-            return True
-        return value > self.best_value if self.mode == "max" else value < self.best_value
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
-        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+        return {"rows": self.rows, "taken": self._taken}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the checkpoint left."""
-        self.best_value, self.best_epoch = state_dict["best_value"], state_dict["best_epoch"]
+        if "rows" not in state_dict:
+            raise CheckpointError(
+                "The checkpoint was written by an earlier version of mbls, which did not keep what "
+                "chooses the best epoch: start a new run, or go on with that version."
+            )
+        self.rows = [dict(row) for row in state_dict["rows"]]
+        self._taken = dict(state_dict["taken"])
+        self._contended = self._contenders() if self._compromises() else set()
+
+
+def _put(folder: Path, sources: Mapping[str, str]) -> None:
+    """Give checkpoints, the values, further names; by a link where the disk has them, or a copy."""
+    for name, source in sources.items():
+        beside = folder / "incoming-link.ckpt"
+        with writing(folder):
+            beside.unlink(missing_ok=True)
+            try:
+                beside.hardlink_to(folder / f"{source}.ckpt")
+            except OSError:
+                shutil.copyfile(folder / f"{source}.ckpt", beside)
+            beside.replace(folder / f"{name}.ckpt")
 
 
 def _write_metrics(trainer: Trainer) -> None:

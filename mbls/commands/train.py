@@ -17,6 +17,7 @@ from mbls.choices import choices, choose, compose, data_files, stated_dims
 from mbls.errors import ChoiceError, RunFolderError
 from mbls.jobs import has_begun
 from mbls.ranks import is_first
+from mbls.selection import RULES
 
 __all__ = ["main", "parser"]
 
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--nodes", type=int)
     p.add_argument("--accelerator", help="cpu, gpu, auto")
     p.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed")
+    p.add_argument("--select", choices=RULES,
+                   help="which epoch is best (default: dice; see docs/statistics.md)")  # fmt: skip
     p.add_argument("--run", type=Path, metavar="FOLDER", help="run folder of your own naming")
     p.add_argument("--resume", action="store_true", help="go on in the folder given by --run")
     p.add_argument("--job", metavar="ID",
@@ -203,7 +206,7 @@ def default_network(options: argparse.Namespace, preset: str) -> str:
 
 def resume_words(options: argparse.Namespace) -> list[str]:
     """Return the words that go on in a run folder with its own configuration."""
-    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt", "logger"):
+    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt", "logger", "select"):
         if getattr(options, choice) is not None:
             raise ChoiceError(
                 f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
@@ -254,6 +257,7 @@ def option_words(options: argparse.Namespace) -> list[str]:
         "trainer.num_nodes": options.nodes,
         "trainer.accelerator": options.accelerator,
         "trainer.precision": options.precision,
+        "checkpoint.select": options.select,
         "run.folder": options.run,
         "run.job": options.job,
     }

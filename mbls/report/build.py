@@ -15,7 +15,14 @@ from mbls.report.html import html_text
 from mbls.report.runs import LeftOut, find_runs
 from mbls.report.screen import screen_table
 from mbls.report.text import csv_text, latex_text, markdown_text
-from mbls.report.views import View, comparison_view, reruns_view, scope, section_view
+from mbls.report.views import (
+    View,
+    comparison_view,
+    reruns_view,
+    scope,
+    section_view,
+    selection_view,
+)
 
 __all__ = ["build_report"]
 
@@ -77,8 +84,7 @@ def views_of(analysis: Analysis) -> list[View]:
     """Return all tables of a group, in order."""
     views = [section_view(analysis, section) for section in analysis.sections]
     views += [comparison_view(analysis, s) for s in analysis.sections if s.lead]
-    again = reruns_view(analysis)
-    return views + ([again] if again else [])
+    return views + [v for v in (reruns_view(analysis), selection_view(analysis)) if v]
 
 
 def show(analyses: Sequence[Analysis], left_out: Sequence[LeftOut], output: Path) -> None:

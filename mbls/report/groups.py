@@ -12,6 +12,7 @@ __all__ = ["Arm", "Group", "groups_of"]
 NEUTRAL = (
     *("seed_everything", "run", "card", "results", "predictions", "stop", "nan_guard"),
     *("multipliers", "step_seed", "ckpt_path", "weights_only", "optimizer", "lr_scheduler"),
+    "checkpoint.keep",
     *("model.grid", "model.mirror", "model.n_bins", "model.overlap", "model.loss", "model.network"),
     *(f"data.init_args.{key}" for key in ("root", "phantom_root", "cache_dir", "predict_input")),
     *(f"data.init_args.{key}" for key in ("num_workers", "prepare_workers", "seed", "folds")),

@@ -1,13 +1,26 @@
 """Tables of a report as words, before any format: what screen, Markdown, LaTeX and HTML share."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbls.report.analysis import Analysis, Cell, Comparison
+from mbls.report.groups import Arm
 from mbls.report.measures import Measure, Section
+from mbls.report.runs import Run
+from mbls.selection import KEYS, RULES, chosen_epoch
 
-__all__ = ["Entry", "View", "comparison_view", "reruns_view", "runs_view", "scope", "section_view"]
+__all__ = [
+    "Entry",
+    "View",
+    "comparison_view",
+    "reruns_view",
+    "runs_view",
+    "scope",
+    "section_view",
+    "selection_view",
+]
 
 MARKS = (
     "Bold: best mean. †: not distinguishable from the best (crossed test over patients and seeds, "
@@ -197,6 +210,71 @@ def runs_view(analysis: Analysis) -> View:
             )
     columns = ("loss", "seed", "run folder", "epochs", "training", "commit", "command")
     return View("The runs", scope(analysis), (), columns, tuple(rows), lead=False)
+
+
+def selection_view(analysis: Analysis) -> View | None:
+    """Return what each rule for the checkpoint takes; None where no validation was logged.
+
+    Columns of the test are filled where ``test/best-<rule>`` is there.
+    """
+    rows = []
+    for arm in analysis.group.arms:
+        for rule in RULES:
+            chosen = [found for run in arm.runs if (found := chosen_row(run, rule))]
+            if chosen:
+                rows.append(_selected(arm, rule, chosen))
+    if not rows:
+        return None
+    legend = (
+        "Which epoch each rule takes, and what it scores in the validation that chose it: means "
+        "over seeds, too good each in the rule's own measure, since it was chosen for it.",
+        "Compromise: the best NLL among the epochs within one standard error over patients of the "
+        "best Dice. Test: where the checkpoint was kept and tested (checkpoint.keep, then mbls "
+        "evaluate RUN --ckpt best-nll). Published tables select on Dice alone.",
+    )
+    columns = ("loss", "rule", "epochs", "val Dice", "val NLL", "val ECE",
+               "test Dice", "test NLL", "test ECE")  # fmt: skip
+    title = "What the choice of the checkpoint does"
+    return View(title, scope(analysis), legend, columns, tuple(rows), lead=False)
+
+
+def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
+    """Return the logged values of the validation that a rule takes, or None if it cannot."""
+    rows = [
+        {key: float(row[key]) for key in ("epoch", *KEYS)}
+        for row in run.epochs
+        if all(key in row for key in KEYS)
+    ]
+    place = chosen_epoch(rows, rule)
+    return None if place is None else rows[place]
+
+
+def _selected(arm: Arm, rule: str, chosen: Sequence[dict[str, float]]) -> tuple[Entry, ...]:
+    epochs = [row["epoch"] for row in chosen]
+    entries = [Entry(arm.name), Entry(rule)]
+    entries += [Entry(" ".join(f"{e:.0f}" for e in epochs), "", sum(epochs) / len(epochs))]
+    for key in ("val/dice", "val/nll", "val/ece"):
+        entries.append(_mean([row[key] for row in chosen]))
+    tested = [_tested(run, rule) for run in arm.runs]
+    for place in range(3):
+        known = [values[place] for values in tested if values is not None]
+        entries.append(_mean(known) if len(known) == len(arm.runs) else Entry("", "", math.nan))
+    return tuple(entries)
+
+
+def _mean(values: Sequence[float]) -> Entry:
+    mean = sum(values) / len(values)
+    return Entry(f"{mean:.4f}", "", mean)
+
+
+def _tested(run: Run, rule: str) -> tuple[float, float, float] | None:
+    """Return Dice, NLL and ECE over all voxels, pooled, of the test of a rule's checkpoint."""
+    path = run.folder / "test" / f"best-{rule}" / "metrics.json"
+    if not path.is_file():
+        return None
+    metrics = json.loads(path.read_text())
+    pooled = metrics["sound"]["all"]["pooled"]
+    return metrics["dice"]["mean"]["value"], pooled["nll"]["value"], pooled["ece"]["value"]
 
 
 def _cell(measure: Measure, cell: Cell) -> Entry:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbls.callbacks import Checkpoints, find_checkpoint, last_checkpoint, read_checkpoint
+from mbls.callbacks import find_checkpoint, last_checkpoint, read_checkpoint
 from mbls.callbacks.checkpoints import next_batch
 from mbls.errors import CheckpointError
+from mbls.selection import chosen_epoch
 
 NAN = float("nan")
 
@@ -21,13 +22,9 @@ NAN = float("nan")
     ],
 )
 def test_the_best(mode, values: list[float], taken: list[int]) -> None:
-    callback = Checkpoints(mode=mode)
-    found = []
-    for epoch, value in enumerate(values):
-        if callback._improved(value):
-            callback.best_value = value
-            found.append(epoch)
-    assert found == taken
+    rows = [{"x": value} for value in values]
+    chosen = [chosen_epoch(rows[: n + 1], ("x", mode)) for n in range(len(rows))]
+    assert [n for n, place in enumerate(chosen) if place == n] == taken
 
 
 def progress(started: int, processed: int, batches: int) -> dict:

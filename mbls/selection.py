@@ -1,0 +1,79 @@
+"""Which epoch's checkpoint is best: by Dice, NLL or ECE, or by a compromise of Dice and NLL.
+
+The compromise is the best NLL among the epochs whose Dice lies within one standard error of the
+best, over patients of the validation. Dice alone, which published tables select on, is blind to
+what the confidences do; NLL alone may give up overlap that could be told from noise.
+"""
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["COMPROMISE", "KEYS", "RULES", "chosen_epoch", "contenders"]
+
+COMPROMISE = "compromise"
+BY_VALUE = {"dice": ("val/dice", "max"), "nll": ("val/nll", "min"), "ece": ("val/ece", "min")}
+RULES = (*BY_VALUE, COMPROMISE)
+KEYS = ("val/dice", "val/dice_se", "val/nll", "val/ece")
+"""What the rules look at."""
+
+Row = Mapping[str, float]
+
+
+def chosen_epoch(rows: Sequence[Row], rule: str | tuple[str, str]) -> int | None:
+    """Return the position of the row a rule takes, or None if there is none.
+
+    Among equals the first is taken. A NaN is worse than any number, and better than no row at all.
+
+    Args:
+        rows: Logged values of each validation, in their order.
+        rule: One of :data:`RULES`, or a logged key and ``"min"`` or ``"max"``.
+    """
+    if rule != COMPROMISE:
+        key, mode = BY_VALUE[rule] if isinstance(rule, str) else rule
+        return _extreme(rows, range(len(rows)), key, mode)
+    close = [n for n in range(len(rows)) if rows[n]["val/dice"] >= threshold(rows)]
+    by_dice = sorted(close, key=lambda n: -rows[n]["val/dice"])  # of equal NLL the better Dice
+    return _extreme(rows, by_dice or range(len(rows)), "val/nll", "min")
+
+
+def threshold(rows: Sequence[Row]) -> float:
+    """Return the least Dice that counts as the best: the best less its standard error.
+
+    It never falls from one epoch to the next, also where a better Dice is a less certain one, so
+    that an epoch once out of reach stays so.
+    """
+    best, least = float("-inf"), float("-inf")
+    for row in rows:
+        if row["val/dice"] > best:
+            best, error = row["val/dice"], row["val/dice_se"]
+            least = max(least, best - (error if error == error else 0.0))
+    return least
+
+
+def contenders(rows: Sequence[Row]) -> list[int]:
+    """Return the positions of rows that the compromise may yet take, whatever follows.
+
+    They are within reach of the best Dice, and no other has as good a Dice and as good an NLL.
+    """
+    least = threshold(rows)
+    kept: list[int] = []
+    for n, row in enumerate(rows):
+        if row["val/dice"] >= least and not any(_beats(rows, k, n) for k in range(len(rows))):
+            kept.append(n)
+    return kept or ([] if (first := chosen_epoch(rows, COMPROMISE)) is None else [first])
+
+
+def _beats(rows: Sequence[Row], one: int, other: int) -> bool:
+    """Say whether a row is as good in both, and better in one or earlier."""
+    a, b = rows[one], rows[other]
+    if not (a["val/dice"] >= b["val/dice"] and a["val/nll"] <= b["val/nll"]):
+        return False
+    equal = a["val/dice"] == b["val/dice"] and a["val/nll"] == b["val/nll"]
+    return one < other if equal else one != other
+
+
+def _extreme(rows: Sequence[Row], among: Sequence[int], key: str, mode: str) -> int | None:
+    sign = 1 if mode == "min" else -1
+    known = [n for n in among if rows[n][key] == rows[n][key]]
+    if known:
+        return min(known, key=lambda n: sign * rows[n][key])
+    return among[0] if len(among) else None

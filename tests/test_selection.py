@@ -1,0 +1,95 @@
+"""Which epoch is taken: by each rule, step by step as a run does it, and on resume."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mbls.callbacks.run_logger import read_rows
+from mbls.cli import main
+from mbls.module import patient_error
+from mbls.selection import KEYS, RULES, chosen_epoch, contenders, threshold
+from tests import tiny
+
+NAN = float("nan")
+
+
+def rows(*values):
+    """Rows of (Dice, its standard error, NLL, ECE)."""
+    return [dict(zip(KEYS, map(float, value), strict=True)) for value in values]
+
+
+def test_each_rule_on_paper():
+    logged = rows(
+        (0.60, 0.05, 0.50, 0.01), (0.79, 0.05, 0.20, 0.05), (0.80, 0.02, 0.30, 0.04),
+        (0.77, 0.01, 0.10, 0.09), (0.79, 0.01, 0.25, 0.02),
+    )  # fmt: skip
+    assert {rule: chosen_epoch(logged, rule) for rule in RULES} == {
+        "dice": 2,
+        "nll": 3,
+        "ece": 0,
+        "compromise": 1,
+    }
+    assert threshold(logged) == pytest.approx(0.78)
+    assert contenders(logged) == [1, 2]
+
+
+def test_what_is_not_a_number_is_taken_only_where_there_is_nothing_else():
+    assert chosen_epoch(rows((NAN, NAN, NAN, NAN)), "compromise") == 0
+    assert chosen_epoch(rows((NAN, NAN, NAN, NAN), (0.1, NAN, 0.9, 0.2)), "compromise") == 1
+    assert chosen_epoch([], "compromise") is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_contenders_always_hold_what_the_compromise_will_take(seed):
+    rng = np.random.default_rng(seed)
+    dice = np.round(0.8 - 0.5 * np.exp(-np.arange(25) / 5) + rng.normal(0, 0.02, 25), 3)
+    nll = np.round(0.3 + 0.01 * (np.arange(25) - 8) ** 2 / 25 + rng.normal(0, 0.01, 25), 3)
+    logged = rows(*zip(dice, rng.uniform(0.01, 0.05, 25), nll, nll, strict=True))
+    kept = set()
+    for n in range(1, len(logged) + 1):
+        now = set(contenders(logged[:n]))
+        assert now <= kept | {n - 1}  # none that was let go is wanted again
+        assert chosen_epoch(logged[:n], "compromise") in now
+        kept = now
+
+
+def test_the_standard_error_is_over_patients():
+    scores = torch.tensor([[0.8, 0.6], [0.4, NAN], [0.9, 0.9], [NAN, NAN]])
+    found = patient_error(scores, ["a", "a", "b", "c"])
+    assert found.item() == pytest.approx(np.std([0.55, 0.9], ddof=1) / 2**0.5)
+    assert patient_error(scores[:2], ["a", "a"]) == 0
+
+
+def taken(run, name):
+    """The epoch that a checkpoint is of."""
+    content = torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)
+    return content["epoch"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_keeps_each_rules_checkpoint_also_over_a_resume(tmp_path: Path) -> None:
+    words = [*tiny.words(tmp_path, epochs=6), "--checkpoint.keep", "true", "--select", "compromise"]
+    assert tiny.fit(*words, *tiny.callback("Interrupt", epoch=3, batch=0)) == 1
+    run = tiny.run_folder(tmp_path)
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    logged = [
+        {key: float(row[key]) for key in ("epoch", *KEYS)}
+        for row in read_rows(run / "metrics.csv")
+        if "val/dice" in row
+    ]
+    assert len(logged) == 6
+    for rule in RULES:
+        assert taken(run, f"best-{rule}") == logged[chosen_epoch(logged, rule)]["epoch"], rule
+    assert taken(run, "best") == taken(run, "best-compromise")
+    there = {path.stem for path in (run / "checkpoints").glob("contender-*.ckpt")}
+    assert {f"contender-{n}" for n in contenders(logged)} <= there
+    assert main(["evaluate", str(run), "--ckpt", "best-nll"]) == 0
+    assert (run / "test/best-nll/metrics.json").is_file()
+
+
+def test_an_unknown_rule_is_answered_at_once(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--dataset", "acdc", "--loss", "ce", "--select", "dize"])
+    assert "choose from" in capsys.readouterr().err
