@@ -186,7 +186,7 @@ METHODS: dict[str, tuple[Callable[[World, int, int, int], float], float]] = {
 def main() -> None:
     """Print a table a method: a row a world, a column a number of seeds and patients."""
     p = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
-    p.add_argument("--trials", type=int, default=2000, help="repetitions (default: 2000)")
+    p.add_argument("--trials", type=int, default=1000, help="repetitions (default: 1000)")
     trials = p.parse_args().trials
     error = 200 * (LEVEL * (1 - LEVEL) / trials) ** 0.5
     write = sys.stdout.write

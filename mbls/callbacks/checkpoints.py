@@ -66,7 +66,8 @@ class Checkpoints(Checkpoint):
     def rules(self) -> dict[str, str | tuple[str, str]]:
         """The rule of each file that a validation may write."""
         own = self.select if self.monitor is None else (self.monitor, self.mode)
-        return {"best": own} | ({f"best-{rule}": rule for rule in RULES} if self.keep else {})
+        found: dict[str, str | tuple[str, str]] = {"best": own}
+        return found | {f"best-{rule}": rule for rule in RULES if self.keep}
 
     @property
     def best_epoch(self) -> int | None:

@@ -92,6 +92,8 @@ def _caption(figure: Figure, meta: Mapping[str, Any]) -> None:
     origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
     run = [str(meta[key]) for key in ("network", "loss") if key in meta]
     run += [f"seed {meta['seed']}"] if "seed" in meta else []
+    run += [f"{meta['grid']} grid"] if "grid" in meta else []
+    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
     lines = [
         " · ".join([f"{meta['dataset']} ({origin})", *run]),
         "Cases of lowest Dice, each the slice with most wrong voxels. Error: wrong voxels, in the "

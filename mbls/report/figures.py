@@ -221,7 +221,8 @@ def _worst(analysis: Analysis) -> Iterator[Drawn]:
         f"{arm.name}, seed {run.seed}: {p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}"
         for arm, run, p in chosen
     ]
-    meta = {k: analysis.group.first.meta[k] for k in ("dataset", "origin", "class_names")}
+    shared = ("dataset", "origin", "class_names", "grid", "tag")
+    meta = {k: v for k, v in analysis.group.first.meta.items() if k in shared}
     figure = worst_figure([p for _, _, p in chosen], meta=meta, names=names)
     alt = "The worst case of each loss: " + "; ".join(names)
     yield Drawn("worst_cases", "Worst case of each loss", alt, figure, picture=True)

@@ -272,4 +272,6 @@ def _level_at(distance: float, reach: Callable[[float], float]) -> float:
         return 1.0
     if reach(SMALLEST) <= distance:
         return SMALLEST
-    return float(brentq(lambda alpha: reach(alpha) - distance, SMALLEST, 1.0, xtol=1e-14))
+    return float(
+        brentq(lambda alpha: reach(alpha) - distance, SMALLEST, 1.0, xtol=1e-12, rtol=1e-8)
+    )
