@@ -91,6 +91,7 @@ def test_it_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # the first one trains
 @pytest.mark.parametrize("name", sorted(PICTURES))
 def test_it_runs_in_a_kernel_on_real_runs(
     name: str, real_runs: Path, monkeypatch: pytest.MonkeyPatch
