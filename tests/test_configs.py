@@ -1,5 +1,6 @@
 """Layered configurations: each choice resolves to what its file says, whatever came before."""
 
+import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,14 @@ def test_the_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     assert {changes[name] for name in changes if name != "probability"} == {0.0}
     loss = found["model"]["loss"]["init_args"]
     assert (loss["margin"], loss["alpha"]) == (5.0, 0.1)
+
+
+@pytest.mark.parametrize("name", choices("logger"))
+def test_a_tracker_is_added_to_the_csv(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    if name != "csv" and importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs the extra {name}")
+    found = resolve(capsys, files_for(loggers=[name]))["trainer"]["logger"]
+    first, *added = [logger["class_path"] for logger in found]
+    assert first == "mbls.callbacks.MetricsCSV"
+    stated = yaml.safe_load(choose("logger", name).read_text())["trainer"]
+    assert added == [logger["class_path"] for logger in stated.get("logger+", [])]

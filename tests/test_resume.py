@@ -58,3 +58,18 @@ def test_a_stopped_run_goes_on_to_the_same_end(
         assert ours["lr_schedulers"] == theirs["lr_schedulers"]
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert not list(run.parent.glob("seed0-*"))
+
+
+@pytest.mark.slow
+def test_a_number_of_steps_is_reached_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """Lightning took the epoch after the checkpoint for done, and the run ended two steps short."""
+    steps = ["--trainer.max_steps", "12"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert tiny.fit(*tiny.words(whole, epochs=EPOCHS, **SETTINGS), *steps) == 0
+    kill = tiny.callback("Interrupt", epoch=1, batch=0, validation="true")
+    assert tiny.fit(*tiny.words(stopped, epochs=EPOCHS, **SETTINGS), *steps, *kill) == 1
+    run = tiny.run_folder(stopped)
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    ours, theirs = state(run), state(tiny.run_folder(whole))
+    assert ours["global_step"] == theirs["global_step"] == 12
+    assert all(torch.equal(ours["state_dict"][k], v) for k, v in theirs["state_dict"].items())

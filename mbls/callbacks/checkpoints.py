@@ -108,10 +108,14 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Between two epochs, take back that the next one is about to start."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
-        for counts in (progress["current"], progress["total"]):
+        """Between two epochs, let no batch of the next have begun, nor the epoch itself."""
+        progress = checkpoint["loops"]["fit_loop"]
+        epochs, batches = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
+        for counts in (epochs["current"], epochs["total"]):
             counts["ready"] = counts["started"]
+        if self._unsaved:  # with max_steps lightning would take the next epoch for done
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

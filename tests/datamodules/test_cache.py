@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from datamodules import ACDCDataModule, Case, DataError
 from datamodules import cache as cache_module
 from datamodules.cache import Cache, content_key, source_key
+from datamodules.case import Problem
 from tests.datamodules.conftest import blobs, save
 
 
@@ -200,3 +202,34 @@ def test_two_jobs_at_once(acdc: Path, tmp_path: Path, module) -> None:
     assert len(list(folder.glob("patient*"))) == 20
     assert not list(folder.glob(".*"))
     module().setup("fit")  # raises if a case is not whole
+
+
+def test_what_changed_since_it_was_written_is_named(tmp_path: Path, case: Case) -> None:
+    cache = build(tmp_path)
+    written = cache.write(case, ARRAYS, {"spacing": (1.0, 2.0, 3.0)})
+    assert written.damaged() == []
+    label = Path(written.arrays["label"].path)
+    content = bytearray(label.read_bytes())
+    content[-1] ^= 1
+    label.write_bytes(content)
+    found = cache.find(case)  # a look at sizes does not tell
+    assert found is not None
+    assert found.damaged() == ["label.npy"]
+    assert cache.write(case, ARRAYS, {"spacing": (1.0, 2.0, 3.0)}).damaged() == []
+    record = label.with_name("case.json")
+    record.write_text(record.read_text().replace("2.0", "3.0"))
+    assert cache.find(case) is None
+
+
+class Broken:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise DataError([Problem("a", "a.nii.gz", "it must read", "text", "Take another.")])
+
+
+def test_a_problem_in_a_data_process_keeps_its_words() -> None:
+    with pytest.raises(DataError) as error:
+        list(DataLoader(Broken(), num_workers=1))  # type: ignore[arg-type]
+    assert str(error.value) == "a: it must read, found text (a.nii.gz). Take another."
