@@ -49,7 +49,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
 	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"
 	@echo "  SPLIT        JSON file with the patients of each part, or with folds (FOLD=k takes one)"
-	@echo "  ADAPT=val|holdout  cases that a loss adapts to: the validation split, or training patients held out"
+	@echo "  ADAPT=val|holdout  what a loss adapts to: validation cases, or training patients held out"
 	@echo "  SEED FOLD EPOCHS BATCH_SIZE (over all ranks) DEVICES NODES ACCELERATOR PRECISION"
 	@echo "  SYNC_BATCHNORM=1  batch norm over all GPUs"
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
