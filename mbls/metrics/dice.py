@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.metrics.confusion import confusion
 from mbls.metrics.volumes import VolumeMetric
+from mbls.metrics.voxels import check_index, check_shapes
 
 Absent = Literal["nan", "one"]
 
@@ -67,15 +69,31 @@ class DiceScore(VolumeMetric):
             ValueError: As :meth:`VolumeMetric.label_maps` does.
         """
         del spacing
-        C = self.num_classes
-        for case, predicted, labelled in self.label_maps(probs, target, index):
-            pairs = (predicted * (C + 1) + labelled).reshape(-1)
-            table = torch.bincount(pairs, minlength=(C + 1) ** 2).view(C + 1, C + 1)[:C, :C]
+        for case, table in self._tables(probs, target, index):
             for channel, members in enumerate(self.members.values()):
                 chosen = list(members)
                 both = table[chosen][:, chosen].sum()
                 counted = [both, table[chosen].sum(), table[:, chosen].sum()]
                 self.counts[case, channel] += torch.stack(counted)
+
+    def _tables(
+        self, probs: Tensor, target: Tensor, index: Tensor | None
+    ) -> list[tuple[int, Tensor]]:
+        """Return each volume's case and its counts ``(C, C)`` of predicted and labelled class."""
+        C = self.num_classes
+        labels = check_shapes(probs, target, C)
+        if probs.device.type == "cpu" and not labels.is_floating_point():
+            cases = check_index(index, len(probs), self.num_cases) or []
+            pairs = zip(probs.detach(), labels, strict=True)
+            found = [confusion(*pair, self.ignore_index) for pair in pairs]
+            tables = [table for table in found if table is not None]
+            if len(tables) == len(found):
+                return list(zip(cases, tables, strict=True))
+        return [
+            (case, torch.bincount(pair, minlength=(C + 1) ** 2).view(C + 1, C + 1)[:C, :C])
+            for case, predicted, labelled in self.label_maps(probs, target, index)
+            for pair in [(predicted * (C + 1) + labelled).reshape(-1)]
+        ]
 
     def compute(self) -> Tensor:
         """Return Dice ``(cases, classes + unions)``, float64; NaN where the label is absent."""
