@@ -117,16 +117,18 @@ def ours(material: Material, augmentation: Augmentation, batch: int) -> Draw:
     if augmentation.is_off and len(material.size) == 2:
         settings["crop"] = "center"
 
+    dataset: SliceDataset | PatchDataset
+    if len(material.size) == 2:
+        dataset = SliceDataset(material.cached, patch_size=material.size[:2], **settings)
+    else:
+        dataset = PatchDataset(
+            material.cached, patch_size=material.size, samples_per_case=32, **settings
+        )
+    epoch = 0
+
     def draw(count: int) -> None:
-        dataset: SliceDataset | PatchDataset
-        if len(material.size) == 2:
-            dataset = SliceDataset(material.cached, patch_size=material.size[:2], **settings)
-        else:
-            per_case = max(-(-count // len(material.cached)), batch)
-            dataset = PatchDataset(
-                material.cached, patch_size=material.size, samples_per_case=per_case, **settings
-            )
-        drawn = epoch = 0
+        nonlocal epoch
+        drawn = 0
         while drawn < count:
             loader = training_loader(
                 dataset, batch_size=batch, seed=0, epoch=epoch, start=(0, 0), num_workers=0
@@ -135,7 +137,7 @@ def ours(material: Material, augmentation: Augmentation, batch: int) -> Draw:
                 drawn += len(found["image"])
                 if drawn >= count:
                     break
-            epoch += 1
+            epoch += 1  # the next call sees other samples of other cases
 
     return draw
 
@@ -244,15 +246,15 @@ def rates(contenders: dict[str, tuple[Draw, int]], rounds: int) -> dict[str, lis
 def compare(material: Material, *, batch: int, count: int, rounds: int) -> dict[str, list[float]]:
     """Measure all contenders; those that read whole cases draw fewer samples a round."""
     changes = CHANGES_2D if len(material.size) == 2 else CHANGES_3D
-    few = max(1, count // 50)
+    whole = max(1, count // 100)  # of what reads a whole case for each sample
     archive = "HDF5" if H5PY else "npz in place of HDF5 (no h5py)"
     contenders = {
         "our cache": (ours(material, OFF, batch), count),
-        "our cache, augmented": (ours(material, changes, batch), max(batch, count // 4)),
-        "NIfTI for each sample": (from_nifti(material), few),
-        f"whole volume, {archive}": (from_archive(material), few),
-        "MONAI PersistentDataset": (from_monai(material, in_memory=False), few),
-        "MONAI CacheDataset": (from_monai(material, in_memory=True), few),
+        "our cache, augmented": (ours(material, changes, batch), max(16, count // 8)),
+        "NIfTI for each sample": (from_nifti(material), whole),
+        f"whole volume, {archive}": (from_archive(material), whole),
+        "MONAI PersistentDataset": (from_monai(material, in_memory=False), whole),
+        "MONAI CacheDataset": (from_monai(material, in_memory=True), whole),
     }
     return rates(contenders, rounds)
 
@@ -296,7 +298,7 @@ def _grown(material: Material, which: str, batch: int) -> tuple[float, float]:
     draws[which](one)(batch)  # imports and buffers
     before = peak = proportional_set()
     draw = draws[which](material)
-    for _ in range(2 * len(material.cases)):
+    for _ in range(len(material.cases)):
         draw(batch)
         peak = max(peak, proportional_set())
     return proportional_set() - before, peak - before
@@ -341,7 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--slice", type=sizes, default=(192, 192))
     parser.add_argument("--volume", type=sizes, default=(240, 240, 155))
     parser.add_argument("--patch", type=sizes, default=(128, 128, 128))
-    parser.add_argument("--cases", type=sizes, default=(2, 20), help="few and many")
+    parser.add_argument("--cases", type=sizes, default=(2, 10), help="few and many")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-memory", action="store_true", help="leave out the second table")
     options = parser.parse_args(arguments)
@@ -359,9 +361,9 @@ def main(arguments: list[str] | None = None) -> None:
         deep = prepare(folder, "patches", copies, options.patch, settings)
         few = min(options.cases)
         pair = Material(deep.name, folder, deep.cases[:few], deep.cached[:few], deep.size)
-        slices = compare(flat, batch=8, count=400, rounds=options.rounds)
+        slices = compare(flat, batch=8, count=800, rounds=options.rounds)
         console.print(show(f"Slices of {flat.size}", slices))
-        patches = compare(pair, batch=2, count=50, rounds=options.rounds)
+        patches = compare(pair, batch=2, count=16, rounds=options.rounds)
         console.print(show(f"Patches of {deep.size}, 4 modalities", patches))
         if not options.no_memory:
             console.print(memory_table((flat, deep), options.cases, 2))
