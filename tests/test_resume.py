@@ -73,3 +73,17 @@ def test_a_number_of_steps_is_reached_from_the_end_of_an_epoch(tmp_path: Path) -
     ours, theirs = state(run), state(tiny.run_folder(whole))
     assert ours["global_step"] == theirs["global_step"] == 12
     assert all(torch.equal(ours["state_dict"][k], v) for k, v in theirs["state_dict"].items())
+
+
+def test_a_stop_waits_for_the_gradients_of_its_step(tmp_path: Path) -> None:
+    settings = ["--trainer.accumulate_grad_batches", "2"]
+    base = [*tiny.words(tmp_path / "stopped", epochs=1, **SETTINGS), *settings]
+    assert tiny.fit(*base, *tiny.callback("Interrupt", epoch=0, batch=0)) == 130
+    run = tiny.run_folder(tmp_path / "stopped")
+    assert state(run)["global_step"] == 1
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    assert tiny.fit(*tiny.words(tmp_path / "whole", epochs=1, **SETTINGS), *settings) == 0
+    ours, theirs = state(run), state(tiny.run_folder(tmp_path / "whole"))
+    assert ours["global_step"] == theirs["global_step"] == 3
+    for key, value in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][key], value), key

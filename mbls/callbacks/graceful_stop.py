@@ -24,7 +24,8 @@ BATCH_SYSTEM = (signal.SIGTERM, signal.SIGUSR1)  # sent by Slurm, some of them t
 class GracefulStop(Callback):
     """Turn Ctrl-C, SIGTERM and SIGUSR1 into an orderly stop: finish the batch, save, say what next.
 
-    With several ranks it is the batch after, so that no step waits for an answer. A validation that
+    With several ranks it is the batch after, so that no step waits for an answer, and where
+    gradients are accumulated, the last batch of a step. A validation that
     is due or running is finished first, and its checkpoints are written. Ctrl-C ends the process
     at once where a signal came before, even while it waits for other ranks. The exit status is
     128 plus the signal's number, as a shell has it: 130, 143 or 138.
@@ -70,12 +71,12 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after this batch if any rank was told to, unless a validation follows it."""
+        """Stop after a step's last batch if any rank was told to and no validation follows."""
         every = trainer.val_check_batch
         validates = every is not None and (batch_idx + 1) % every == 0
         ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
-        if validates or ends:
-            return
+        if validates or ends or trainer.fit_loop._should_accumulate():
+            return  # no checkpoint has the gradients of half a step
         if number := self._vote.before(self._signal) if self._vote else self._signal:
             self._stop(trainer, number)
 
