@@ -172,7 +172,7 @@ def mbls(*args: str, limit: float = 300) -> Done:
     return finish(start(*args), limit=limit)
 
 
-def wait_for(there: Callable[[], bool], process: subprocess.Popen, *, limit: float = 90) -> None:
+def wait_for(there: Callable[[], bool], process: subprocess.Popen, *, limit: float = 300) -> None:
     """Wait until something is there, or the process has ended, or the time is up."""
     end = time.monotonic() + limit
     while not there() and process.poll() is None and time.monotonic() < end:

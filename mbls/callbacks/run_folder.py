@@ -165,6 +165,7 @@ def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
         file = (folder / "lock").open("a")
         while not try_lock(file):
             if time.monotonic() >= end:
+                file.close()
                 raise RunFolderError(
                     f"Another process is at work in run folder {folder}. Wait for its end, or "
                     "start a run of its own."

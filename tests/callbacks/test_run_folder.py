@@ -1,13 +1,16 @@
 """The run folder is claimed once, by one process."""
 
+import errno
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
 from mbls.callbacks import RunFolder
-from mbls.callbacks.run_folder import claim
+from mbls.callbacks.run_folder import claim, hold
+from mbls.commands.train import data_words, parser, requeued
 from mbls.errors import RunFolderError
+from mbls.jobs import mark
 
 
 def claim_many(parent: Path, gate, claimed) -> None:
@@ -45,3 +48,48 @@ def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
 def test_the_folder_is_known_once_claimed() -> None:
     with pytest.raises(RunFolderError, match="claimed when a fit or an evaluation starts"):
         _ = RunFolder().path
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    first = hold(tmp_path)
+    with pytest.raises(RunFolderError, match="Another process is at work in run folder"):
+        hold(tmp_path)
+    first.close()
+    hold(tmp_path, patience=5).close()
+
+
+def test_a_file_system_without_locks_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    hold(tmp_path).close()
+    hold(tmp_path).close()
+
+
+def test_a_job_comes_back_to_its_own_folder_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
+    assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
+    for other in ("8", None):
+        with pytest.raises(RunFolderError, match="exists and is never overwritten"):
+            RunFolder(folder=mine, job=other)._resolve("fit")
+
+
+def test_a_job_queued_again_goes_on_with_its_own_configuration(tmp_path: Path) -> None:
+    run = tmp_path / "seed0"
+    given = ["--dataset", "acdc", "--run", str(run), "--job", "7", "--data.init_args.fold", "1"]
+    words = parser().parse_known_args(given)
+    run.mkdir()
+    mark(run, "7")
+    assert requeued(*words) == words  # it wrote nothing yet
+    (run / "config.yaml").touch()
+    options, rest = requeued(*words)
+    assert (options.resume, options.run, options.dataset, rest) == (True, run, None, [])
+    mark(run, "8")
+    assert requeued(*words) == words
+    assert data_words(["--a", "1", "--data.x", "2", "3", "--data.y=4", "--b"]) == [
+        "--data.x", "2", "3", "--data.y=4"
+    ]  # fmt: skip
