@@ -1,6 +1,8 @@
 """What comes before training: settings that ranks can share, and data prepared once."""
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +15,7 @@ from mbls.errors import ChoiceError, FirstRankError
 
 __all__ = ["check_ranks", "prepare_once"]
 
-PREPARED = "MBLS_PREPARED"  # told to the ranks that lightning starts from this process
+PREPARED = "MBLS_PREPARED"  # this process's id, told to the ranks that lightning starts from it
 
 
 def check_ranks(trainer: Trainer, data: LightningDataModule) -> None:
@@ -46,11 +48,12 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
     Raises:
         FirstRankError: On the waiting ranks, where rank 0 failed; its own error says why.
     """
-    if os.environ.get("LOCAL_RANK") and os.environ.get(PREPARED):
+    if os.environ.get("LOCAL_RANK") and (first := os.environ.get(PREPARED)):
+        _end_with(int(first))
         return
     if trainer.world_size == 1 or not _launched(trainer):
         prepare()
-        os.environ[PREPARED] = "1"
+        os.environ[PREPARED] = str(os.getpid())
         return
     trainer.strategy.setup_environment()  # joins the ranks; lightning's own call finds it done
     group = dist.new_group(backend="gloo", timeout=timedelta(days=1000))
@@ -64,6 +67,18 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         dist.destroy_process_group(group)
     if not done:
         raise FirstRankError("Rank 0 could not prepare the data; what it printed says why.")
+
+
+def _end_with(first: int) -> None:
+    """End this rank within a second of rank 0, its parent, which may be killed without a word."""
+
+    def watch() -> None:
+        while os.getppid() == first:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getpid() != first:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _launched(trainer: Trainer) -> bool:
