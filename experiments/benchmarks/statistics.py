@@ -16,9 +16,9 @@ from mbls.metrics.bootstrap import interval
 from mbls.metrics.calibration import expected_error
 from mbls.report.stats import (
     difference,
-    expanded_interval,
     holm,
     loss_effect,
+    patient_interval,
     pseudo_values,
     sign_flip,
 )
@@ -72,6 +72,7 @@ WORLDS = {
     "seeds differ most": World(seeds=1.0, own=0.2, rest=0.2),
     "patients differ most": World(seeds=0.02, own=1.0, rest=0.3),
     "seeds differ by chance alone": World(seeds=0.0, own=0.3, rest=0.5),
+    "patients alike": World(patients=0.0, rest=0.5),
     "skewed patients": World(skewed=True, own=0.5),
 }
 SIZES = [(2, 30), (3, 6), (3, 10), (3, 30), (5, 10), (5, 30)]
@@ -115,12 +116,14 @@ def crossed_coverage(world: World, seeds: int, patients: int, trials: int) -> fl
 
 def network_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
     """Return how often the interval over patients holds the mean of the trained networks."""
-    return _over_patients(world, seeds, patients, trials, lambda d: expanded_interval(d, patients))
+    return _over_patients(world, seeds, patients, trials, patient_interval)
 
 
 def percentile_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
     """Return the same for the plain percentile interval."""
-    return _over_patients(world, seeds, patients, trials, lambda d: interval(d) or (0, 0))
+    return _over_patients(
+        world, seeds, patients, trials, lambda value, drawn, patients: interval(drawn) or (0, 0)
+    )
 
 
 def _over_patients(
@@ -128,14 +131,14 @@ def _over_patients(
     seeds: int,
     patients: int,
     trials: int,
-    limits: Callable[[np.ndarray], tuple[float, float]],
+    limits: Callable[[float, np.ndarray, int], tuple[float, float]],
 ) -> float:
     rng = np.random.default_rng(0)
     weights = rng.multinomial(patients, np.full(patients, 1 / patients), 1000) / patients
     held = 0
     for _ in range(trials):  # what the trainings have in common with no patient is their own truth
         values = replace(world, seeds=0.0).values(rng, 1, seeds, patients)[0].mean(0)
-        low, high = limits(weights @ values)
+        low, high = limits(float(values.mean()), weights @ values, patients)
         held += low <= 0 <= high
     return held / trials
 

@@ -15,9 +15,9 @@ from mbls.report.stats import (
     Effect,
     cautions,
     difference,
-    expanded_interval,
     holm,
     loss_effect,
+    patient_interval,
     pseudo_values,
     sign_flip,
 )
@@ -228,7 +228,7 @@ def _cell(
         _, low, high = corrected(float(whole.mean()), together, patients) or nothing
     else:
         each = whole.tolist()
-        low, high = expanded_interval(together, patients)
+        low, high = patient_interval(float(whole.mean()), together, patients)
     values = np.array(each)
     sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Cell(float(values.mean()), sd, low, high, loss_effect(pseudo), tuple(map(float, each)))

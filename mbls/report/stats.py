@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtrit
-from scipy.stats import norm
-from scipy.stats import t as student
 
 LEVEL = 0.95
 FLIPS = 9999
@@ -149,26 +147,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def expanded_interval(
-    drawn: np.ndarray, patients: int, *, level: float = LEVEL
+def patient_interval(
+    value: float, drawn: np.ndarray, patients: int, *, level: float = LEVEL
 ) -> tuple[float, float]:
-    r"""Return the percentile interval of drawn values, widened for few patients.
+    r"""Return :math:`\hat\theta \pm t_{P-1}\, s^*\sqrt{P/(P-1)}`, Student's interval over patients.
 
-    A drawn mean varies by :math:`(P-1)/P` of what it should and like a normal variable rather than
-    Student's. So the percentiles taken are those of
-    :math:`\Phi(-\sqrt{P/(P-1)}\,t_{P-1})` (Hesterberg 2015). NaN where more than half are NaN.
+    The drawn values' standard deviation :math:`s^*` is too small by the root, and their
+    percentiles are those of a normal variable, which few patients are not. For a mean over patients
+    it is the interval of the t-test. NaN where more than half of the draws are NaN.
 
     Args:
+        value: The metric of all patients.
         drawn: The metric in each draw of patients.
         patients: P, two at least.
         level: Share of the distribution inside.
     """
     kept = drawn[~np.isnan(drawn)]
-    if len(kept) < max(1, len(drawn) / 2):
+    if len(kept) < max(1, len(drawn) / 2) or np.isnan(value):
         return float("nan"), float("nan")
-    reach = (patients / (patients - 1)) ** 0.5 * student.ppf((1 + level) / 2, patients - 1)
-    low, high = np.quantile(kept, [norm.cdf(-reach), norm.cdf(reach)])
-    return float(low), float(high)
+    spread = float(kept.std()) * (patients / (patients - 1)) ** 0.5
+    reach = float(stdtrit(patients - 1, (1 + level) / 2)) * spread
+    return value - reach, value + reach
 
 
 def cautions(seeds: Sequence[int], patients: int) -> list[str]:
@@ -188,12 +187,13 @@ def cautions(seeds: Sequence[int], patients: int) -> list[str]:
     elif fewest < ENOUGH_SEEDS:
         said.append(
             f"A loss has {fewest} seeds: two say little about how trainings differ. In simulations "
-            "equal losses were found different in up to 6 % of trials, not 5 %."
+            "some pair of five equal losses was found different in up to 11 % of trials, not 5 %."
         )
     if 1 < fewest < ENOUGH_SEEDS_FOR_INTERVAL:
         said.append(
             f"With {fewest} seeds the interval of one loss over seeds and patients is too short: "
-            f"it held the truth in {'89' if fewest == 2 else '93'} % of trials or more, not 95 %."
+            f"in simulations it held the truth in {'89' if fewest == 2 else '93'} % of trials, not "
+            "95 %, where seeds and patients differ alike."
         )
     if patients < ENOUGH_PATIENTS:
         said.append(

@@ -7,9 +7,9 @@ from scipy import stats as scipy_stats
 from mbls.report.stats import (
     cautions,
     difference,
-    expanded_interval,
     holm,
     loss_effect,
+    patient_interval,
     pseudo_values,
     sign_flip,
 )
@@ -110,16 +110,15 @@ def test_pseudo_values_of_a_mean_are_the_patients_own():
     np.testing.assert_allclose(pseudo_values(values.mean(), without), values)
 
 
-def test_the_interval_for_few_patients_is_students():
+def test_the_interval_over_patients_is_students():
     values = made(1, 6)[0]
     rng = np.random.default_rng(0)
     drawn = values[rng.integers(0, 6, (100_000, 6))].mean(1)
-    low, high = expanded_interval(drawn, 6)
+    low, high = patient_interval(values.mean(), drawn, 6)
     known = scipy_stats.ttest_1samp(values, 0).confidence_interval()
-    assert (low, high) == pytest.approx((known.low, known.high), abs=0.25)
-    plain = np.quantile(drawn, [0.025, 0.975])
-    assert low < plain[0]
-    assert plain[1] < high
+    assert (low, high) == pytest.approx((known.low, known.high), abs=0.01)
+    assert np.isnan(patient_interval(np.nan, drawn, 6)).all()
+    assert np.isnan(patient_interval(0.0, np.full(9, np.nan), 6)).all()
 
 
 @pytest.mark.parametrize(
