@@ -42,7 +42,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    """IPython in this process, which has imported everything already."""
+    """IPython in this process, which has imported everything already, with figures as PNG.
+
+    A shell without a kernel has no ``%matplotlib inline``.
+    """
     matplotlib.use("agg")
     made = InteractiveShell.instance()
     select_figure_formats(made, {"png"}, bbox_inches=None)  # one drawing, not two
@@ -60,7 +63,7 @@ def run_all(shell: InteractiveShell, path: Path) -> list[dict[str, str]]:
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             with capture_output() as captured:
-                result = shell.run_cell(cell.source)
+                result = shell.run_cell(cell.source.removeprefix("%matplotlib inline\n"))
             result.raise_error()
             shown += [output.data for output in captured.outputs]
             shown.append({"text/plain": captured.stdout})
