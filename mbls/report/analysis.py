@@ -8,7 +8,7 @@ import numpy as np
 
 from mbls.errors import ReportError
 from mbls.metrics.bootstrap import DRAWS, corrected
-from mbls.report.groups import Arm, Group
+from mbls.report.groups import Group
 from mbls.report.measures import Measure, Section, patient_draws, sample, sections_of
 from mbls.report.stats import (
     LEVEL,
@@ -22,7 +22,15 @@ from mbls.report.stats import (
     sign_flip,
 )
 
-__all__ = ["Analysis", "Cell", "Comparison", "Reruns", "analyse"]
+__all__ = [
+    "Analysis",
+    "Cell",
+    "Comparison",
+    "Reruns",
+    "analyse",
+    "reference_arm",
+    "reference_error",
+]
 
 ALPHA = 1 - LEVEL
 
@@ -125,20 +133,15 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
     """Compute every number of a group.
 
     Args:
-        group: Comparable runs.
-        reference: Loss that the others are compared with.
+        group: Comparable runs, tested on two patients at least.
+        reference: Loss that the others are compared with, where the group has it.
         draws: Of patients, for the intervals; the default is that of a test's own.
 
     Raises:
-        ReportError: The reference is no loss of the group, or there are fewer than two patients.
+        ReportError: The reference may be one of several losses.
     """
     patients = len(set(group.first.patients))
-    if patients < 2:
-        raise ReportError(
-            f"{group.first.folder} was tested on {patients} patient: intervals and tests are over "
-            "patients and need two at least."
-        )
-    chosen = None if reference is None else _reference(group, reference).name
+    chosen = None if reference is None else reference_arm(group, reference)
     sections = sections_of(group.first)
     weights = patient_draws(group.first.patients, draws=draws)
     sampled = {arm.name: [sample(r, sections, weights) for r in arm.runs] for arm in group.arms}
@@ -201,13 +204,30 @@ def rerun_differences(pseudo: dict[str, np.ndarray]) -> Reruns:
     return Reruns(len(differences), int((sign_flip(np.stack(differences, 1)) < ALPHA).sum()))
 
 
-def _reference(group: Group, name: str) -> Arm:
-    found = [arm for arm in group.arms if name in (arm.name, arm.loss)]
-    exact = [arm for arm in found if arm.name == name]
-    if len(exact or found) != 1:
-        there = ", ".join(repr(arm.name) for arm in group.arms)
-        raise ReportError(f"--reference must name one loss of the runs, {there}, got {name!r}.")
-    return (exact or found)[0]
+def reference_arm(group: Group, name: str) -> str | None:
+    """Return the arm that a reference names, or None where the group does not have it.
+
+    Args:
+        group: Comparable runs.
+        name: The arm's name, the label its runs were made with, or the name of its loss's file.
+
+    Raises:
+        ReportError: Several arms are called so.
+    """
+    by_label = [a.name for a in group.arms if any(r.card["loss"] == name for r in a.runs)]
+    by_loss = [a.name for a in group.arms if a.loss == name]
+    for found in ([a.name for a in group.arms if a.name == name], by_label, by_loss):
+        if len(found) > 1:
+            raise reference_error(found, name)
+        if found:
+            return found[0]
+    return None
+
+
+def reference_error(names: Sequence[str], name: str) -> ReportError:
+    """Return the error for a reference that is none or several of some losses."""
+    there = ", ".join(map(repr, names))
+    return ReportError(f"--reference must name one loss of the runs, {there}, got {name!r}.")
 
 
 def _pseudo(table: np.ndarray, patients: int) -> np.ndarray:

@@ -8,9 +8,9 @@ from rich.console import Console
 from mbls.errors import ReportError
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
-from mbls.report.analysis import Analysis, analyse
+from mbls.report.analysis import Analysis, analyse, reference_arm, reference_error
 from mbls.report.figures import Drawn, figures_of
-from mbls.report.groups import differing, groups_of
+from mbls.report.groups import Group, differing, groups_of
 from mbls.report.html import html_text
 from mbls.report.runs import LeftOut, find_runs
 from mbls.report.screen import screen_table
@@ -52,7 +52,11 @@ def build_report(
     """
     runs, left_out = find_runs(places, tag=tag)
     groups, repeated = groups_of(runs)
-    left_out += repeated
+    groups, lone = _with_patients(groups)
+    left_out += [*repeated, *lone]
+    if reference is not None and not any(reference_arm(group, reference) for group in groups):
+        names = dict.fromkeys(arm.name for group in groups for arm in group.arms)
+        raise reference_error(list(names), reference)
     analyses = [analyse(group, reference=reference, draws=draws) for group in groups]
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -73,6 +77,16 @@ def build_report(
         ) from error
     show(analyses, left_out, output)
     return analyses
+
+
+def _with_patients(groups: Sequence[Group]) -> tuple[list[Group], list[LeftOut]]:
+    """Return the groups that were tested on two patients at least, and the runs of the others."""
+    reason = "tested on one patient; intervals and tests are over patients and need two at least"
+    kept = [group for group in groups if len(set(group.first.patients)) > 1]
+    runs = [r for group in groups if group not in kept for arm in group.arms for r in arm.runs]
+    if not kept:
+        raise ReportError(f"No run can be reported: {runs[0].folder} was {reason}.")
+    return kept, [LeftOut(run.folder, reason) for run in runs]
 
 
 def _save(figures: Sequence[Drawn], output: Path, prefix: str) -> None:
