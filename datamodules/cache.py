@@ -21,6 +21,7 @@ from datamodules.memory import Scratch
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SCRATCH = Scratch()
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # of a damaged record
 _WAY_OUT = "choose another folder with --data.init_args.cache_dir (make: CACHE=...)."
 
 
@@ -66,7 +67,7 @@ class StoredArray:
         finally:
             os.close(file)
         if found != into.nbytes:
-            raise OSError(f"{self.path} ends within its array: it was changed from outside.")
+            raise OSError("an end within its array")
 
     def is_whole(self) -> bool:
         """Whether the file is there with as many bytes as the array needs."""
@@ -117,8 +118,14 @@ class CachedCase:
         On disk slices come first where the network sees slices, so that one is one run of bytes;
         a volume for 3D patches is stored as it is here, and a patch is runs along the last axis.
         ``private`` is that of :meth:`StoredArray.open`.
+
+        Raises:
+            DataError: The file has been changed from outside.
         """
-        array = self.arrays[name].open(private=private)
+        try:
+            array = self.arrays[name].open(private=private)
+        except (OSError, ValueError, TypeError) as error:  # not there, empty, too short
+            raise self._changed(name, error) from error
         if not self.facts["planar"]:
             return array
         return array.transpose(*range(1, array.ndim), 0)
@@ -127,13 +134,26 @@ class CachedCase:
         """Read one slice of :meth:`volume`: ``(M, X, Y)`` or ``(X, Y)``.
 
         It may be written to; the next slice of that name overwrites it.
+
+        Raises:
+            DataError: The file has been changed from outside.
         """
         stored = self.arrays[name]
         if not self.facts["planar"]:
-            return stored.open(private=True)[..., z]
+            return self.volume(name, private=True)[..., z]
         into = _SCRATCH(name, stored.shape[1:], stored.dtype)
-        stored.read(z, into)
+        try:
+            stored.read(z, into)
+        except OSError as error:
+            raise self._changed(name, error) from error
         return into
+
+    def _changed(self, name: str, error: Exception) -> DataError:
+        path, found = self.arrays[name].path, getattr(error, "strerror", None) or str(error)
+        rule, fix = "a file of the cache must stay as it was written", "Start again with RESUME=1"
+        return DataError(
+            [Problem(self.id, path, rule, found, f"{fix} (--resume): what is damaged is mended.")]
+        )
 
 
 def source_key(case: Case) -> str:
@@ -173,8 +193,21 @@ class Cache:
         """Return the cached case; None if it is not there, not whole, or its files changed."""
         try:
             return self._load(self._place(case))
-        except (OSError, ValueError, KeyError):
+        except _UNREADABLE:
             return None
+
+    def damaged(self, case: Case) -> list[str]:
+        """Return the names of the case's files that are not as they were written.
+
+        There are none where the case is not in the cache.
+        """
+        place = self._place(case)
+        if not place.is_dir():
+            return []
+        try:
+            return self._read(place).damaged()
+        except _UNREADABLE:
+            return ["case.json"]
 
     def open_for_writing(self) -> None:
         """Make the folder, and clear away what jobs that died left in it.
@@ -209,9 +242,8 @@ class Cache:
             with (draft / "case.json").open("wb") as file:
                 file.write(json.dumps(record, indent=1).encode())
                 _flush(file)
-            found = self.find(case) if place.is_dir() else None
-            if place.is_dir() and (found is None or found.damaged()):
-                shutil.rmtree(place)  # damaged from outside: an atomic write never leaves this
+            if self.damaged(case):  # from outside: an atomic write never leaves this
+                self._set_aside(place)
             try:
                 draft.rename(place)
             except OSError as error:
@@ -229,15 +261,28 @@ class Cache:
     def _place(self, case: Case) -> Path:
         return self.folder / f"{case.id}-{source_key(case)[:12]}"
 
+    def _set_aside(self, place: Path) -> None:
+        aside = self.folder / f".{place.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            place.rename(aside)
+        except FileNotFoundError:
+            return  # another job was faster
+        shutil.rmtree(aside, ignore_errors=True)
+
     def _load(self, place: Path) -> CachedCase:
+        found = self._read(place)
+        if not all(array.is_whole() for array in found.arrays.values()):
+            raise ValueError(f"{place} is damaged.")
+        return found
+
+    def _read(self, place: Path) -> CachedCase:
         record = json.loads((place / "case.json").read_text())
         arrays = {
             name: StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), *rest)
             for name, (dtype, shape, *rest) in record["arrays"].items()
         }
         digest = record.pop("digest", None)
-        changed = digest is not None and digest != _digest(record)
-        if changed or not all(array.is_whole() for array in arrays.values()):
+        if digest is not None and digest != _digest(record):
             raise ValueError(f"{place} is damaged.")
         return CachedCase(record["id"], arrays, record["facts"])
 

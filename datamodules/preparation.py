@@ -165,25 +165,25 @@ class Preparer:
         return [cached for cached in found.values() if cached is not None]
 
     def _damaged(self, cases: Sequence[Case], *, progress: bool) -> list[Case]:
-        """Return the cases whose cached bytes have changed since they were written, and say so."""
-        cached = {case: self.cache.find(case) for case in cases if case.id not in self._verified}
-        found = {case: entry for case, entry in cached.items() if entry is not None}
-        size = sum(math.prod(a.shape) for entry in found.values() for a in entry.arrays.values())
+        """Return the cases whose cached files have changed since they were written, and say so."""
+        unverified = [case for case in cases if case.id not in self._verified]
+        cached = [self.cache.find(case) for case in unverified]
+        size = sum(math.prod(a.shape) for entry in cached if entry for a in entry.arrays.values())
         results = in_parallel(
-            lambda case: found[case].damaged(),
-            list(found),
+            self.cache.damaged,
+            unverified,
             workers=self.workers,
             description="Verifying the cache",
             progress=progress and size > _LARGE,
         )
         damaged = {case: files for case, files in results if files}
-        self._verified.update(case.id for case in found)
+        self._verified.update(entry.id for entry in cached if entry)
         for case, files in damaged.items():
             text = f"{case.id}: {', '.join(files)} in the cache changed since it was written "
             console.print(
                 f"{text}(a faulty disk?); the case is read again.", style="yellow", markup=False
             )
-        return [case for case in found if case in damaged]
+        return [case for case in unverified if case in damaged]
 
     def _fill(self, case: Case) -> list[Problem]:
         raw, problems = self.read(case)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import Augmentation
+from datamodules import Augmentation, DataError
 from datamodules.checks import IGNORED, OUTSIDE
 from datamodules.datasets import IGNORE_INDEX, collate, write_targets
 from datamodules.memory import Reused
@@ -90,5 +90,8 @@ def test_a_slice_of_a_file_cut_short(module) -> None:
     dataset = ready(module()).train_dataset()
     stored = dataset.cases[0].arrays["image"]
     os.truncate(stored.path, stored.offset + 10)
-    with pytest.raises(OSError, match=r"image\.npy ends within its array"):
+    case = dataset.cases[0].id
+    with pytest.raises(
+        DataError, match=rf"{case}: .*an end within its array .*image\.npy.*RESUME=1"
+    ):
         dataset[(0, 0, False)]

@@ -87,18 +87,43 @@ def test_touched_source_keeps_its_content(case: Case) -> None:
 
 
 @pytest.mark.parametrize("victim", ["image.npy", "label.npy", "case.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_damaged_case_is_not_used(tmp_path: Path, case: Case, victim: str, damage: str) -> None:
     cache = build(tmp_path)
     cache.write(case, ARRAYS, {})
     (path,) = cache.folder.glob(f"a-*/{victim}")
     if damage == "gone":
         path.unlink()
+    elif damage == "other":
+        path.write_text("[1]")  # sound JSON, and no record
     else:
         path.write_bytes(path.read_bytes()[:-10])
     assert cache.find(case) is None
+    assert cache.damaged(case) == [victim]
     cache.write(case, ARRAYS, {})
     assert cache.find(case) is not None
+    assert not list(cache.folder.glob(".*"))
+
+
+def test_two_jobs_that_mend_a_case_keep_one_result(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second finds the damage too, and the first is faster before it acts."""
+    first, second = build(tmp_path), build(tmp_path)
+    first.write(case, ARRAYS, {})
+    (path,) = first.folder.glob("a-*/label.npy")
+    path.write_bytes(b"")
+    damaged = second.damaged
+
+    def late(case: Case) -> list[str]:
+        found = damaged(case)
+        first._set_aside(path.parent)
+        return found
+
+    monkeypatch.setattr(second, "damaged", late)
+    assert second.write(case, ARRAYS, {}).damaged() == []
+    assert second.find(case) is not None
+    assert not list(first.folder.glob(".*"))
 
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, case: Case, monkeypatch) -> None:
