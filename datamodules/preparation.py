@@ -127,7 +127,8 @@ class Preparer:
     def fill(self, cases: Sequence[Case], *, progress: bool) -> None:
         """Read the cases that are not in the cache into it, and anew those that are damaged there.
 
-        Each case's bytes are compared with their checksums once.
+        Each case's bytes are compared with their checksums once, and not where that was done
+        within a day and no file was touched since.
 
         Raises:
             DataError: All problems of all cases; or at once, if the cache cannot be written.

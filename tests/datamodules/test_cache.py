@@ -126,6 +126,37 @@ def test_two_jobs_that_mend_a_case_keep_one_result(
     assert not list(first.folder.glob(".*"))
 
 
+def test_what_was_verified_is_not_read_again_within_a_day(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = build(tmp_path).write(case, ARRAYS, {})
+    files = [Path(array.path) for array in written.arrays.values()]
+    for file in files:
+        os.utime(file, (1, 1))
+    read: list[str] = []
+    is_sound = cache_module.StoredArray.is_sound
+
+    def noted(array: cache_module.StoredArray) -> bool:
+        read.append(Path(array.path).name)
+        return is_sound(array)
+
+    def reads() -> list[str]:
+        read.clear()
+        assert written.damaged() == []
+        return read
+
+    monkeypatch.setattr(cache_module.StoredArray, "is_sound", noted)
+    assert reads() == ["image.npy", "label.npy"]
+    assert reads() == []
+    os.utime(files[1], (2, 2))
+    assert reads() == ["image.npy", "label.npy"]
+    stamp = files[0].with_name("verified.json")
+    os.utime(stamp, (1, 1))
+    assert reads() == ["image.npy", "label.npy"]
+    stamp.write_text("{")
+    assert reads() == ["image.npy", "label.npy"]
+
+
 def test_interrupted_write_leaves_nothing(tmp_path: Path, case: Case, monkeypatch) -> None:
     def interrupt(file: object) -> None:
         raise KeyboardInterrupt
