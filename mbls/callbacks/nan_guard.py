@@ -90,9 +90,13 @@ class NaNGuard(Callback):
         """Raise if a weight is not finite, though no loss was so far.
 
         Raises:
-            NonFiniteError: On every rank alike, since all hold the same weights.
+            NonFiniteError: On every rank, also where it is another's buffer, as of batch norm.
         """
-        if _finite_weights(trainer):
+        tensors = _weights(trainer)
+        if not tensors:
+            return
+        bad = ~torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+        if not trainer.strategy.reduce(bad.float(), reduce_op="sum"):
             return
         last = self._before
         raise NonFiniteError(
@@ -128,12 +132,11 @@ def _require_scale(trainer: Trainer) -> None:
         )
 
 
-def _finite_weights(trainer: Trainer) -> bool:
-    tensors = [
+def _weights(trainer: Trainer) -> list[Tensor]:
+    return [
         t for t in trainer.lightning_module.state_dict().values()
         if isinstance(t, Tensor) and t.is_floating_point()
     ]  # fmt: skip
-    return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
 
 def _batch(text: str, cases: list[str], trainer: Trainer) -> str:

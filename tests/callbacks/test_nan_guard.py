@@ -85,3 +85,11 @@ def test_weights_are_looked_at_without_a_guard_too() -> None:
     network.weight.data.fill_(float("inf"))
     with pytest.raises(NonFiniteError, match="unnamed cases"):
         require_finite(fake_trainer(1, network=network))
+
+
+def test_a_buffer_of_another_rank() -> None:
+    trainer = fake_trainer(100, NaNGuard(), network=nn.BatchNorm1d(2))
+    require_finite(trainer)
+    trainer.strategy.reduce = lambda flag, reduce_op: flag + 1
+    with pytest.raises(NonFiniteError, match="A weight became NaN or infinite by epoch 2"):
+        require_finite(trainer)
