@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
@@ -76,7 +77,7 @@ class RunConfig(SaveConfigCallback):
     """Save the resolved configuration as ``config.yaml`` into the run folder of a fit."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write on rank 0, once; a resumed run keeps the file it has."""
+        """Write on rank 0, once; a resumed run keeps the file it has, but for more epochs."""
         if stage != "fit" or self.already_saved:
             return
         path = run_folder(trainer) / "config.yaml"
@@ -84,9 +85,20 @@ class RunConfig(SaveConfigCallback):
         def write() -> None:
             if not path.exists():
                 replace_file(path, self.parser.dump(self.config, skip_none=False).encode())
+            else:
+                _raise_epochs(path, trainer.max_epochs)
 
         on_rank_zero(trainer, write)
         self.already_saved = True
+
+
+def _raise_epochs(path: Path, epochs: int | None) -> None:
+    """Keep that a run goes on to more epochs, for the time it goes on again."""
+    content = yaml.safe_load(path.read_text())
+    stated = content["trainer"]["max_epochs"]
+    if stated is not None and epochs is not None and stated < epochs:
+        content["trainer"]["max_epochs"] = epochs
+        replace_file(path, yaml.safe_dump(content, sort_keys=False).encode())
 
 
 class CommandLine(LightningCLI):
