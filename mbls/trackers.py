@@ -1,11 +1,13 @@
 """Experiment trackers beside metrics.csv: Lightning's loggers, at home in the run folder.
 
 Each begins when :class:`~mbls.callbacks.RunFolder` gives it its ``folder``, and a resumed run goes
-on in the tracker's own run.
+on in the tracker's own run. One that fails is told once and left alone: the run goes on.
 """
 
+import functools
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,7 +27,40 @@ class FigureLogger(Protocol):
         """Show a figure under a name such as ``val/reliability`` at a step."""
 
 
-class TensorBoard(TensorBoardLogger):
+def _borne(method: Callable[..., None]) -> Callable[..., None]:
+    """Let what a tracker raises, on rank 0 alone, end the tracker and not the run."""
+
+    @rank_zero_only
+    @functools.wraps(method)
+    def tried(self: "Tracker", *args: Any, **settings: Any) -> None:
+        if self.failed:
+            return
+        try:
+            method(self, *args, **settings)
+        except Exception as error:  # of a network, a disk, a service
+            self.failed = True
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            warnings.warn(
+                f"The tracker {type(self).__name__} failed ({reason}) and gets nothing more while "
+                "this process runs. The run goes on; metrics.csv has every value.",
+                stacklevel=2,
+            )
+
+    return tried
+
+
+class Tracker:
+    """What the loggers below share: a folder they wait for, and failures that stop no run."""
+
+    failed = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("log_hyperparams", "log_metrics", "log_figure", "save", "finalize"):
+            setattr(cls, name, _borne(getattr(cls, name)))
+
+
+class TensorBoard(Tracker, TensorBoardLogger):
     """Event files in ``<run folder>/tensorboard``; a resumed run replaces the steps it repeats."""
 
     def __init__(self) -> None:
@@ -40,7 +75,7 @@ class TensorBoard(TensorBoardLogger):
     @property
     def experiment(self) -> Any:
         """The writer, once there is a run folder."""
-        return DummyExperiment() if self.folder is None else super().experiment
+        return DummyExperiment() if self.folder is None or self.failed else super().experiment
 
     def resume(self, step: int) -> None:
         """Hide what was logged from ``step`` on: it is logged again."""
@@ -48,8 +83,9 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush; the hyperparameters are in config.yaml."""
-        self.experiment.flush()
+        """Flush what was begun: :meth:`resume` comes before that."""
+        if self._experiment is not None:
+            self._experiment.flush()
 
     @rank_zero_only
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
@@ -57,7 +93,7 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_figure(name, figure, step)
 
 
-class MLflow(MLFlowLogger):
+class MLflow(Tracker, MLFlowLogger):
     """A run of an MLflow store; its number is kept in ``<run folder>/mlflow_run``.
 
     A resumed run logs the steps again that it repeats. MLflow's telemetry is off unless asked for.
@@ -86,7 +122,7 @@ class MLflow(MLFlowLogger):
     @property
     def experiment(self) -> Any:
         """The client, once there is a run folder."""
-        if self.folder is None:
+        if self.folder is None or self.failed:
             return DummyExperiment()
         if not self._initialized:
             self._run_id, self._run_name = kept(self.folder / "mlflow_run"), run_name(self.folder)
@@ -107,7 +143,7 @@ class MLflow(MLFlowLogger):
         self.experiment.log_figure(self.run_id, figure, f"{name}/{step:06d}.png")
 
 
-class WeightsAndBiases(WandbLogger):
+class WeightsAndBiases(Tracker, WandbLogger):
     """A run of Weights & Biases; its number is kept in ``<run folder>/wandb_run``.
 
     Args:
@@ -125,7 +161,7 @@ class WeightsAndBiases(WandbLogger):
     @property
     def experiment(self) -> Any:
         """The run, once there is a run folder."""
-        if self.folder is None:
+        if self.folder is None or self.failed:
             return DummyExperiment()
         if self._experiment is None:
             self._wandb_init |= {

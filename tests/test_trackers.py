@@ -1,6 +1,7 @@
 """Trackers beside metrics.csv, in local files: TensorBoard, MLflow, Weights & Biases."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,15 @@ def test_tensorboard_has_what_the_csv_has_and_the_diagrams(tmp_path: Path) -> No
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = stopped_and_resumed(tmp_path, "--logger", "tensorboard")
+    (run / "checkpoints" / "previous.ckpt").replace(run / "checkpoints" / "last.ckpt")
+    assert tiny.fit("--run", str(run), "--resume", "--epochs", "3") == 0  # repeats the second
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     rows = read_rows(run / "metrics.csv")
     for name in ("train/loss", "val/dice", "val/dice/ring", "val/ece"):
         shown = [(event.step, event.value) for event in events.Scalars(name)]
         assert shown == values_of(rows, name)
-    assert [event.step for event in events.Images("val/reliability")] == [1, 3]
+    assert [event.step for event in events.Images("val/reliability")] == [1, 3, 5]
+    assert [event.step for event in events.Scalars("val/dice")] == [1, 3, 5]
     speeds = read_rows(run / "speed.csv")
     assert [event.value for event in events.Scalars("speed/samples_per_second")] == [
         value for _, value in values_of(speeds, "speed/samples_per_second")
@@ -105,3 +109,30 @@ def test_nothing_is_written_before_there_is_a_run_folder(
     logger.save()
     assert not os.listdir(tmp_path)  # noqa: PTH208
     assert stem("val/dice") == "val/dice"
+
+
+class Broken:
+    """A service that is not there."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked += 1
+        raise OSError(28, "No space left on device")
+
+
+def test_a_tracker_that_fails_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    logger, broken = TensorBoard(), Broken()
+    logger.folder, logger._experiment = tmp_path, broken
+    with pytest.warns(UserWarning, match=r"TensorBoard failed \(.*metrics\.csv has every"):
+        logger.log_figure("x", None, 0)
+    assert broken.asked == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logger.log_metrics({"x": 1.0}, 0)
+        logger.log_hyperparams({"loss": "ce"})
+        logger.save()
+        logger.finalize("success")
+    assert broken.asked == 1
