@@ -1,5 +1,6 @@
 """Mixed precision: the network runs in half of it, losses and metrics never do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,16 @@ def test_losses_and_metrics_are_wide_where_the_network_is_not() -> None:
     assert probs == {torch.float32}
 
 
-def test_float16_on_a_cpu_becomes_bfloat16_and_is_called_so(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
-    import json
+def test_float16_on_a_cpu_becomes_bfloat16_and_is_called_so(tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
 
+    class Look(NaNGuard):
+        def on_fit_start(self, trainer, pl_module) -> None:
+            pl_module.network.register_forward_hook(lambda *given: seen.add(given[-1].dtype))
+
+    with pytest.warns(UserWarning, match=r"fp16 is not supported on CPU\. Using .*bf16-mixed"):
+        trained("16-mixed", CrossEntropyLoss(), Look())
+    assert seen == {torch.bfloat16}
     words = tiny.words(tmp_path, epochs=1)
     assert tiny.fit(*words, "--precision", "16-mixed") == 0
     assert json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())["precision"] == (

@@ -192,6 +192,12 @@ def test_a_stop_while_a_holdout_is_observed_changes_nothing(
     assert not torch.equal(ours["loss.multipliers"], state(whole[loss], "last")["loss.multipliers"])
 
 
+def test_a_run_says_that_its_loss_adapts_to_cases_held_out(tmp_path: Path) -> None:
+    assert tiny.fit(*words(tmp_path, "cals", *HELD_OUT), "--epochs", "1") == 0
+    card = json.loads((run_folder(tmp_path, "cals") / "run.json").read_text())
+    assert (card["adapts_on"], card["cases"]["holdout"]) == ("holdout", 3)
+
+
 def test_cases_held_out_for_a_loss_that_does_not_adapt_are_said(tmp_path: Path) -> None:
     held_out = [*tiny.words(tmp_path, epochs=1), *HELD_OUT]
     with pytest.warns(UserWarning, match=r"MarginLoss does not adapt: 3 cases are held out of"):
