@@ -39,7 +39,8 @@ def _borne(method: Callable[..., None]) -> Callable[..., None]:
             method(self, *args, **settings)
         except Exception as error:  # of a network, a disk, a service
             self.failed = True
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            cause = error.__cause__ or error  # lightning takes every error for a wrong value
+            reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
             warnings.warn(
                 f"The tracker {type(self).__name__} failed ({reason}) and gets nothing more while "
                 "this process runs. The run goes on; metrics.csv has every value.",

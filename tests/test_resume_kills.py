@@ -227,13 +227,13 @@ def test_twenty_kills(forks: Forks, words: list[str], whole: Path, tmp_path: Pat
 
 
 class KillWorkers(Callback):
-    """Kill the processes that load data, as a system without memory does."""
+    """Kill the processes that load data, as a system without memory does, after an epoch."""
 
     def __init__(self, hook: str) -> None:
         setattr(self, hook, self._hook)
 
     def _hook(self, trainer, *args) -> None:
-        if not trainer.sanity_checking:
+        if trainer.current_epoch > 0:
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, signal.SIGKILL)
 
@@ -242,7 +242,7 @@ class KillWorkers(Callback):
     ("hook", "left"),
     [
         ("on_train_batch_start", {"best", "last"}),
-        ("on_validation_batch_start", set()),
+        ("on_validation_batch_start", {"best", "last"}),
         ("on_test_batch_start", {"best", "last", "previous"}),
     ],
 )
