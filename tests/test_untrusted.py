@@ -187,8 +187,9 @@ def sources() -> Iterator[tuple[str, str]]:
             yield str(path.relative_to(ROOT)), path.read_text()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
-        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        yield path.name, "\n".join(code)
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        python = (line for line in code.splitlines() if line != "%matplotlib inline")
+        yield path.name, "\n".join(python)
 
 
 def faults(text: str) -> Iterator[str]:
