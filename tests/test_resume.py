@@ -90,11 +90,17 @@ def test_a_stop_waits_for_the_gradients_of_its_step(tmp_path: Path) -> None:
         assert torch.equal(ours["state_dict"][key], value), key
 
 
-def test_more_epochs_are_kept_for_the_time_the_run_goes_on_again(tmp_path: Path) -> None:
+def test_more_epochs_are_kept_for_the_time_the_run_goes_on_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
     again = ["--run", str(tiny.run_folder(tmp_path)), "--resume"]
     assert tiny.fit(*again, "--epochs", "2") == 0
     assert tiny.fit(*again) == 0
+    assert tiny.fit(*again, "--epochs", "1") == 1
+    told = capfd.readouterr().err
+    assert "at least the checkpoint's 2 epochs, got 1: give EPOCHS=2 or more" in told
+    assert "Traceback" not in told
     config = yaml.safe_load((tiny.run_folder(tmp_path) / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
     assert state(tiny.run_folder(tmp_path))["global_step"] == 4

@@ -120,8 +120,18 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Tell a datamodule that can begin within an epoch the batch at which training goes on."""
+        """Tell a datamodule that can begin within an epoch the batch at which training goes on.
+
+        Raises:
+            CheckpointError: More epochs have been trained than are asked for.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
+        done, asked = next_batch(checkpoint)[0], trainer.max_epochs
+        if trainer.state.fn == "fit" and asked is not None and -1 != asked < done:
+            raise CheckpointError(
+                f"max_epochs must be at least the checkpoint's {done} epochs, got {asked}: give "
+                f"EPOCHS={done} or more (--epochs), or start a new run."
+            )
         if trainer.state.fn == "fit" and hasattr(data, "start"):
             data.start = next_batch(checkpoint)
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
