@@ -85,7 +85,11 @@ def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
     tested: dict[tuple[str, ...], list[Run]] = {}
     for run in kept:
         tested.setdefault(tuple(map(str, comparable(run).values())), []).append(run)
-    groups = [Group(comparable(r[0]), _arms(r), _notes(r)) for r in tested.values()]
+    groups = []
+    for members in tested.values():
+        arms, again = _arms(members)
+        repeated += again
+        groups.append(Group(comparable(members[0]), arms, _notes(members)))
     return sorted(groups, key=lambda g: -sum(len(a.runs) for a in g.arms)), repeated
 
 
@@ -148,10 +152,21 @@ def _settings(run: Run) -> dict[str, Any]:
 def _varying(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of settings that are not the same everywhere.
 
-    One that some configurations do not have, as those of an earlier version, is none of them.
+    One of which some configurations say nothing, as those of an earlier version, is none of them;
+    but ``base: null`` and a ``base`` with settings of its own differ.
     """
     names = dict.fromkeys(name for settings in all_settings for name in settings)
-    return [n for n in names if len({str(s[n]) for s in all_settings if n in s}) > 1]
+    return [
+        n
+        for n in names
+        if len({str(s[n]) for s in all_settings if n in s}) > 1
+        or any(n not in s and _says_otherwise(s, n) for s in all_settings)
+    ]
+
+
+def _says_otherwise(settings: Mapping[str, Any], name: str) -> bool:
+    """Say whether settings give a value above or below a name."""
+    return any(n.startswith(f"{name}.") or name.startswith(f"{n}.") for n in settings)
 
 
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
@@ -168,12 +183,13 @@ def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
     return list(last.values()), out
 
 
-def _arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
+def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
+    """Return the arms, with one run a seed each, and what is left out for that; the last stays."""
     several = len({run.card["network"] for run in runs}) > 1
     families: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         families.setdefault(_family(run), []).append(run)
-    arms = []
+    arms, out = [], []
     for (network, loss), members in families.items():
         settings = [_settings(run) for run in members]
         names = _varying(settings)
@@ -181,12 +197,18 @@ def _arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
         for place, values in enumerate(settings):
             by_values.setdefault(str([values.get(n) for n in names]), []).append(place)
         for places in by_values.values():
-            own = {_short(n, names): settings[places[0]].get(n) for n in names}
+            first = settings[places[0]]
+            own = {_short(n, names): first[n] for n in names if n in first}
             words = [f"{network} {loss}" if several else loss]
             words += [f"{name}={_value(value)}" for name, value in own.items()]
-            chosen = sorted((members[p] for p in places), key=lambda run: run.seed)
+            by_seed = {members[p].seed: members[p] for p in places}
+            chosen = [by_seed[seed] for seed in sorted(by_seed)]
             arms.append(Arm(" ".join(words), loss, own, tuple(chosen)))
-    return tuple(sorted(arms, key=lambda arm: natural_name(arm.name)))
+            for run in (members[p] for p in places):
+                if (kept := by_seed[run.seed]) is not run:
+                    reason = f"same seed as {kept.folder}, and no setting that both state differs"
+                    out.append(LeftOut(run.folder, reason))
+    return tuple(sorted(arms, key=lambda arm: natural_name(arm.name))), out
 
 
 def _value(value: Any) -> str:

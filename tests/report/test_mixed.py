@@ -9,6 +9,8 @@ from mbls.errors import ReportError
 from mbls.grid import make_cells, parse_losses
 from mbls.report import build
 from mbls.report.analysis import Analysis
+from mbls.report.groups import groups_of
+from mbls.report.runs import find_runs
 from tests.report.fake import DRAWS, write_run
 
 
@@ -63,3 +65,29 @@ def test_runs_on_one_patient_are_left_out(tmp_path: Path) -> None:
     assert f"<code>{lone}</code>: tested on one patient" in told
     with pytest.raises(ReportError, match="was tested on one patient"):
         report(lone)
+
+
+def arms(root: Path) -> dict[str, list[int]]:
+    (group,), _ = groups_of(find_runs([root])[0])
+    return {arm.name: arm.seeds for arm in group.arms}
+
+
+def test_a_loss_without_a_base_is_not_one_with_it(tmp_path: Path) -> None:
+    base = {"class_path": "my.Dice", "init_args": {"squared": True}}
+    for seed in range(2):
+        write_run(tmp_path, "mbls", seed, settings={"base": None})
+        write_run(tmp_path, "mbls,base=dice", seed, settings={"base": base})
+    assert arms(tmp_path) == {
+        "mbls base=None": [0, 1],
+        "mbls class_path=my.Dice squared=True": [0, 1],
+    }
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    """A run of a version whose configurations had a key less, and its rerun."""
+    old = write_run(tmp_path / "a", "ce", 0)
+    write_run(tmp_path / "b", "ce", 0, settings={"new": 1})
+    write_run(tmp_path / "b", "ce", 1, settings={"new": 1})
+    (group,), left_out = groups_of(find_runs([tmp_path])[0])
+    assert [arm.seeds for arm in group.arms] == [[0, 1]]
+    assert [(one.folder, "same seed as" in one.reason) for one in left_out] == [(old, True)]
