@@ -2,9 +2,13 @@
 
 import errno
 import fcntl
+from pathlib import Path
 from typing import IO
 
-__all__ = ["NO_LOCKS", "try_lock"]
+__all__ = ["LOCK", "NO_LOCKS", "is_held", "try_lock"]
+
+LOCK = "lock"
+"""File in a run folder that its training holds locked."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a file system without locks says
 
@@ -20,3 +24,15 @@ def try_lock(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_held(folder: Path) -> bool:
+    """Say whether a training holds a run folder; where files cannot be locked, none does."""
+    path = folder / LOCK
+    if not path.is_file():
+        return False
+    try:
+        with path.open("a") as file:
+            return not try_lock(file)
+    except OSError:
+        return False

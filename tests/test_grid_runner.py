@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mbls.callbacks.run_folder import hold
 from mbls.cli import main
 from mbls.commands import benchmark
 from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
@@ -342,6 +343,23 @@ def test_a_swept_setting_and_an_option_count_as_asked_for(tmp_path: Path) -> Non
     made_with(cell, "trainer: {max_epochs: 2}\nmodel: {loss: {init_args: {margin: 3}}, "
               "optimizer: {init_args: {lr: 0.01}}}")  # fmt: skip
     assert differences(cell) == []
+
+
+def test_a_training_at_work_in_a_folder_is_waited_for(tmp_path: Path) -> None:
+    (cell,) = grid(tmp_path, "ce")
+    cell.folder.mkdir(parents=True)
+    lock = hold(cell.folder)
+    assert cell.state() is State.HELD
+    end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
+    end.start()
+    entries, _ = run([cell])
+    assert [entry.status for entry in entries] == ["kept"]
+    assert not starts(cell)
+    assert not list(cell.folder.parent.glob("*.broken*"))
+
+    for file in cell.folder.rglob("*.json"):
+        file.unlink()
+    assert cell.state() is State.BROKEN  # the lock file that a dead process leaves holds nothing
 
 
 def entries_of(root: Path) -> list[Entry]:

@@ -75,12 +75,14 @@ def command_of(cell: Cell) -> list[str] | None:
     """Return the words of ``mbls`` for a run, None if it is finished.
 
     Raises:
-        RunFolderError: Its folder has no checkpoint to go on from, and may be in use.
+        RunFolderError: Its folder is in use, or has no checkpoint to go on from and may be.
     """
     state = cell.state()
     if state is State.FINISHED:
         sys.stderr.write(f"{cell.folder} is finished and is left out.\n")
         return None
+    if state is State.HELD:
+        raise RunFolderError(f"A training is at work in {cell.folder}. Wait for its end.")
     if state is State.BROKEN:
         raise RunFolderError(
             f"{cell.folder} is there and has no checkpoint: a run has just begun in it, or died "

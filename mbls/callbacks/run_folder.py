@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.errors import RunFolderError
 from mbls.jobs import job_of, mark
-from mbls.locks import NO_LOCKS, try_lock
+from mbls.locks import LOCK, NO_LOCKS, try_lock
 
 __all__ = ["RunFolder", "claim", "hold", "run_folder"]
 
@@ -162,7 +162,7 @@ def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
     """
     end = time.monotonic() + patience
     try:
-        file = (folder / "lock").open("a")
+        file = (folder / LOCK).open("a")
         while not try_lock(file):
             if time.monotonic() >= end:
                 file.close()

@@ -106,7 +106,7 @@ def grid_cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Cell]:
 def refuse_other_runs(cells: Sequence[Cell]) -> None:
     """Raise RunFolderError where a run was made with other settings than the grid's."""
     for cell in cells:
-        if cell.state() not in (State.FINISHED, State.STOPPED):
+        if cell.state() not in (State.FINISHED, State.STOPPED, State.HELD):
             continue
         if told := differences(cell):
             more = f", and {len(told) - 3} more" if len(told) > 3 else ""

@@ -13,6 +13,7 @@ from mbls.commands.train import chosen_names
 from mbls.commands.train import parser as train_parser
 from mbls.errors import ChoiceError
 from mbls.grid.specs import LossSpec
+from mbls.locks import is_held
 
 __all__ = ["Cell", "State", "make_cells"]
 
@@ -24,6 +25,7 @@ class State(StrEnum):
 
     FINISHED = "finished"  # trained, and its test is written
     STOPPED = "stopped"  # there is a checkpoint to go on from
+    HELD = "held"  # a training that is no part of a grid is at work in it
     BROKEN = "broken"  # a folder, and nothing in it to go on from
     MISSING = "missing"
 
@@ -62,6 +64,8 @@ class Cell:
             return State.MISSING
         if finished(self.folder):
             return State.FINISHED
+        if is_held(self.folder):
+            return State.HELD
         if any((self.folder / "checkpoints" / f"{k}.ckpt").is_file() for k in ("last", "previous")):
             return State.STOPPED
         return State.BROKEN

@@ -30,7 +30,7 @@ class Status(StrEnum):
     KEPT = "kept"  # finished before this grid started, or by another grid
     WAITING = "waiting"
     RUNNING = "running"
-    ELSEWHERE = "elsewhere"  # another process holds its claim
+    ELSEWHERE = "elsewhere"  # another process holds its claim or its folder
     DONE = "done"
     FAILED = "failed"
     STOPPED = "stopped"  # by a signal; the same command goes on
@@ -149,10 +149,10 @@ class Runner:
 
     def _try(self, entry: Entry) -> None:
         with claim(entry.cell.folder) as log:
-            if log is None:
+            state = entry.cell.state()
+            if log is None or state is State.HELD:
                 entry.status, entry.looked = Status.ELSEWHERE, time.monotonic()
                 return
-            state = entry.cell.state()
             if state is State.FINISHED:  # by another grid since we looked
                 entry.status = Status.KEPT
                 self.view.ended(entry, self.entries)
