@@ -328,11 +328,28 @@ def test_a_run_of_other_settings_is_neither_kept_nor_lost(
          ["data.batch_size is 4, not 8"]),
         ("trainer: {max_epochs: 10, devices: 4, precision: bf16-mixed}",
          ["trainer.precision is bf16-mixed, not 32-true"]),
+        ("trainer: {check_val_every_n_epoch: 5, callbacks: [{class_path: my.Average}]}",
+         ["trainer.check_val_every_n_epoch is 5, not 1",
+          "trainer.callbacks is my.Average, not none"]),
+        ("{checkpoint: {select: nll, keep: true, monitor: val/nll, mode: min}, "
+         "trainer: {callbacks: [{class_path: "
+         "mbls.callbacks.ProgressBar}], logger: false}}", ["checkpoint.select is nll, not dice"]),
     ],
 )  # fmt: skip
 def test_differences(config: str, told: list[str], tmp_path: Path) -> None:
     cell = made_with(grid(tmp_path, "mbls")[0], config)
     assert differences(cell) == told
+
+
+def test_what_a_grid_adds_is_asked_for(tmp_path: Path) -> None:
+    (cell,) = grid(tmp_path, "mbls")
+    more = ("--trainer.limit_train_batches=0.1", "--trainer.callbacks+=my.Average")
+    cell = replace(cell, shared=(*cell.shared, *more))
+    made_with(cell, "trainer: {limit_train_batches: 1.0, callbacks: [{class_path: my.Other}]}")
+    assert differences(cell) == [
+        "trainer.limit_train_batches is 1.0, not 0.1",
+        "trainer.callbacks.class_path is my.Other, not my.Average",
+    ]
 
 
 def test_a_swept_setting_and_an_option_count_as_asked_for(tmp_path: Path) -> None:

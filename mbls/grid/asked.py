@@ -11,13 +11,9 @@ from mbls.choices import compose
 from mbls.commands.train import chosen_names, option_words
 from mbls.commands.train import parser as train_parser
 from mbls.grid.cells import Cell
+from mbls.neutral import NEUTRAL, added_callbacks, is_below
 
 __all__ = ["asked", "differences"]
-
-# Where a run finds its data and how fast it gets there: no part of what it computes.
-PLACES = {"root", "phantom_root", "cache_dir", "num_workers", "prepare_workers", "predict_input"}
-SECTIONS = ("seed_everything", "model", "data")
-TRAINER = ("max_epochs", "precision", "gradient_clip_val", "accumulate_grad_batches")
 
 
 def asked(cell: Cell) -> dict[str, Any]:
@@ -56,16 +52,26 @@ def differences(cell: Cell) -> list[str]:
 
 
 def _compared(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    yield from _shared((), *({k: c[k] for k in SECTIONS if k in c} for c in (wanted, found)))
-    trainers = [config.get("trainer") or {} for config in (wanted, found)]
-    yield from _shared(("trainer",), *({k: t[k] for k in TRAINER if k in t} for t in trainers))
+    ruled = (wanted.get("checkpoint") or {}).get("monitor") is None  # checkpoint.select sets both
+    apart = ("trainer.callbacks", *(("checkpoint.monitor", "checkpoint.mode") if ruled else ()))
+    for name, want, there in _shared((), wanted, found):
+        if not is_below(name, apart):
+            yield name, want, there
+    if "callbacks" in (found.get("trainer") or {}):
+        added = added_callbacks(wanted), added_callbacks(found)
+        if len(added[0]) == len(added[1]):
+            for pair in zip(*added, strict=True):
+                yield from _shared(("trainer", "callbacks"), *pair)
+        else:
+            want, there = (" ".join(map(_shown, one)) or "none" for one in added)
+            yield "trainer.callbacks", want, there
 
 
 def _shared(path: tuple[str, ...], want: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield the values that both state; a dict that only one has is one value."""
     if isinstance(want, Mapping) and isinstance(there, Mapping):
         for key in want:
-            if key in there and key not in PLACES:
+            if key in there and not is_below(".".join((*path, key)), NEUTRAL):
                 yield from _shared((*path, key), want[key], there[key])
     else:
         yield ".".join(key for key in path if key != "init_args"), want, there
@@ -92,6 +98,13 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    if path[-1].endswith("+"):  # as --trainer.callbacks+=my.Callback
+        *above, key = *path[:-1], path[-1][:-1]
+        inner: Any = config
+        for name in above:
+            inner = (inner or {}).get(name)
+        before = (inner or {}).get(key) or []
+        path, value = [*above, key], [*before, *(value if isinstance(value, list) else [value])]
     for key in path[:-1]:
         inner = config.get(key)
         if not isinstance(inner, dict):

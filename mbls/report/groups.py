@@ -1,29 +1,21 @@
 """Which runs may share a table, and which of them are the same loss with another seed."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mbls.neutral import NEUTRAL, added_callbacks, is_below
 from mbls.report.runs import LeftOut, Run, natural
 
 __all__ = ["Arm", "Group", "groups_of"]
 
-# Settings that change no number, or only where and how fast a run was made.
-NEUTRAL = (
-    *("seed_everything", "run", "card", "results", "predictions", "stop", "nan_guard"),
-    *("multipliers", "step_seed", "ckpt_path", "weights_only", "optimizer", "lr_scheduler"),
-    "checkpoint.keep",
-    *("model.grid", "model.mirror", "model.n_bins", "model.overlap", "model.loss", "model.network"),
-    *(f"data.init_args.{key}" for key in ("root", "phantom_root", "cache_dir", "predict_input")),
-    *(f"data.init_args.{key}" for key in ("num_workers", "prepare_workers", "seed", "folds")),
-    *(f"trainer.{key}" for key in ("accelerator", "strategy", "devices", "num_nodes", "logger")),
-    *(f"trainer.{key}" for key in ("callbacks", "log_every_n_steps", "num_sanity_val_steps")),
-    *(f"trainer.{key}" for key in ("enable_checkpointing", "enable_progress_bar", "profiler")),
-    *(f"trainer.{key}" for key in ("enable_model_summary", "default_root_dir", "benchmark")),
-    *(f"trainer.{key}" for key in ("deterministic", "plugins", "inference_mode")),
-    *(f"trainer.{key}" for key in ("limit_test_batches", "limit_predict_batches")),
-    *("trainer.enable_autolog_hparams", "trainer.model_registry"),
+FAMILY = (
+    *("seed_everything", "data.init_args.seed", "model.loss", "model.network", "trainer.callbacks"),
+    *("model.grid", "model.mirror", "model.n_bins", "model.overlap"),
+    *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
 )
+"""Settings that are told of in other ways."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +94,7 @@ def comparable(run: Run) -> dict[str, Any]:
         "data fingerprint": str(meta.get("data_fingerprint"))[:12],
         "fold": run.card.get("fold"),
         "test cases": f"{len(run.cases)} cases of {len(set(run.patients))} patients",
+        "names of the cases": hashlib.sha256("\n".join(run.cases).encode()).hexdigest()[:12],
         "classes": ", ".join(meta["class_names"]),
         "grid": meta.get("grid", "preprocessed"),
         "mirrored axes": ", ".join(map(str, meta.get("mirror") or [])) or "none",
@@ -144,9 +137,12 @@ def _settings(run: Run) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat_settings(run.config)
-        if not any(name == n or name.startswith(f"{n}.") for n in NEUTRAL)
+        if not is_below(name, (*NEUTRAL, *FAMILY))
         or name.startswith(("model.loss.", "model.network."))
-    } | {"preset": run.card.get("preset")}
+    } | {
+        "preset": run.card.get("preset"),
+        "trainer.callbacks": added_callbacks(run.config) or None,
+    }
 
 
 def _varying(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -229,6 +225,8 @@ def _short(name: str, among: Sequence[str]) -> str:
 def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return what differs between the runs that is neither loss nor network nor seed."""
     notes = []
+    if (fold := runs[0].card.get("fold")) is not None:
+        notes.append(f"Fold {fold} alone: each fold is a group of its own, nothing is averaged.")
     training = [
         {n: v for n, v in _settings(r).items() if not n.startswith(("model.loss", "model.network"))}
         for r in runs
