@@ -147,6 +147,8 @@ def report(cells: Sequence[Cell]) -> None:
     compared = (
         ["--reference", reference] if any(c.loss.label == reference for c in finished) else []
     )
+    if not any((cell.folder / "test/best").is_dir() for cell in finished):
+        compared += ["--tag", "last"]  # trained without validation, so without a best checkpoint
     run_command("report", [*folders, "--output", str(home / "report"), *compared])
 
 

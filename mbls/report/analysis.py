@@ -1,7 +1,7 @@
 """What runs say together: means over seeds, intervals over patients, comparisons of losses."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from mbls.errors import ReportError
 from mbls.metrics.bootstrap import DRAWS, corrected
 from mbls.report.groups import Group
-from mbls.report.measures import Measure, Section, patient_draws, sample, sections_of
+from mbls.report.measures import Measure, Section, patient_draws, sample, shared_sections
 from mbls.report.stats import (
+    ENOUGH_PATIENTS,
     LEVEL,
     Effect,
     cautions,
@@ -142,23 +143,26 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
     """
     patients = len(set(group.first.patients))
     chosen = None if reference is None else reference_arm(group, reference)
-    sections = sections_of(group.first)
+    sections, missing = shared_sections([run for arm in group.arms for run in arm.runs])
     weights = patient_draws(group.first.patients, draws=draws)
     sampled = {arm.name: [sample(r, sections, weights) for r in arm.runs] for arm in group.arms}
     cells: dict[str, dict[str, Cell]] = {}
     pairs: dict[str, list[Comparison]] = {}
     against: dict[str, list[Comparison]] = {}
     reruns = {}
+    valued: dict[str, int] = {}
     for measure in (m for section in sections for m in section.measures):
         tables = {name: np.stack([s[measure.key] for s in runs]) for name, runs in sampled.items()}
-        whole = {n: t[:, 0] for n, t in tables.items()}
-        pseudo = {n: _pseudo(t, patients) for n, t in tables.items()}
+        alone = np.concatenate([t[:, 1 + patients : 1 + 2 * patients] for t in tables.values()])
+        known = ~np.isnan(alone).all(0)
+        valued[measure.key] = number = int(known.sum())
+        pseudo = {n: _pseudo(t, known) for n, t in tables.items()}
         row = {
-            n: _cell(measure, t[:, 0], t[:, 1 + patients :], pseudo[n], patients)
+            n: _cell(measure, t[:, 0], t[:, 1 + 2 * patients :], pseudo[n], number)
             for n, t in tables.items()
         }
         names = list(row)
-        values = {n: float(whole[n].mean()) for n in names}
+        values = {n: cell.value for n, cell in row.items()}
         pairs[measure.key] = compare(list(itertools.combinations(names, 2)), pseudo, values)
         if chosen is not None:
             wanted = [(n, chosen) for n in names if n != chosen]
@@ -166,9 +170,22 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
         cells[measure.key] = _marked(measure, row, pairs[measure.key])
         reruns[measure.key] = rerun_differences(pseudo)
     seeds = [len(arm.runs) for arm in group.arms]
-    return Analysis(
-        group, sections, cells, pairs, chosen, against, reruns, cautions(seeds, patients)
-    )
+    measures = [m for section in sections for m in section.measures]
+    said = [*missing, *cautions(seeds, patients), *_few(measures, valued, patients)]
+    return Analysis(group, sections, cells, pairs, chosen, against, reruns, said)
+
+
+def _few(measures: Sequence[Measure], valued: Mapping[str, int], patients: int) -> list[str]:
+    """Return a caution where few of the patients have a value of a measure."""
+    few = {m.label: valued[m.key] for m in measures
+           if valued[m.key] < min(patients, ENOUGH_PATIENTS)}  # fmt: skip
+    if not few:
+        return []
+    told = ", ".join(f"{label} ({number})" for label, number in few.items())
+    return [
+        f"Fewer of the {patients} patients have a value of: {told}. Its intervals and tests are of "
+        "those alone, and too few for where values are skewed."
+    ]
 
 
 def compare(
@@ -179,7 +196,7 @@ def compare(
     Args:
         pairs: Names of two arms each.
         pseudo: Of each arm, ``(seeds, patients)``.
-        values: Mean over seeds of each arm.
+        values: Of each arm, as the tables show it.
     """
     effects = [difference(pseudo[a], pseudo[b], value=values[a] - values[b]) for a, b in pairs]
     if not pairs:
@@ -230,18 +247,25 @@ def reference_error(names: Sequence[str], name: str) -> ReportError:
     return ReportError(f"--reference must name one loss of the runs, {there}, got {name!r}.")
 
 
-def _pseudo(table: np.ndarray, patients: int) -> np.ndarray:
-    """Return pseudo-values ``(seeds, patients)`` of draws ``(seeds, draws)``."""
-    return pseudo_values(table[:, 0], table[:, 1 : 1 + patients].T).T
+def _pseudo(table: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return pseudo-values of draws ``(seeds, draws)`` for the patients that have a value.
+
+    ``(seeds, patients)``; NaN where that is one patient or none.
+    """
+    if known.sum() < 2:
+        return np.full((len(table), 2), np.nan)
+    return pseudo_values(table[:, 0], table[:, 1 : 1 + len(known)].T[known]).T
 
 
 def _cell(
     measure: Measure, whole: np.ndarray, drawn: np.ndarray, pseudo: np.ndarray, patients: int
 ) -> Cell:
     """Return the cell of one arm from its values ``(seeds,)`` and draws ``(seeds, draws)``."""
-    together = drawn.mean(0)
-    if measure.corrected:
-        nothing = (float("nan"),) * 3
+    together, nan = drawn.mean(0), float("nan")
+    if patients < 2:
+        each, low, high = whole.tolist(), nan, nan
+    elif measure.corrected:
+        nothing = (nan,) * 3
         each = [
             (corrected(w, d, patients) or nothing)[0] for w, d in zip(whole, drawn, strict=True)
         ]
@@ -250,8 +274,17 @@ def _cell(
         each = whole.tolist()
         low, high = patient_interval(float(whole.mean()), together, patients)
     values = np.array(each)
-    sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return Cell(float(values.mean()), sd, low, high, loss_effect(pseudo), tuple(map(float, each)))
+    sd = float(values.std(ddof=1)) if len(values) > 1 else nan
+    over_all = loss_effect(pseudo, value=float(values.mean()))
+    if measure.better == "less":  # none of these is negative
+        low, high = _cut(low), _cut(high)
+        over_all = replace(over_all, low=_cut(over_all.low), high=_cut(over_all.high))
+    return Cell(float(values.mean()), sd, low, high, over_all, tuple(map(float, each)))
+
+
+def _cut(limit: float) -> float:
+    """Return a limit that is not below 0; NaN stays."""
+    return 0.0 if limit < 0 else limit
 
 
 def _marked(measure: Measure, row: dict[str, Cell], pairs: Sequence[Comparison]) -> dict[str, Cell]:

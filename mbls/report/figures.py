@@ -214,9 +214,12 @@ def _multipliers(analysis: Analysis) -> Iterator[Drawn]:
 
 def _worst(analysis: Analysis) -> Iterator[Drawn]:
     chosen = [(arm, *worst) for arm in analysis.group.arms if (worst := worst_picture(arm))]
-    chosen = chosen[:MOST_PICTURES]
     if not chosen:
         return
+    title = "Worst case of each loss"
+    if len(chosen) > MOST_PICTURES:
+        title += f", the first {MOST_PICTURES} of {len(chosen)}"
+        chosen = chosen[:MOST_PICTURES]
     names = [
         f"{arm.name}, seed {run.seed}: {p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}"
         for arm, run, p in chosen
@@ -224,8 +227,7 @@ def _worst(analysis: Analysis) -> Iterator[Drawn]:
     shared = ("dataset", "origin", "class_names", "grid", "tag")
     meta = {k: v for k, v in analysis.group.first.meta.items() if k in shared}
     figure = worst_figure([p for _, _, p in chosen], meta=meta, names=names)
-    alt = "The worst case of each loss: " + "; ".join(names)
-    yield Drawn("worst_cases", "Worst case of each loss", alt, figure, picture=True)
+    yield Drawn("worst_cases", title, f"{title}: {'; '.join(names)}", figure, picture=True)
 
 
 def worst_picture(arm: Arm) -> tuple[Run, Picture] | None:

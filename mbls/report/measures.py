@@ -1,11 +1,12 @@
 """The numbers a report shows, and their values over draws of patients.
 
 A number's value in any draw of patients comes from the sums of ``bins.npz``; drawn are all
-patients (the value itself), all but one (jackknife), and as many with replacement (bootstrap).
+patients (the value itself), all but one (jackknife), each alone (whether it has a value), and as
+many with replacement (bootstrap).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -106,7 +107,12 @@ def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
     where, pooled = f"{region}/{pooling}", pooling == "pooled"
     lead = (region, pooling) in CALIBRATED[:2]
     measures = [
-        Measure(f"{m}{'_corrected' * pooled}/{where}", word, m, corrected=pooled)
+        Measure(
+            f"{m}{'_corrected' * pooled}/{where}",
+            word + ", corrected" * pooled,
+            m,
+            corrected=pooled,
+        )
         for m, word in (("ece", "ECE"), ("cece", "class-wise ECE"))
     ]
     measures += [Measure(f"{m}/{where}", w, m) for m, w in (("nll", "NLL"), ("brier", "Brier"))]
@@ -133,12 +139,37 @@ def _published(name: str) -> Section:
     return Section(title, name, protocol.region, protocol.pooling, measures, lead=False)
 
 
+def shared_sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
+    """Return the tables that the tests of all runs can fill, and a sentence on what some lack."""
+    each = [{s.title: s for s in sections_of(run)} for run in runs]
+    shared, lacking = [], {}
+    for title in dict.fromkeys(title for found in each for title in found):
+        there = [found[title].measures if title in found else () for found in each]
+        section = next(found[title] for found in each if title in found)
+        kept = tuple(m for m in section.measures if all(m in some for some in there))
+        if kept:
+            shared.append(replace(section, measures=kept))
+        for measure in dict.fromkeys(m for some in there for m in some):
+            if measure not in kept:
+                lacking[measure.key] = sum(measure not in some for some in there)
+    if not lacking:
+        return shared, []
+    told = ", ".join(f"{key} ({number})" for key, number in lacking.items())
+    return shared, [
+        f"Left out, since runs were tested without them (how many of {len(runs)}): {told}. Test "
+        "them alike with mbls evaluate RUN."
+    ]
+
+
 def patient_draws(patients: Sequence[str], *, draws: int) -> np.ndarray:
-    """Return weights of the cases, ``(1 + P + draws, cases)``: all, all but one patient, drawn."""
+    """Return weights of the cases, ``(1 + 2P + draws, cases)``.
+
+    All patients, all but one, each alone, drawn.
+    """
     names = sorted(set(patients))
     belongs = np.array([[p == name for p in patients] for name in names])
     drawn = patient_weights(patients, draws=draws)
-    return np.concatenate([np.ones((1, len(patients))), (~belongs).astype(float), drawn])
+    return np.concatenate([np.ones((1, len(patients))), ~belongs, belongs, drawn], dtype=float)
 
 
 def sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -26,7 +26,9 @@ ENOUGH_SEEDS = 3
 ENOUGH_SEEDS_FOR_INTERVAL = 5
 """Fewest seeds for which the interval of one loss over seeds keeps its level, by simulation."""
 ENOUGH_PATIENTS = 10
-"""Fewest patients for which intervals and tests keep their level, by simulation."""
+"""Fewest patients for which intervals and tests of values that are not skewed keep their level."""
+ENOUGH_PATIENTS_SKEWED = 50
+"""Fewest patients for which no caution about skewed values is given."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Effect:
     """A mean, or a difference of means, over patients and seeds.
 
     Attributes:
-        value: The mean or difference.
-        low: Lower limit of its interval; NaN where seeds are too few to have one.
+        value: The mean or difference; NaN where a patient's is.
+        low: Lower limit of its interval; NaN with it, and where seeds are too few to have one.
         high: Upper limit.
         p: Two-sided p-value of "there is no difference"; NaN where there is no interval.
         se_patients: Standard error that comes from the patients.
@@ -63,15 +65,17 @@ def pseudo_values(whole: np.ndarray, without: np.ndarray) -> np.ndarray:
     return patients * whole - (patients - 1) * without
 
 
-def loss_effect(values: np.ndarray, *, level: float = LEVEL) -> Effect:
+def loss_effect(values: np.ndarray, *, value: float | None = None, level: float = LEVEL) -> Effect:
     """Return the mean of one loss over patients and seeds, without a p-value.
 
     Args:
         values: ``(S, P)``, a row a seed.
+        value: The mean that is shown, where it is not that of the values.
         level: Of the interval.
     """
     patients, seeds = _patient_part(values.mean(0)), _seed_part(values)
-    return _combine(float(values.mean()), patients, seeds, level, tested=False)
+    shown = float(values.mean()) if value is None else value
+    return _combine(shown, patients, seeds, level, tested=False)
 
 
 def difference(
@@ -199,6 +203,11 @@ def cautions(seeds: Sequence[int], patients: int) -> list[str]:
         said.append(
             f"{patients} patients are few: where their values are skewed, intervals are too short."
         )
+    elif patients < ENOUGH_PATIENTS_SKEWED:
+        said.append(
+            f"With {patients} patients, intervals over values that are skewed are too short: in "
+            "simulations they held the truth in 90 to 94 % of trials, not 95 %."
+        )
     if patients < 6:
         said.append(
             f"With {patients} patients no test by signs can give p < {2 / 2**patients:.2g}."
@@ -252,8 +261,10 @@ def _combine(
 ) -> Effect:
     """Return the effect whose interval joins the two parts."""
     variance, dof = patients
+    nan = float("nan")
+    if not np.isfinite([value, variance, 0.0 if seeds is None else seeds.within]).all():
+        return Effect(value, nan, nan, nan, nan, nan)
     if seeds is None:
-        nan = float("nan")
         return Effect(value, nan, nan, nan, variance**0.5, nan)
     extra = max(seeds.within - seeds.doubled, 0.0)
 

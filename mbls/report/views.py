@@ -157,10 +157,14 @@ def _comparison(measure: Measure, found: Comparison) -> tuple[Entry, ...]:
     return (
         Entry(measure.label),
         Entry(f"{found.first} - {found.second}"),
-        Entry(f"{effect.value:+.{digits}f}", limits, effect.value),
+        _signed(effect.value, limits, digits),
         Entry(p_words(found.adjusted), "", found.adjusted),
         Entry(p_words(found.p_networks), "", found.p_networks),
     )
+
+
+def _signed(value: float, limits: str, digits: int) -> Entry:
+    return Entry("n/a" if math.isnan(value) else f"{value:+.{digits}f}", limits, value)
 
 
 def reruns_view(analysis: Analysis) -> View | None:
@@ -279,7 +283,7 @@ def _tested(run: Run, rule: str) -> tuple[float, float, float] | None:
 
 def _cell(measure: Measure, cell: Cell) -> Entry:
     if math.isnan(cell.value):
-        return Entry("n/a")
+        return Entry("n/a", "", cell.value)
     digits = measure.digits
     spread = "" if math.isnan(cell.sd) else f" ± {cell.sd:.{digits}f}"
     limits = "" if math.isnan(cell.low) else interval_words(cell.low, cell.high, digits)

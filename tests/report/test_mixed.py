@@ -1,8 +1,15 @@
 """Reports over runs that do not all fit: sweeps, reruns, other settings, other data."""
 
+import csv
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from mbls.commands import benchmark
 from mbls.errors import ReportError
@@ -11,6 +18,8 @@ from mbls.report import build
 from mbls.report.analysis import Analysis
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
+from mbls.report.stats import difference
+from tests.report import fake
 from tests.report.fake import DRAWS, write_run
 
 
@@ -91,3 +100,104 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     (group,), left_out = groups_of(find_runs([tmp_path])[0])
     assert [arm.seeds for arm in group.arms] == [[0, 1]]
     assert [(one.folder, "same seed as" in one.reason) for one in left_out] == [(old, True)]
+
+
+def test_callbacks_and_folds_are_settings(tmp_path: Path) -> None:
+    shown = {"class_path": "mbls.callbacks.ProgressBar"}
+    average = {"class_path": "my.WeightAverage"}
+    for seed in range(2):
+        for place, added in (("a", []), ("b", [shown]), ("c", [shown, average])):
+            trainer = {"max_epochs": 3, "devices": 1, "callbacks": added}
+            if place != "b" or seed:
+                write_run(tmp_path / place, "ce", seed, config={"trainer": trainer})
+    found = arms(tmp_path)
+    assert found == {"ce callbacks=None": [0, 1], f"ce callbacks={[average]}": [0, 1]}
+
+
+def renamed(folder: Path) -> None:
+    """Rename the cases of a test, as another order of the same number of cases would."""
+    bins = folder / "test/best/bins.npz"
+    with np.load(bins) as file:
+        arrays = dict(file)
+    arrays["case"][0] = "q0_ED"
+    np.savez(bins, **arrays)
+
+
+def test_other_cases_are_other_data(tmp_path: Path) -> None:
+    write_run(tmp_path, "ce")
+    renamed(write_run(tmp_path, "mbls"))
+    groups, _ = groups_of(find_runs([tmp_path])[0])
+    assert [len(group.arms) for group in groups] == [1, 1]
+
+
+def test_measures_that_some_runs_lack_are_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, "ce")
+    folder = write_run(tmp_path, "mbls")
+    path = folder / "test/best/metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["sound"]["union"]
+    path.write_text(json.dumps(metrics))
+    (found,) = report(tmp_path)
+    assert "nll/union/pooled (1)" in found.cautions[0]
+    assert "nll/label/pooled" in found.cells
+    assert not any("union" in key for key in found.cells)
+
+
+def test_a_rare_structure_and_an_absent_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A structure that three patients have, one patient has, none has."""
+    made = fake.predictions
+
+    def rare(patients: int) -> Callable[..., tuple[torch.Tensor, ...]]:
+        def predictions(case: int, **options: Any) -> tuple[torch.Tensor, ...]:
+            probs, label, known = made(case, **options)
+            if case >= 2 * patients:
+                label = label.where(label != 2, 1)
+                known = known * torch.tensor([1.0, 1.0, 0.0]).view(1, 3, 1, 1, 1)
+                known = known / known.sum(1, keepdim=True)
+            return probs, label, known
+
+        return predictions
+
+    for patients in (3, 1, 0):
+        root = tmp_path / str(patients)
+        monkeypatch.setattr(fake, "predictions", rare(patients))
+        for seed in range(2):
+            write_run(root, "ce", seed)
+            write_run(root, "mbls", seed, sharpness=1.0)
+        (found,) = report(root)
+        (pair,) = found.comparisons["dice/myocardium"]
+        cell = found.cells["dice/myocardium"]["ce"]
+        assert math.isnan(pair.effect.p) == (patients < 2)
+        assert math.isnan(cell.value) == (patients == 0)
+        assert any(f"Dice, myocardium ({patients})" in text for text in found.cautions)
+        if patients == 3:
+            tables = [per_patient(root, loss)[:, :3] for loss in ("ce", "mbls")]
+            assert pair.effect.p == pytest.approx(difference(*tables).p)
+
+
+def per_patient(root: Path, loss: str) -> np.ndarray:
+    """Return the myocardium's Dice of each seed and patient, from cases.csv."""
+    table = []
+    for seed in range(2):
+        with (root / f"unet-{loss}/seed{seed}/test/best/cases.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        values = [float(row["dice/myocardium"] or "nan") for row in rows]
+        table.append(np.array(values).reshape(-1, 2).mean(1))
+    return np.stack(table)
+
+
+def test_what_is_compared_is_what_is_shown(tmp_path: Path) -> None:
+    for seed in range(3):
+        for loss, sharpness in (("ce", 1.1), ("mbls", 1.0), ("ls", 1.05)):
+            write_run(tmp_path, loss, seed, sharpness=sharpness, patients=6)
+    (found,) = report(tmp_path)
+    for measure in found.measures:
+        cells = found.cells[measure.key]
+        for pair in found.comparisons[measure.key]:
+            shown = cells[pair.first].value - cells[pair.second].value
+            assert pair.effect.value == pytest.approx(shown, abs=1e-12)
+        for cell in cells.values():
+            assert cell.over_all.value == cell.value
+            assert measure.better != "less" or min(cell.low, cell.over_all.low) >= 0

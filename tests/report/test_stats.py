@@ -128,6 +128,7 @@ def test_the_interval_over_patients_is_students():
         ([2, 5], 50, ["2 seeds: two say little", "too short"]),
         ([3, 3], 50, ["interval of one loss"]),
         ([5, 5], 8, ["8 patients are few"]),
+        ([5, 5], 20, ["With 20 patients, intervals over values that are skewed"]),
         ([5, 5], 4, ["4 patients are few", "p < 0.12"]),
         ([5, 5], 50, []),
     ],
