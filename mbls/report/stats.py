@@ -191,7 +191,8 @@ def cautions(seeds: Sequence[int], patients: int) -> list[str]:
     elif fewest < ENOUGH_SEEDS:
         said.append(
             f"A loss has {fewest} seeds: two say little about how trainings differ. In simulations "
-            "some pair of five equal losses was found different in up to 11 % of trials, not 5 %."
+            "two equal losses were found different in up to 8 % of trials, some pair of five in up "
+            "to 11 %, not 5 %."
         )
     if 1 < fewest < ENOUGH_SEEDS_FOR_INTERVAL:
         said.append(
