@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
     A shell without a kernel has no ``%matplotlib inline``.
     """
     matplotlib.use("agg")
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the shell takes it
     made = InteractiveShell.instance()
     select_figure_formats(made, {"png"}, bbox_inches=None)  # one drawing, not two
     monkeypatch.setattr(plt, "show", lambda: display(plt.gcf()))

@@ -42,15 +42,16 @@ def confusion(probs: Tensor, target: Tensor, ignore_index: int) -> Tensor | None
 
 
 def _first_of_largest(scores: Tensor, scratch: Scratch) -> Tensor:
-    """Return the class with the largest score, float32 ``(L,)``; NaN where a difference is."""
+    """Return the class with the largest score, float32 ``(L,)``; NaN where it is not finite."""
     exact = torch.promote_types(scores.dtype, torch.float32)
     shape = (scores.shape[1],)
     best = scratch("best", shape, exact).copy_(scores[0])
     more = scratch("more", shape, exact)
-    chosen = scratch("chosen", shape, torch.float32).copy_(torch.sub(best, best, out=more))
+    chosen = scratch("chosen", shape, torch.float32).zero_()
     for k in range(1, len(scores)):
         torch.sub(scores[k], best, out=more).sign_().mul_(k)
         torch.maximum(best, scores[k].to(exact), out=best)
         # A later class that is larger has the larger number, all others none above 0.
         torch.maximum(chosen, more.to(torch.float32), out=chosen)
-    return chosen
+    # The sign of NaN may be 0; the largest of scores with one among them is NaN.
+    return chosen.add_(torch.sub(best, best, out=more))

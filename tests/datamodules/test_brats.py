@@ -448,7 +448,7 @@ def test_files_to_predict(phantom: Path, tmp_path: Path, endings: tuple[str, ...
     assert batch["image"].shape == (1, 4, 6, 6, 6)
     writer = PredictionWriter(output=tmp_path)
     enhancing = torch.tensor([0.0, 0, 0, 5]).view(1, 4, 1, 1, 1).expand(1, 4, 6, 6, 6)
-    trainer: Any = SimpleNamespace(datamodule=module)
+    trainer: Any = SimpleNamespace(datamodule=module, world_size=1)
     writer.write_on_batch_end(trainer, None, enhancing, None, batch, 0, 0)  # type: ignore[arg-type]
     written = np.asarray(nib.load(tmp_path / "scan.nii.gz").dataobj)
     assert np.unique(written).tolist() == [0, 4 if endings == OLD[:4] else 3]

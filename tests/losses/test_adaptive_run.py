@@ -86,7 +86,7 @@ def test_a_stopped_run_ends_with_the_same_multipliers(
     at = {"epoch": 1, "batch": 2} if when == "mid-epoch" else {"epoch": 1, "batch": 0}
     more = {"validation": "true"} if when == "validation" else {}
     stop = tiny.callback("Interrupt", **at, **more)
-    assert tiny.fit(*words(tmp_path, loss), *stop) == 1
+    assert tiny.fit(*words(tmp_path, loss), *stop) == 130
     run = run_folder(tmp_path, loss)
     assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
     for name in ("last", "best"):
@@ -183,7 +183,7 @@ def test_a_stop_while_a_holdout_is_observed_changes_nothing(
 ) -> None:
     assert tiny.fit(*words(tmp_path / "whole", loss, *HELD_OUT)) == 0
     stop = tiny.callback("Interrupt", epoch=1, batch=0, validation="true")
-    assert tiny.fit(*words(tmp_path / "stopped", loss, *HELD_OUT), *stop) == 1
+    assert tiny.fit(*words(tmp_path / "stopped", loss, *HELD_OUT), *stop) == 130
     run = run_folder(tmp_path / "stopped", loss)
     assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
     ours = state(run, "last")
