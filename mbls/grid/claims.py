@@ -1,13 +1,12 @@
 """A cell is run by one process at a time, whatever starts it."""
 
-import errno
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from mbls.errors import RunFolderError
+from mbls.locks import NO_LOCKS, try_lock
 
 __all__ = ["claim", "log_file"]
 
@@ -40,14 +39,11 @@ def log_file(folder: Path) -> Path:
 
 def _lock(file: IO[str], path: Path) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(file)
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise RunFolderError(
-                f"{path} cannot be locked ({error.strerror}): keep runs on a file system with "
-                "locks, so that no run is started twice."
-            ) from error
-        raise
-    return True
+        if error.errno not in NO_LOCKS:
+            raise
+        raise RunFolderError(
+            f"{path} cannot be locked ({error.strerror}): keep runs on a file system with "
+            "locks, so that no run is started twice."
+        ) from error
