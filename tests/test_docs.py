@@ -80,10 +80,10 @@ def test_shell_blocks_are_commands_that_exist(
 
 
 def made(words: list[str]) -> list[str]:
-    """The commands that a `make` line runs."""
-    done = subprocess.run(
-        ["make", "-n", "-o", "install", *words[1:]], cwd=ROOT, capture_output=True, text=True
-    )
+    """The commands that a `make` line runs, also where the tests were started by make."""
+    command = ["make", "-n", "--no-print-directory", "-o", "install", *words[1:]]
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.replace("\\\n", " ").splitlines()
 
