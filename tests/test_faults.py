@@ -50,9 +50,10 @@ def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
     step = torch.load(checkpoint(run), weights_only=True)["global_step"]
 
     again = ["--run", str(run), "--resume"]
+    previous = checkpoint(run, "previous")  # always there, unlike last, which is renamed to it
+    before = previous.stat().st_mtime_ns
     process = tiny.start("train", *again, "--trainer.num_sanity_val_steps", "0")
-    before = checkpoint(run).stat().st_mtime
-    tiny.wait_for(lambda: checkpoint(run).stat().st_mtime > before, process)
+    tiny.wait_for(lambda: previous.stat().st_mtime_ns > before, process)
     process.send_signal(signal.SIGTERM)  # to rank 0 alone, as a batch system may
     stopped.append(tiny.finish(process))
     for done, code, way_out in zip(stopped, (130, 143), ("a second signal", "Ctrl-C"), strict=True):

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback
 from mbls.callbacks import run_folder as run_folder_of
 from mbls.cli import main
 from mbls.commands.train import fresh_words, option_words, parser, resume_words
+from tests.processes import killed_after_the_test
 
 ROOT = Path(__file__).parents[1]
 MBLS = Path(sys.executable).with_name("mbls")
@@ -140,10 +141,11 @@ def start(*args: str) -> subprocess.Popen:
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(MBLS), *args], cwd=ROOT, env=env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    return killed_after_the_test(process)
 
 
 def finish(process: subprocess.Popen, *, limit: float = 300) -> Done:
