@@ -12,13 +12,19 @@ from tests import tiny
 pytestmark = pytest.mark.filterwarnings("ignore")
 SETTINGS: dict[str, Any] = {"train": 20, "batch_size": 4}  # five steps an epoch
 EPOCHS = 3
+PLATEAU = [  # a rate that falls after every epoch, whatever its Dice
+    "--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+    "--model.scheduler.init_args.mode=max",
+    "--model.scheduler.init_args.patience=0",
+    "--model.scheduler.init_args.threshold=0.5",
+]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    assert tiny.fit(*tiny.words(folder, epochs=EPOCHS, **SETTINGS)) == 0
+    assert tiny.fit(*tiny.words(folder, epochs=EPOCHS, **SETTINGS), *PLATEAU) == 0
     return tiny.run_folder(folder)
 
 
@@ -44,7 +50,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     words: list[str], step: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base = tiny.words(tmp_path, epochs=EPOCHS, **SETTINGS)
-    assert tiny.fit(*base, *words) in (130, 143)
+    assert tiny.fit(*base, *PLATEAU, *words) in (130, 143)
     run = tiny.run_folder(tmp_path)
     told = capfd.readouterr().err
     assert f"step {step}. {run}/checkpoints/last.ckpt holds the state" in told
@@ -61,19 +67,20 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     assert not list(run.parent.glob("seed0-*"))
 
 
-@pytest.mark.slow
 def test_a_number_of_steps_is_reached_from_the_end_of_an_epoch(tmp_path: Path) -> None:
-    """Lightning took the epoch after the checkpoint for done, and the run ended two steps short."""
-    steps = ["--trainer.max_steps", "12"]
+    """Lightning took the next epoch for done, counted a step too many, or kept the rate."""
+    words = [*PLATEAU, "--trainer.max_steps", "4"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert tiny.fit(*tiny.words(whole, epochs=EPOCHS, **SETTINGS), *steps) == 0
-    kill = tiny.callback("Interrupt", epoch=1, batch=0, validation="true")
-    assert tiny.fit(*tiny.words(stopped, epochs=EPOCHS, **SETTINGS), *steps, *kill) == 1
-    run = tiny.run_folder(stopped)
+    assert tiny.fit(*tiny.words(whole), *words) == 0
+    stop = tiny.callback("Interrupt", epoch=0, batch=0, validation="true")
+    assert tiny.fit(*tiny.words(stopped), *words, *stop) == 130
+    run, whole = tiny.run_folder(stopped), tiny.run_folder(whole)
     assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
-    ours, theirs = state(run), state(tiny.run_folder(whole))
-    assert ours["global_step"] == theirs["global_step"] == 12
+    ours, theirs = state(run), state(whole)
+    assert ours["global_step"] == theirs["global_step"] == 4
+    assert ours["lr_schedulers"] == theirs["lr_schedulers"]
     assert all(torch.equal(ours["state_dict"][k], v) for k, v in theirs["state_dict"].items())
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
 def test_a_stop_waits_for_the_gradients_of_its_step(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """What watches a run: its folder, card, logged values, checkpoints, results and faults."""
 
-from mbls.callbacks.checkpoints import (
-    Checkpoints,
+from mbls.callbacks.checkpoint_search import (
     find_checkpoint,
     has_checkpoint,
     last_checkpoint,
     read_checkpoint,
 )
+from mbls.callbacks.checkpoints import Checkpoints
 from mbls.callbacks.diagrams import Diagrams
 from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.multipliers import MultiplierFigure
@@ -14,6 +14,7 @@ from mbls.callbacks.nan_guard import NaNGuard
 from mbls.callbacks.predictions import PredictionWriter
 from mbls.callbacks.progress import ProgressBar
 from mbls.callbacks.results import TestResults
+from mbls.callbacks.resumption import Resumption
 from mbls.callbacks.run_card import RunCard
 from mbls.callbacks.run_folder import RunFolder, run_folder
 from mbls.callbacks.run_logger import MetricsCSV
@@ -29,6 +30,7 @@ __all__ = [
     "NaNGuard",
     "PredictionWriter",
     "ProgressBar",
+    "Resumption",
     "RunCard",
     "RunFolder",
     "Speed",

@@ -1,12 +1,10 @@
 """Checkpoints of a run: the best, the last and the one before the last."""
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -20,13 +18,7 @@ from mbls.errors import CheckpointError, OutputError
 from mbls.files import writing
 from mbls.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
 
-__all__ = [
-    "Checkpoints",
-    "find_checkpoint",
-    "has_checkpoint",
-    "last_checkpoint",
-    "read_checkpoint",
-]
+__all__ = ["Checkpoints"]
 
 
 class Checkpoints(Checkpoint):
@@ -116,25 +108,6 @@ class Checkpoints(Checkpoint):
         if self._unsaved:  # with max_steps lightning would take the next epoch for done
             batches["current"] = dict.fromkeys(batches["current"], 0)
             batches["is_last_batch"] = False
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Tell a datamodule that can begin within an epoch the batch at which training goes on.
-
-        Raises:
-            CheckpointError: More epochs have been trained than are asked for.
-        """
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        done, asked = next_batch(checkpoint)[0], trainer.max_epochs
-        if trainer.state.fn == "fit" and asked is not None and -1 != asked < done:
-            raise CheckpointError(
-                f"max_epochs must be at least the checkpoint's {done} epochs, got {asked}: give "
-                f"EPOCHS={done} or more (--epochs), or start a new run."
-            )
-        if trainer.state.fn == "fit" and hasattr(data, "start"):
-            data.start = next_batch(checkpoint)
-            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def save_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
@@ -257,81 +230,3 @@ def _write_metrics(trainer: Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.write()
-
-
-def next_batch(checkpoint: dict[str, Any]) -> tuple[int, int]:
-    """Return the ``(epoch, batch)`` that follows the state in a checkpoint."""
-    progress = checkpoint["loops"]["fit_loop"]
-    epochs = progress["epoch_progress"]["current"]
-    batches = progress["epoch_loop.batch_progress"]["current"]
-    within = epochs["started"] > epochs["processed"]  # an epoch has begun and not ended
-    return epochs["processed"], batches["processed"] if within else 0
-
-
-def find_checkpoint(folder: Path, which: str = "best") -> Path:
-    """Return a checkpoint of a run folder: ``best``, ``last``, or a file.
-
-    Raises:
-        CheckpointError: There is none; the message says what there is.
-    """
-    if which.endswith(".ckpt"):
-        path = Path(which)
-        found = path if path.is_file() else folder / "checkpoints" / path
-    else:
-        found = folder / "checkpoints" / f"{which}.ckpt"
-    if not found.is_file():
-        there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
-        raise CheckpointError(
-            f"No checkpoint {which!r} for run {folder}. "
-            + (f"There are: {', '.join(there)}." if there else "Its checkpoints/ has none.")
-        )
-    return found
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code from it (``weights_only=True``).
-
-    Raises:
-        CheckpointError: Not a checkpoint of ours, truncated, or not to be read safely.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, pickle's, zipfile's and OS errors
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({reason}). It is truncated, not a "
-            "checkpoint, or holds more than tensors; take another of the run's checkpoints."
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("mbls"), dict):
-        raise CheckpointError(
-            f"{path} was not written by mbls: its 'mbls' entry is missing. Give a file from a "
-            "run folder's checkpoints/."
-        )
-    return content
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Say whether a run has saved a state to go on from, be it whole or damaged."""
-    names = ("last.ckpt", "previous.ckpt")
-    return any((folder / "checkpoints" / name).exists() for name in names)
-
-
-def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
-    """Return the checkpoint to go on from, and what is wrong with ``last`` if it is ``previous``.
-
-    Raises:
-        CheckpointError: Neither can be read.
-    """
-    previous = folder / "checkpoints" / "previous.ckpt"
-    try:
-        last = find_checkpoint(folder, "last")
-        read_checkpoint(last)
-    except CheckpointError as error:
-        if not previous.is_file():
-            raise CheckpointError(
-                f"{error} There is no previous.ckpt beside it; remove last.ckpt to begin the run "
-                "again in its folder."
-            ) from error
-        read_checkpoint(previous)
-        return previous, str(error)
-    return last, None

@@ -28,6 +28,7 @@ from mbls.callbacks import (
     MultiplierFigure,
     NaNGuard,
     PredictionWriter,
+    Resumption,
     RunCard,
     RunFolder,
     Speed,
@@ -112,6 +113,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(GracefulStop, "stop")
         parser.add_lightning_class_args(Speed, "speed")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(Resumption, "resumption")
         parser.add_lightning_class_args(StepSeed, "step_seed")
         parser.add_lightning_class_args(MultiplierFigure, "multipliers")
         parser.add_lightning_class_args(Diagrams, "diagrams")

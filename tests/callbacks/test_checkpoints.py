@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mbls.callbacks import find_checkpoint, last_checkpoint, read_checkpoint
-from mbls.callbacks.checkpoints import next_batch
+from mbls.callbacks.resumption import next_batch
 from mbls.errors import CheckpointError
 from mbls.selection import chosen_epoch
 
