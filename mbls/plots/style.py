@@ -95,6 +95,11 @@ def small(axes: Axes, **labels: str) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write ``<stem>.png`` (300 dots an inch) and ``<stem>.pdf``, without a date in them."""
+    """Write ``<stem>.png`` (300 dots an inch) and ``<stem>.pdf``, without a date in them.
+
+    The figure is laid out once, for both files, and keeps its layout.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     figure.savefig(stem.with_suffix(".png"), dpi=300, metadata={"Software": None})
     figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
