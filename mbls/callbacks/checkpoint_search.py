@@ -20,7 +20,7 @@ def find_checkpoint(folder: Path, which: str = "best") -> Path:
         path = Path(which)
         found = path if path.is_file() else folder / "checkpoints" / path
     else:
-        found = folder / "checkpoints" / f"{which}.ckpt"
+        found = _path(folder, which)
     if not found.is_file():
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
         raise CheckpointError(
@@ -30,8 +30,14 @@ def find_checkpoint(folder: Path, which: str = "best") -> Path:
     return found
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path, *, way_out: str = " Take another of the run's checkpoints."
+) -> dict[str, Any]:
     """Read a checkpoint without running any code from it (``weights_only=True``).
+
+    Args:
+        path: The file.
+        way_out: What a user is told to do where it cannot be read.
 
     Raises:
         CheckpointError: Not a checkpoint of ours, truncated, or not to be read safely.
@@ -42,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({reason}). It is truncated, not a "
-            "checkpoint, or holds more than tensors; take another of the run's checkpoints."
+            f"checkpoint, or holds more than tensors.{way_out}"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("mbls"), dict):
         raise CheckpointError(
@@ -54,26 +60,44 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def has_checkpoint(folder: Path) -> bool:
     """Say whether a run has saved a state to go on from, be it whole or damaged."""
-    names = ("last.ckpt", "previous.ckpt")
-    return any((folder / "checkpoints" / name).exists() for name in names)
+    return any(_path(folder, name).exists() for name in ("last", "previous"))
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
     """Return the checkpoint to go on from, and what is wrong with ``last`` if it is ``previous``.
 
+    ``best`` is none of them: it is of any age, and was written before its epoch was logged and its
+    schedulers had stepped, so what went on from it would be another run.
+
     Raises:
         CheckpointError: Neither can be read.
     """
-    previous = folder / "checkpoints" / "previous.ckpt"
+    faults = []
+    for name in ("last", "previous"):
+        try:
+            path = find_checkpoint(folder, name)
+            read_checkpoint(path, way_out="")
+        except CheckpointError as error:
+            faults.append(str(error))
+        else:
+            return path, " ".join(faults) or None
+    damaged = [name for name in ("last", "previous") if _path(folder, name).exists()]
+    raise CheckpointError(
+        f"{' '.join(faults)} So the run cannot go on. {_use_of_best(folder)}To begin it again in "
+        f"its folder, remove {' and '.join(f'{name}.ckpt' for name in damaged)}."
+    )
+
+
+def _use_of_best(folder: Path) -> str:
     try:
-        last = find_checkpoint(folder, "last")
-        read_checkpoint(last)
-    except CheckpointError as error:
-        if not previous.is_file():
-            raise CheckpointError(
-                f"{error} There is no previous.ckpt beside it; remove last.ckpt to begin the run "
-                "again in its folder."
-            ) from error
-        read_checkpoint(previous)
-        return previous, str(error)
-    return last, None
+        read_checkpoint(_path(folder, "best"))
+    except CheckpointError:
+        return ""
+    return (
+        "Its best.ckpt is whole: it can be tested (make evaluate RUN=FOLDER, mbls evaluate FOLDER) "
+        "and predicts, but is not the end of an epoch, from which alone training goes on. "
+    )
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / "checkpoints" / f"{name}.ckpt"

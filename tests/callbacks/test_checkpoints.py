@@ -78,5 +78,14 @@ def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
     assert "last.ckpt cannot be read" in fault
     assert read_checkpoint(path) == {"mbls": {"num_classes": 3}}
     previous.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"previous\.ckpt cannot be read"):
+    with pytest.raises(CheckpointError) as told:
+        last_checkpoint(tmp_path)
+    assert "last.ckpt cannot be read" in str(told.value)
+    assert "previous.ckpt cannot be read" in str(told.value)
+    assert "So the run cannot go on. To begin it again in its folder, remove last.ckpt and " in (
+        str(told.value)
+    )
+    torch.save({"mbls": {"num_classes": 3}}, folder / "best.ckpt")  # not the end of an epoch
+    previous.unlink()
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is whole: .*remove last\.ckpt\.$"):
         last_checkpoint(tmp_path)
