@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback
 
 from mbls.callbacks import MetricsCSV, PredictionWriter, run_folder
+from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.cli import main
 from mbls.errors import OutputError
 from mbls.files import replace_file
@@ -100,6 +101,18 @@ def test_both_ranks_end_when_the_first_cannot_write(tmp_path: Path) -> None:
     assert done.err.count("incoming.ckpt cannot be written (No space left on device)") == 1
     assert "Traceback" not in done.err
     assert step(tiny.run_folder(tmp_path), "last") == 4
+
+
+def test_a_state_that_memory_cannot_hold_twice_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "save", no_memory)
+    with pytest.raises(OutputError, match=r"a\.ckpt cannot be written \(no memory left"):
+        PlainCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_becomes_read_only_costs_no_checkpoint(

@@ -88,6 +88,15 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_fault_on_the_first_rank_ends_both(tmp_path: Path) -> None:
+    words = [*tiny.words(tmp_path), "--devices", "2"]
+    done = tiny.mbls("train", *words, *tiny.callback("Fail"), limit=120)
+    assert done.code == 1
+    assert done.err.count("Traceback") == done.err.count("KeyError: 'a fault of the code'") == 1
+
+
 # Values that are not finite --------------------------------------------------------------------
 
 

@@ -15,8 +15,10 @@ import yaml
 from lightning.pytorch import Callback
 
 from mbls.callbacks import run_folder as run_folder_of
+from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.cli import main
 from mbls.commands.train import fresh_words, option_words, parser, resume_words
+from mbls.locks import is_held
 from tests.processes import killed_after_the_test
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +104,21 @@ class Slow(Callback):
         if trainer.is_global_zero:
             (run_folder_of(trainer) / "steps").write_text(str(trainer.global_step))
         time.sleep(self.seconds)
+
+
+class Fail(Callback):
+    """Fail on rank 0, where the others wait for it."""
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        on_rank_zero(trainer, lambda: {}["a fault of the code"])
+
+
+class NoteHeld(Callback):
+    """Keep in the run folder whether it is held while the run is tested."""
+
+    def on_test_start(self, trainer, pl_module) -> None:
+        folder = run_folder_of(trainer)
+        (folder / "held").write_text(str(is_held(folder)))
 
 
 class Hang(Callback):

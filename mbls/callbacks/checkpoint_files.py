@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from mbls.errors import OutputError
 from mbls.files import replace_file, writing
 
 __all__ = ["PlainCheckpointIO"]
@@ -28,7 +29,14 @@ class PlainCheckpointIO(TorchCheckpointIO):
             OutputError: It cannot be written; what was there is still there.
         """
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        try:
+            torch.save(checkpoint, content)
+        except MemoryError as error:  # on rank 0 alone
+            raise OutputError(
+                f"{path} cannot be written (no memory left for a copy of the state). What was "
+                "written before is whole; a run goes on with make train RUN=FOLDER RESUME=1 (mbls "
+                "train --run FOLDER --resume)."
+            ) from error
         with writing(Path(path)):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         replace_file(Path(path), content.getbuffer())

@@ -1,38 +1,52 @@
 """A failure on one rank that all learn of, so that none waits for one that is gone."""
 
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from lightning.pytorch import Trainer
 
-from mbls.errors import OutputError
+from mbls.errors import FirstRankError, OutputError, RunFolderError
 
 __all__ = ["on_rank_zero", "share_error", "share_errors"]
 
+T = TypeVar("T")
 
-def on_rank_zero(trainer: Trainer, work: Callable[[], None]) -> None:
-    """Do the work on rank 0; all ranks call it, and wait until it is done.
+
+def on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
+    """Do the work on rank 0, and give every rank its result; all ranks call it.
 
     Raises:
-        OutputError: Of the work, on every rank.
+        Exception: Of the work, on rank 0.
+        FirstRankError: On the others, whatever it was.
     """
-    error: OutputError | None = None
+    result: T | None = None
+    error: Exception | None = None
     if trainer.is_global_zero:
         try:
-            work()
-        except OutputError as raised:
+            result = work()
+        except Exception as raised:
             error = raised
     share_error(trainer, error)
+    return cast(T, trainer.strategy.broadcast(result))
 
 
-def share_error(trainer: Trainer, error: OutputError | None) -> None:
-    """Raise on every rank what rank 0 has met, if anything; all ranks call it."""
-    error = trainer.strategy.broadcast(error)
+def share_error(trainer: Trainer, error: Exception | None) -> None:
+    """Raise what rank 0 has met, if anything, and on the others that it has; all ranks call it.
+
+    Raises:
+        Exception: On rank 0, which says what it was.
+        FirstRankError: On the others. The error itself may not be one that can be sent.
+    """
+    told = None if error is None else f"{type(error).__name__}: {error}"
+    told = trainer.strategy.broadcast(told)
     if error is not None:
         raise error
+    if told is not None:
+        raise FirstRankError(f"Rank 0 failed ({told}).")
 
 
-def share_errors(trainer: Trainer, error: OutputError | None) -> None:
+def share_errors(trainer: Trainer, error: OutputError | RunFolderError | None) -> None:
     """Raise on every rank what the first of them has met, if any has; all ranks call it."""
     errors = [error]
     if trainer.world_size > 1:
