@@ -1,9 +1,10 @@
 """Which process of a job this is; imports nothing heavy."""
 
 import os
+import sys
 from collections.abc import Mapping
 
-__all__ = ["is_first"]
+__all__ = ["is_first", "say"]
 
 
 def is_first(env: Mapping[str, str] | None = None) -> bool:
@@ -22,3 +23,10 @@ def is_first(env: Mapping[str, str] | None = None) -> bool:
     if "LOCAL_RANK" in env or "NODE_RANK" in env:  # lightning, or nodes started by hand
         return env.get("LOCAL_RANK", "0") == env.get("NODE_RANK", "0") == "0"
     return env.get("SLURM_PROCID", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line, once and not on every rank."""
+    if is_first():
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()

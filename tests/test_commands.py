@@ -1,6 +1,7 @@
 """LightningCLI's own commands on layered files, and what surrounds a run."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,15 @@ def test_a_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixt
         assert "cannot be made (Permission denied)" in capfd.readouterr().err
 
 
-def test_a_fast_dev_run_leaves_no_checkpoint(tmp_path: Path) -> None:
-    assert main(["train", *tiny.words(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
-    assert not list((tmp_path / "runs").rglob("*.ckpt"))
+def test_a_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    words = [*tiny.words(tmp_path), "--trainer.fast_dev_run", "true"]
+    assert main(["train", *words]) == 0
+    assert tiny.fit(*words, *tiny.callback("Interrupt", epoch=0, batch=0)) == 130
+    assert not (tmp_path / "runs").exists()
+    assert not list(scratch.iterdir())
 
 
 def test_without_a_validation_the_last_checkpoint_is_tested(

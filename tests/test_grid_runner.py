@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mbls.callbacks.run_folder import hold
 from mbls.cli import main
 from mbls.commands import benchmark
 from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
@@ -24,6 +23,7 @@ from mbls.grid.asked import differences
 from mbls.grid.progress import counts, duration, last_lines, seconds_left
 from mbls.grid.runner import Entry, Runner, Status
 from mbls.grid.views import LineView, LiveView, make_view
+from mbls.locks import hold
 from tests import fake_run
 
 GRID = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
@@ -377,6 +377,22 @@ def test_a_training_at_work_in_a_folder_is_waited_for(tmp_path: Path) -> None:
     for file in cell.folder.rglob("*.json"):
         file.unlink()
     assert cell.state() is State.BROKEN  # the lock file that a dead process leaves holds nothing
+
+
+def test_a_folder_that_a_training_has_just_made_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = grid(tmp_path, "ce")
+    cell.folder.mkdir(parents=True)
+    lock = hold(cell.folder)
+    looks = iter((False, False, False))  # before it was locked
+    monkeypatch.setattr("mbls.grid.cells.is_held", lambda folder: next(looks, True))
+    end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
+    end.start()
+    entries, _ = run([cell])
+    assert [entry.status for entry in entries] == ["kept"]
+    assert not starts(cell)
+    assert not list(cell.folder.parent.glob("*.broken*"))
 
 
 def entries_of(root: Path) -> list[Entry]:

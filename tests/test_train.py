@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mbls.cli import main
+from mbls.locks import hold, is_held
 from mbls.metrics import from_bins
 from tests import tiny
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was trained and tested."""
     folder = tmp_path_factory.mktemp("trained")
-    assert main(["train", *tiny.words(folder)]) == 0
+    assert main(["train", *tiny.words(folder), *tiny.callback("NoteHeld")]) == 0
     return tiny.run_folder(folder)
 
 
@@ -39,6 +40,22 @@ def test_a_run_leaves_what_the_design_lists(run: Path) -> None:
     assert [row["epoch"] for row in rows] == ["0", "1"]
     metrics = json.loads((run / "test/best/metrics.json").read_text())
     assert from_bins(run / "test/best/bins.npz") == metrics
+
+
+def test_a_run_is_held_until_its_test_is_over(run: Path) -> None:
+    assert (run / "held").read_text() == "True"
+    assert not is_held(run)
+
+
+def test_files_of_two_tests_are_not_mixed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mbls.callbacks.results.PATIENCE", 0)
+    before = (run / "test/best/cases.csv").stat().st_mtime_ns
+    with hold(run / "test/best"):
+        assert main(["evaluate", str(run)]) == 1
+    assert f"Another process is at work in run folder {run}/test/best." in capfd.readouterr().err
+    assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
 def test_evaluate_gives_the_run_s_own_digits(run: Path) -> None:

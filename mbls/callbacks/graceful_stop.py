@@ -101,7 +101,7 @@ class GracefulStop(Callback):
 
     def _stop(self, trainer: Trainer, number: int) -> None:
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Checkpoints):
+            if isinstance(callback, Checkpoints) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 callback.save_last(trainer)
         folder = run_folder(trainer)
         last = folder / "checkpoints" / "last.ckpt"

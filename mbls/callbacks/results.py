@@ -1,6 +1,7 @@
 """The results of a test: files below ``test/<tag>/`` of the run folder, and a table on screen."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.files import writing
+from mbls.locks import hold
 from mbls.metrics import dice_scores, write_results
 from mbls.metrics.pictures import Picture, WorstPictures, save_pictures, worst_of
 from mbls.module import SegmentationModule
@@ -20,6 +22,8 @@ from mbls.plots import save_figure, worst_figure
 from mbls.report import results_table
 
 __all__ = ["TestResults"]
+
+PATIENCE = 600.0  # seconds; figures and intervals of many cases take a while
 
 
 class TestResults(Callback):
@@ -80,14 +84,13 @@ class TestResults(Callback):
 
             def write() -> None:
                 if self._complete(hd95.scored):
-                    with writing(self._folder(trainer)):
+                    with self._alone(trainer) as folder, writing(folder):
                         self._metrics = write_results(
-                            self._folder(trainer), histogram, dice,
+                            folder, histogram, dice,
                             cases=data.cases("test"), patients=data.patients("test"),
                             meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
                         )  # fmt: skip
-                        worst = worst_of(pictures, self.pictures)
-                        self._write_pictures(self._folder(trainer), worst)
+                        self._write_pictures(folder, worst_of(pictures, self.pictures))
 
             on_rank_zero(trainer, write)
         for metric in metrics:
@@ -117,6 +120,15 @@ class TestResults(Callback):
                 "out --trainer.limit_test_batches and fast_dev_run for a test."
             )
         return done == len(scored)
+
+    @contextmanager
+    def _alone(self, trainer: Trainer) -> Iterator[Path]:
+        """Wait for another test that is writing there, so that all files are of one."""
+        folder = self._folder(trainer)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with hold(folder, patience=PATIENCE):
+            yield folder
 
     def _folder(self, trainer: Trainer) -> Path:
         run = folder_callback(trainer)

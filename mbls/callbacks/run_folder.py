@@ -1,16 +1,21 @@
 """The run folder: claimed once by rank 0, known to all ranks, never overwritten."""
 
-import time
+import shutil
+import tempfile
 from pathlib import Path
 from typing import IO, cast
 
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
+from mbls.callbacks.rank_zero import on_rank_zero, share_errors
 from mbls.errors import RunFolderError
 from mbls.jobs import job_of, mark
-from mbls.locks import LOCK, NO_LOCKS, try_lock
+from mbls.locks import hold
+from mbls.ranks import say
 
-__all__ = ["RunFolder", "claim", "hold", "run_folder"]
+__all__ = ["RunFolder", "claim", "run_folder"]
 
 # Seconds to wait for a process that is ending: data workers outlive a killed one by five seconds,
 # and a file server hears of a lost node later.
@@ -48,6 +53,9 @@ def _not_made(folder: Path, error: OSError) -> RunFolderError:
 class RunFolder(Callback):
     """Claim ``<root>/<dataset>/<network>-<loss>/seed<k>[-n]`` when a fit starts.
 
+    Rank 0 holds it, so that no other process writes there, until :meth:`release`, the end of a test
+    or that of the process. A ``fast_dev_run`` gets a folder that is removed when it ends.
+
     Args:
         root: Where runs are kept.
         dataset: Name of the dataset, network and loss: the stems of their YAML files.
@@ -55,7 +63,7 @@ class RunFolder(Callback):
         loss: See ``dataset``.
         folder: A folder of one's own instead. A fit refuses one that exists unless it resumes;
             evaluation wants one that exists.
-        resume: Go on in ``folder``.
+        resume: Go on in ``folder``, from its last checkpoint.
         tag: Name of the results' folder below ``test/``.
         seed: The run's seed, part of the folder's name.
         job: Id of the batch job that runs it, kept as ``job`` in a new folder: the same job,
@@ -79,7 +87,9 @@ class RunFolder(Callback):
         self.folder = None if folder is None else Path(folder)
         self.resume, self.tag, self.seed, self.job = resume, tag, seed, job
         self._path: Path | None = None
-        self._lock: IO[str] | None = None  # of rank 0, held during a fit
+        self._lock: IO[str] | None = None  # of rank 0
+        self._scratch: Path | None = None  # of a fast_dev_run
+        self._goes_on_from: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -92,22 +102,50 @@ class RunFolder(Callback):
             raise RunFolderError("The run folder is claimed when a fit or an evaluation starts.")
         return self._path
 
+    def take_up(self, trainer: Trainer) -> None:
+        """Hold the folder to go on in, and only then choose its checkpoint; rank 0 does.
+
+        Until then another process may be at its end there, and write a later one.
+
+        Raises:
+            RunFolderError: Another process stays at work in the folder, or there is none.
+            CheckpointError: No checkpoint can be read.
+        """
+        if not trainer.is_global_zero:
+            return
+        folder = self._resolve("fit")
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._hold(folder)
+        self._goes_on_from = checkpoint_of(folder)
+
+    def checkpoint(self, trainer: Trainer) -> Path | None:
+        """Return the checkpoint to go on from, None where there is none yet.
+
+        Rank 0 has chosen. Ranks that are not joined yet look for themselves, while it holds the
+        folder; :meth:`setup` compares.
+        """
+        if not dist.is_initialized() and not trainer.is_global_zero:
+            self._goes_on_from = checkpoint_of(self._resolve("fit"))
+        self._goes_on_from = trainer.strategy.broadcast(self._goes_on_from)
+        return self._goes_on_from
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the folder on rank 0 and tell the other ranks."""
         if self._path is not None or (stage in ("validate", "predict") and self.folder is None):
             return  # these two leave nothing in a run folder
-        answer: Path | RunFolderError | None = None
-        if trainer.is_global_zero:
-            try:
-                answer = self._resolve(stage)
-                if stage == "fit":
-                    self._lock = hold(answer, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
-            except RunFolderError as error:
-                answer = error  # raised on every rank, so that none waits for the others
-        answer = trainer.strategy.broadcast(answer)
-        if isinstance(answer, RunFolderError):
-            raise answer
-        self._path = cast(Path, answer)
+
+        def claimed() -> Path:
+            if stage == "fit" and trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self._scratch = Path(tempfile.mkdtemp(prefix="mbls-"))
+                return self._scratch
+            folder = self._resolve(stage)
+            if stage == "fit":
+                self._hold(folder)
+            return folder
+
+        self._path = on_rank_zero(trainer, claimed)
+        if self.resume and stage == "fit":
+            self._compare(trainer)
         for logger in trainer.loggers:
             if stage == "fit" and hasattr(logger, "folder"):
                 logger.folder = self._path
@@ -119,15 +157,39 @@ class RunFolder(Callback):
                 logger.resume(trainer.global_step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the folder."""
-        if self._lock is not None:
-            self._lock.close()
+        """Let go of the folder after a test, which may follow a fit; it is held until then."""
+        if stage == "test" or self._scratch is not None:
+            self.release()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Let go of the folder."""
-        self.teardown(trainer, pl_module, "fit")
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def _compare(self, trainer: Trainer) -> None:
+        """Refuse to go on from two states: nodes that are started by hand choose apart."""
+        first = trainer.strategy.broadcast(self._goes_on_from)
+        share_errors(
+            trainer,
+            None if first == self._goes_on_from else RunFolderError(
+                f"Ranks would go on from {first} and {self._goes_on_from}: another process was at "
+                "its end in the run folder. Start again."
+            ),
+        )  # fmt: skip
+
+    def _hold(self, folder: Path) -> None:
+        if self._lock is None:
+            self._lock = hold(folder, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
 
     def _resolve(self, stage: str) -> Path:
         if self.folder is None:
@@ -148,36 +210,19 @@ class RunFolder(Callback):
         return self.folder
 
 
-def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
-    """Hold a run folder for this process, which writes in it, until the file is closed.
-
-    On a file system without locks nothing is held.
-
-    Args:
-        folder: The run folder.
-        patience: Seconds to wait for another process to end.
+def checkpoint_of(folder: Path) -> Path | None:
+    """Return the checkpoint that a run goes on from, None where it has none, and say if it is old.
 
     Raises:
-        RunFolderError: Another process writes in the folder, or nobody can.
+        CheckpointError: None can be read.
     """
-    end = time.monotonic() + patience
-    try:
-        file = (folder / LOCK).open("a")
-        while not try_lock(file):
-            if time.monotonic() >= end:
-                file.close()
-                raise RunFolderError(
-                    f"Another process is at work in run folder {folder}. Wait for its end, or "
-                    "start a run of its own."
-                )
-            time.sleep(1)
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return file
-        raise RunFolderError(
-            f"Run folder {folder} cannot be written to ({error.strerror})."
-        ) from error
-    return file
+    if not has_checkpoint(folder):
+        say(f"{folder} ended before its first checkpoint: it begins again, in the same folder.")
+        return None
+    checkpoint, fault = last_checkpoint(folder)
+    if fault:
+        say(f"{fault} Going on from {checkpoint} instead.")
+    return checkpoint
 
 
 def taken(folder: Path) -> RunFolderError:

@@ -38,6 +38,7 @@ from mbls.callbacks import (
     run_folder,
 )
 from mbls.callbacks.rank_zero import on_rank_zero
+from mbls.callbacks.run_folder import folder_callback
 from mbls.choices import names_of, require_tracker
 from mbls.commands.preparation import check_ranks, prepare_once
 from mbls.errors import (
@@ -132,6 +133,8 @@ class CommandLine(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config["subcommand"]
         path = self.config[command].get("ckpt_path")
+        if self.config[command].run.resume and command == "fit":
+            return  # from what the folder holds when it is ours
         if path:
             read_checkpoint(Path(path))
         elif command != "fit":
@@ -153,9 +156,23 @@ class CommandLine(LightningCLI):
         options["weights_only"] = True
         if "return_predictions" in options:
             options["return_predictions"] = False  # they are written, not kept
+        run = folder_callback(self.trainer)
+        goes_on = self.subcommand == "fit" and run.resume
         if self.subcommand == "fit":
             check_ranks(self.trainer, self.datamodule)
-        prepare_once(self.trainer, self.datamodule.prepare)
+
+        def prepare() -> None:
+            if goes_on:
+                run.take_up(self.trainer)
+            self.datamodule.prepare()
+
+        try:
+            prepare_once(self.trainer, prepare)
+        except BaseException:
+            run.release()
+            raise
+        if goes_on and (checkpoint := run.checkpoint(self.trainer)):
+            options["ckpt_path"] = str(checkpoint)
 
     before_validate = before_test = before_predict = before_fit
 
@@ -257,5 +274,5 @@ def _hush() -> None:
 
 def main(args: list[str]) -> int:
     """Run one LightningCLI subcommand."""
-    command_line(args)
+    folder_callback(command_line(args).trainer).release()
     return 0

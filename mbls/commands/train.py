@@ -10,14 +10,18 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from mbls.choices import choices, choose, compose, data_files, stated_dims
 from mbls.errors import ChoiceError, RunFolderError
 from mbls.jobs import has_begun
-from mbls.ranks import is_first
+from mbls.ranks import say
 from mbls.selection import RULES
+
+if TYPE_CHECKING:
+    from mbls.commands.lightning import CommandLine
 
 __all__ = ["main", "parser"]
 
@@ -77,31 +81,40 @@ def main(args: list[str]) -> int:
     if options.prepare:
         prepare(options, rest)
         return 0
-    words = resume_words(options) if options.resume else fresh_words(options)
+    words = resume_words(options, rest) if options.resume else fresh_words(options)
     words += option_words(options) + rest
     if options.dry_run:
         sys.stdout.write("mbls fit " + shlex.join(words) + "\n")
         return 0
 
-    from mbls.callbacks import find_checkpoint, run_folder
     from mbls.callbacks.run_folder import folder_callback
-    from mbls.commands.lightning import command_line, one_voice
+    from mbls.commands.lightning import command_line
 
     cli = command_line(["fit", *words])
-    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return 0  # there is no checkpoint to test
-    folder = run_folder(cli.trainer)
-    which = "best" if (folder / "checkpoints" / "best.ckpt").is_file() else "last"
-    with one_voice():
-        checkpoint = find_checkpoint(folder, which)
+    try:
+        if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            test_best(cli)  # of the other there is no checkpoint
+    finally:
+        folder_callback(cli.trainer).release()
+    return 0
+
+
+def test_best(cli: "CommandLine") -> None:
+    """Test the best checkpoint of a run that has just been trained, or its last."""
+    from mbls.callbacks import find_checkpoint
+    from mbls.callbacks.run_folder import folder_callback
+    from mbls.commands.lightning import one_voice
+
+    run = folder_callback(cli.trainer)
+    which = "best" if (run.path / "checkpoints" / "best.ckpt").is_file() else "last"
     if which == "last":
-        _say("No validation chose a best checkpoint: the last one is tested.")
-        folder_callback(cli.trainer).tag = which
+        say("No validation chose a best checkpoint: the last one is tested.")
+        run.tag = which
     with one_voice():
+        checkpoint = find_checkpoint(run.path, which)
         cli.trainer.test(
             cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
         )
-    return 0
 
 
 def requeued(options: argparse.Namespace, rest: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -148,20 +161,13 @@ def data_words(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _say(text: str) -> None:
-    """Print a line, once and not on every rank."""
-    if is_first():
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-
-
 def fresh_words(options: argparse.Namespace) -> list[str]:
     """Return the ``--config`` words of a new run, and say what was chosen."""
     _require(options, "dataset", "loss")
     names = chosen_names(options)
     loggers = options.logger.split(",") if options.logger else ()
     files = compose(**names, dims=options.dim, loggers=loggers)
-    _say(
+    say(
         f"dataset {names['dataset']} · loss {names['loss']} · network {names['network']} · "
         f"preset {names['preset']} · seed {options.seed or 0}"
     )
@@ -204,8 +210,13 @@ def default_network(options: argparse.Namespace, preset: str) -> str:
     return "unet_paper" if preset == "paper" else "unet"
 
 
-def resume_words(options: argparse.Namespace) -> list[str]:
+def resume_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[str]:
     """Return the words that go on in a run folder with its own configuration."""
+    if any(word.split("=")[0] == "--ckpt_path" for word in rest):
+        raise ChoiceError(
+            "--resume goes on from the run's last checkpoint, so that its values are those of one "
+            "run: leave out --ckpt_path, or start a new run from it without --resume."
+        )
     for choice in ("dataset", "loss", "network", "preset", "dim", "adapt", "logger", "select"):
         if getattr(options, choice) is not None:
             raise ChoiceError(
@@ -214,18 +225,7 @@ def resume_words(options: argparse.Namespace) -> list[str]:
             )
     if options.run is None:
         raise RunFolderError("--resume needs the run folder to go on in: --run FOLDER.")
-    words = ["--config", str(config_of(options.run)), "--run.resume", "true"]
-    from mbls.callbacks import has_checkpoint, last_checkpoint
-
-    if not has_checkpoint(options.run):
-        _say(
-            f"{options.run} ended before its first checkpoint: it begins again, in the same folder."
-        )
-        return words
-    checkpoint, fault = last_checkpoint(options.run)
-    if fault:
-        _say(f"{fault} Going on from {checkpoint} instead.")
-    return [*words, "--ckpt_path", str(checkpoint)]
+    return ["--config", str(config_of(options.run)), "--run.resume", "true"]
 
 
 def config_of(run: Path) -> Path:

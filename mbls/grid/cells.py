@@ -13,7 +13,7 @@ from mbls.commands.train import chosen_names
 from mbls.commands.train import parser as train_parser
 from mbls.errors import ChoiceError
 from mbls.grid.specs import LossSpec
-from mbls.locks import is_held
+from mbls.locks import is_held, try_hold
 
 __all__ = ["Cell", "State", "make_cells"]
 
@@ -25,7 +25,7 @@ class State(StrEnum):
 
     FINISHED = "finished"  # trained, and its test is written
     STOPPED = "stopped"  # there is a checkpoint to go on from
-    HELD = "held"  # a training that is no part of a grid is at work in it
+    HELD = "held"  # a training, or the test after it, that is no part of a grid is at work in it
     BROKEN = "broken"  # a folder, and nothing in it to go on from
     MISSING = "missing"
 
@@ -76,16 +76,17 @@ class Cell:
         own = ["--seed", str(self.seed), *fold, "--run", str(self.folder)]
         return ["train", *self.loss.words(), *self.shared, *own]
 
-    def next_words(self) -> list[str]:
+    def next_words(self) -> list[str] | None:
         """Return the words of ``mbls`` that bring it on from what its folder holds.
 
-        A broken folder is put aside first, as ``<folder>.broken[-n]``. Call it with the claim held.
+        A broken folder is put aside first, as ``<folder>.broken[-n]``; None where a training has
+        just begun in it. Call it with the claim held.
         """
         state = self.state()
         if state is State.STOPPED:
             return ["train", "--run", str(self.folder), "--resume"]
-        if state is State.BROKEN:
-            put_aside(self.folder)
+        if state is State.BROKEN and put_aside(self.folder) is None:
+            return None
         return self.words()
 
 
@@ -148,12 +149,19 @@ def _tested(results: Path) -> bool:
     return bool(json.loads((results / "metrics.json").read_text()))
 
 
-def put_aside(folder: Path) -> Path:
-    """Rename a folder that a new run needs the place of, and return where it is now."""
-    for number in itertools.count(1):
-        aside = folder.with_name(f"{folder.name}.broken" + ("" if number == 1 else f"-{number}"))
-        if not aside.exists():
-            return Path(shutil.move(folder, aside))
+def put_aside(folder: Path) -> Path | None:
+    """Rename a folder that a new run needs the place of, and return where it is now.
+
+    It is held meanwhile; None where another process holds it, which has just made it.
+    """
+    lock = try_hold(folder)
+    if lock is None:
+        return None
+    with lock:
+        for number in itertools.count(1):
+            name = f"{folder.name}.broken" + ("" if number == 1 else f"-{number}")
+            if not (aside := folder.with_name(name)).exists():
+                return Path(shutil.move(folder, aside))
     raise AssertionError("unreachable")
 
 

@@ -150,15 +150,16 @@ class Runner:
     def _try(self, entry: Entry) -> None:
         with claim(entry.cell.folder) as log:
             state = entry.cell.state()
-            if log is None or state is State.HELD:
-                entry.status, entry.looked = Status.ELSEWHERE, time.monotonic()
-                return
-            if state is State.FINISHED:  # by another grid since we looked
+            if log is not None and state is State.FINISHED:  # by another grid since we looked
                 entry.status = Status.KEPT
                 self.view.ended(entry, self.entries)
                 return
+            words = None if log is None or state is State.HELD else entry.cell.next_words()
+            if log is None or words is None:
+                entry.status, entry.looked = Status.ELSEWHERE, time.monotonic()
+                return
             entry.resumed = state is State.STOPPED
-            command = mbls_command(entry.cell.next_words())
+            command = mbls_command(words)
             log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {shlex.join(command)}\n")
             log.flush()
             # its output is the claim: the child holds it from here on; a session of its own, since

@@ -2,15 +2,20 @@
 
 import errno
 import multiprocessing
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from mbls.callbacks import RunFolder
-from mbls.callbacks.run_folder import claim, hold
+from mbls.callbacks.run_folder import claim
 from mbls.commands.train import data_words, parser, requeued
 from mbls.errors import RunFolderError
 from mbls.jobs import mark
+from mbls.locks import hold, is_held
 
 
 def claim_many(parent: Path, gate, claimed) -> None:
@@ -56,6 +61,39 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         hold(tmp_path)
     first.close()
     hold(tmp_path, patience=5).close()
+
+
+def test_a_folder_that_is_moved_away_while_it_is_claimed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "seed0"
+    folder.mkdir()
+    monkeypatch.setattr("mbls.locks.try_lock", lambda file: folder.rename(tmp_path / "aside"))
+    with pytest.raises(RunFolderError, match="seed0 was moved away by another process"):
+        hold(folder)
+    with pytest.raises(RunFolderError, match="seed0 cannot be written to"):
+        hold(folder)
+
+
+def test_a_checkpoint_is_chosen_when_no_other_process_can_write_one(tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    lock = hold(tmp_path)
+
+    def end() -> None:
+        torch.save({"mbls": {}}, last)
+        lock.close()
+
+    threading.Timer(0.3, end).start()
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, fast_dev_run=False, strategy=SimpleNamespace(broadcast=lambda x: x)
+    )
+    ours = RunFolder(folder=tmp_path, resume=True)
+    ours.take_up(trainer)
+    assert ours.checkpoint(trainer) == last
+    assert is_held(tmp_path)
+    ours.release()
+    assert not is_held(tmp_path)
 
 
 def test_a_file_system_without_locks_holds_nothing(
