@@ -257,13 +257,9 @@ class Cache:
                 file.write(json.dumps(record, indent=1).encode())
                 _flush(file)
             if self.damaged(case):  # from outside: an atomic write never leaves this
-                self._set_aside(place)
-            try:
-                draft.rename(place)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                shutil.rmtree(draft, ignore_errors=True)  # another job was faster
+                _mend(place, draft)
+            else:
+                _install(place, draft)
             return self._load(place)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -274,14 +270,6 @@ class Cache:
 
     def _place(self, case: Case) -> Path:
         return self.folder / f"{case.id}-{source_key(case)[:12]}"
-
-    def _set_aside(self, place: Path) -> None:
-        aside = self.folder / f".{place.name}.{uuid.uuid4().hex}.tmp"
-        try:
-            place.rename(aside)
-        except FileNotFoundError:
-            return  # another job was faster
-        shutil.rmtree(aside, ignore_errors=True)
 
     def _load(self, place: Path) -> CachedCase:
         found = self._read(place)
@@ -307,6 +295,27 @@ class Cache:
             rule, fix = "the cache folder must be writable", f"Give permission, or {_WAY_OUT}"
         found = error.strerror or str(error)
         return DataError([Problem(case, str(self.folder), rule, found, fix)])
+
+
+def _install(place: Path, draft: Path) -> None:
+    """Give a complete case its name, unless another job was faster."""
+    try:
+        draft.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _mend(place: Path, draft: Path) -> None:
+    """Replace the files of a damaged case one by one, the record last.
+
+    The case never goes away under those who read it: whoever opens a file finds the old one or the
+    new, and whoever has it open or mapped keeps the old. Jobs that mend it at once write the same.
+    """
+    for file in sorted(draft.iterdir(), key=lambda file: (file.suffix == ".json", file)):
+        file.replace(place / file.name)
+    draft.rmdir()
 
 
 def _write_array(path: Path, array: np.ndarray) -> tuple[str, tuple[int, ...], int, int]:

@@ -108,7 +108,7 @@ def test_damaged_case_is_not_used(tmp_path: Path, case: Case, victim: str, damag
 def test_two_jobs_that_mend_a_case_keep_one_result(
     tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second finds the damage too, and the first is faster before it acts."""
+    """The second finds the damage too, and the first has mended it before it acts."""
     first, second = build(tmp_path), build(tmp_path)
     first.write(case, ARRAYS, {})
     (path,) = first.folder.glob("a-*/label.npy")
@@ -117,13 +117,37 @@ def test_two_jobs_that_mend_a_case_keep_one_result(
 
     def late(case: Case) -> list[str]:
         found = damaged(case)
-        first._set_aside(path.parent)
+        first.write(case, ARRAYS, {})
         return found
 
     monkeypatch.setattr(second, "damaged", late)
     assert second.write(case, ARRAYS, {}).damaged() == []
     assert second.find(case) is not None
     assert not list(first.folder.glob(".*"))
+
+
+def test_a_case_is_mended_under_those_who_read_it(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = build(tmp_path)
+    reader = cache.write(case, ARRAYS, {"planar": True})
+    mapped = reader.arrays["label"].open()
+    label = Path(reader.arrays["label"].path)
+    label.write_bytes(label.read_bytes()[:-1] + b"\xff")
+    replace, steps = Path.replace, []
+
+    def watched(file: Path, target: Path) -> Path:
+        found = replace(file, target)
+        steps.append(target.name)
+        assert reader.plane("label", 4)[-1, -1] == (0xFF if steps == ["image.npy"] else 59)
+        np.testing.assert_array_equal(reader.plane("image", 0), ARRAYS["image"][0])
+        return found
+
+    monkeypatch.setattr(Path, "replace", watched)
+    cache.write(case, ARRAYS, {"planar": True})
+    assert steps == ["image.npy", "label.npy", "case.json"]
+    assert reader.damaged() == []
+    assert mapped[-1, -1, -1] == 0xFF  # what was mapped stays as it was: no torn reads, no crash
 
 
 def test_what_was_verified_is_not_read_again_within_a_day(
