@@ -13,6 +13,18 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Leave out a test run's figures, which take longer to draw than a tiny run to train."""
+    from mbls.callbacks import results as callback
+    from mbls.metrics import results
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "write_figures", lambda *_, **__: None)
+        patch.setattr(callback, "save_figure", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     yield

@@ -13,7 +13,7 @@ from mbls.cli import main
 from mbls.commands.train import fresh_words, option_words, parser
 from tests import few_acdc, tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("no_figures")]
 
 
 def fit_words(words: list[str]) -> list[str]:

@@ -18,7 +18,11 @@ from tests import few_acdc, ranks, tiny
 from tests.datamodules.conftest import blobs, save
 from tests.losses.every_loss import build
 
-pytestmark = [pytest.mark.ddp, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.ddp,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("no_figures"),
+]
 
 
 @pytest.fixture(scope="module")

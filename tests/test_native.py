@@ -14,7 +14,7 @@ NAMES = ("right ventricle", "myocardium", "left ventricle")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
     """The folder of a trained 3D run on another voxel size than the files'."""
     folder = tmp_path_factory.mktemp("deep")
     settings = {"spatial_dims": 3, "patch_size": [16, 16, 4], "spacing": [1.2, 1.3, 7.0]}

@@ -69,6 +69,7 @@ def taken(run, name):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_keeps_each_rules_checkpoint_also_over_a_resume(tmp_path: Path) -> None:
     words = [*tiny.words(tmp_path, epochs=6), "--checkpoint.keep", "true", "--select", "compromise"]
     assert tiny.fit(*words, *tiny.callback("Interrupt", epoch=3, batch=0)) == 130

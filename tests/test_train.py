@@ -58,6 +58,7 @@ def test_files_of_two_tests_are_not_mixed(
     assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_evaluate_gives_the_run_s_own_digits(run: Path) -> None:
     best = run / "test" / "best"
     before = {name: (best / name).read_bytes() for name in ("metrics.json", "cases.csv")}

@@ -118,6 +118,7 @@ def test_real_data_has_no_true_error(tmp_path):
     assert not list(tmp_path.glob("true_error*"))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_surfaces_join_every_file(tmp_path):
     histogram, dice = scored()
     torch.manual_seed(0)
