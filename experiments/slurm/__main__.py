@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.slurm.script import Job, batch_script
 from experiments.slurm.site import Site, load_site
 from mbls.commands.benchmark import at_least_one, grid_cells, numbers, refuse_other_runs
+from mbls.commands.train import chosen_words, option_words
 from mbls.commands.train import parser as train_parser
 from mbls.errors import ChoiceError, RunFolderError
 from mbls.grid import Cell, State
@@ -50,6 +51,7 @@ def main(args: list[str]) -> int:
     cells = grid_cells(options, rest)
     refuse_other_runs(cells)
     check_batch(cells[0], ranks=options.nodes * options.devices)
+    check_options(cells[0], rest)
     commands = [command for cell in cells if (command := command_of(cell)) is not None]
     if not commands:
         _say("Every run of this grid is finished already; nothing is submitted.")
@@ -81,14 +83,15 @@ def command_of(cell: Cell) -> list[str] | None:
     if state is State.FINISHED:
         sys.stderr.write(f"{cell.folder} is finished and is left out.\n")
         return None
-    if state is State.HELD:
-        raise RunFolderError(f"A training is at work in {cell.folder}. Wait for its end.")
     if state is State.BROKEN:
         raise RunFolderError(
             f"{cell.folder} is there and has no checkpoint: a run has just begun in it, or died "
             "early. Wait for the one, delete the folder of the other, or take another SEED."
         )
-    return cell.next_words()
+    words = None if state is State.HELD else cell.next_words()
+    if words is None:
+        raise RunFolderError(f"A training is at work in {cell.folder}. Wait for its end.")
+    return words
 
 
 def check_batch(cell: Cell, *, ranks: int) -> None:
@@ -100,6 +103,17 @@ def check_batch(cell: Cell, *, ranks: int) -> None:
             f"{ranks}, got {size}. Take BATCH_SIZE={-(-size // ranks) * ranks}, or other NODES "
             "and DEVICES."
         )
+
+
+def check_options(cell: Cell, rest: Sequence[str]) -> None:
+    """Refuse options that LightningCLI alone knows; its imports take seconds, the queue days."""
+    given = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    if not any("." in name or name == "--precision" for name in given):
+        return
+    from mbls.commands.lightning import check_words
+
+    options, others = train_parser().parse_known_args(cell.words()[1:])
+    check_words(["fit", *chosen_words(options), *option_words(options), *others])
 
 
 def submit(script: str, job: Job, site: Site) -> None:

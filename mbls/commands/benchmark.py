@@ -176,7 +176,7 @@ def _refuse_unknown(words: Sequence[str]) -> None:
         if name.startswith("--") and "." not in name and name not in ("--config", "--verbose"):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise ChoiceError(f"Unknown option {name}.{hint} See mbls benchmark --help.")
+            raise ChoiceError(f"Unknown option {name}.{hint} See mbls train --help.")
 
 
 def numbers(text: str) -> list[int]:

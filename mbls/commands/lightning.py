@@ -4,6 +4,7 @@ import itertools
 import logging
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ from mbls.errors import (
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
 
-__all__ = ["CommandLine", "RunConfig", "command_line", "main", "one_voice"]
+__all__ = ["CommandLine", "RunConfig", "check_words", "command_line", "main", "one_voice"]
 
 # every rank raises these alike, so that the first one can speak for all
 SHARED_ERRORS = (
@@ -181,22 +182,49 @@ def command_line(args: Sequence[str]) -> CommandLine:
     """Run the LightningCLI subcommand that ``args`` begin with, and return the command line."""
     _quieten()
     _hush()
-    strict = {"allow_abbrev": False}
     for path in map(Path, config_paths(args)):
         if path.parent.name == "logger":
             require_tracker(path)
-    names = names_of(config_paths(args))
     with one_voice():
-        return CommandLine(
-            SegmentationModule,
-            LightningDataModule,
-            subclass_mode_data=True,
-            save_config_callback=RunConfig,
-            seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False} | _without_float64(),
-            parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
-            args=_with_names(list(args), names),
-        )
+        return _made(CommandLine, args)
+
+
+def check_words(args: Sequence[str]) -> None:
+    """Parse the words of a LightningCLI subcommand, and build nothing.
+
+    Raises:
+        ChoiceError: An option or a value that does not exist.
+    """
+    _quieten()
+    try:
+        _made(_Parsed, args, exit_on_error=False)
+    except ArgumentError as error:
+        raise ChoiceError(str(error)) from error
+    except _WordsAreRight:
+        return
+
+
+class _WordsAreRight(Exception):  # noqa: N818
+    pass
+
+
+class _Parsed(CommandLine):
+    def before_instantiate_classes(self) -> None:
+        raise _WordsAreRight
+
+
+def _made(cls: type[CommandLine], args: Sequence[str], **settings: bool) -> CommandLine:
+    strict = {"allow_abbrev": False} | settings
+    return cls(
+        SegmentationModule,
+        LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=RunConfig,
+        seed_everything_default=0,
+        trainer_defaults={"use_distributed_sampler": False} | _without_float64(),
+        parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
+        args=_with_names(list(args), names_of(config_paths(args))),
+    )
 
 
 @contextmanager

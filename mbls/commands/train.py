@@ -164,13 +164,20 @@ def data_words(words: Sequence[str]) -> list[str]:
 def fresh_words(options: argparse.Namespace) -> list[str]:
     """Return the ``--config`` words of a new run, and say what was chosen."""
     _require(options, "dataset", "loss")
+    words = chosen_words(options)
     names = chosen_names(options)
-    loggers = options.logger.split(",") if options.logger else ()
-    files = compose(**names, dims=options.dim, loggers=loggers)
     say(
         f"dataset {names['dataset']} · loss {names['loss']} · network {names['network']} · "
         f"preset {names['preset']} · seed {options.seed or 0}"
     )
+    return words
+
+
+def chosen_words(options: argparse.Namespace) -> list[str]:
+    """Return LightningCLI's words for the choices of a new run."""
+    names = chosen_names(options)
+    loggers = options.logger.split(",") if options.logger else ()
+    files = compose(**names, dims=options.dim, loggers=loggers)
     words = [word for file in files for word in ("--config", str(file))]
     words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network", "loss")]
     return [*words, *dim_words(options, names["network"]), "--card.preset", names["preset"]]

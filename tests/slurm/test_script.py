@@ -105,6 +105,10 @@ def test_what_would_fail_after_the_queue_is_refused_before(
     assert "lead must be a whole number >= 1, got 'x'" in refused(
         capsys, "--site", site(tmp_path, lead="x")
     )
+    assert "unrecognized arguments: --trainer.max_epoch 3" in refused(
+        capsys, "--trainer.max_epoch", "3"
+    )
+    assert "Option 'lrr' is not accepted" in refused(capsys, "--model.optimizer.init_args.lrr=3")
     monkeypatch.setenv("PATH", "/nowhere")
     assert "There is no sbatch here" in refused(capsys)
 
