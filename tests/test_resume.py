@@ -97,6 +97,35 @@ def test_a_stop_waits_for_the_gradients_of_its_step(tmp_path: Path) -> None:
         assert torch.equal(ours["state_dict"][key], value), key
 
 
+@pytest.mark.parametrize(
+    "precision",
+    [
+        ["--precision", "bf16-mixed"],
+        ["--trainer.precision", "null", "--trainer.plugins+=tests.tiny.Scaled"],
+    ],
+    ids=["bf16", "float16 with a scaler"],
+)
+def test_half_precision_goes_on_to_the_same_bits(precision: list[str], tmp_path: Path) -> None:
+    """Stopped when the scaler's next growth is near, after the steps that it skipped."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert tiny.fit(*tiny.words(whole, epochs=1, train=40), *precision) == 0
+    stop = tiny.callback("Interrupt", epoch=0, batch=6)
+    assert tiny.fit(*tiny.words(stopped, epochs=1, train=40), *precision, *stop) == 130
+    run, whole = tiny.run_folder(stopped), tiny.run_folder(whole)
+    before = state(run)
+    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    ours, theirs = state(run), state(whole)
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    if "bf16-mixed" in precision:
+        assert '"precision": "bf16-mixed"' in (run / "run.json").read_text()
+    else:
+        assert before["Scaled"]["_growth_tracker"] == 2  # lightning's name for the plugin's state
+        assert before["Scaled"]["scale"] < tiny.Scaled.START
+        assert ours["Scaled"] == theirs["Scaled"]
+
+
 def test_more_epochs_are_kept_for_the_time_the_run_goes_on_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

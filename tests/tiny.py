@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from mbls.callbacks import run_folder as run_folder_of
 from mbls.callbacks.rank_zero import on_rank_zero
@@ -81,6 +83,19 @@ class Interrupt(Callback):
             and not trainer.sanity_checking
         ):
             os.kill(os.getpid(), self.number)
+
+
+class Scaled(MixedPrecision):
+    """Float16 with a real scaler on the CPU, where lightning takes none by itself.
+
+    Its first steps overflow and are skipped; then its scale grows every third step.
+    """
+
+    START = 2.0**22
+
+    def __init__(self) -> None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=self.START, growth_interval=3)
+        super().__init__("16-mixed", "cpu", scaler)
 
 
 class Poison(Callback):
