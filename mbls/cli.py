@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from mbls import __version__
-from mbls.errors import message_for_user
+from mbls.errors import is_lost_rank, message_for_user
+from mbls.ranks import end_at_once, may_tell_of_loss
 
 __all__ = ["main"]
 
@@ -69,7 +70,11 @@ def main(args: Sequence[str] | None = None) -> int:
         message = message_for_user(error)
         if message is None or os.environ.get("MBLS_TRACEBACK"):
             raise
-        sys.stderr.write(f"\nmbls {command}: {message}\n")
+        lost = is_lost_rank(error)
+        if not lost or may_tell_of_loss():
+            sys.stderr.write(f"\nmbls {command}: {message}\n")
+        if lost:
+            end_at_once(1)
         return int(getattr(error, "status", 1))
 
 

@@ -16,10 +16,21 @@ __all__ = [
     "OutputError",
     "ReportError",
     "RunFolderError",
+    "is_lost_rank",
     "message_for_user",
+    "rank_lost",
 ]
 
 WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?(killed by signal: \w+|exited unexpectedly)")
+RANK_LOST = re.compile(  # what gloo, nccl and torch's store say of a process that is gone
+    r"gloo/(transport|rendezvous)/|Gloo connectFullMesh failed|ncclRemoteError"
+    r"|NCCL communicator was aborted|Connection was likely closed"
+)
+WHERE = re.compile(r"^\[[^]]*\] ")  # the place in torch's source
+GO_ON = (
+    "A run goes on with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); a test "
+    "or a prediction is started again."
+)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -93,13 +104,27 @@ def message_for_user(error: BaseException) -> str | None:
     if died := WORKER_DIED.search(str(error)):
         return (
             f"A process that loads data has died ({died.group(1)}). Most often the system had no "
-            "memory left: take fewer of them (--data.init_args.num_workers). A run goes on with "
-            "make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); a test or a "
-            "prediction is started again."
+            f"memory left: take fewer of them (--data.init_args.num_workers). {GO_ON}"
         )
+    if is_lost_rank(error):
+        return rank_lost(WHERE.sub("", str(error).splitlines()[0]).split(". ")[0])
     if isinstance(error, OSError) and error.errno in DISK:
         return (
             f"{error.filename or 'A file'} cannot be written or read ({error.strerror}). What was "
             "written before is whole."
         )
     return None
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Say whether another process of the job is gone, or no longer answers."""
+    return isinstance(error, RuntimeError) and RANK_LOST.search(str(error)) is not None
+
+
+def rank_lost(reason: str) -> str:
+    """Return what a user is told where another process of the job is gone."""
+    return (
+        f"Another process of this job ended or was killed ({reason}). What it printed says why; "
+        "where it printed nothing, most often the system had no memory left. The checkpoints are "
+        f"those written before. {GO_ON}"
+    )

@@ -1,10 +1,11 @@
-"""Which process of a job this is; imports nothing heavy."""
+"""Which process of a job this is, and how it ends when another is lost; imports nothing heavy."""
 
 import os
 import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
-__all__ = ["is_first", "say"]
+__all__ = ["end_at_once", "is_first", "may_tell_of_loss", "say"]
 
 
 def is_first(env: Mapping[str, str] | None = None) -> bool:
@@ -30,3 +31,28 @@ def say(text: str) -> None:
     if is_first():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+
+def may_tell_of_loss(env: Mapping[str, str] | None = None) -> bool:
+    """Say whether this process tells that another is lost: rank 0, or rank 1 where 0 may be it.
+
+    Example:
+        >>> [may_tell_of_loss({"RANK": rank}) for rank in "012"]
+        [True, True, False]
+    """
+    env = os.environ if env is None else env
+    if "RANK" in env:
+        return int(env["RANK"]) <= 1
+    if "LOCAL_RANK" in env or "NODE_RANK" in env:
+        return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0")) <= 1
+    return int(env.get("SLURM_PROCID", "0")) <= 1
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End this process without tidying up.
+
+    That takes Python seconds, torch loaded, for which the ranks that wait for this one wait on.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mbls import cli
 from mbls.cli import COMMANDS, main
 
 HEAVY = ("torch", "lightning", "monai")
@@ -69,3 +70,31 @@ def test_ctrl_c_before_training_ends_without_a_traceback(
 
     monkeypatch.setattr("mbls.cli.run", interrupted)
     assert answer(capsys, "train") == (130, "\nInterrupted.\n")
+
+
+GONE = (
+    "[/build/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer "
+    "[10.0.0.7]:7061. This is typically caused by a remote worker crashing.",
+    "NCCL error in: ProcessGroupNCCL.cpp:3394, remote process exited or there was a network error\n"
+    "ncclRemoteError: A call failed possibly due to a network error",
+    "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown?",
+)
+
+
+@pytest.mark.parametrize("said", GONE)
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", True), ("2", False)])
+def test_a_rank_whose_peer_is_gone_says_so_and_ends_at_once(
+    said: str, rank: str, speaks: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def run(command: str, args: list[str]) -> int:
+        raise RuntimeError(said)
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(cli, "end_at_once", sys.exit)  # in place of the end of this process
+    with pytest.raises(SystemExit, match="1"):
+        main(["train"])
+    told = capsys.readouterr().err
+    assert ("Another process of this job ended or was killed (" in told) == speaks
+    assert "gloo" not in told

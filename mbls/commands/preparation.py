@@ -1,6 +1,7 @@
 """What comes before training: settings that ranks can share, and data prepared once."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +12,12 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, Trainer
 
-from mbls.errors import ChoiceError, FirstRankError
+from mbls.errors import ChoiceError, FirstRankError, rank_lost
+from mbls.ranks import end_at_once, may_tell_of_loss
 
 __all__ = ["check_ranks", "prepare_once"]
 
+GRACE = 3.0  # seconds in which a rank ends by itself after rank 0, in good order or not
 PREPARED = "MBLS_PREPARED"  # this process's id, told to the ranks that lightning starts from it
 
 
@@ -70,12 +73,15 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
 
 
 def _end_with(first: int) -> None:
-    """End this rank within a second of rank 0, its parent, which may be killed without a word."""
+    """End this rank within seconds of rank 0, its parent, which may be killed without a word."""
 
     def watch() -> None:
         while os.getppid() == first:
             time.sleep(1)
-        os._exit(1)
+        time.sleep(GRACE)
+        if may_tell_of_loss():
+            sys.stderr.write(f"\nmbls: {rank_lost(f'rank 0, process {first}, is gone')}\n")
+        end_at_once(1)
 
     if os.getpid() != first:
         threading.Thread(target=watch, daemon=True).start()
