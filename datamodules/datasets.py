@@ -169,9 +169,7 @@ class SliceDataset(TrainingDataset):
         classes = 1 + np.flatnonzero(slices[1:].any(axis=1))
         if not len(classes):
             return z
-        generator = sample_generator(self.seed, epoch, index)
-        generator.manual_seed(generator.initial_seed() ^ 1)  # draws apart from the changes' own
-        first, second = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        first, second = sample_generator(self.seed, epoch, index, purpose=1).random(2).tolist()
         found = np.flatnonzero(slices[classes[pick(first, len(classes))]])
         return int(found[pick(second, len(found))])
 
@@ -230,8 +228,10 @@ class PatchDataset(TrainingDataset):
         )
         return number
 
-    def _begin(self, case: CachedCase, generator: torch.Generator, *, forced: bool) -> list[int]:
-        *where, first, second = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    def _begin(
+        self, case: CachedCase, generator: np.random.Generator, *, forced: bool
+    ) -> list[int]:
+        *where, first, second = generator.random(5).tolist()
         counts = np.array(case.facts["places"])
         sizes = list(zip(case.shape, self.patch_size, strict=True))
         if forced and counts.any():

@@ -19,10 +19,9 @@ from datamodules.patches import (
     cut_patch,
     empty_pair,
     patch_begin,
-    turn_and_scale,
-    turn_in_plane,
-    turned_patch,
 )
+from datamodules.turned_volume import turned_patch
+from datamodules.turning import turn_and_scale, turn_in_plane
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
 
@@ -34,10 +33,18 @@ def augmented(pixels, classes, size, generator, **settings):
 
 
 def turned(pixels, classes, size, where=(0.5, 0.5), *, angle: float, factor: float):
-    pull = turn_and_scale((1, 1, 1), turn=angle, tilts=(0, 0), factor=factor)[:2, :2]
+    pull = turn_and_scale((1, 1, 1), turn=angle, tilts=(0, 0), factor=factor)
     sizes = zip(classes.shape, size, where, strict=True)
     begin = [patch_begin(n, m, share) for n, m, share in sizes]
-    return turned_patch(pixels, classes, begin, pull, empty_pair(len(pixels), size))
+    return turned_slice(pixels, classes, begin, pull, size)
+
+
+def turned_slice(pixels, classes, begin, pull, size):
+    """A slice as a volume of one."""
+    pull[2, 2] = 1
+    out = empty_pair(len(pixels), (*size, 1))
+    image, label = turned_patch(pixels[..., None], classes[..., None], (*begin, 0), pull, out)
+    return image[..., 0], label[..., 0]
 
 
 def slice_of(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +147,7 @@ def test_image_and_label_move_together() -> None:
 def test_no_draws_are_repeated() -> None:
     """No two samples of 30 epochs and two seeds have the same draws."""
     draws = [
-        tuple(torch.rand(2, generator=sample_generator(seed, epoch, index)).tolist())
+        tuple(sample_generator(seed, epoch, index).random(2).tolist())
         for seed in (0, 1)
         for epoch in range(30)
         for index in range(20)
@@ -157,15 +164,13 @@ def test_slices_turn_as_volumes_do(size: tuple[int, int]) -> None:
         image, label = augmented(
             pixels, classes, size, sample_generator(3, 0, index), crop="random", settings=turning
         )
-        row, column, *flips, angle, zoom, _, _ = torch.rand(
-            8, generator=sample_generator(3, 0, index), dtype=torch.float64
-        ).tolist()
+        row, column, *flips, angle, zoom, _, _ = sample_generator(3, 0, index).random(8).tolist()
         turn = math.radians(40) * (2 * angle - 1)
         pull = turn_and_scale((1, 1, 1), turn=turn, tilts=(0, 0), factor=turning.factor(zoom))
-        pull = pull[:2, :2] * np.where(np.array(flips) < 0.5, -1, 1)
+        pull[:, :2] *= np.where(np.array(flips) < 0.5, -1, 1)
         shares = zip((30, 26), size, (row, column), strict=True)
         begin = [patch_begin(n, m, share) for n, m, share in shares]
-        alone = turned_patch(pixels, classes, begin, pull, empty_pair(1, size))
+        alone = turned_slice(pixels, classes, begin, pull, size)
         torch.testing.assert_close(image, alone[0], atol=1e-4, rtol=0)
         assert (label != alone[1]).float().mean() < 0.01  # ties of nearest neighbours
 
@@ -213,7 +218,7 @@ def test_contrast_keeps_range_order_and_zero() -> None:
 
 
 def test_noise_is_gaussian() -> None:
-    values = gaussian(1_000_001, sample_generator(3, 0, 0)).double()
+    values = torch.from_numpy(gaussian(1_000_001, sample_generator(3, 0, 0))).double()
     assert len(values) == 1_000_001
     assert values.mean().abs() < 4e-3
     assert values.var().item() == pytest.approx(1, abs=6e-3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 
 from datamodules import Augmentation
 from datamodules.augmentation import augmented_volume_patch, sample_generator
@@ -15,10 +16,10 @@ from datamodules.patches import (
     cut_at,
     empty_pair,
     patch_begin,
-    turn_and_scale,
-    turned_patch,
 )
 from datamodules.sampling import TrainingSampler, forced
+from datamodules.turned_volume import turned_patch
+from datamodules.turning import turn_and_scale
 from tests.datamodules.test_base import digest, ready
 
 STRONG = Augmentation(flip=0.5, rotation=30, tilt=20, scale=0.3, gamma=0.5, noise=0.2)
@@ -63,16 +64,26 @@ def test_no_turn_is_the_plain_patch(begin: tuple[int, int, int]) -> None:
     assert torch.equal(turned[1], plain[1])
 
 
-def test_a_turn_within_slices_is_the_slices_turn() -> None:
-    pixels, classes = volume(16, 20, 5)
-    pull = turn_and_scale((1.5, 1.5, 10), turn=0.4, tilts=(0, 0), factor=1.2)
-    pull[2, 2] = 1  # slices know no enlargement along z
-    image, label = turned_patch(pixels, classes, (2, 3, 0), pull, empty_pair(2, (12, 14, 5)))
-    for z in range(5):
-        plane = pixels[..., z], classes[..., z]
-        flat = turned_patch(*plane, (2, 3), pull[:2, :2], empty_pair(2, (12, 14)))
-        torch.testing.assert_close(image[..., z], flat[0], atol=2e-3, rtol=0)
-        assert (label[..., z] != flat[1]).float().mean() < 0.02  # ties of nearest neighbours
+@pytest.mark.parametrize("tilts", [(0.0, 0.0), (0.3, -0.2)], ids=["turned", "tilted"])
+@pytest.mark.parametrize(("begin", "channels"), [((2, 3, 1), 3), ((-5, 20, 30), 1)])
+def test_a_turn_is_linear_interpolation(tilts, begin: tuple[int, int, int], channels: int) -> None:
+    """scipy finds the same, for a patch of several pieces that reaches out of the volume."""
+    pixels, classes = volume(40, 48, 60, channels=channels)
+    size = (33, 34, 66)
+    pull = turn_and_scale((1, 1.2, 2.5), turn=0.4, tilts=tilts, factor=1.17)
+    pull[:, 1] *= -1
+    image, label = turned_patch(pixels, classes, begin, pull, empty_pair(channels, size))
+    places = np.indices(size).reshape(3, -1) - (np.array(size)[:, None] - 1) / 2
+    points = pull @ places + np.array(begin)[:, None] + (np.array(size)[:, None] - 1) / 2
+    for found, source in zip(image, pixels, strict=True):
+        wanted = map_coordinates(
+            source.astype(np.float64), points, order=1, mode="grid-constant", cval=0
+        )
+        np.testing.assert_allclose(found.numpy().ravel(), wanted, atol=2e-4)
+    wanted = map_coordinates(classes, points, order=0, mode="grid-constant", cval=255)
+    assert (label.numpy().ravel() != wanted).mean() < 1e-3  # ties of nearest neighbours
+    assert (label == 255).any()
+    assert (label != 255).any()
 
 
 @pytest.mark.parametrize(("axis", "tilts"), [(0, (math.pi / 2, 0)), (1, (0, math.pi / 2))])
