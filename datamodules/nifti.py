@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from nibabel.spatialimages import HeaderDataError, ImageDataError
 SUFFIXES = (".nii.gz", ".nii")
 T = TypeVar("T")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it names no file; we do
+_PIECE = 1 << 20  # bytes
+_INFLATION = 1032  # bytes that one byte of deflate holds at most
+_FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
     *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
     *(OverflowError, MemoryError, zlib.error, struct.error),
@@ -79,19 +83,19 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
         Affine ``(4, 4)`` in float64.
 
     Raises:
-        NiftiError: The voxel size is not positive and finite, or sform and ``pixdim`` hold
-            different sizes and neither is 1.
+        NiftiError: The voxel size is not positive and finite, the axes do not span the space, or
+            sform and ``pixdim`` hold different sizes and neither is 1.
     """
     affine = np.asarray(affine, dtype=np.float64)
     size = voxel_sizes(affine)
     pixdim = np.abs(np.asarray(header.get_zooms()[:3], dtype=np.float64))
-    for name, value in (("affine", size), ("pixdim", pixdim)):
-        if not (np.isfinite(value).all() and (value > 0).all()):
-            raise NiftiError(
-                f"the voxel size in the header's {name} must be positive and finite",
-                _sizes(value),
-                "Repair the header.",
-            )
+    _check_size("affine", size)
+    _check_size("pixdim", pixdim)
+    place = affine[:3, 3]
+    if not np.isfinite(place).all() or abs(np.linalg.det(affine[:3, :3] / size)) < _FLAT:
+        rows = "; ".join(" ".join(f"{value:.4g}" for value in row) for row in affine[:3])
+        rule = "the header's affine must have a finite origin and axes in three directions"
+        raise NiftiError(rule, rows, "Repair the header.")
     if np.allclose(size, pixdim, rtol=1e-2) or np.allclose(pixdim, 1, rtol=1e-3):
         return affine
     if np.allclose(size, 1, rtol=1e-3):
@@ -109,9 +113,7 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
 
 def negative_size(path: Path) -> bool:
     """Return whether a readable file's ``pixdim`` holds a size below 0, which nibabel hides."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        header = nib.Nifti1Header.from_fileobj(file, check=False)
-    return bool((header["pixdim"][1:4] < 0).any())
+    return bool((_stated_size(_load(path), path) < 0).any())
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
@@ -120,11 +122,11 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     Raises:
         NiftiError: As :func:`read_volume`, for what the header can tell.
     """
-    return _guard(path, lambda: _grid(_load(path)))
+    return _guard(path, lambda: _grid(_load(path), path))
 
 
 def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume:
-    """Read a 3D NIfTI file.
+    """Read a 3D NIfTI file; what is packed is compared with its checksum.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file.
@@ -137,9 +139,14 @@ def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume
 
     def read() -> Volume:
         image = _load(path)
-        _, file_affine, affine = _grid(image)
-        data = image.dataobj if dtype is None else image.get_fdata(dtype=dtype, caching="unchanged")
-        return Volume(np.asarray(data), file_affine, affine)
+        _, file_affine, affine = _grid(image, path)
+        if path.suffix != ".gz":
+            return Volume(_voxels(image, dtype), file_affine, affine)
+        with gzip.open(path) as file:
+            data = _voxels(type(image).from_stream(file), dtype)
+            while file.read(_PIECE):  # the checksum comes last
+                pass
+        return Volume(data, file_affine, affine)
 
     return _guard(path, read)
 
@@ -151,7 +158,12 @@ def _load(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _grid(image: nib.Nifti1Image) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+def _voxels(image: nib.Nifti1Image, dtype: type[np.floating] | None) -> np.ndarray:
+    data = image.dataobj if dtype is None else image.get_fdata(dtype=dtype, caching="unchanged")
+    return np.asarray(data)
+
+
+def _grid(image: nib.Nifti1Image, path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     if len(image.shape) != 3:
         raise NiftiError(
             "the volume must be 3D",
@@ -162,8 +174,28 @@ def _grid(image: nib.Nifti1Image) -> tuple[tuple[int, ...], np.ndarray, np.ndarr
         raise NiftiError(
             "voxels must be real numbers", f"{image.get_data_dtype()}", "Convert the file."
         )
+    if 0 in image.shape:
+        rule, found = "the volume must have voxels", f"shape {image.shape}"
+        raise NiftiError(rule, found, "Export it again.")
+    promised = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if promised > path.stat().st_size * (_INFLATION if path.suffix == ".gz" else 1):
+        raise ImageFileError(f"its header promises {promised} bytes of voxels")
+    _check_size("pixdim", np.abs(_stated_size(image, path)))
     affine = np.asarray(image.affine, dtype=np.float64)
     return image.shape, affine, true_affine(image.header, affine)
+
+
+def _stated_size(image: nib.Nifti1Image, path: Path) -> np.ndarray:
+    """Return the voxel size as ``pixdim`` has it; nibabel makes 0 to 1 and drops the sign."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = type(image).header_class.from_fileobj(file, check=False)
+    return np.asarray(header["pixdim"][1:4], dtype=np.float64)
+
+
+def _check_size(name: str, size: np.ndarray) -> None:
+    if not (np.isfinite(size).all() and (size > 0).all()):
+        rule = f"the voxel size in the header's {name} must be positive and finite"
+        raise NiftiError(rule, _sizes(size), "Repair the header.")
 
 
 def _guard(path: Path, read: Callable[[], T]) -> T:
@@ -173,6 +205,10 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
         return read()
     except NiftiError:
         raise
+    except PermissionError as error:
+        raise NiftiError(
+            "the file must be readable", "no permission to read it", "Change its permissions."
+        ) from error
     except _UNREADABLE as error:
         text = str(error).replace(f'"{path}"', "it").replace(f"'{path}'", "it")
         reason = " ".join(text.replace(f"File {path}", "it").split()) or type(error).__name__

@@ -1,5 +1,6 @@
 """Headers, suffixes and files that do not read."""
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from nibabel.affines import voxel_sizes
 
-from datamodules.nifti import NiftiError, find_nifti, read_grid, read_volume, stem
+from datamodules.nifti import NiftiError, find_nifti, negative_size, read_grid, read_volume, stem
+from datamodules.phantom.faults.edits import DIM, PIXDIM, SROW, put
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 TRUE = np.diag([-1.3158, -1.3158, 10.0, 1.0])
@@ -48,6 +50,38 @@ def test_contradicting_voxel_sizes(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("qform_code", [0, 1])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_size_of_zero_without_sform(tmp_path: Path, qform_code: int, suffix: str) -> None:
+    """nibabel would make it 1 mm, and nothing else in the header would contradict."""
+    image = nib.Nifti1Image(blobs(0)[0], None)
+    image.set_qform(TRUE, code=qform_code)
+    nib.save(image, tmp_path / f"a{suffix}")
+    put(tmp_path / f"a{suffix}", PIXDIM + 12, "<f", 0.0)
+    with pytest.raises(NiftiError, match=r"pixdim must be positive.*found 1\.316 x 1\.316 x 0 mm"):
+        read_grid(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize("rows", ["parallel", "no origin"])
+def test_affine_of_no_grid(tmp_path: Path, rows: str) -> None:
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0])
+    numbers = [-1.5, -1.5, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0]
+    if rows == "no origin":
+        numbers = [-1.5, 0, 0, np.nan, 0, -1.5, 0, 0, 0, 0, 10, 0]
+    put(path, SROW, "<12f", *numbers)
+    with pytest.raises(NiftiError, match=r"finite origin and axes in three.*found -1\.5 .*Repair"):
+        read_volume(path)
+
+
+def test_nifti_2(tmp_path: Path) -> None:
+    data = blobs(0)[0]
+    nib.save(nib.Nifti2Image(data, AFFINE), tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume.data, data)
+    np.testing.assert_array_equal(volume.affine, AFFINE)
+    assert not negative_size(tmp_path / "a.nii.gz")
+
+
 def test_grid_without_voxels(tmp_path: Path) -> None:
     path = faulty(tmp_path / "a.nii.gz", qform_code=1)
     shape, file_affine, affine = read_grid(path)
@@ -76,6 +110,43 @@ def test_truncated_uncompressed(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", blobs(0)[0])
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(NiftiError, match="complete NIfTI file"):
+        read_volume(path)
+
+
+def test_flipped_bit(tmp_path: Path) -> None:
+    """A voxel is another and the length is right: the checksum tells."""
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0])
+    content = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(NiftiError, match=r"complete NIfTI file.*CRC check failed.*Download"):
+        read_volume(path)
+
+
+def test_promise_of_more_than_can_be_packed(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0])
+    put(path, DIM + 2, "<3h", 3000, 3000, 3000)  # 54 GB, of which nothing is allocated
+    with pytest.raises(NiftiError, match=r"complete NIfTI file.*promises 54000000000 bytes"):
+        read_volume(path)
+    flat = save(tmp_path / "b.nii.gz", np.zeros((256, 256, 256), np.int16))  # packed best
+    assert not read_volume(flat).data.any()
+
+
+def test_no_voxels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0])
+    put(path, DIM + 6, "<h", 0)
+    with pytest.raises(NiftiError, match=r"must have voxels, found shape \(20, 24, 0\)"):
+        read_volume(path)
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0])
+
+    def refuse(name: Path) -> None:  # root may read everything
+        raise PermissionError(13, "Permission denied", str(name))
+
+    monkeypatch.setattr(nib, "load", refuse)
+    with pytest.raises(NiftiError, match=r"must be readable.*Change its permissions"):
         read_volume(path)
 
 
