@@ -50,7 +50,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         split: JSON file with the patients of train, val and test. None: the phantom's own split,
             else the official test set and a hash of the patients' names.
         fold: Which fold of the train and val patients validates; None for the split as it is.
-        folds: Number of folds.
+        folds: Number of folds; one of a split file's own folds is taken whatever it says.
         val_fraction: Expected share of validation patients, where patients are hashed.
         test_fraction: Expected share of test patients, where there is no official test set.
         adapt: Which cases a loss that adapts observes: those of ``val``, which also choose the best
@@ -132,6 +132,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         check_division(
             fold=fold,
             folds=folds,
+            divided=split is not None,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             adapt=adapt,
@@ -286,7 +287,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         They are those that ``fold`` and ``folds`` give without a file.
 
         Raises:
-            DataError: The dataset has problems, or a fold without patients.
+            DataError: The dataset has problems, a fold has no patients, or the split file has
+                folds already.
         """
         check_division(fold=None, folds=folds, val_fraction=0, test_fraction=0)
         if self.root is None:
@@ -459,6 +461,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             folds=folds or self.folds,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
+            anew=folds is not None,
         )
 
     def _parts(self, survey: Survey) -> Split:

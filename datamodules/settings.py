@@ -9,16 +9,21 @@ def check_division(
     *,
     fold: int | None,
     folds: int,
+    divided: bool = False,
     val_fraction: float,
     test_fraction: float,
     adapt: str = "val",
     holdout_fraction: float = 0.1,
 ) -> None:
-    """Raise ValueError if patients cannot be divided so."""
+    """Raise ValueError if patients cannot be divided so.
+
+    Where a file may have ``divided`` them into folds, their number is not ``folds``.
+    """
     if folds < 2:
         raise ValueError(f"folds must be at least 2, got {folds}.")
-    if fold is not None and not 0 <= fold < folds:
-        raise ValueError(f"fold must be null or in 0..{folds - 1}, got {fold}.")
+    if fold is not None and (fold < 0 or (fold >= folds and not divided)):
+        most = "" if divided else f"{folds - 1}"
+        raise ValueError(f"fold must be null or in 0..{most}, got {fold}.")
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(
             "val_fraction and test_fraction must be >= 0 and leave a share for training, "

@@ -12,6 +12,12 @@ PARTS = ("train", "val", "test")
 HOLDOUT = "holdout"  # a fourth part where training patients are held out for losses that adapt
 Split = dict[str, list[str]]  # part -> patients, sorted
 
+_NAME_SOME = "Name patients for it in the file."
+_OTHER_SHARES = (
+    "Give a split file with --data.init_args.split (make: SPLIT=FILE), or other fractions."
+)
+_FEWER_FOLDS = "Take fewer folds, or another one; or give a split file (make: SPLIT=FILE)."
+
 
 def place(patient: str, salt: str = "split") -> float:
     """Return a number in [0, 1) that depends on the patient's name and the salt alone."""
@@ -84,6 +90,8 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
         raise wrong("the split file must be JSON", str(error)) from error
     folds = content.get("folds") if isinstance(content, Mapping) else None
     if isinstance(folds, list):
+        if not folds:
+            raise wrong("the split file must hold a split or folds", "an empty list of folds")
         if fold is None or fold >= len(folds):
             raise wrong(
                 f"one of the {len(folds)} folds of the file must be chosen",
@@ -101,13 +109,16 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
     return {part: list(content[part]) for part in PARTS}, isinstance(folds, list)
 
 
-def split_problems(split: Split, patients: Iterable[str], source: str) -> list[Problem]:
+def split_problems(
+    split: Split, patients: Iterable[str], source: str, *, fix: str = _NAME_SOME
+) -> list[Problem]:
     """Return what is wrong with a split: unknown patients, patients named twice, empty parts.
 
     Args:
         split: The split.
         patients: All patients the dataset has with labels.
         source: Where the split is from: a file, or a rule in words.
+        fix: The way out where a part is empty.
     """
     known, problems = set(patients), []
     seen: dict[str, str] = {}
@@ -136,16 +147,9 @@ def split_problems(split: Split, patients: Iterable[str], source: str) -> list[P
                 )
             seen.setdefault(patient, part)
         if not split[part]:
-            problems.append(
-                Problem(
-                    "",
-                    source,
-                    f"the part {part} of the split must not be empty",
-                    f"no patient among {len(known)} with labels",
-                    "Give a split file with --data.init_args.split, or change the fractions or the "
-                    "fold.",
-                )
-            )
+            rule = f"the part {part} of the split must not be empty"
+            found = f"no patient among {len(known)} with labels"
+            problems.append(Problem("", source, rule, found, fix))
     return problems
 
 
@@ -157,17 +161,24 @@ def resolve_split(
     folds: int,
     val_fraction: float,
     test_fraction: float,
+    anew: bool = False,
 ) -> Split:
     """Return the split of a dataset: from the file if there is one, else by hash; then the fold.
 
-    A file with folds of its own (:func:`read_split`) is asked for its fold.
+    A file with folds of its own (:func:`read_split`) is asked for its fold, and ``folds`` says
+    nothing, unless the fold must be made ``anew``.
 
     Raises:
-        DataError: The file is not a split, or the split is not one of this dataset.
+        DataError: The file is not a split, or the split is not one of this dataset; there is no
+            such fold; or a fold is to be made of a file that has its own.
     """
-    divided_already = False
+    divided_already, fix = False, _OTHER_SHARES
     if file is not None:
         (split, divided_already), source = read_split(file, fold), str(file)
+        fix = _NAME_SOME
+        if divided_already and anew:
+            rule = "a split file to divide into folds must hold one split"
+            raise DataError([Problem("", str(file), rule, "folds", "Use them: SPLIT=FILE FOLD=k.")])
     else:
         split = hash_split(
             survey.patients,
@@ -177,9 +188,14 @@ def resolve_split(
         )
         source = "hash of the patients' names"
     if fold is not None and not divided_already:
+        if fold >= folds:
+            rule = "the fold must be one of those that the patients are divided into"
+            way = f"Take 0 to {folds - 1}, or more folds with --data.init_args.folds."
+            raise DataError([Problem("", source, rule, f"fold {fold} of {folds}", way)])
+        fix = _FEWER_FOLDS
         split = fold_split(split, fold, folds)
         source += f", fold {fold} of {folds}"
-    if problems := split_problems(split, survey.patients, source):
+    if problems := split_problems(split, survey.patients, source, fix=fix):
         raise DataError(problems)
     return {part: sorted(split[part]) for part in PARTS}
 

@@ -5,6 +5,8 @@
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
@@ -16,9 +18,11 @@ __all__ = [
     "OutputError",
     "ReportError",
     "RunFolderError",
+    "SettingError",
     "is_lost_rank",
     "message_for_user",
     "rank_lost",
+    "settings_told",
 ]
 
 WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?(killed by signal: \w+|exited unexpectedly)")
@@ -31,11 +35,18 @@ GO_ON = (
     "A run goes on with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); a test "
     "or a prediction is started again."
 )
+UNION = "Does not validate against any of the Union subtypes"  # jsonargparse about a constructor
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class ChoiceError(ValueError):
     """A name that no configuration file has."""
+
+    for_user = True
+
+
+class SettingError(ValueError):
+    """A setting that a class refused when it was made from the configuration."""
 
     for_user = True
 
@@ -95,6 +106,28 @@ class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
     def __init__(self, message: str, *, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+@contextmanager
+def settings_told(*others: type[Exception]) -> Iterator[None]:
+    """Make what constructors say against their settings a message for the user.
+
+    Args:
+        others: What they raise beside ValueError.
+
+    Raises:
+        SettingError: A constructor raised; its text is the constructor's own.
+    """
+    refusals: tuple[type[Exception], ...] = (ValueError, *others)
+    try:
+        yield
+    except refusals as error:
+        if getattr(error, "for_user", False):
+            raise
+        origin: BaseException = error
+        while str(origin).startswith(UNION) and origin.__cause__ is not None:
+            origin = origin.__cause__
+        raise SettingError(str(origin)) from error
 
 
 def message_for_user(error: BaseException) -> str | None:

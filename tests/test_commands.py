@@ -63,6 +63,24 @@ def test_a_word_that_is_wrong(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--data.init_args.fold", "7"], "fold must be null or in 0..4, got 7."),
+        (["--model.divisor", "0"], "divisor must be >= 1, got 0."),
+        (["--epochs", "3", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative"),
+    ],
+)
+def test_a_setting_that_a_class_refuses(
+    more: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither jsonargparse's traceback nor all the other settings bury what is wrong."""
+    assert main(["train", *few_acdc.words(tmp_path), *more]) == 1
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"mbls train: {told}")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:
     layer = tmp_path / "more.yaml"
     stopping = {

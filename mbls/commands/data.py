@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mbls.choices import choices, choose, data_files
+from mbls.errors import settings_told
 
 __all__ = ["datamodule", "main", "parser"]
 
@@ -53,4 +54,6 @@ def datamodule_of(configs: Sequence[str], words: Sequence[str]) -> Any:
     p.add_argument("--config", action="config")
     p.add_subclass_arguments(LightningDataModule, "data", required=True)
     layers = [word for config in configs for word in ("--config", config)]
-    return p.instantiate(p.parse_args([*layers, *words])).data
+    stated = p.parse_args([*layers, *words])
+    with settings_told():
+        return p.instantiate(stated).data

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mbls.callbacks import (
     Checkpoints,
@@ -50,6 +51,8 @@ from mbls.errors import (
     NonFiniteError,
     OutputError,
     RunFolderError,
+    SettingError,
+    settings_told,
 )
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
@@ -65,6 +68,7 @@ SHARED_ERRORS = (
     NonFiniteError,
     OutputError,
     RunFolderError,
+    SettingError,
 )
 
 FACTS = {  # what the datamodule knows -> where the model wants it
@@ -143,6 +147,11 @@ class CommandLine(LightningCLI):
                 f"{command} without a checkpoint would use untrained weights: give --ckpt_path "
                 "RUN/checkpoints/best.ckpt."
             )
+
+    def instantiate_classes(self) -> None:
+        """Make data, model and trainer, and say of a setting that one refuses what it says."""
+        with settings_told(MisconfigurationException):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Under srun leave signals and requeueing to :class:`GracefulStop` and the batch script."""

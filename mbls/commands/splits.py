@@ -16,6 +16,8 @@ def main(args: list[str]) -> int:
     p.add_argument("--output", type=Path, metavar="FILE",
                    help="default: splits/<dataset>-<folds>.json")  # fmt: skip
     options, rest = p.parse_known_args(args)
+    if options.folds < 2:
+        p.error(f"--folds must be at least 2, got {options.folds}")
     data = datamodule(options, rest)
     folds = data.fold_splits(options.folds)
     output = options.output or Path("splits") / f"{Path(options.dataset).stem}-{options.folds}.json"

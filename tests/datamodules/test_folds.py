@@ -8,6 +8,7 @@ import pytest
 
 from datamodules import DataError
 from datamodules.inputs import group_inputs
+from datamodules.splits import read_split
 from mbls.cli import main
 from tests.datamodules.conftest import save
 
@@ -47,6 +48,44 @@ def test_a_file_with_folds_needs_one_it_has(module, tmp_path: Path, fold: int | 
     (tmp_path / "folds.json").write_text(json.dumps({"folds": [split] * 3}))
     with pytest.raises(DataError, match=r"one of the 3 folds.*--data.init_args.fold 0 to 2"):
         module(split=tmp_path / "folds.json", fold=fold).cases("train")
+
+
+def test_a_file_has_as_many_folds_as_it_has(acdc: Path, module, tmp_path: Path) -> None:
+    """Not as many as the setting says, which is for patients that are divided here."""
+    split = {"train": ["patient001"], "val": ["patient002"], "test": ["patient101"]}
+    (tmp_path / "folds.json").write_text(json.dumps({"folds": [split] * 8}))
+    built = module(split=tmp_path / "folds.json", fold=7, folds=5)
+    assert built.patients("train") == ["patient001"] * 2
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    with pytest.raises(DataError, match=r"found fold 7 of 5 .*split\.json.*Take 0 to 4"):
+        module(split=tmp_path / "split.json", fold=7, folds=5).cases("train")
+
+
+def test_folds_are_not_divided_anew(
+    acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of a file's three folds would leave patients out without a word."""
+    file = tmp_path / "folds.json"
+    assert write_folds(acdc, file) == 0
+    words = ["splits", "--dataset", "acdc", "--data-root", str(acdc), "--folds", "2"]
+    other = tmp_path / "other.json"
+    words += ["--output", str(other), "--data.init_args.split", str(file)]
+    assert main(words) == 1
+    assert "must hold one split, found folds" in capsys.readouterr().err
+    assert not other.exists()
+
+
+def test_folds_that_cannot_be(acdc: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        write_folds(acdc, tmp_path / "folds.json", folds=1)
+    assert "--folds must be at least 2, got 1" in capsys.readouterr().err
+    assert write_folds(acdc, tmp_path / "folds.json", folds=40) == 1
+    told = capsys.readouterr().err
+    assert "the part val of the split must not be empty" in told
+    assert "Take fewer folds" in told
+    (tmp_path / "none.json").write_text(json.dumps({"folds": []}))
+    with pytest.raises(DataError, match=r"must hold a split or folds, found an empty list"):
+        read_split(tmp_path / "none.json", 0)
 
 
 def test_a_patient_in_two_parts_of_a_fold(module, tmp_path: Path) -> None:
