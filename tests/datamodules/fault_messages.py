@@ -26,7 +26,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {  # of one dataset: dataset and faul
     "brats unknown-label": ("among 0, 1, 2, 4", r"77 \(1 voxels\)", "label_scheme et3"),
     "flare unknown-label": ("among 0, 1, 2, 3", r"77 \(1 voxels\)", "map them to these values"),
     "half-labels": ("must be integers", r"\d+ voxels that are not, such as 0.5", "nearest"),
-    "zero-spacing": ("header's affine must be positive", "x 0 mm", _HEADER),
+    "zero-spacing": ("header's pixdim must be positive", "x 0 mm", _HEADER),
     "nan-spacing": ("header's pixdim must be positive", "^nan x", _HEADER),
     "two-sizes": ("hold the same voxel size", r"mm and [\d.]+ x", "true voxel size cannot be told"),
     "promises-more": (_BROKEN[0], r"Expected \d+ bytes, got \d+", _BROKEN[1]),
