@@ -448,7 +448,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def _survey(self) -> Survey:
         survey = self.discover(self.data_root)
         for text in survey.notes if rank_and_world()[0] == 0 else ():
-            console.print(f"[yellow]{text}[/yellow]", highlight=False)
+            console.print(text, style="yellow", markup=False, highlight=False)
         return survey
 
     def _split(self, survey: Survey, fold: int | None = None, folds: int | None = None) -> Split:

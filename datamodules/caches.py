@@ -44,7 +44,7 @@ class CacheFolder:
         kept = {
             name: value
             for name, value in self.settings.items()
-            if name not in _USUAL and value not in (None, False)
+            if name not in _USUAL and value is not None and value is not False  # 0.0 is set
         }
         if kept.get("normalize") != "percentile":
             kept.pop("percentiles", None)

@@ -11,8 +11,10 @@ from datamodules.parallel import console
 def tell(folder: Path, dataset: str) -> None:
     """Say on screen that there is no root and that the phantom is used."""
     console.print(
-        f"[yellow]No DATA_ROOT given: using the phantom in {folder}. It has {dataset}'s layout, "
-        f"it is not {dataset}.[/yellow]",
+        f"No DATA_ROOT given: using the phantom in {folder}. It has {dataset}'s layout, it is not "
+        f"{dataset}.",
+        style="yellow",
+        markup=False,
         highlight=False,
     )
 

@@ -76,7 +76,8 @@ def remove(folders: list[Path], console: Console, *, ask: bool) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     left = [folder for folder in folders if folder.exists()]
     for folder in left:
-        console.print(f"[red]{folder} could not be removed.[/red]", soft_wrap=True)
+        text = f"{folder} could not be removed."
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Freed {_bytes(size)}." if not left else "Not all of it could be removed.")
     return 1 if left else 0
 

@@ -47,6 +47,15 @@ def test_listing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "another" in capsys.readouterr().out
 
 
+def test_a_setting_of_zero_is_listed(module, tmp_path: Path) -> None:
+    """BraTS crops above 0.0, which is not the same as not to crop."""
+    module(crop_above=0.0).prepare(progress=False)
+    (cache,) = list_caches(tmp_path / "cache")
+    assert "crop_above 0.0" in cache.words
+    assert "window" not in cache.words
+    assert "antialias" not in cache.words
+
+
 def test_cleaning_asks_and_removes_what_is_stale(
     folder: Path, module, capsys: pytest.CaptureFixture[str]
 ) -> None:
