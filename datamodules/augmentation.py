@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from datamodules.patches import CENTER, Pair, cut_at, patch_begin
@@ -15,8 +15,7 @@ from datamodules.turning import frame_memory, turn_and_scale, turn_frames, turn_
 
 _PIECE = 1 << 15  # voxels changed at a time
 _TINY = 1e-12  # of an image's range
-_LEVELS = (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
-_QUANTILES = torch.special.ndtri(_LEVELS).float().numpy()
+_POOL = 1 << 22  # values of noise
 
 
 @dataclass(frozen=True)
@@ -229,9 +228,7 @@ def change_intensities(
         if low < high:
             _raise(part, exponent, low, high)
         if deviation:
-            noise = gaussian(len(part), generator)
-            noise *= np.float32(deviation)
-            part += noise
+            part += gaussian(len(part), generator, deviation)
         part *= keep
 
 
@@ -246,10 +243,22 @@ def _raise(part: np.ndarray, exponent: float, low: np.floating, high: np.floatin
     part += low
 
 
-def gaussian(count: int, generator: np.random.Generator) -> np.ndarray:
-    """Return standard normal noise: one of 65536 equally likely quantiles a value.
+def gaussian(count: int, generator: np.random.Generator, deviation: float = 1) -> np.ndarray:
+    """Return Gaussian noise: a run of a pool of 4 million normal values, from a drawn place on.
 
-    They reach to 4.3 standard deviations. It takes a fifth of the time of numpy's normal values.
+    Its sign is drawn too. A piece of an image is a run of its own, so no two have the same noise
+    beside each other; fresh values for each voxel would take ten times as long.
+
+    Args:
+        count: How many values, at most 4 million.
+        generator: Source of the draws.
+        deviation: The standard deviation.
     """
-    words = generator.integers(0, 1 << 64, -(-count // 4), dtype=np.uint64)
-    return _QUANTILES.take(words.view(np.uint16)[:count])
+    pool = _noise_pool()
+    begin, sign = generator.integers((len(pool) - count + 1, 2)).tolist()
+    return pool[begin : begin + count] * np.float32(deviation if sign else -deviation)
+
+
+@cache
+def _noise_pool() -> np.ndarray:
+    return np.random.Generator(np.random.SFC64(0)).standard_normal(_POOL, np.float32)

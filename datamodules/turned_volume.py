@@ -18,7 +18,7 @@ from datamodules.memory import Scratch
 from datamodules.patches import Pair
 
 _SCRATCH = Scratch()
-_PIECE = 1 << 16  # values interpolated at a time, that stay in the processor's cache
+_PIECE = 1 << 17  # values interpolated at a time, that stay in the processor's cache
 _BLOCK = (16, 32, 64)  # voxels of a patch that are tilted at a time
 _ONE = np.float32(1)
 
@@ -104,24 +104,21 @@ def _turn_image(
     pixels: np.ndarray, row: np.ndarray, column: np.ndarray, level: np.ndarray, out: Tensor
 ) -> None:
     _, height, width, depth = pixels.shape
-    source = torch.from_numpy(_SCRATCH("box", pixels.shape, "<f4")).copy_(torch.from_numpy(pixels))
+    table = torch.from_numpy(_SCRATCH("box", (height * width, depth), "<f4"))
     corners = list(itertools.product(_neighbours(row, height), _neighbours(column, width)))
     indices = np.stack([i * width + j for (i, _), (j, _) in corners], axis=1)
     weights = np.stack([a * b for (_, a), (_, b) in corners], axis=1)
     columns = torch.from_numpy(indices), torch.from_numpy(weights)
     step = -(-_PIECE // depth)
     pieces = list(zip(*(part.split(step) for part in columns), strict=True))
-    (below, share_below), (above, share_above) = _neighbours(level, depth)
-    other = _SCRATCH("level", (step, len(level)), "<f4")
-    for table, target in zip(source.flatten(1, 2), out.flatten(1, 2), strict=True):
+    levels = [tuple(map(torch.from_numpy, pair)) for pair in _neighbours(level, depth)]
+    (below, share_below), (above, share_above) = levels
+    for source, target in zip(torch.from_numpy(pixels), out.flatten(1, 2), strict=True):
+        table.view(source.shape).copy_(source)
         for (rows, shares), piece in zip(pieces, target.split(step), strict=True):
-            found = _sum_of_rows(table, rows, shares).numpy()
-            lower, upper = piece.numpy(), other[: len(piece)]
-            np.take(found, below, axis=1, out=lower, mode="clip")
-            np.take(found, above, axis=1, out=upper, mode="clip")
-            lower *= share_below
-            upper *= share_above
-            lower += upper
+            found = _sum_of_rows(table, rows, shares)
+            torch.mul(found.index_select(1, below), share_below, out=piece)
+            piece.addcmul_(found.index_select(1, above), share_above)
 
 
 def _neighbours(places: np.ndarray, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
