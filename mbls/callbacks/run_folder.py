@@ -193,6 +193,10 @@ class RunFolder(Callback):
 
     def _resolve(self, stage: str) -> Path:
         if self.folder is None:
+            if self.resume and stage == "fit":
+                raise RunFolderError(
+                    "run.resume needs the folder to go on in: --run.folder FOLDER."
+                )
             parent = self.root / self.dataset / f"{self.network}-{self.loss}"
             return claim(parent, f"seed{self.seed}")
         if stage == "fit" and not self.resume:

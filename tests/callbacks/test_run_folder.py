@@ -107,6 +107,12 @@ def test_a_file_system_without_locks_holds_nothing(
     hold(tmp_path).close()
 
 
+def test_a_run_that_goes_on_needs_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"run\.resume needs the folder to go on in"):
+        RunFolder(root=tmp_path, resume=True)._resolve("fit")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_job_comes_back_to_its_own_folder_alone(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
