@@ -142,7 +142,7 @@ def split_problems(
                         source,
                         "the split must name patients that the dataset has with labels",
                         f"an unknown patient in {part}",
-                        "Correct the name, or restore the patient's files.",
+                        _way_to_patient(patient, known),
                     )
                 )
             seen.setdefault(patient, part)
@@ -151,6 +151,14 @@ def split_problems(
             found = f"no patient among {len(known)} with labels"
             problems.append(Problem("", source, rule, found, fix))
     return problems
+
+
+def _way_to_patient(name: str, known: Iterable[str]) -> str:
+    """Return the way out where a split names what is no patient, such as one of their cases."""
+    owner = next((other for other in known if name.startswith((f"{other}-", f"{other}_"))), None)
+    if owner is not None:
+        return f"Name the patient, {owner}: a split is one of patients, with all their cases."
+    return "Correct the name, or restore the patient's files."
 
 
 def resolve_split(

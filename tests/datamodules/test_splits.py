@@ -89,6 +89,15 @@ def test_problems_of_a_split() -> None:
     assert "the part test of the split must not be empty" in texts[3]
 
 
+@pytest.mark.parametrize("case", ["BraTS-GLI-00000-001", "patient007_frame01"])
+def test_a_case_in_place_of_its_patient(case: str) -> None:
+    patients = ["BraTS-GLI-00000", "BraTS-GLI-0000", "patient007", "patient00"]
+    split = {"train": [case], "val": ["patient00"], "test": ["BraTS-GLI-0000"]}
+    (problem,) = split_problems(split, patients, "split.json")
+    owner = "BraTS-GLI-00000" if "GLI" in case else "patient007"
+    assert problem.fix.startswith(f"Name the patient, {owner}:")
+
+
 def test_split_file_in_use(acdc: Path, tmp_path: Path, module) -> None:
     """A patient with problems who is in no part does not matter."""
     (acdc / "training/patient008/Info.cfg").unlink()
