@@ -77,14 +77,16 @@ def read_case(
         if fault := intensity_fault(volume.data):
             note(path, *fault)
         if first is None:
-            first = Volume(volume.data[:0], volume.file_affine, volume.affine)
+            nothing = np.empty((0, 0, 0), np.float32)  # a view of the voxels would keep them all
+            first = Volume(nothing, volume.file_affine, volume.affine)
             shape = volume.data.shape
             channels = np.empty((len(case.images), *shape), dtype=np.float32)
         elif fault := grid_fault(shape, first.affine, volume, what="the modalities of a case"):
             note(path, *fault)
             continue
         assert channels is not None
-        channels[number] = volume.data  # one volume at a time: the file's is freed
+        channels[number] = volume.data
+        del volume  # one at a time beside the channels
     label, notes = None, []
     if case.label is not None and (volume := read(case.label)) is not None:
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
@@ -167,7 +169,7 @@ def label_noise(data: np.ndarray) -> float:
 
 def map_labels(data: np.ndarray, label_map: Mapping[int, int]) -> np.ndarray:
     """Return the class index of each voxel as uint8."""
-    data = np.rint(data).astype(np.int64)
+    data = data if data.dtype.kind in "iub" else np.rint(data)
     if all(value == index for value, index in label_map.items()):
         return data.astype(np.uint8)
     mapped = np.full(data.shape, IGNORED, dtype=np.uint8)

@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError, ImageDataError
 SUFFIXES = (".nii.gz", ".nii")
 T = TypeVar("T")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it names no file; we do
-_PIECE = 1 << 20  # bytes
+_PIECE = 1 << 16  # bytes
 _INFLATION = 1032  # bytes that one byte of deflate holds at most
 _FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes

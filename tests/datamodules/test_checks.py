@@ -1,6 +1,7 @@
 """Every fault that a case's content can have is found, by check() and by prepare()."""
 
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from datamodules import ACDCDataModule, DataError
-from datamodules.case import Problem
-from datamodules.checks import map_labels
+from datamodules.case import Case, Problem
+from datamodules.checks import map_labels, read_case
 from datamodules.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 
@@ -174,3 +175,22 @@ def test_error_survives_pickling() -> None:
     error = DataError([Problem("a", "b", "c", "d", "e")])
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.problems) == (str(error), error.problems)
+
+
+def test_reading_holds_the_channels_and_little_more(tmp_path: Path) -> None:
+    """One file's voxels at a time beside the case's own, whatever the number of modalities."""
+    shape, count = (64, 64, 48), 3
+    images = [save(tmp_path / f"{k}.nii.gz", blobs(k, shape)[0]) for k in range(count)]
+    label = save(tmp_path / "label.nii.gz", blobs(0, shape)[1])
+    case = Case("a", "a", tuple(images), label)
+    classes = {0: 0, 1: 1, 2: 2, 3: 3}
+    read_case(case, label_map=classes, num_classes=4)  # imports and caches are not counted
+    tracemalloc.start()
+    try:
+        raw, problems = read_case(case, label_map=classes, num_classes=4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert problems == []
+    assert raw is not None
+    assert peak < (count + 2) * raw.image[0].nbytes
