@@ -5,13 +5,19 @@ The parent never runs a backward pass, which torch does not allow before a fork.
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from tests.ranks import free_port
 from tests.tiny import ROOT
 
 
@@ -23,8 +29,29 @@ class Ended:
     out: str
 
 
+@dataclass(frozen=True)
+class Child:
+    """A forked ``mbls`` at work.
+
+    Args:
+        pid: Its id.
+        printed: The file of what it prints; its status comes into one beside it.
+    """
+
+    pid: int
+    printed: Path
+
+    def poll(self) -> int | None:
+        """Its status, None while it runs."""
+        file = self.printed.with_suffix(".code")
+        return int(file.read_text()) if file.exists() else None
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
 class Forks:
-    """A parent process, and one child of it after the other."""
+    """A parent process, and its children."""
 
     def __init__(self, folder: Path) -> None:
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
@@ -34,64 +61,120 @@ class Forks:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
-    def mbls(self, *args: str, kill_after: float | None = None, limit: float = 120) -> Ended:
-        """Run ``mbls``, and kill it after some seconds if asked; what hangs fails the test."""
+    def start(self, *args: str, **env: str) -> Child:
+        """Start ``mbls`` with some more variables in its environment."""
         self.count += 1
         printed = self.folder / f"printed{self.count}.txt"
         assert self.parent.stdin is not None
         assert self.parent.stdout is not None
-        self.parent.stdin.write(json.dumps([str(printed), *args]) + "\n")
+        self.parent.stdin.write(json.dumps([str(printed), env, *args]) + "\n")
         self.parent.stdin.flush()
-        child = int(self.parent.stdout.readline())
+        return Child(int(self.parent.stdout.readline()), printed)
+
+    def start_ranks(self, *args: str, world: int = 2) -> list[Child]:
+        """Start ``mbls`` as the ranks of one job, rank 0 first, as torchrun does."""
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        words = [*args, "--devices", str(world)]
+        return [
+            self.start(*words, **env, WORLD_SIZE=str(world), RANK=str(rank), LOCAL_RANK=str(rank))
+            for rank in range(world)
+        ]
+
+    def finish(
+        self, *children: Child, kill_after: float | None = None, limit: float = 120
+    ) -> list[Ended]:
+        """Wait for children, and kill them after some seconds if asked; what hangs fails the test.
+
+        The seconds count from the call.
+        """
         begin = time.monotonic()
-        while not (ended := printed.with_suffix(".code")).exists():
+        while any(child.poll() is None for child in children):
             seconds = time.monotonic() - begin
             if kill_after is not None and seconds > kill_after:
-                os.kill(child, signal.SIGKILL)
+                kill(children)
                 kill_after = None
             assert self.parent.poll() is None, "the parent of all processes ended"
             if seconds > limit:
-                os.kill(child, signal.SIGKILL)
-                raise AssertionError(f"{args} hung\n{printed.read_text()}")
+                fail(children)
             time.sleep(0.005)
-        return Ended(int(ended.read_text()), printed.read_text())
+        return [Ended(child.poll() or 0, child.printed.read_text()) for child in children]
+
+    def mbls(self, *args: str, kill_after: float | None = None, limit: float = 120) -> Ended:
+        """Run ``mbls`` to its end; see :meth:`finish`."""
+        (ended,) = self.finish(self.start(*args), kill_after=kill_after, limit=limit)
+        return ended
 
     def close(self) -> None:
         """End the parent."""
         self.parent.communicate("", timeout=30)
 
 
-def child(printed: Path, args: list[str]) -> None:
+def kill(children: Sequence[Child]) -> None:
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def fail(children: Sequence[Child]) -> NoReturn:
+    kill(children)
+    told = "\n".join(f"--- {child.pid}\n{child.printed.read_text()}" for child in children)
+    raise AssertionError(f"hung\n{told}")
+
+
+# In the parent ----------------------------------------------------------------------------------
+
+
+def work(printed: Path, env: dict[str, str], args: list[str]) -> None:
     """Be ``mbls`` with its output in a file."""
     from mbls.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(env)
     file = os.open(printed, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    code = 1
     try:
         code = main(args)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def reap(running: dict[int, Path]) -> None:
+    """Leave the status of each child that has ended in a file beside its output."""
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        code = running.pop(pid).with_suffix(".half")
+        code.write_text(str(os.waitstatus_to_exitcode(status)))
+        code.rename(code.with_suffix(".code"))
 
 
 def serve() -> None:
-    """Fork a child for each line of arguments, and leave its status in a file beside its output."""
+    """Fork a child for each line, and print its id, until the input ends."""
     import mbls.commands.lightning  # noqa: F401  (what the children need)
     import tests.few_acdc  # noqa: F401
 
-    for line in sys.stdin:
-        printed, *args = json.loads(line)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a test sends it to the whole group
+    running: dict[int, Path] = {}
+    while True:
+        reap(running)
+        if not select.select([sys.stdin], [], [], 0.005)[0]:
+            continue
+        if not (line := sys.stdin.readline()):
+            return
+        printed, env, *args = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            child(Path(printed), args)
+            work(Path(printed), env, args)
+        running[pid] = Path(printed)
         print(pid, flush=True)  # noqa: T201
-        _, status = os.waitpid(pid, 0)
-        code = Path(printed).with_suffix(".half")
-        code.write_text(str(os.waitstatus_to_exitcode(status)))
-        code.rename(code.with_suffix(".code"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
 from tests import tiny
+from tests.forks import Forks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -26,8 +27,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.run_folder(folder)
 
 
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
 def checkpoint(run: Path, name: str = "last") -> Path:
     return run / "checkpoints" / f"{name}.ckpt"
+
+
+def written_at(path: Path) -> float:
+    """When a file was written; 0 while it is renamed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def assert_finite(run: Path) -> None:
@@ -39,29 +55,62 @@ def assert_finite(run: Path) -> None:
 # Signals ---------------------------------------------------------------------------------------
 
 
+class Forked:
+    """Two ranks that are there from the start, as torchrun makes them."""
+
+    def __init__(self, forks: Forks, *words: str) -> None:
+        self.forks, self.ranks = forks, forks.start_ranks("train", *words)
+        self.first = self.ranks[0]
+
+    def send_all(self, number: int) -> None:
+        os.killpg(self.forks.parent.pid, number)
+
+    def finish(self) -> tuple[int, str]:
+        ended = self.forks.finish(*self.ranks)
+        return ended[0].code, "".join(each.out for each in ended)
+
+
+class Launched:
+    """Two ranks of which lightning starts the second."""
+
+    def __init__(self, forks: Forks, *words: str) -> None:
+        self.first = tiny.start("train", *words, "--devices", "2")
+
+    def send_all(self, number: int) -> None:
+        os.killpg(self.first.pid, number)
+
+    def finish(self) -> tuple[int, str]:
+        done = tiny.finish(self.first)
+        return done.code, done.err
+
+
 @pytest.mark.ddp
-def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
-    words = [*tiny.words(tmp_path, train=40, num_workers=1, epochs=1000), "--devices", "2"]
+@pytest.mark.parametrize("job", [Forked, pytest.param(Launched, marks=pytest.mark.slow)])
+def test_signals_to_two_ranks_and_the_way_on(
+    job: type[Forked | Launched], forks: Forks, tmp_path: Path
+) -> None:
+    words = tiny.words(tmp_path, train=40, num_workers=1, epochs=1000)
     run = tiny.run_folder(tmp_path)
-    process = tiny.start("train", *words)
-    tiny.wait_for(checkpoint(run, "previous").exists, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to data workers too
-    stopped = [tiny.finish(process)]
+    ranks = job(forks, *words)
+    tiny.wait_for(checkpoint(run, "previous").exists, ranks.first)
+    ranks.send_all(signal.SIGINT)  # as a terminal does, to data workers too
+    stopped = [ranks.finish()]
     step = torch.load(checkpoint(run), weights_only=True)["global_step"]
 
     again = ["--run", str(run), "--resume"]
-    previous = checkpoint(run, "previous")  # always there, unlike last, which is renamed to it
-    before = previous.stat().st_mtime_ns
-    process = tiny.start("train", *again, "--trainer.num_sanity_val_steps", "0")
-    tiny.wait_for(lambda: previous.stat().st_mtime_ns > before, process)
-    process.send_signal(signal.SIGTERM)  # to rank 0 alone, as a batch system may
-    stopped.append(tiny.finish(process))
-    for done, code, way_out in zip(stopped, (130, 143), ("a second signal", "Ctrl-C"), strict=True):
-        assert done.code == code
-        assert "Traceback" not in done.err
-        assert done.err.count(f"; {way_out} ends at once.") == 1
-        assert done.err.count("Stopped in epoch") == 1
-        assert done.err.count(f"mbls train --run {run} --resume") == 1
+    ranks = job(forks, *again, "--trainer.num_sanity_val_steps", "0")
+    before = written_at(checkpoint(run))
+    tiny.wait_for(lambda: written_at(checkpoint(run)) > before, ranks.first)
+    ranks.first.send_signal(signal.SIGTERM)  # to rank 0 alone, as a batch system may
+    stopped.append(ranks.finish())
+    for (code, told), wanted, way_out in zip(
+        stopped, (130, 143), ("a second signal", "Ctrl-C"), strict=True
+    ):
+        assert code == wanted, told
+        assert "Traceback" not in told
+        assert told.count(f"; {way_out} ends at once.") == 1
+        assert told.count("Stopped in epoch") == 1
+        assert told.count(f"mbls train --run {run} --resume") == 1
 
     state = torch.load(checkpoint(run), weights_only=True)
     assert state["global_step"] > step
@@ -74,18 +123,18 @@ def test_signals_to_two_ranks_and_the_way_on(tmp_path: Path) -> None:
     assert torch.load(checkpoint(run, "best"), weights_only=True)["epoch"] == int(best["epoch"])
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once(forks: Forks, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    process = tiny.start("train", *tiny.words(tmp_path), *tiny.callback("Hang", file=begun))
-    tiny.wait_for(begun.exists, process)
-    process.send_signal(signal.SIGINT)
+    run = forks.start("train", *tiny.words(tmp_path), *tiny.callback("Hang", file=begun))
+    tiny.wait_for(begun.exists, run)
+    run.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    done = tiny.finish(process, limit=10)
-    assert done.code == -signal.SIGINT
-    assert "a second signal ends at once" in done.err
-    assert "Traceback" not in done.err
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    (ended,) = forks.finish(run, limit=10)
+    assert ended.code == -signal.SIGINT
+    assert "a second signal ends at once" in ended.out
+    assert "Traceback" not in ended.out
 
 
 @pytest.mark.ddp
@@ -133,12 +182,14 @@ def test_weights_that_blow_up_spoil_no_checkpoint(
 
 
 @pytest.mark.ddp
-def test_a_nan_on_one_rank_stops_both(tmp_path: Path) -> None:
-    done = tiny.mbls("train", *tiny.words(tmp_path, bad=5, train=16), "--devices", "2")
-    assert done.code == 1
-    assert done.err.count("The loss became NaN or infinite") == 1
-    assert "case005" in done.err
-    assert "Traceback" not in done.err
+def test_a_nan_on_one_rank_stops_both(forks: Forks, tmp_path: Path) -> None:
+    ranks = forks.start_ranks("train", *tiny.words(tmp_path, bad=5, train=16))
+    first, second = forks.finish(*ranks)
+    assert (first.code, second.code) == (1, 0)  # lightning would kill the first after the second
+    assert first.out.count("The loss became NaN or infinite") == 1
+    assert "case005" in first.out
+    assert "became NaN" not in second.out
+    assert "Traceback" not in first.out + second.out
     assert not list((tiny.run_folder(tmp_path)).glob("checkpoints/*.ckpt"))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 import yaml
@@ -206,7 +206,13 @@ def mbls(*args: str, limit: float = 300) -> Done:
     return finish(start(*args), limit=limit)
 
 
-def wait_for(there: Callable[[], bool], process: subprocess.Popen, *, limit: float = 300) -> None:
+class Process(Protocol):
+    """What can say whether it has ended."""
+
+    def poll(self) -> int | None: ...
+
+
+def wait_for(there: Callable[[], bool], process: Process, *, limit: float = 300) -> None:
     """Wait until something is there, or the process has ended, or the time is up."""
     end = time.monotonic() + limit
     while not there() and process.poll() is None and time.monotonic() < end:
