@@ -1,0 +1,122 @@
+"""Ranks that are killed: the others end soon and say why, and the run goes on as if nothing was."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback
+
+from tests import few_acdc, ranks, tiny
+from tests.equal_runs import assert_equal
+
+pytestmark = [pytest.mark.ddp, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+TOLD = "Another process of this job ended or was killed"
+SOON = 10.0  # seconds
+
+
+class KillRank(Callback):
+    """Kill a rank, or the whole process group, in the second epoch.
+
+    Args:
+        rank: Which one; -1 is all at one instant.
+        file: Touched just before.
+        hook: Where.
+        busy: Whether the others are then busy for a minute, and do not wait for it.
+    """
+
+    def __init__(self, rank: int, file: Path, hook: str, *, busy: bool = False) -> None:
+        self.rank, self.file, self.busy, self.calls = rank, Path(file), busy, 0
+        setattr(self, hook, self._hook)
+
+    def _hook(self, trainer, *args) -> None:
+        self.calls += trainer.current_epoch == 1
+        if self.calls != 2:
+            return
+        if trainer.global_rank == max(self.rank, 0):
+            self.file.touch()
+            if self.rank < 0:
+                os.killpg(0, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.busy:
+            time.sleep(60)
+
+
+def words_of(rank: int, file: Path, hook: str, *, busy: bool = False) -> list[str]:
+    """Words that add the callback above."""
+    settings = {"rank": rank, "file": file, "hook": hook, "busy": str(busy).lower()}
+    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
+    return ["--trainer.callbacks+=tests.test_ddp_kills.KillRank", *given]
+
+
+KILLS = {
+    "rank 0, in an epoch": (0, "on_train_batch_end", False),
+    "rank 1, in an epoch": (1, "on_train_batch_end", False),
+    "all, in an epoch": (-1, "on_train_batch_end", False),
+    "rank 0, in a validation, rank 1 busy": (0, "on_validation_batch_start", True),
+}
+
+
+@dataclass(frozen=True)
+class Kills:
+    """How each killed run ended, after how many seconds, and the folders of all and of a whole."""
+
+    done: dict[str, tiny.Done]
+    seconds: dict[str, float]
+    runs: dict[str, Path]
+    whole: Path
+
+
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
+    """Runs on two ranks with dropout and augmentation, killed and resumed, and one that was not."""
+    folder = tmp_path_factory.mktemp("kills")
+    augmentation = {"probability": 0.7, "flip": 0.5, "rotation": 20.0, "noise": 0.1}
+    words = ["train", *few_acdc.words(folder, test_cases=3, augmentation=augmentation)]
+    words += ["--loss", "cals", "--epochs", "3", "--devices", "2"]
+    done, seconds, runs = {}, {}, {}
+    for number, (name, (rank, hook, busy)) in enumerate(KILLS.items()):
+        runs[name], file = folder / f"run{number}", folder / f"killed{number}"
+        kill = words_of(rank, file, hook, busy=busy)
+        process = tiny.start(*words, "--run", str(runs[name]), *kill)
+        done[name] = tiny.finish(process)  # the end of all of them, for all hold its output
+        seconds[name] = time.time() - file.stat().st_mtime
+        assert (runs[name] / "checkpoints/last.ckpt").is_file()
+    commands = [[*words, "--run", str(folder / "whole")]] + [
+        ["train", "--run", str(run), "--resume", "--trainer.callbacks", "null"]
+        for run in runs.values()
+    ]
+    later = ranks.run(commands, folder / "commands.json", world=2)
+    assert [each.code for each in later] == [0, 0], later
+    return Kills(done, seconds, runs, folder / "whole")
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_the_others_end_soon_and_say_why(name: str, kills: Kills) -> None:
+    done = kills.done[name]
+    assert done.code != 0
+    assert kills.seconds[name] < SOON
+    assert "Traceback" not in done.err
+    assert done.err.count(TOLD) == (not name.startswith("all"))
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_the_resumed_run_ends_as_if_nothing_had_been(name: str, kills: Kills) -> None:
+    assert_equal(kills.runs[name], kills.whole)
+
+
+@pytest.mark.parametrize(("victim", "speakers"), [(0, {1}), (2, {0, 1})])
+def test_so_do_ranks_that_were_started_from_outside(
+    victim: int, speakers: set[int], tmp_path: Path
+) -> None:
+    """Each waits for another: the first that learns of the loss must not keep the next waiting."""
+    words = [*tiny.words(tmp_path, train=12, batch_size=6), "--devices", "3"]
+    kill = words_of(victim, tmp_path / "killed", "on_train_batch_end")
+    done = ranks.run([["train", *words, *kill]], tmp_path / "c.json", world=3)
+    assert time.time() - (tmp_path / "killed").stat().st_mtime < SOON
+    assert [each.code for each in done] == [-9 if rank == victim else 1 for rank in range(3)]
+    assert {rank for rank, each in enumerate(done) if TOLD in each.err} == speakers
+    assert "Traceback" not in "".join(each.err for each in done)
