@@ -179,3 +179,4 @@ def serve() -> None:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # tidying up takes seconds, torch loaded
