@@ -54,12 +54,15 @@ def hash_split(
 
 
 def fold_split(split: Split, fold: int, folds: int) -> Split:
-    """Divide the train and val patients anew by hash: fold ``fold`` validates, test is kept."""
+    """Divide the train and val patients anew: fold ``fold`` validates, test is kept.
+
+    They are dealt out in the order of their names' hashes, so folds differ by one patient at most.
+    """
     pool = sorted(split["train"] + split["val"])
-    inside = {patient: int(place(patient, "fold") * folds) == fold for patient in pool}
+    inside = set(sorted(pool, key=lambda patient: place(patient, "fold"))[fold::folds])
     return {
-        "train": [patient for patient in pool if not inside[patient]],
-        "val": [patient for patient in pool if inside[patient]],
+        "train": [patient for patient in pool if patient not in inside],
+        "val": [patient for patient in pool if patient in inside],
         "test": split["test"],
     }
 

@@ -48,6 +48,8 @@ def test_folds_cover_each_patient_once() -> None:
     split = hash_split(NAMES, val_fraction=0.1, test_fraction=0.2)
     folds = [fold_split(split, fold, 5) for fold in range(5)]
     assert sorted(chain(*(fold["val"] for fold in folds))) == sorted(split["train"] + split["val"])
+    sizes = [len(fold["val"]) for fold in folds]
+    assert max(sizes) - min(sizes) <= 1
     for fold in folds:
         assert fold["test"] == split["test"]
         assert not set(fold["train"]) & set(fold["val"])
