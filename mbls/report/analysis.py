@@ -13,10 +13,12 @@ from mbls.report.measures import Measure, Section, patient_draws, sample, shared
 from mbls.report.stats import (
     ENOUGH_PATIENTS,
     LEVEL,
+    SHORT,
     Effect,
     cautions,
     difference,
     holm,
+    lacking,
     loss_effect,
     patient_interval,
     pseudo_values,
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 ALPHA = 1 - LEVEL
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
     """
     patients = len(set(group.first.patients))
     chosen = None if reference is None else reference_arm(group, reference)
-    sections, missing = shared_sections([run for arm in group.arms for run in arm.runs])
+    sections, missing = shared_sections(
+        [run for arm in group.arms for run in arm.runs]
+    )
     weights = patient_draws(group.first.patients, draws=draws)
     sampled = {arm.name: [sample(r, sections, weights) for r in arm.runs] for arm in group.arms}
     cells: dict[str, dict[str, Cell]] = {}
@@ -151,16 +156,15 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
     against: dict[str, list[Comparison]] = {}
     reruns = {}
     valued: dict[str, int] = {}
+    lacks: dict[str, float] = {}
     for measure in (m for section in sections for m in section.measures):
         tables = {name: np.stack([s[measure.key] for s in runs]) for name, runs in sampled.items()}
         alone = np.concatenate([t[:, 1 + patients : 1 + 2 * patients] for t in tables.values()])
         known = ~np.isnan(alone).all(0)
-        valued[measure.key] = number = int(known.sum())
-        pseudo = {n: _pseudo(t, known) for n, t in tables.items()}
-        row = {
-            n: _cell(measure, t[:, 0], t[:, 1 + 2 * patients :], pseudo[n], number)
-            for n, t in tables.items()
-        }
+        valued[measure.key] = int(known.sum())
+        pseudo = {n: pseudo_table(t, known) for n, t in tables.items()}
+        lacks[measure.key] = max(lacking(table.mean(0)) for table in pseudo.values())
+        row = {n: cell_of(measure, t, known) for n, t in tables.items()}
         names = list(row)
         values = {n: cell.value for n, cell in row.items()}
         pairs[measure.key] = compare(list(itertools.combinations(names, 2)), pseudo, values)
@@ -171,7 +175,12 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
         reruns[measure.key] = rerun_differences(pseudo)
     seeds = [len(arm.runs) for arm in group.arms]
     measures = [m for section in sections for m in section.measures]
-    said = [*missing, *cautions(seeds, patients), *_few(measures, valued, patients)]
+    said = [
+        *missing,
+        *cautions(seeds, patients),
+        *_few(measures, valued, patients),
+        *(_skewed(lacks) if patients >= ENOUGH_PATIENTS else []),
+    ]
     return Analysis(group, sections, cells, pairs, chosen, against, reruns, said)
 
 
@@ -185,6 +194,19 @@ def _few(measures: Sequence[Measure], valued: Mapping[str, int], patients: int) 
     return [
         f"Fewer of the {patients} patients have a value of: {told}. Its intervals and tests are of "
         "those alone, and too few for where values are skewed."
+    ]
+
+
+def _skewed(lacks: Mapping[str, float]) -> list[str]:
+    """Return a caution that names the measures whose patients differ by much skewness."""
+    by_lack = sorted((key for key in lacks if lacks[key] > SHORT), key=lambda key: -lacks[key])
+    if not by_lack:
+        return []
+    told = ", ".join(by_lack[:MOST_NAMED])
+    more = f" and {len(by_lack) - MOST_NAMED} more" if len(by_lack) > MOST_NAMED else ""
+    return [
+        f"Patients' values are skewed in {told}{more}: intervals of a loss hold the truth less "
+        f"often than they say, by {100 * lacks[by_lack[0]]:.0f} points or more in the first."
     ]
 
 
@@ -247,21 +269,25 @@ def reference_error(names: Sequence[str], name: str) -> ReportError:
     return ReportError(f"--reference must name one loss of the runs, {there}, got {name!r}.")
 
 
-def _pseudo(table: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return pseudo-values of draws ``(seeds, draws)`` for the patients that have a value.
+def pseudo_table(table: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the pseudo-values of one arm, for the patients that have a value.
 
     ``(seeds, patients)``; NaN where that is one patient or none.
+
+    Args:
+        table: A measure in each draw of :func:`mbls.report.measures.patient_draws`,
+            ``(seeds, draws)``.
+        known: Which patients have a value, ``(patients,)``.
     """
     if known.sum() < 2:
         return np.full((len(table), 2), np.nan)
     return pseudo_values(table[:, 0], table[:, 1 : 1 + len(known)].T[known]).T
 
 
-def _cell(
-    measure: Measure, whole: np.ndarray, drawn: np.ndarray, pseudo: np.ndarray, patients: int
-) -> Cell:
-    """Return the cell of one arm from its values ``(seeds,)`` and draws ``(seeds, draws)``."""
-    together, nan = drawn.mean(0), float("nan")
+def cell_of(measure: Measure, table: np.ndarray, known: np.ndarray) -> Cell:
+    """Return the cell of one arm, not marked yet; arguments as of :func:`pseudo_table`."""
+    whole, drawn = table[:, 0], table[:, 1 + 2 * len(known) :]
+    together, nan, patients = drawn.mean(0), float("nan"), int(known.sum())
     if patients < 2:
         each, low, high = whole.tolist(), nan, nan
     elif measure.corrected:
@@ -275,7 +301,7 @@ def _cell(
         low, high = patient_interval(float(whole.mean()), together, patients)
     values = np.array(each)
     sd = float(values.std(ddof=1)) if len(values) > 1 else nan
-    over_all = loss_effect(pseudo, value=float(values.mean()))
+    over_all = loss_effect(pseudo_table(table, known), value=float(values.mean()))
     if measure.better == "less":  # none of these is negative
         low, high = _cut(low), _cut(high)
         over_all = replace(over_all, low=_cut(over_all.low), high=_cut(over_all.high))
