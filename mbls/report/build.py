@@ -97,7 +97,8 @@ def _save(figures: Sequence[Drawn], output: Path, prefix: str) -> None:
 def views_of(analysis: Analysis) -> list[View]:
     """Return all tables of a group, in order."""
     views = [section_view(analysis, section) for section in analysis.sections]
-    views += [comparison_view(analysis, s) for s in analysis.sections if s.lead]
+    compared = [comparison_view(analysis, s) for s in analysis.sections if s.lead]
+    views += [view for view in compared if view.rows]
     return views + [v for v in (reruns_view(analysis), selection_view(analysis)) if v]
 
 

@@ -3,8 +3,11 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from mbls.report.analysis import Analysis
 from mbls.report.views import Entry, View
@@ -23,6 +26,13 @@ LATEX = {
     "<": "$<$",
     ">": "$>$",
 }
+
+
+LATEX_LETTERS = 80
+"""As many letters of \\footnotesize as a column of text of 345 points holds."""
+LATEX_HEAD = r"""% needs \usepackage{booktabs,graphicx}; UTF-8
+\providecommand{\mblsfit}[1]{\sbox0{#1}\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi}
+"""
 
 
 def markdown_text(views: Sequence[View]) -> str:
@@ -50,37 +60,81 @@ def _markdown_words(entry: Entry) -> str:
 
 
 def latex_text(views: Sequence[View]) -> str:
-    r"""Return the tables as LaTeX for ``\usepackage{booktabs}``, floats of their own."""
-    head = "% needs \\usepackage{booktabs}; UTF-8\n"
-    return head + "\n".join(_latex(view, number) for number, view in enumerate(views, 1))
+    r"""Return the tables as LaTeX for ``\usepackage{booktabs,graphicx}``, floats of their own.
+
+    A table of many columns is set in pieces below each other; a piece that is wider than the text
+    all the same is scaled down to it.
+    """
+    return LATEX_HEAD + "\n".join(_latex(view, number) for number, view in enumerate(views, 1))
 
 
 def _latex(view: View, number: int) -> str:
     text = " ".join([f"{view.title}.", view.caption, *view.legend])
-    lines = [r"\begin{table}", r"  \centering\footnotesize"]
+    lines = [r"\begin{table}[htbp]", r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}"]
     lines += [f"  \\caption{{{latex_words(text)}}}"]
     lines += [f"  \\label{{tab:mbls-{number}}}"]
-    lines += [f"  \\begin{{tabular}}{{l{'r' * (len(view.columns) - 1)}}}", r"    \toprule"]
-    lines += ["    " + " & ".join(map(latex_words, view.columns)) + r" \\", r"    \midrule"]
+    for columns in latex_pieces(view):
+        lines += [r"  \par\medskip", *_tabular(view, columns)]
+    lines += [r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def latex_pieces(view: View) -> list[list[int]]:
+    """Return the columns of each piece; each piece begins with the first one, which names the rows.
+
+    A table whose rows its first column does not tell apart stays whole.
+    """
+    names = [row[0].text for row in view.rows]
+    widths = [
+        max([*map(len, _heading(name)), *(max(len(r[k].text), len(r[k].below)) for r in view.rows)])
+        for k, name in enumerate(view.columns)
+    ]
+    whole = sum(widths) + 2 * len(widths)
+    if whole <= LATEX_LETTERS or len(set(names)) < len(names):
+        return [list(range(len(widths)))]
+    room = LATEX_LETTERS - widths[0]
+    number = -(-(whole - widths[0]) // max(room, 1))
+    others = np.array_split(np.arange(1, len(widths)), min(number, len(widths) - 1))
+    return [[0, *map(int, part)] for part in others]
+
+
+def _tabular(view: View, columns: Sequence[int]) -> list[str]:
+    heads = [latex_heading(view.columns[k]) for k in columns]
+    lines = [f"  \\mblsfit{{\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"    \toprule"]
+    lines += ["    " + " & ".join(heads) + r" \\", r"    \midrule"]
     for row in view.rows:
-        lines.append("    " + " & ".join(_latex_entry(entry) for entry in row) + r" \\")
+        entries = [row[k] for k in columns]
+        lines.append("    " + " & ".join(map(_latex_entry, entries)) + r" \\")
         if any(entry.below for entry in row):
             below = " & ".join(
-                f"{{\\scriptsize {latex_words(e.below)}}}" if e.below else "" for e in row
+                f"{{\\scriptsize {latex_words(e.below)}}}" if e.below else "" for e in entries
             )
-            lines.append(f"    {below} \\\\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+            lines.append(f"    {below} \\\\[2pt]")
+    return [*lines, r"    \bottomrule", r"  \end{tabular}}"]
+
+
+def _heading(name: str) -> list[str]:
+    """Return the lines of a heading: broken where it has a comma."""
+    first, comma, rest = name.partition(", ")
+    return [first + comma.strip(), rest] if comma else [first]
+
+
+def latex_heading(name: str) -> str:
+    """Return a heading in one line or two."""
+    lines = [latex_words(line) for line in _heading(name)]
+    return lines[0] if len(lines) == 1 else "\\shortstack[r]{" + r" \\ ".join(lines) + "}"
 
 
 def latex_words(text: str) -> str:
     r"""Return text with what is special to LaTeX written out.
 
     Example:
-        >>> print(latex_words("95 % of cases_1"))
-        95 \% of cases\_1
+        >>> print(latex_words("95 % of cases_1: -0.5"))
+        95~\% of cases\_1: $-$0.5
     """
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    written = "".join(LATEX.get(letter, letter) for letter in text).replace(r" \%", r"~\%")
+    minus = re.sub(r"(?<![\w-])-(?=\d)|(?<= )-(?= )", "$-$", written)
+    return minus.replace("--", "-{}-")
 
 
 def _latex_entry(entry: Entry) -> str:
