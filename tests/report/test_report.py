@@ -9,11 +9,20 @@ import pytest
 
 from mbls.cli import main
 from mbls.errors import ReportError
+from mbls.report import build
 from mbls.report.analysis import analyse
 from mbls.report.build import build_report
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
 from tests.report.fake import DRAWS, write_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures():
+    """Other tests draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "figures_of", lambda _: [])
+        yield
 
 
 @pytest.fixture(scope="module")
