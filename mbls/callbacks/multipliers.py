@@ -23,7 +23,7 @@ class MultiplierFigure(Callback):
         on_rank_zero(trainer, lambda: self._draw(trainer))
 
     def _draw(self, trainer: Trainer) -> None:
-        run = folder_callback(trainer)
+        run, data = folder_callback(trainer), trainer.datamodule  # type: ignore[attr-defined]
         path = run.path / "metrics.csv"
         logged = any(isinstance(logger, MetricsCSV) for logger in trainer.loggers)
         rows = read_rows(path) if logged and path.is_file() else []
@@ -34,7 +34,8 @@ class MultiplierFigure(Callback):
             "network": run.network,
             "loss": run.loss,
             "seed": run.seed,
-            "origin": getattr(trainer.datamodule, "origin", "real"),  # type: ignore[attr-defined]
+            "origin": getattr(data, "origin", "real"),
+            "adapts_on": getattr(data, "adapt", "val"),
         }
         with writing(run.path):
             save_figure(multipliers_figure(rows, meta=meta), run.path / "multipliers")

@@ -44,7 +44,8 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
 
     Args:
         rows: Of a run's metrics.csv.
-        meta: ``dataset``, ``origin``, ``network``, ``loss`` and ``seed``.
+        meta: ``dataset``, ``origin``, ``network``, ``loss`` and ``seed``; ``adapts_on``, ``"val"``
+            or ``"holdout"``, says which cases the loss observed.
 
     Raises:
         ValueError: No multiplier was logged.
@@ -66,7 +67,11 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
     text = " · ".join(
         [f"{meta['dataset']} ({origin})", meta["network"], meta["loss"], f"seed {meta['seed']}"]
     )
-    text += "\nWhat each validation of the run set for the epochs after it."
+    cases = "training cases held out" if meta.get("adapts_on") == "holdout" else "validation cases"
+    text += (
+        f"\nWhat each validation of the run set for the epochs after it, from all voxels of its "
+        f"{cases} pooled, on the preprocessed grid; no test case enters."
+    )
     text += "".join(
         f" Every {TITLES[kind]} stayed {value:g}."
         for kind, value in still.items()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from mbls.metrics.calibration import expected_error
 from mbls.plots.across import across_figure, style_of
 from mbls.plots.style import GREY, INCHES, small
 
@@ -24,7 +25,8 @@ def side_by_side_figure(
     columns = min(4, len(tables))
     rows = -(-len(tables) // columns)
     legend = "Bars: share of hits, all seeds together; lines: mean confidence and share of hits of "
-    legend += "each seed. Grey area: share of the voxels in each bin (log scale)."
+    legend += "each seed. ECE: mean of the seeds' own, not corrected. Grey area: share of the "
+    legend += "voxels in each bin (log scale)."
     width = INCHES if columns > 2 else INCHES * 0.65
     figure = across_figure([*caption, legend], height=width / columns * 1.08 * rows, width=width)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -33,7 +35,7 @@ def side_by_side_figure(
     for place, (name, seeds) in enumerate(tables.items()):
         axes = grid.flat[place]
         colour, _ = style_of(place)
-        count, hits, confidence = np.sum(seeds, axis=0)
+        count, hits, _ = np.sum(seeds, axis=0)
         n_bins, filled = len(count), count > 0
         left = np.arange(n_bins) / n_bins
         share = np.log10(np.maximum(count, 1)) / max(np.log10(max(count.max(), 10)), 1)
@@ -47,7 +49,7 @@ def side_by_side_figure(
             axes.plot(c[known] / n[known], h[known] / n[known], color=colour, linewidth=1,
                       marker=".", markersize=2)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
-        error = np.abs(hits - confidence).sum() / count.sum() if count.sum() else np.nan
+        error = expected_error(*np.stack(seeds, axis=1)).mean()
         axes.set_title(f"{textwrap.fill(name, 24)}\nECE {error:.4f}", fontsize=8)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         last = place + columns >= len(tables)

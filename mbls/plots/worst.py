@@ -19,7 +19,11 @@ CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D
 
 
 def worst_figure(
-    pictures: Sequence[Picture], *, meta: Mapping[str, Any], names: Sequence[str] | None = None
+    pictures: Sequence[Picture],
+    *,
+    meta: Mapping[str, Any],
+    names: Sequence[str] | None = None,
+    scope: str | None = None,
 ) -> Figure:
     """Draw a row a case; errors are coloured by the confidence with which they were made.
 
@@ -28,6 +32,7 @@ def worst_figure(
         meta: ``dataset``, ``origin`` and ``class_names``; ``network``, ``loss`` and ``seed`` are
             named if there.
         names: Words for each row in place of the case's name, e.g. with its loss.
+        scope: Words for of which data and runs the pictures are, in place of those of ``meta``.
 
     Raises:
         ValueError: There is no picture.
@@ -52,7 +57,7 @@ def worst_figure(
     colours.ax.tick_params(labelsize=7)
     colours.set_label("confidence", fontsize=7)
     _classes(figure, meta["class_names"])
-    _caption(figure, meta)
+    _caption(figure, scope or _scope(meta))
     return figure
 
 
@@ -88,16 +93,23 @@ def _classes(figure: Figure, names: Sequence[str]) -> None:
     figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
 
 
-def _caption(figure: Figure, meta: Mapping[str, Any]) -> None:
+def _scope(meta: Mapping[str, Any]) -> str:
     origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
     run = [str(meta[key]) for key in ("network", "loss") if key in meta]
     run += [f"seed {meta['seed']}"] if "seed" in meta else []
     run += [f"{meta['grid']} grid"] if "grid" in meta else []
+    run += [f"mirrored {', '.join(map(str, meta['mirror']))}"] if meta.get("mirror") else []
     run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
+    return " · ".join([f"{meta['dataset']} ({origin})", *run])
+
+
+def _caption(figure: Figure, scope: str) -> None:
     lines = [
-        " · ".join([f"{meta['dataset']} ({origin})", *run]),
-        "Cases of lowest Dice, each the slice with most wrong voxels. Error: wrong voxels, in the "
-        "colour of their confidence: the brighter, the surer of it.",
+        scope,
+        "Cases of lowest Dice (each case alone, mean of the foreground structures in its label), "
+        "each the slice with most wrong voxels. Confidence: the highest probability of each voxel, "
+        "all voxels, no bins. Error: wrong voxels, in the colour of their confidence: the "
+        "brighter, the surer of it.",
     ]
     text = "\n".join(textwrap.fill(line, int(INCHES * 16)) for line in lines)
     figure.suptitle(text, fontsize=8, x=0.01, ha="left")

@@ -1,6 +1,7 @@
 """The whole report: reads runs, computes, prints, writes the files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from mbls.errors import ReportError
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
 from mbls.report.analysis import Analysis, analyse, reference_arm, reference_error
-from mbls.report.figures import Drawn, figures_of
+from mbls.report.figures import figures_of
 from mbls.report.groups import Group, differing, groups_of
 from mbls.report.html import html_text
 from mbls.report.runs import LeftOut, find_runs
@@ -64,9 +65,13 @@ def build_report(
         (output / "table.md").write_text(markdown_text(views))
         (output / "table.tex").write_text(latex_text(views))
         (output / "table.csv").write_text(csv_text(analyses))
-        figures = [figures_of(analysis) for analysis in analyses]
-        for number, group in enumerate(figures, 1):
-            _save(group, output, "" if len(figures) == 1 else f"group{number}_")
+        prefixes = [f"group{n}_" for n in range(1, 1 + len(groups))] if len(groups) > 1 else [""]
+        figures = [
+            [replace(drawn, name=f"{prefix}{drawn.name}") for drawn in figures_of(analysis)]
+            for prefix, analysis in zip(prefixes, analyses, strict=True)
+        ]
+        for drawn in (drawn for group in figures for drawn in group):
+            save_figure(drawn.figure, output / drawn.name)
         page = html_text(
             analyses, [views_of(a) for a in analyses], figures, left_out, command=command
         )
@@ -86,12 +91,7 @@ def _with_patients(groups: Sequence[Group]) -> tuple[list[Group], list[LeftOut]]
     runs = [r for group in groups if group not in kept for arm in group.arms for r in arm.runs]
     if not kept:
         raise ReportError(f"No run can be reported: {runs[0].folder} was {reason}.")
-    return kept, [LeftOut(run.folder, reason) for run in runs]
-
-
-def _save(figures: Sequence[Drawn], output: Path, prefix: str) -> None:
-    for drawn in figures:
-        save_figure(drawn.figure, output / f"{prefix}{drawn.name}")
+    return kept, [LeftOut(t.folder, reason) for run in runs for t in run.trainings]
 
 
 def views_of(analysis: Analysis) -> list[View]:

@@ -57,6 +57,14 @@ def figures_of(analysis: Analysis) -> list[Drawn]:
     return [drawn for make in makers for drawn in make(analysis)]
 
 
+def _tests(arm: Arm) -> list[Run]:
+    return [test for run in arm.runs for test in run.tests]
+
+
+def _trainings(arm: Arm) -> list[Run]:
+    return [training for run in arm.runs for training in run.trainings]
+
+
 def _about(analysis: Analysis, how: str) -> list[str]:
     return [f"{scope(analysis)} {how}"]
 
@@ -90,7 +98,7 @@ def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
 def _reliability(analysis: Analysis) -> Iterator[Drawn]:
     for region, words in (("all", "all voxels"), ("label", "labelled foreground")):
         tables = {
-            arm.name: [run.bins()[0].pool().table(region, N_BINS)[:, 0, 0] for run in arm.runs]
+            arm.name: [t.bins()[0].pool().table(region, N_BINS)[:, 0, 0] for t in _tests(arm)]
             for arm in analysis.group.arms
         }
         caption = _about(analysis, _sound(region, "top label, voxels pooled"))
@@ -117,10 +125,10 @@ def _cases(analysis: Analysis) -> Iterator[Drawn]:
 
 
 def _case_table(arm: Arm) -> dict[str, list[np.ndarray]]:
-    """Return each case's Dice and errors, by measure and seed."""
+    """Return each case's Dice and errors, by measure and test."""
     found: dict[str, list[np.ndarray]] = {}
-    for run in arm.runs:
-        bins, counts, _ = run.bins()
+    for test in _tests(arm):
+        bins, counts, _ = test.bins()
         scores = dice_scores(counts)[:, 1 : bins.num_classes]
         known = ~np.isnan(scores)
         with np.errstate(invalid="ignore"):
@@ -198,10 +206,10 @@ def swept(analysis: Analysis) -> dict[str, dict[str, list[Arm]]]:
 
 def _multipliers(analysis: Analysis) -> Iterator[Drawn]:
     for number, arm in enumerate(analysis.group.arms):
-        run = arm.runs[0]
+        run = arm.runs[0].trainings[0]
         lines = multiplier_lines(run.epochs)
         if lines:
-            meta = run.meta | {"loss": arm.name}
+            meta = run.meta | {"loss": arm.name, "adapts_on": run.card.get("adapts_on")}
             last = "; ".join(
                 f"{kind} of {name} ends at {points[-1][1]:.3g}"
                 for kind, by_name in lines.items()
@@ -224,9 +232,8 @@ def _worst(analysis: Analysis) -> Iterator[Drawn]:
         f"{arm.name}, seed {run.seed}: {p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}"
         for arm, run, p in chosen
     ]
-    shared = ("dataset", "origin", "class_names", "grid", "tag")
-    meta = {k: v for k, v in analysis.group.first.meta.items() if k in shared}
-    figure = worst_figure([p for _, _, p in chosen], meta=meta, names=names)
+    meta = analysis.group.first.meta
+    figure = worst_figure([p for _, _, p in chosen], meta=meta, names=names, scope=scope(analysis))
     yield Drawn("worst_cases", title, f"{title}: {'; '.join(names)}", figure, picture=True)
 
 
@@ -234,8 +241,8 @@ def worst_picture(arm: Arm) -> tuple[Run, Picture] | None:
     """Return the case of lowest Dice among an arm's runs that kept pictures."""
     found = [
         (run, picture)
-        for run in arm.runs
-        if (run.test / "worst.npz").is_file()
+        for run in _trainings(arm)
+        if run.pictured
         for picture in load_pictures(run.test / "worst.npz")
     ]
     return min(found, key=lambda pair: pair[1].dice) if found else None

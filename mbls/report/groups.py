@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbls.neutral import NEUTRAL, added_callbacks, is_below
+from mbls.report.folds import FOLD, with_folds_merged
 from mbls.report.runs import LeftOut, Run, natural
 
 __all__ = ["Arm", "Group", "groups_of"]
@@ -73,7 +74,9 @@ def origin_words(meta: Mapping[str, Any]) -> str:
 
 def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
     """Return the runs in groups that may be compared, the largest first, and repeated ones."""
-    kept, repeated = _without_repeats(runs)
+    single, repeated = _without_repeats(runs)
+    kept, incomplete = with_folds_merged(single, facts=comparable, key=_training)
+    repeated += incomplete
     tested: dict[tuple[str, ...], list[Run]] = {}
     for run in kept:
         tested.setdefault(tuple(map(str, comparable(run).values())), []).append(run)
@@ -99,7 +102,6 @@ def comparable(run: Run) -> dict[str, Any]:
         "grid": meta.get("grid", "preprocessed"),
         "mirrored axes": ", ".join(map(str, meta.get("mirror") or [])) or "none",
         "bins": meta["n_bins"],
-        "NSD tolerance (mm)": meta.get("nsd_tolerance_mm"),
         "test": run.tag,
     }
 
@@ -125,6 +127,12 @@ def flat_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 def _loss_name(run: Run) -> str:
     return str(run.card["loss"]).partition(",")[0]
+
+
+def _training(run: Run) -> str:
+    """Return what two runs share that differ in seed and fold alone."""
+    settings = {name: v for name, v in _settings(run).items() if name != FOLD}
+    return str((_family(run), sorted(settings.items())))
 
 
 def _family(run: Run) -> tuple[str, str]:
@@ -207,6 +215,21 @@ def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
     return tuple(sorted(arms, key=lambda arm: natural_name(arm.name))), out
 
 
+def _fold_note(run: Run) -> list[str]:
+    """Return how the folds come together, where there are any."""
+    fold = run.card.get("fold")
+    if fold is None:
+        return []
+    if not run.folds:
+        return [f"Fold {fold} alone: each fold is a group of its own, nothing is averaged."]
+    how = (
+        "Patients are pooled over folds, each tested by the network that was not trained on it."
+        if run.pooled
+        else "The value of a seed is the mean over its folds, which tested the same cases."
+    )
+    return [f"{how} Folds share training patients, so the folds of a seed count as one training."]
+
+
 def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -225,8 +248,7 @@ def _short(name: str, among: Sequence[str]) -> str:
 def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return what differs between the runs that is neither loss nor network nor seed."""
     notes = []
-    if (fold := runs[0].card.get("fold")) is not None:
-        notes.append(f"Fold {fold} alone: each fold is a group of its own, nothing is averaged.")
+    notes += _fold_note(runs[0])
     training = [
         {n: v for n, v in _settings(r).items() if not n.startswith(("model.loss", "model.network"))}
         for r in runs
@@ -238,7 +260,7 @@ def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
         told = "; ".join(f"{value} for {', '.join(losses)}" for value, losses in values.items())
         notes.append(f"Trainings differ in {name}: {told}.")
     for key, word in (("commit", "commits of mbls"), ("versions", "versions of packages")):
-        if (number := len({str(run.card.get(key)) for run in runs})) > 1:
+        if (number := len({str(t.card.get(key)) for run in runs for t in run.trainings})) > 1:
             notes.append(f"The runs come from {number} {word}; the table of runs has them.")
     if adapted := sorted({_loss_name(r) for r in runs if r.card.get("adapts_on") == "val"}):
         notes.append(

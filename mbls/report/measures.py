@@ -156,8 +156,8 @@ def shared_sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
         return shared, []
     told = ", ".join(f"{key} ({number})" for key, number in lacking.items())
     return shared, [
-        f"Left out, since runs were tested without them (how many of {len(runs)}): {told}. Test "
-        "them alike with mbls evaluate RUN."
+        f"Left out, since runs were tested without them (how many of {len(runs)}) or with another "
+        f"tolerance of NSD: {told}. Test them alike with mbls evaluate RUN."
     ]
 
 
@@ -176,10 +176,15 @@ def sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[s
     """Return each measure's values in each draw, ``(draws,)``, by the measure's key.
 
     Args:
-        run: Whose ``bins.npz`` is read.
+        run: Whose ``bins.npz`` is read; of folds that tested the same cases the mean is returned.
         sections: What to compute.
         weights: Of :func:`patient_draws`.
     """
+    each = [_sample(test, sections, weights) for test in run.tests]
+    return {key: np.mean([values[key] for values in each], axis=0) for key in each[0]}
+
+
+def _sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[str, np.ndarray]:
     bins, counts, about = run.bins()
     overlaps = {"dice": dice_scores(counts)} | about["surfaces"]
     found: dict[str, np.ndarray] = {}

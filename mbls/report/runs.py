@@ -5,10 +5,10 @@ Reads JSON, CSV, YAML and ``bins.npz``, which holds no pickle.
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -16,9 +16,13 @@ import yaml
 from mbls.callbacks.run_logger import read_rows
 from mbls.errors import ReportError
 from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.pictures import load_pictures
 from mbls.metrics.summary import load_bins
+from mbls.selection import RULES
 
-__all__ = ["LeftOut", "Run", "find_runs"]
+__all__ = ["LeftOut", "RuleTest", "Run", "find_runs"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,14 @@ class Run:
         card: Content of ``run.json``.
         config: Content of ``config.yaml``.
         metrics: Content of the test's ``metrics.json``.
-        epochs: Rows of ``metrics.csv``; none where it is missing.
+        epochs: Rows of ``metrics.csv``; none where it is missing or damaged.
         cases: Name of each test case.
         patients: Patient of each test case.
+        pictured: Whether pictures of its worst cases can be read.
+        by_rule: Overlap and errors of the tests of the checkpoints that rules of selection chose.
+        damaged: Files beside the test that cannot be read.
+        folds: Runs of its folds, where it stands for them; the rest is then that of the first.
+        pooled: Whether each fold tested patients of its own, so that they come together.
     """
 
     folder: Path
@@ -44,6 +53,11 @@ class Run:
     epochs: list[dict[str, Any]]
     cases: tuple[str, ...]
     patients: tuple[str, ...]
+    pictured: bool = False
+    by_rule: dict[str, "RuleTest"] = field(default_factory=dict)
+    damaged: "tuple[LeftOut, ...]" = ()
+    folds: "tuple[Run, ...]" = ()
+    pooled: bool = False
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -60,17 +74,52 @@ class Run:
         """Folder of the test's files."""
         return self.folder / "test" / self.tag
 
+    @property
+    def trainings(self) -> "tuple[Run, ...]":
+        """The runs on disk that it stands for."""
+        return self.folds or (self,)
+
+    @property
+    def tests(self) -> "tuple[Run, ...]":
+        """The runs of whose tests its values are means: folds that tested the same cases."""
+        return self.folds if self.folds and not self.pooled else (self,)
+
     def bins(self) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
-        """Return the content of ``bins.npz``: histogram, Dice counts and the rest."""
+        """Return the content of ``bins.npz``: histogram, Dice counts and the rest.
+
+        Of folds that tested patients of their own, all cases one after the other.
+
+        Raises:
+            ValueError: It stands for folds that tested the same cases: see :attr:`tests`.
+        """
+        if self.pooled:
+            return _joined([fold.bins() for fold in self.folds])
+        if self.folds:
+            raise ValueError(f"{self.folder} stands for several tests of its cases; read .tests.")
         return load_bins(self.test / "bins.npz")
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A run that no table holds.
+class RuleTest:
+    """What a test of the checkpoint of a rule says.
 
     Attributes:
-        folder: The run folder.
+        dice: Mean of the foreground structures.
+        nll: Over all voxels, pooled.
+        ece: Over all voxels, pooled, not corrected.
+    """
+
+    dice: float
+    nll: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that no table holds, or a file of a run that nothing shows.
+
+    Attributes:
+        folder: The run folder, or the file.
         reason: Why, and what would change it.
     """
 
@@ -97,6 +146,7 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
     found = [_read(folder, tag) for folder in sorted(folders, key=natural)]
     runs = [one for one in found if isinstance(one, Run)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
+    left_out += [one for run in runs for one in run.damaged]
     if not runs:
         reasons = "".join(f"\n  {out.folder}: {out.reason}" for out in left_out[:10])
         raise ReportError(
@@ -127,15 +177,93 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
             return LeftOut(folder, f"not tested: no test/{tag}; mbls evaluate {folder}{which}")
         metrics = json.loads((test / "metrics.json").read_text())
         _, _, about = load_bins(test / "bins.npz")
-        rows = folder / "metrics.csv"
+        beside = _Beside(folder, tag, config)
         run = Run(
-            folder, tag, card, config, metrics, read_rows(rows) if rows.is_file() else [],
+            folder, tag, card, config, metrics, beside.epochs or [],
             tuple(about["cases"]), tuple(about["patients"]),
+            pictured=beside.pictured, by_rule=beside.by_rule, damaged=tuple(beside.damaged),
         )  # fmt: skip
         if about["meta"] != {k: run.meta[k] for k in about["meta"]}:
             return LeftOut(folder, f"test/{tag}: metrics.json and bins.npz are of different tests")
         int(card["seed"]), config["model"]["loss"], run.meta["n_bins"]
     except Exception as error:  # whatever a broken file raises
-        reason = str(error).splitlines()[0][:160] if str(error) else ""
-        return LeftOut(folder, f"cannot be read: {type(error).__name__}: {reason}")
+        return LeftOut(folder, _unreadable(error))
     return run
+
+
+def _joined(
+    parts: Sequence[tuple[CalibrationBins, np.ndarray, dict[str, Any]]],
+) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
+    """Return the content of several ``bins.npz`` as that of one test of all cases."""
+    bins, counts, abouts = zip(*parts, strict=True)
+    first = bins[0]
+    known = [b.truth for b in bins if b.truth is not None]
+    joined = replace(
+        first,
+        cells=np.concatenate([b.cells for b in bins]),
+        sums=np.concatenate([b.sums for b in bins]),
+        truth=np.concatenate(known) if len(known) == len(bins) else None,
+    )
+    shared = [name for name in abouts[0]["surfaces"] if all(name in a["surfaces"] for a in abouts)]
+    surfaces = {name: np.concatenate([a["surfaces"][name] for a in abouts]) for name in shared}
+    about = abouts[0] | {
+        "cases": [case for a in abouts for case in a["cases"]],
+        "patients": [patient for a in abouts for patient in a["patients"]],
+        "surfaces": surfaces,
+    }
+    return joined, np.concatenate(counts), about
+
+
+class _Beside:
+    """What lies beside a test's numbers; damage there is noted and keeps no run out of tables."""
+
+    def __init__(self, folder: Path, tag: str, config: Mapping[str, Any]) -> None:
+        self.folder, self.damaged = folder, list[LeftOut]()
+        tests = {rule: f"best-{rule}" for rule in RULES}
+        own = _own_rule(config)
+        if own is not None and not (folder / "test" / tests[own]).is_dir():
+            tests[own] = "best"
+        again = f"mbls evaluate {folder} --ckpt {{}} writes it anew"
+        self.pictured = bool(self._read(f"test/{tag}/worst.npz", load_pictures, again.format(tag)))
+        found = {
+            rule: self._read(f"test/{name}/metrics.json", _rule_test, again.format(name))
+            for rule, name in tests.items()
+        }
+        self.by_rule = {rule: test for rule, test in found.items() if test is not None}
+        self.epochs = self._read("metrics.csv", _epochs, "its curves and choices are left out")
+
+    def _read(self, name: str, reader: Callable[[Path], T], consequence: str) -> T | None:
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return reader(path)
+        except Exception as error:  # whatever a broken file raises
+            self.damaged.append(LeftOut(path, f"{_unreadable(error)}; {consequence}"))
+            return None
+
+
+def _own_rule(config: Mapping[str, Any]) -> str | None:
+    """Return the rule by which ``best.ckpt`` was chosen; None for a logged value of one's own."""
+    settings = config.get("checkpoint") or {}
+    rule = settings.get("select")
+    return rule if rule in RULES and settings.get("monitor") is None else None
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    rows = read_rows(path)
+    for value in (value for row in rows for value in row.values()):
+        float(value)
+    return rows
+
+
+def _rule_test(path: Path) -> RuleTest:
+    metrics = json.loads(path.read_text())
+    pooled = metrics["sound"]["all"]["pooled"]
+    values = (metrics["dice"]["mean"]["value"], pooled["nll"]["value"], pooled["ece"]["value"])
+    return RuleTest(*(float("nan") if v is None else float(v) for v in values))
+
+
+def _unreadable(error: Exception) -> str:
+    reason = str(error).splitlines()[0].partition(". ")[0][:160] if str(error) else ""
+    return f"cannot be read: {type(error).__name__}: {reason}"

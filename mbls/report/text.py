@@ -165,9 +165,10 @@ def csv_text(analyses: Sequence[Analysis]) -> str:
                         both.high,
                     ]
                     marks = [int(cell.best), int(cell.tied)] if measure.better else ["", ""]
-                    facts = [str(analysis.group.facts[f]) for f in CSV_FACTS]
+                    facts = [str(analysis.group.facts[f] or "") for f in CSV_FACTS]
                     seeds = " ".join(map(str, arm.seeds))
-                    runs = ";".join(str(run.folder) for run in arm.runs)
+                    folders = [t.folder for run in arm.runs for t in run.trainings]
+                    runs = ";".join(map(str, folders))
                     each = " ".join(map(repr, cell.by_seed))
                     row = [number, *facts, *where, arm.name, len(arm.seeds), seeds]
                     row += ["" if math.isnan(v) else repr(float(v)) for v in values]
@@ -175,7 +176,9 @@ def csv_text(analyses: Sequence[Analysis]) -> str:
     return text.getvalue()
 
 
-CSV_FACTS = ("dataset", "origin", "data fingerprint", "test cases", "grid", "bins", "test")
+CSV_FACTS = (
+    *("dataset", "origin", "data fingerprint", "fold", "test cases", "grid", "bins", "test"),
+)
 CSV_COLUMNS = (
     *("group", *(fact.replace(" ", "_") for fact in CSV_FACTS)),
     *("protocol", "region", "pooling", "measure", "loss", "n_seeds", "seeds"),

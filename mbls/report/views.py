@@ -1,13 +1,11 @@
 """Tables of a report as words, before any format: what screen, Markdown, LaTeX and HTML share."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbls.report.analysis import Analysis, Cell, Comparison
-from mbls.report.groups import Arm
-from mbls.report.measures import Measure, Section
+from mbls.report.measures import POOLING_WORDS, Measure, Section
 from mbls.report.runs import Run
 from mbls.selection import KEYS, RULES, chosen_epoch
 
@@ -102,20 +100,28 @@ def scope(analysis: Analysis) -> str:
     """Return of which data a table or figure is."""
     facts, group = analysis.group.facts, analysis.group
     mirrored = "" if facts["mirrored axes"] == "none" else f", mirrored {facts['mirrored axes']}"
-    fold = "" if facts["fold"] is None else f", fold {facts['fold']}"
+    fold = "" if facts["fold"] is None else f", {fold_words(facts['fold'])}"
     return (
         f"{group.data}, {facts['test cases']}{fold}; {facts['grid']} grid{mirrored}, "
         f"checkpoint {facts['test']}."
     )
 
 
+def fold_words(fold: int | str) -> str:
+    """Return what stands for a fold in a caption: its number, or how folds come together."""
+    return f"fold {fold}" if isinstance(fold, int) else fold
+
+
 def _how(analysis: Analysis, section: Section) -> str:
     if section.kind == "overlap":
         return "Mean over cases; a structure absent from a label is left out."
-    pooling = {"pooled": "voxels pooled", "per_case": "mean of the cases"}
-    way = f"region {section.region}, {pooling.get(section.pooling, section.pooling)}"
-    bins = f"{analysis.group.facts['bins']} equal right-closed bins"
-    return f"Protocol {section.kind}, {way}, {bins}."
+    pooling = POOLING_WORDS.get(section.pooling, section.pooling)
+    way = f"region {section.region}, {pooling}"
+    return f"Protocol {section.kind}, {way}, {_bins(analysis)}."
+
+
+def _bins(analysis: Analysis) -> str:
+    return f"{analysis.group.facts['bins']} equal right-closed bins"
 
 
 def comparison_view(analysis: Analysis, section: Section) -> View:
@@ -175,7 +181,7 @@ def reruns_view(analysis: Analysis) -> View | None:
             found = analysis.reruns[measure.key]
             if found.pairs:
                 share = found.different / found.pairs
-                where = section.region or "overlap"
+                where = ", ".join(filter(None, (section.region, POOLING_WORDS[section.pooling])))
                 rows.append(
                     (
                         Entry(f"{measure.label}, {where}"),
@@ -191,14 +197,15 @@ def reruns_view(analysis: Analysis) -> View | None:
         "difference this often where the losses are the same; 5 % would be right.",
     )
     title = "Same loss, another seed: found different"
-    return View(title, scope(analysis), legend, ("measure", "pairs of runs", "share"), tuple(rows))
+    caption = f"{scope(analysis)} Protocol sound, {_bins(analysis)}."
+    return View(title, caption, legend, ("measure", "pairs of runs", "share"), tuple(rows))
 
 
 def runs_view(analysis: Analysis) -> View:
     """Return which runs the numbers come from, and the commands that made them."""
     rows = []
     for arm in analysis.group.arms:
-        for run in arm.runs:
+        for run in (training for merged in arm.runs for training in merged.trainings):
             card = run.card
             seconds = card.get("wall_seconds")
             rows.append(
@@ -224,22 +231,29 @@ def selection_view(analysis: Analysis) -> View | None:
     rows = []
     for arm in analysis.group.arms:
         for rule in RULES:
-            chosen = [found for run in arm.runs if (found := chosen_row(run, rule))]
+            runs = [training for run in arm.runs for training in run.trainings]
+            chosen = [found for run in runs if (found := chosen_row(run, rule))]
             if chosen:
-                rows.append(_selected(arm, rule, chosen))
+                rows.append(_selected(arm.name, runs, rule, chosen))
     if not rows:
         return None
     legend = (
         "Which epoch each rule takes, and what it scores in the validation that chose it: means "
-        "over seeds, too good each in the rule's own measure, since it was chosen for it.",
+        "over seeds and folds, too good each in the rule's own measure, which it was chosen for.",
         "Compromise: the best NLL among the epochs within one standard error over patients of the "
-        "best Dice. Test: where the checkpoint was kept and tested (checkpoint.keep, then mbls "
-        "evaluate RUN --ckpt best-nll). Published tables select on Dice alone.",
+        "best Dice. Test: of the rule that the run was trained with, and where the checkpoint was "
+        "kept and tested (checkpoint.keep, then mbls evaluate RUN --ckpt best-nll). Published "
+        "tables select on Dice alone.",
     )
     columns = ("loss", "rule", "epochs", "val Dice", "val NLL", "val ECE",
                "test Dice", "test NLL", "test ECE")  # fmt: skip
     title = "What the choice of the checkpoint does"
-    return View(title, scope(analysis), legend, columns, tuple(rows), lead=False)
+    caption = (
+        f"{scope(analysis)} Protocol sound, region all, voxels pooled, {_bins(analysis)}; ECE not "
+        "corrected; Dice mean over cases and foreground structures; validation on the preprocessed "
+        "grid."
+    )
+    return View(title, caption, legend, columns, tuple(rows), lead=False)
 
 
 def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
@@ -253,32 +267,24 @@ def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
     return None if place is None else rows[place]
 
 
-def _selected(arm: Arm, rule: str, chosen: Sequence[dict[str, float]]) -> tuple[Entry, ...]:
+def _selected(
+    name: str, runs: Sequence[Run], rule: str, chosen: Sequence[dict[str, float]]
+) -> tuple[Entry, ...]:
     epochs = [row["epoch"] for row in chosen]
-    entries = [Entry(arm.name), Entry(rule)]
+    entries = [Entry(name), Entry(rule)]
     entries += [Entry(" ".join(f"{e:.0f}" for e in epochs), "", sum(epochs) / len(epochs))]
     for key in ("val/dice", "val/nll", "val/ece"):
         entries.append(_mean([row[key] for row in chosen]))
-    tested = [_tested(run, rule) for run in arm.runs]
-    for place in range(3):
-        known = [values[place] for values in tested if values is not None]
-        entries.append(_mean(known) if len(known) == len(arm.runs) else Entry("", "", math.nan))
+    tests = [run.by_rule[rule] for run in runs if rule in run.by_rule]
+    for value in ("dice", "nll", "ece"):
+        known = [getattr(test, value) for test in tests]
+        entries.append(_mean(known) if len(known) == len(runs) else Entry("", "", math.nan))
     return tuple(entries)
 
 
 def _mean(values: Sequence[float]) -> Entry:
     mean = sum(values) / len(values)
     return Entry(f"{mean:.4f}", "", mean)
-
-
-def _tested(run: Run, rule: str) -> tuple[float, float, float] | None:
-    """Return Dice, NLL and ECE over all voxels, pooled, of the test of a rule's checkpoint."""
-    path = run.folder / "test" / f"best-{rule}" / "metrics.json"
-    if not path.is_file():
-        return None
-    metrics = json.loads(path.read_text())
-    pooled = metrics["sound"]["all"]["pooled"]
-    return metrics["dice"]["mean"]["value"], pooled["nll"]["value"], pooled["ece"]["value"]
 
 
 def _cell(measure: Measure, cell: Cell) -> Entry:

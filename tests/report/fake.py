@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import yaml
 
 from mbls.metrics import CalibrationHistogram, DiceScore
 from mbls.metrics.bootstrap import patient_weights
+from mbls.metrics.pictures import Picture, save_pictures
 from mbls.metrics.results import case_rows, to_json
 from mbls.metrics.summary import save_bins, summarize
 
@@ -31,6 +33,25 @@ def predictions(
     return logits.softmax(1), label, known
 
 
+def distances(seed: int, cases: int) -> np.ndarray:
+    """Surface distances of each case and class, the background's unknown."""
+    found = np.random.default_rng(seed).uniform(1, 9, (cases, len(CLASSES)))
+    found[:, 0] = np.nan
+    return found
+
+
+def worst(case: str, seed: int) -> Picture:
+    """A picture of a case with a shifted prediction."""
+    label = np.zeros((24, 20), np.uint8)
+    label[6:16, 5:14], label[9:13, 8:11] = 1, 2
+    image = label + np.random.default_rng(seed).normal(0, 0.3, label.shape)
+    confidence = np.random.default_rng(seed).uniform(0.4, 1, label.shape).astype(np.float16)
+    return Picture(
+        0, case, 0.4, 1, (1.5, 1.5), image.astype(np.float16), label, np.roll(label, 2 + seed, 0),
+        confidence,
+    )  # fmt: skip
+
+
 def write_run(
     root: Path,
     loss: str = "ce",
@@ -38,18 +59,27 @@ def write_run(
     *,
     settings: dict[str, Any] | None = None,
     patients: int = 8,
+    first: int = 0,
     sharpness: float = 1.5,
     noise: float = 0.5,
     meta: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     card: dict[str, Any] | None = None,
     tag: str = "best",
+    surfaces: tuple[str, ...] = (),
+    pictures: bool = False,
 ) -> Path:
-    """Write a run folder ``root/unet-<loss>/seed<k>`` and return it; a patient has two cases."""
-    folder = root / f"unet-{loss}" / f"seed{seed}"
+    """Write a run folder ``root/unet-<loss>/seed<k>`` and return it; a patient has two cases.
+
+    ``first`` is the first patient's number, ``surfaces`` names distances that the test measured,
+    ``pictures`` keeps those of worst cases; a ``fold`` in ``card`` names the folder too.
+    """
+    fold = (card or {}).get("fold")
+    leaf = f"seed{seed}" if fold is None else f"seed{seed}-fold{fold}"
+    folder = root / f"unet-{loss}" / leaf
     test = folder / "test" / tag
     test.mkdir(parents=True, exist_ok=True)
-    cases = [f"p{p}_{frame}" for p in range(patients) for frame in ("ED", "ES")]
+    cases = [f"p{p}_{frame}" for p in range(first, first + patients) for frame in ("ED", "ES")]
     about = {
         "dataset": "acdc", "network": "unet", "loss": loss, "seed": seed, "origin": "phantom",
         "data_fingerprint": "f" * 64, "class_names": CLASSES, "class_keys": ["bg", "rv", "myo"],
@@ -57,18 +87,22 @@ def write_run(
     }  # fmt: skip
     histogram = CalibrationHistogram(3, num_cases=len(cases))
     dice = DiceScore(3, num_cases=len(cases))
-    for index in range(len(cases)):
-        probs, label, known = predictions(index, seed=seed, sharpness=sharpness, noise=noise)
-        at = torch.tensor([index])
-        histogram.update(probs, label, index=at, posterior=known)
-        dice.update(probs, label, index=at)
+    made = [
+        predictions(2 * first + n, seed=seed, sharpness=sharpness, noise=noise)
+        for n in range(len(cases))
+    ]
+    probs, label, known = (torch.cat(parts) for parts in zip(*made, strict=True))
+    histogram.update(probs, label, index=torch.arange(len(cases)), posterior=known)
+    dice.update(probs, label, index=torch.arange(len(cases)))
     told: dict[str, Any] = {
         "cases": cases,
         "patients": [case.partition("_")[0] for case in cases],
         "meta": about | (meta or {}),
-        "surfaces": {},
+        "surfaces": {name: distances(seed, len(cases)) for name in surfaces},
     }
     bins, counts = histogram.bins(), dice.counts.numpy()
+    if pictures:
+        save_pictures(test / "worst.npz", [worst(cases[0], seed)])
     save_bins(test / "bins.npz", bins, counts, **told)
     with patch("mbls.metrics.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
         (test / "metrics.json").write_text(to_json(summarize(bins, counts, **told)))
@@ -79,6 +113,7 @@ def write_run(
         "trainer": {"max_epochs": 3, "devices": 1},
         "model": {"loss": {"class_path": f"my.{loss.partition(',')[0]}", "init_args": arguments},
                   "network": {"class_path": "UNet", "init_args": {"channels": [4, 8]}}},
+        "checkpoint": {"select": "dice", "monitor": None},
         "data": {"class_path": "Data", "init_args": {"root": None, "batch_size": 4}},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(content | (config or {})))

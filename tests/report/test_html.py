@@ -39,8 +39,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def text(root):
     for seed in range(2):
         for margin in (5.0, 10.0):
             settings = {"margin": margin}
@@ -95,6 +99,14 @@ def test_pictures_are_told_in_words(page):
     assert len(images) >= 5
     assert all(len(a["alt"]) > 40 for a, _ in images)
     assert {a["src"].partition(";")[0] for a, _ in images} == {"data:image/svg+xml"}
+
+
+def test_the_files_of_figures_are_there(page, root):
+    named = [name for words in page.words["figcaption"].split("Files: ")[1:]
+             for name in words.strip().split(", ")]  # fmt: skip
+    assert len(named) == len(set(named)) == 2 * len(page.all("figure"))
+    assert {name.partition("_")[0] for name in named} == {"group1", "group2"}
+    assert all((root / "report" / name).stat().st_size for name in named)
 
 
 def test_it_says_what_it_is(page, text):

@@ -143,6 +143,29 @@ def test_measures_that_some_runs_lack_are_left_out(tmp_path: Path) -> None:
     assert not any("union" in key for key in found.cells)
 
 
+@pytest.mark.parametrize("tolerance", [None, 1.0])
+def test_distances_that_some_runs_lack_are_left_out(
+    tolerance: float | None, tmp_path: Path
+) -> None:
+    """Tested without distances, or with another tolerance of NSD: the rest is compared."""
+    with_all = {"patients": 3, "surfaces": ("hd95", "nsd"), "meta": {"nsd_tolerance_mm": 2.0}}
+    other = {"patients": 3}
+    if tolerance is not None:
+        other = with_all | {"meta": {"nsd_tolerance_mm": tolerance}}
+    for seed in range(2):
+        write_run(tmp_path, "ce", seed, **with_all)
+        write_run(tmp_path, "mbls", seed, **other)
+    (found,) = report(tmp_path)
+    assert len(found.group.arms) == 2
+    told = next(text for text in found.cautions if text.startswith("Left out"))
+    assert "nsd/mean (" in told
+    assert "nsd/mean" not in found.cells
+    assert ("hd95/mean (2)" in told) == ("hd95/mean" not in found.cells) == (tolerance is None)
+    if tolerance is not None:
+        values = fake.distances(0, 6)[:, 1:].mean(), fake.distances(1, 6)[:, 1:].mean()
+        assert found.cells["hd95/mean"]["ce"].value == pytest.approx(np.mean(values))
+
+
 def test_a_rare_structure_and_an_absent_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

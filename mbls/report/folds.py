@@ -1,0 +1,114 @@
+"""Trainings of one loss and seed that differ in the fold alone, as one training.
+
+Where every fold tested the same cases, a value is the mean over folds; where each tested patients
+of its own, the patients are pooled. Folds share training patients, so they are no further
+trainings.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mbls.report.runs import LeftOut, Run
+
+__all__ = ["FOLD", "with_folds_merged"]
+
+FOLD = "data.init_args.fold"
+BY_FOLD = ("fold", "data fingerprint", "test cases", "names of the cases")
+"""Facts of a test that may differ between folds."""
+
+
+def with_folds_merged(
+    runs: Sequence[Run],
+    *,
+    facts: Callable[[Run], Mapping[str, Any]],
+    key: Callable[[Run], str],
+) -> tuple[list[Run], list[LeftOut]]:
+    """Return the runs with a single one for the folds of each loss and seed, and those left out.
+
+    Folds stay apart where there is one alone, where no seed of any loss has all of them, or where
+    their test patients are neither the same nor all different.
+
+    Args:
+        runs: Of any data.
+        facts: What must be equal for two runs to share a table.
+        key: What tells apart runs of one seed that must not be merged: network, loss, settings.
+    """
+    merged: list[Run] = [run for run in runs if run.card.get("fold") is None]
+    families: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.card.get("fold") is not None:
+            alike = {name: v for name, v in facts(run).items() if name not in BY_FOLD}
+            families.setdefault(str(alike), []).append(run)
+    left_out: list[LeftOut] = []
+    for members in families.values():
+        found, incomplete = _merge(members, key)
+        merged += found
+        left_out += incomplete
+    return merged, left_out
+
+
+def _merge(
+    members: Sequence[Run], key: Callable[[Run], str]
+) -> tuple[Sequence[Run], list[LeftOut]]:
+    folds = sorted({int(run.card["fold"]) for run in members})
+    trainings: dict[tuple[str, int], dict[int, Run]] = {}
+    for run in members:
+        trainings.setdefault((key(run), run.seed), {})[int(run.card["fold"])] = run
+    whole = [by for by in trainings.values() if len(by) == len(folds)]
+    first = {fold: whole[0][fold] for fold in folds} if whole else {}
+    kind = _kind(list(first.values())) if first else None
+    if len(folds) < 2 or kind is None or sum(map(len, trainings.values())) < len(members):
+        return members, []
+    merged, left_out = [], []
+    for by_fold in trainings.values():
+        if len(by_fold) == len(folds) and all(_alike(by_fold[f], first[f]) for f in folds):
+            merged.append(_merged([by_fold[fold] for fold in folds], kind))
+            continue
+        there = ", ".join(map(str, sorted(by_fold)))
+        reason = (
+            f"fold {there} of {', '.join(map(str, folds))}: a seed counts where all folds were "
+            "tested, on the same data for every loss"
+        )
+        left_out += [LeftOut(run.folder, reason) for run in by_fold.values()]
+    return merged, left_out
+
+
+def _alike(run: Run, other: Run) -> bool:
+    """Say whether two runs of a fold were trained and tested on the same cases."""
+    key = "data_fingerprint"
+    return run.cases == other.cases and run.meta.get(key) == other.meta.get(key)
+
+
+def _kind(parts: Sequence[Run]) -> str | None:
+    """Return how folds come together: the mean of them, or their patients pooled."""
+    if all(part.cases == parts[0].cases for part in parts):
+        return "mean"
+    patients = [patient for part in parts for patient in set(part.patients)]
+    return "pooled" if len(set(patients)) == len(patients) else None
+
+
+def _merged(parts: Sequence[Run], kind: str) -> Run:
+    names = ", ".join(str(part.card["fold"]) for part in parts)
+    words = f"mean of folds {names}" if kind == "mean" else f"folds {names}, patients pooled"
+    first, pooled = parts[0], kind == "pooled"
+    prints = "".join(str(part.meta.get("data_fingerprint")) for part in parts)
+    meta = first.meta | {"data_fingerprint": hashlib.sha256(prints.encode()).hexdigest()}
+    return replace(
+        first,
+        card=first.card | {"fold": words},
+        config=_with_fold(first.config, words),
+        metrics=first.metrics | {"meta": meta},
+        cases=tuple(c for p in parts for c in p.cases) if pooled else first.cases,
+        patients=tuple(q for p in parts for q in p.patients) if pooled else first.patients,
+        folds=tuple(parts),
+        pooled=pooled,
+    )
+
+
+def _with_fold(config: Mapping[str, Any], words: str) -> dict[str, Any]:
+    """Return a configuration whose fold is that of the merged run."""
+    data = config.get("data") or {}
+    settings = (data.get("init_args") or {}) | {"fold": words}
+    return dict(config) | {"data": data | {"init_args": settings}}

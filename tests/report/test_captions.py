@@ -1,0 +1,82 @@
+"""Every table and figure says of which data it is, and how its numbers were computed."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mbls.report.analysis import Analysis, analyse
+from mbls.report.build import views_of
+from mbls.report.figures import figures_of
+from mbls.report.groups import groups_of
+from mbls.report.runs import find_runs
+from mbls.report.views import selection_view
+from tests.report.fake import DRAWS, write_run
+
+CURVES = (
+    "epoch,step,val/dice,val/dice_se,val/ece,val/nll,train/lambda/rv\n"
+    "0,9,0.60,0.02,0.09,0.40,1.0\n1,19,0.70,0.02,0.03,0.30,1.2\n2,29,0.71,0.02,0.05,0.35,1.5\n"
+)
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """Two seeds of a loss that adapts and of one that was swept; the choice of NLL was tested."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in range(2):
+        for margin in (5.0, 10.0):
+            write_run(
+                root, f"mbls,margin={margin:g}", seed, settings={"margin": margin}, patients=3
+            )
+        write_run(root, "cals", seed, patients=3, sharpness=1.0, noise=0.1, tag="best-nll")
+        folder = write_run(root, "cals", seed, patients=3, pictures=True, surfaces=("hd95",))
+        (folder / "metrics.csv").write_text(CURVES)
+    (group,), _ = groups_of(find_runs([root])[0])
+    return analyse(group, draws=DRAWS)
+
+
+def test_every_table_says_what_it_is(analysis: Analysis) -> None:
+    views = views_of(analysis)
+    assert {v.title for v in views} >= {"What the choice of the checkpoint does"}
+    for view in views:
+        assert "acdc (PHANTOM, synthetic), 6 cases of 3 patients; preprocessed grid" in view.caption
+        assert "Mean over cases" in view.caption or "15 equal right-closed bins" in view.caption
+
+
+def test_every_figure_says_what_it_is(analysis: Analysis) -> None:
+    drawn = {figure.name: " ".join(figure.figure.get_suptitle().split())
+             for figure in figures_of(analysis)}  # fmt: skip
+    assert {"multipliers_0", "worst_cases", "sweep_margin", "cases", "true_error"} <= set(drawn)
+    for name, caption in drawn.items():
+        assert "acdc (PHANTOM, synthetic)" in caption, name
+        assert "preprocessed grid" in caption, name
+    bins = {name for name, caption in drawn.items() if "15 equal right-closed bins" in caption}
+    assert set(drawn) - bins == {"multipliers_0", "worst_cases"}
+    assert "all voxels of its validation cases pooled" in drawn["multipliers_0"]
+    assert "each case alone" in drawn["worst_cases"]
+    assert "all voxels, no bins" in drawn["worst_cases"]
+
+
+def test_the_choice_of_the_checkpoint_stands_beside_its_test(analysis: Analysis) -> None:
+    view = selection_view(analysis)
+    assert view is not None
+    rows = {(row[0].text, row[1].text): row for row in view.rows}
+    assert len(rows) == 3 * 4
+    assert [e.text for e in rows["cals", "nll"][2:6]] == ["1 1", "0.7000", "0.3000", "0.0300"]
+    runs = next(arm.runs for arm in analysis.group.arms if arm.name == "cals")
+    for place, name in enumerate(("dice", "nll", "ece")):
+        for rule, tag in (("nll", "best-nll"), ("dice", "best")):
+            values = [of_test(run.folder / "test" / tag)[name] for run in runs]
+            assert rows["cals", rule][6 + place].text == f"{sum(values) / 2:.4f}"
+        assert math.isnan(rows["cals", "ece"][6 + place].value or 0)
+        assert rows["cals", "ece"][6 + place].text == ""
+
+
+def of_test(folder: Path) -> dict[str, float]:
+    """Overlap and errors over all voxels that a test's own file says."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    pooled = metrics["sound"]["all"]["pooled"]
+    return {"dice": metrics["dice"]["mean"]["value"]} | {
+        name: pooled[name]["value"] for name in ("nll", "ece")
+    }

@@ -1,0 +1,48 @@
+"""Damage beside a test's numbers is named, and the tables stand all the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mbls.report import build
+from mbls.report.figures import worst_picture
+from tests.report.fake import DRAWS, write_run
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests draw them."""
+    monkeypatch.setattr(build, "figures_of", lambda _: [])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "told"),
+    [
+        ("test/best/worst.npz", cut, "--ckpt best writes it anew"),
+        ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it anew"),
+        ("test/best-nll/metrics.json", cut, "--ckpt best-nll writes it anew"),
+        ("test/best-nll/metrics.json", lambda p: p.write_text("{}"), "KeyError: 'sound'"),
+        ("metrics.csv", lambda p: p.write_text(p.read_text() + "3,39,zero,\n"), "curves and"),
+    ],
+)
+def test_a_damaged_file_is_named_and_left_out(
+    name: str, spoil: Callable[[Path], object], told: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for loss in ("ce", "mbls"):
+        for tag in ("best-nll", "best"):
+            folder = write_run(tmp_path, loss, patients=2, pictures=True, tag=tag)
+    spoil(folder / name)
+    (found,) = build.build_report([tmp_path], tmp_path / "report", draws=DRAWS)
+    assert [len(arm.runs) for arm in found.group.arms] == [1, 1]
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"Left out: {folder / name}: cannot be read: ".replace(" ", "") in out.replace(" ", "")
+    assert told.replace(" ", "") in out.replace(" ", "")
+    assert str(folder / name) in (tmp_path / "report/report.html").read_text()
+    pictured = {arm.name: worst_picture(arm) is not None for arm in found.group.arms}
+    assert pictured == {"ce": True, "mbls": "worst" not in name}

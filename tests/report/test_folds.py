@@ -1,0 +1,121 @@
+"""Runs of folds are summarised together: the mean over folds, or their patients pooled."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mbls.report import build
+from mbls.report.analysis import analyse
+from mbls.report.figures import figures_of
+from mbls.report.groups import Group, groups_of
+from mbls.report.runs import LeftOut, find_runs
+from tests.report.fake import DRAWS, write_run
+
+
+def of_fold(root: Path, loss: str, seed: int, fold: int, **options: Any) -> Path:
+    """A run of a fold, whose split gives the data a fingerprint of their own."""
+    meta = {"data_fingerprint": str(fold) * 64}
+    data = {"class_path": "Data", "init_args": {"root": None, "fold": fold}}
+    given = {"patients": 3, "meta": meta, "config": {"data": data}, "card": {"fold": fold}}
+    return write_run(root, loss, seed, **(given | options))
+
+
+def grouped(root: Path) -> tuple[list[Group], list[LeftOut]]:
+    return groups_of(find_runs([root])[0])
+
+
+def test_folds_that_tested_the_same_cases_are_averaged(tmp_path: Path) -> None:
+    for loss, sharpness in (("ce", 1.5), ("mbls", 1.0)):
+        for seed in range(2):
+            for fold in range(3):
+                noise = 0.2 + 0.2 * fold
+                of_fold(tmp_path, loss, seed, fold, sharpness=sharpness, noise=noise, pictures=True)
+    (group,), left_out = grouped(tmp_path)
+    assert not left_out
+    assert {arm.name: arm.seeds for arm in group.arms} == {"ce": [0, 1], "mbls": [0, 1]}
+    assert group.facts["fold"] == "mean of folds 0, 1, 2"
+    assert any("mean over its folds" in note for note in group.notes)
+    found = analyse(group, draws=DRAWS)
+    for key, path in {
+        "dice/mean": ("dice", "mean"),
+        "ece_corrected/all/pooled": ("sound", "all", "pooled", "ece_corrected"),
+        "nll/label/per_case": ("sound", "label", "per_case", "nll"),
+    }.items():
+        for seed, value in enumerate(found.cells[key]["mbls"].by_seed):
+            each = [stored(tmp_path / f"unet-mbls/seed{seed}-fold{f}", path) for f in range(3)]
+            assert value == pytest.approx(np.mean(each), rel=1e-9)
+    drawn = {one.name: one for one in figures_of(found)}
+    lines = drawn["reliability_all"].figure.axes[0].lines
+    assert len(lines) == 1 + 2 * 3  # the diagonal; each seed and fold
+    assert "mean of folds 0, 1, 2" in " ".join(drawn["worst_cases"].figure.get_suptitle().split())
+
+
+def stored(folder: Path, path: tuple[str, ...]) -> float:
+    found: Any = json.loads((folder / "test/best/metrics.json").read_text())
+    for key in path:
+        found = found[key]
+    return float(found["value"])
+
+
+def test_patients_of_folds_that_tested_their_own_are_pooled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one test of all patients would be."""
+    monkeypatch.setattr(build, "figures_of", lambda _: [])
+    for loss, sharpness in (("ce", 1.5), ("mbls", 1.0)):
+        for seed in range(2):
+            write_run(tmp_path / "whole", loss, seed, patients=5, sharpness=sharpness)
+            for fold, (first, patients) in enumerate(((0, 3), (3, 2))):
+                of_fold(
+                    tmp_path / "folds", loss, seed, fold, sharpness=sharpness, first=first,
+                    patients=patients,
+                )  # fmt: skip
+    (whole,) = build.build_report([tmp_path / "whole"], tmp_path / "1", draws=DRAWS)
+    (found,) = build.build_report([tmp_path / "folds"], tmp_path / "2", draws=DRAWS)
+    assert found.group.facts["test cases"] == "10 cases of 5 patients"
+    assert any("Patients are pooled over folds" in note for note in found.group.notes)
+    for key, row in whole.cells.items():
+        for name, cell in row.items():
+            assert repr(found.cells[key][name]) == repr(cell), key
+    assert len(figures_of(found)) == len(figures_of(whole))
+    with (tmp_path / "2/table.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert row["fold"] == "folds 0, 1, patients pooled"
+    assert row["run_folders"].count("-fold") == 4
+    assert (tmp_path / "2/report.html").read_text().count("seed1-fold1") >= 2
+
+
+def test_a_seed_without_all_folds_is_left_out(tmp_path: Path) -> None:
+    for fold in range(2):
+        of_fold(tmp_path, "ce", 0, fold)
+        of_fold(tmp_path, "mbls", 0, fold)
+    alone = of_fold(tmp_path, "ce", 1, 0)
+    other = of_fold(tmp_path, "mbls", 2, 0, meta={"data_fingerprint": "9" * 64})
+    of_fold(tmp_path, "mbls", 2, 1)
+    (group,), left_out = grouped(tmp_path)
+    assert [arm.seeds for arm in group.arms] == [[0], [0]]
+    assert {out.folder for out in left_out} == {alone, other, other.with_name("seed2-fold1")}
+    assert all("a seed counts where all folds were tested" in out.reason for out in left_out)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_folds_that_cannot_come_together_stay_apart(first: int, tmp_path: Path) -> None:
+    """No seed has all folds; or they share some patients, and not all."""
+    of_fold(tmp_path, "ce", 0, 0)
+    of_fold(tmp_path, "ce" if first else "mbls", 0, 1, first=first)
+    groups, left_out = grouped(tmp_path)
+    assert not left_out
+    assert {group.facts["fold"] for group in groups} == {0, 1}
+    assert all("nothing is averaged" in " ".join(group.notes) for group in groups)
+
+
+def test_folds_that_tested_the_same_cases_have_no_single_histogram(tmp_path: Path) -> None:
+    for fold in range(2):
+        of_fold(tmp_path, "ce", 0, fold)
+    (group,), _ = grouped(tmp_path)
+    with pytest.raises(ValueError, match=r"several tests of its cases; read \.tests"):
+        group.first.bins()
