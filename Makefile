@@ -37,7 +37,7 @@ MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
 .PHONY: help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
-  readme losses bench bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train \
+  error-rates readme losses bench bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train \
   bench-evaluation bench-ddp clean
 
 help:  ## Show the targets, the variables and what they can be
@@ -126,6 +126,9 @@ test: install  ## Run the tests (a few minutes)
 
 test-all: install  ## Run all tests, the slow ones too
 	@$(PYTEST) $(ARGS)
+
+error-rates: install  ## How often the report's tests and intervals are wrong (minutes); ARGS=--write: docs/statistics.md
+	@$(BIN)/python -m experiments.benchmarks.statistics $(ARGS)
 
 readme: install  ## Write the README's tables anew: the losses, and the results of make benchmark
 	@$(BIN)/python -m experiments.readme $(ARGS)

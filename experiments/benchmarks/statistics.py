@@ -1,71 +1,35 @@
-"""How often the report's tests and intervals are wrong, in worlds whose truth is known.
+"""Tables of how often the report's tests and intervals are wrong, in worlds of known truth.
 
-``python -m experiments.benchmarks.statistics [--trials N]`` prints the tables of
-``docs/statistics.md``.
+``make error-rates`` prints them; ``make error-rates ARGS=--write`` puts them into
+``docs/statistics.md``. The tests hold each of them to its level where a table claims it.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
-from mbls.metrics.bootstrap import interval
-from mbls.metrics.calibration import expected_error
-from mbls.report.stats import (
-    difference,
-    holm,
-    loss_effect,
-    patient_interval,
-    pseudo_values,
-    sign_flip,
+from experiments.benchmarks.trials import (
+    LEVEL,
+    PooledWorld,
+    World,
+    crossed_coverage,
+    crossed_rejections,
+    family_rejections,
+    network_coverage,
+    percentile_coverage,
+    pooled_coverage,
+    pooled_network_coverage,
+    pooled_rejections,
+    signs_rejections,
 )
+from experiments.readme import with_section
+from mbls.report.stats import ENOUGH_PATIENTS, ENOUGH_PATIENTS_SKEWED
 
-LEVEL = 0.05
-BINS = 15
-CONFIDENCE = (np.arange(BINS) + 0.5) / BINS
-MASS = np.array([1.0] * (BINS - 1) + [20.0]) / (BINS + 19)  # most voxels are confident ones
-
-
-@dataclass(frozen=True)
-class World:
-    """Standard deviations of what makes a case's value differ from the mean of its loss.
-
-    Attributes:
-        seeds: Between trainings of a loss.
-        own: Between patients, of each loss by itself.
-        rest: Of a patient in one training.
-        patients: Between patients, shared by the losses.
-        cases: Between the two cases of a patient.
-        skewed: Patients differ like exponential variables rather than normal ones.
-    """
-
-    seeds: float = 0.3
-    own: float = 0.3
-    rest: float = 0.3
-    patients: float = 1.0
-    cases: float = 0.2
-    skewed: bool = False
-
-    def values(
-        self, rng: np.random.Generator, losses: int, seeds: int, patients: int
-    ) -> list[np.ndarray]:
-        """Return for equal losses the mean of each patient's cases, ``(seeds, patients)``."""
-        shared = self.patients * self._between(rng, patients)
-        found = []
-        for _ in range(losses):
-            loss = shared + self.own * self._between(rng, patients)
-            training = self.seeds * rng.normal(size=(seeds, 1))
-            rest = self.rest * rng.normal(size=(seeds, patients))
-            cases = self.cases * rng.normal(size=(seeds, patients, 2))
-            found.append(loss + training + rest + cases.mean(-1))
-        return found
-
-    def _between(self, rng: np.random.Generator, patients: int) -> np.ndarray:
-        return rng.exponential(size=patients) - 1 if self.skewed else rng.normal(size=patients)
-
+PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+TRIALS = 1000
+"""Repetitions of a cell."""
 
 WORLDS = {
     "seeds as patients": World(),
@@ -73,149 +37,142 @@ WORLDS = {
     "patients differ most": World(seeds=0.02, own=1.0, rest=0.3),
     "seeds differ by chance alone": World(seeds=0.0, own=0.3, rest=0.5),
     "patients alike": World(patients=0.0, rest=0.5),
-    "skewed patients": World(skewed=True, own=0.5),
+    "seeds differ by 0.1 of the rest": World(seeds=0.1, own=0.0, rest=1.0, cases=0.0),
+    "seeds differ by 0.2 of the rest": World(seeds=0.2, own=0.0, rest=1.0, cases=0.0),
+    "seeds differ by 0.3 of the rest": World(seeds=0.3, own=0.0, rest=1.0, cases=0.0),
+    "skewed patients": World(shape="exponential"),
+    "strongly skewed patients": World(shape="lognormal"),
 }
-LITTLE_SEED_NOISE = World(seeds=0.2, own=0.0, rest=1.0, cases=0.0)
-"""Seeds differ by a fifth of a patient's noise: with few seeds, often not seen and yet there."""
-SIZES = [(2, 30), (3, 6), (3, 10), (3, 30), (5, 10), (5, 30)]
+PATIENT_WORLDS = {
+    name: world for name, world in WORLDS.items() if not name.startswith("seeds differ by 0.")
+}
+"""Without those that are one where patients alone are drawn."""
+POOLED_WORLDS = {
+    "overconfident, trainings alike": PooledWorld(seeds=0.0),
+    "overconfident, trainings differ": PooledWorld(),
+    "overconfident, patients differ much": PooledWorld(patients=0.8),
+    "calibrated but for single patients": PooledWorld(slope=1.0, patients=0.5),
+}
+SIZES = [(2, 30), (2, 100), (3, 6), (3, 10), (3, 30), (3, 100), (5, 10), (5, 30), (5, 100)]
 """Numbers of seeds and patients."""
+PATIENTS = [(3, 6), (3, 10), (3, 30), (3, 50), (3, 100), (3, 200)]
+POOLED_SIZES = [(2, 30), (3, 6), (3, 10), (3, 30), (3, 100), (5, 30), (5, 100)]
+
+Claim = Callable[[str, int, int], bool]
 
 
-def crossed_rejections(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the crossed test finds two equal losses different."""
-    rng = np.random.default_rng(0)
-    pairs = (world.values(rng, 2, seeds, patients) for _ in range(trials))
-    return float(np.mean([difference(a, b).p < LEVEL for a, b in pairs]))
+@dataclass(frozen=True)
+class ErrorRates:
+    """One table: a row a world, a column a number of seeds and patients.
 
-
-def signs_rejections(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return how often random signs over patients find two equal losses different."""
-    rng = np.random.default_rng(0)
-    pairs = (world.values(rng, 2, seeds, patients) for _ in range(trials))
-    columns = np.stack([a.mean(0) - b.mean(0) for a, b in pairs], axis=1)
-    return float((sign_flip(columns, flips=999) < LEVEL).mean())
-
-
-def family_rejections(
-    world: World, seeds: int, patients: int, trials: int, *, losses: int = 5
-) -> float:
-    """Return how often any pair of equal losses is found different after Holm."""
-    rng = np.random.default_rng(0)
-    wrong = 0
-    for _ in range(trials):
-        found = world.values(rng, losses, seeds, patients)
-        adjusted = holm([difference(a, b).p for a, b in combinations(found, 2)])
-        wrong += min(adjusted) < LEVEL
-    return wrong / trials
-
-
-def crossed_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return how often a loss's interval over seeds and patients holds its mean."""
-    rng = np.random.default_rng(0)
-    found = (loss_effect(world.values(rng, 1, seeds, patients)[0]) for _ in range(trials))
-    return float(np.mean([effect.low <= 0 <= effect.high for effect in found]))
-
-
-def network_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the interval over patients holds the mean of the trained networks."""
-    return _over_patients(world, seeds, patients, trials, patient_interval)
-
-
-def percentile_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return the same for the plain percentile interval."""
-    return _over_patients(
-        world, seeds, patients, trials, lambda value, drawn, patients: interval(drawn) or (0, 0)
-    )
-
-
-def _over_patients(
-    world: World,
-    seeds: int,
-    patients: int,
-    trials: int,
-    limits: Callable[[float, np.ndarray, int], tuple[float, float]],
-) -> float:
-    rng = np.random.default_rng(0)
-    weights = rng.multinomial(patients, np.full(patients, 1 / patients), 1000) / patients
-    held = 0
-    for _ in range(trials):  # what the trainings have in common with no patient is their own truth
-        values = replace(world, seeds=0.0).values(rng, 1, seeds, patients)[0].mean(0)
-        low, high = limits(float(values.mean()), weights @ values, patients)
-        held += low <= 0 <= high
-    return held / trials
-
-
-def pooled_error_rejections(seeds: int, patients: int, trials: int, *, spread: float) -> float:
-    """Return how often two equal losses differ in pooled ECE, by the pseudo-values' crossed test.
-
-    Args:
-        seeds: Trainings of each loss; their slope of the log-odds differs.
-        patients: Each shifts the log-odds of all its voxels.
-        trials: How many.
-        spread: Standard deviation of the trainings' slopes.
+    Attributes:
+        name: Of its place in the page.
+        rate: Gives a cell, for a world, numbers of seeds, patients and trials.
+        nominal: What would be right.
+        worlds: The rows.
+        sizes: The columns.
+        claimed: Where the method claims to be right, by the name of a world, seeds and patients;
+            elsewhere the report warns, or does not use the method for such a claim.
     """
-    rng = np.random.default_rng(0)
-    odds = np.log(CONFIDENCE / (1 - CONFIDENCE))
-    wrong = 0
-    for _ in range(trials):
-        shift = 0.3 * rng.normal(size=(1, patients, 1))
-        tables = []
-        for _ in range(2):
-            slope = 0.85 + spread * rng.normal(size=(seeds, 1, 1))
-            own = shift + 0.1 * rng.normal(size=(1, patients, 1))
-            count = rng.multinomial(2000, MASS, size=(seeds, patients))
-            hits = rng.binomial(count, 1 / (1 + np.exp(-(slope * odds + own))))
-            tables.append(_pseudo_errors(count, hits))
-        wrong += difference(*tables).p < LEVEL
-    return wrong / trials
+
+    name: str
+    rate: Callable[..., float]
+    nominal: float
+    worlds: Mapping[str, World] | Mapping[str, PooledWorld]
+    sizes: Sequence[tuple[int, int]]
+    claimed: Claim
+
+    def cells(self) -> list[tuple[str, int, int]]:
+        """Return all worlds and sizes that it claims to be right for."""
+        return [(w, *size) for w in self.worlds for size in self.sizes if self.claimed(w, *size)]
+
+    def cell(self, world: str, seeds: int, patients: int, trials: int = TRIALS) -> float:
+        """Return the share of trials in which it rejects, or holds the truth."""
+        return self.rate(self.worlds[world], seeds, patients, trials)
+
+    def wrong(self, rate: float, trials: int = TRIALS) -> bool:
+        """Say whether a rate is off by more than two Monte-Carlo standard errors.
+
+        Only too many rejections or too few intervals that hold the truth are wrong.
+        """
+        off = rate - self.nominal if self.nominal < 0.5 else self.nominal - rate
+        return off > two_errors(trials)
 
 
-def _pseudo_errors(count: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    """Return pseudo-values of the pooled ECE ``(seeds, patients)``."""
-    parts = [count, hits, count * CONFIDENCE]
-    whole = expected_error(*(part.sum(1) for part in parts))
-    without = expected_error(*(part.sum(1, keepdims=True) - part for part in parts))
-    return pseudo_values(whole, without.T).T
+def two_errors(trials: int) -> float:
+    """Return two Monte-Carlo standard errors of a rate of 5 or 95 % over some trials."""
+    return 2 * float(LEVEL * (1 - LEVEL) / trials) ** 0.5
 
 
-METHODS: dict[str, tuple[Callable[[World, int, int, int], float], float]] = {
-    "equal losses found different: crossed test": (crossed_rejections, LEVEL),
-    "the same by random signs over patients, seeds averaged": (signs_rejections, LEVEL),
-    "any pair of five equal losses found different after Holm": (family_rejections, LEVEL),
-    "mean of a loss in its interval over seeds and patients": (crossed_coverage, 1 - LEVEL),
-    "mean of the networks in their interval over patients": (network_coverage, 1 - LEVEL),
-    "the same by plain percentiles": (percentile_coverage, 1 - LEVEL),
-}
+def _always(world: str, seeds: int, patients: int) -> bool:
+    return True
 
 
-def main() -> None:
-    """Print a table a method: a row a world, a column a number of seeds and patients."""
-    p = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
-    p.add_argument("--trials", type=int, default=1000, help="repetitions (default: 1000)")
-    trials = p.parse_args().trials
-    error = 200 * (LEVEL * (1 - LEVEL) / trials) ** 0.5
-    write = sys.stdout.write
-    write(f"{trials} trials; two Monte-Carlo standard errors are {error:.1f} points.\n")
-    for title, (method, nominal) in METHODS.items():
-        number = trials if method is not family_rejections else trials // 2
-        write(f"\n{title} (nominal {100 * nominal:.0f} %)\n\n")
-        names = [f"{seeds} seeds, {patients} patients" for seeds, patients in SIZES]
-        write("| world | " + " | ".join(names) + " |\n| --- |" + " ---: |" * len(names) + "\n")
-        for name, world in WORLDS.items():
-            rates = [100 * method(world, *size, number) for size in SIZES]
-            write(f"| {name} | " + " | ".join(f"{rate:.1f}" for rate in rates) + " |\n")
+def _never(world: str, seeds: int, patients: int) -> bool:
+    return False
+
+
+def _enough_patients(world: str, seeds: int, patients: int) -> bool:
+    if "strongly" in world:
+        return False
+    hard = "skewed" in world or world in POOLED_WORLDS  # pooled errors are skewed too
+    return patients >= (ENOUGH_PATIENTS_SKEWED if hard else ENOUGH_PATIENTS)
+
+
+TABLES = [
+    ErrorRates("crossed", crossed_rejections, LEVEL, WORLDS, SIZES, _always),
+    ErrorRates("signs", signs_rejections, LEVEL, WORLDS, SIZES, _never),
+    ErrorRates("family", family_rejections, LEVEL, WORLDS, SIZES, _always),
+    ErrorRates("crossed-interval", crossed_coverage, 1 - LEVEL, WORLDS, SIZES, _enough_patients),
+    ErrorRates(
+        "patient-interval", network_coverage, 1 - LEVEL, PATIENT_WORLDS, PATIENTS, _enough_patients
+    ),
+    ErrorRates("percentiles", percentile_coverage, 1 - LEVEL, PATIENT_WORLDS, PATIENTS, _never),
+    ErrorRates("pooled", pooled_rejections, LEVEL, POOLED_WORLDS, POOLED_SIZES, _always),
+    ErrorRates(
+        "pooled-interval", pooled_coverage, 1 - LEVEL, POOLED_WORLDS, POOLED_SIZES, _enough_patients
+    ),
+    ErrorRates(
+        "pooled-patient-interval",
+        pooled_network_coverage,
+        1 - LEVEL,
+        POOLED_WORLDS,
+        POOLED_SIZES,
+        _never,
+    ),
+]
+
+
+def markdown(table: ErrorRates, trials: int) -> str:
+    """Return a table in Markdown, in percent; bold is wrong beyond chance."""
+    heads = [f"{seeds} seeds, {patients} patients" for seeds, patients in table.sizes]
+    lines = [f"| world | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+    for world in table.worlds:
+        rates = [table.cell(world, *size, trials) for size in table.sizes]
+        words = [
+            f"**{100 * r:.1f}**" if table.wrong(r, trials) else f"{100 * r:.1f}" for r in rates
+        ]
+        lines.append(f"| {world} | {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Print the tables, or write them into the page."""
+    p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    p.add_argument("--trials", type=int, default=TRIALS, help=f"of a cell (default: {TRIALS})")
+    p.add_argument("--table", action="append", choices=[t.name for t in TABLES], metavar="NAME",
+                   help="one alone, or several (default: all)")  # fmt: skip
+    p.add_argument("--write", action="store_true", help=f"write them into {PAGE.name}")
+    p.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="another page")
+    options = p.parse_args(args)
+    for table in TABLES:
+        if options.table is None or table.name in options.table:
+            found = markdown(table, options.trials)
+            sys.stdout.write(f"\n{table.name}\n\n{found}\n")
             sys.stdout.flush()
-    write("\nequal losses found different where seeds differ a little (nominal 5 %)\n\n")
-    for seeds in (2, 3, 5):
-        rates = [100 * crossed_rejections(LITTLE_SEED_NOISE, seeds, p, trials)
-                 for p in (30, 50, 100)]  # fmt: skip
-        write(f"| {seeds} seeds; 30, 50, 100 patients | ")
-        write(" | ".join(f"{rate:.1f}" for rate in rates) + " |\n")
-    write("\nequal losses found different in pooled ECE: crossed test (nominal 5 %)\n\n")
-    for spread in (0.0, 0.05):
-        rates = [100 * pooled_error_rejections(*s, trials, spread=spread) for s in SIZES]
-        write(f"| slopes of trainings differ by {spread} | ")
-        write(" | ".join(f"{rate:.1f}" for rate in rates) + " |\n")
+            if options.write:
+                page = options.page.read_text()
+                options.page.write_text(with_section(page, table.name, found))
 
 
 if __name__ == "__main__":

@@ -216,12 +216,12 @@ def cautions(seeds: Sequence[int], patients: int) -> list[str]:
     if patients < ENOUGH_PATIENTS:
         said.append(
             f"{patients} patients are few: intervals over values that are skewed are too short. In "
-            "simulations they held the truth in 86 to 92 % of trials, not 95 %."
+            "simulations they held the truth in 86 to 91 % of trials, not 95 %."
         )
     elif patients < ENOUGH_PATIENTS_SKEWED:
         said.append(
             f"With {patients} patients, intervals over values that are skewed are too short: in "
-            "simulations they held the truth in 88 to 94 % of trials, not 95 %."
+            "simulations they held the truth in 87 to 94 % of trials, not 95 %."
         )
     if patients < 6:
         said.append(

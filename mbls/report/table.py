@@ -61,12 +61,12 @@ def caption(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers are, with a warning where the data are synthetic."""
     meta = metrics["meta"]
     text = (
-        "Below a value its 95 % interval: percentiles over drawn patients; per case: the mean of "
-        f"the cases. {meta['n_bins']} equal right-closed bins; class-wise over all "
-        f"{len(meta['class_names'])} classes, without background in the label foreground. Noise "
-        "floor: what a calibrated model would show if voxels were independent. An ECE is too high "
-        "by chance where patients or voxels are few, and so is its interval; corrected: less the "
-        "bias that drawing patients shows, with Student's interval. "
+        "Below a value its 95 % interval: percentiles over drawn patients, too short where these "
+        f"are few; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
+        f"class-wise over all {len(meta['class_names'])} classes, without background in the label "
+        "foreground. Noise floor: what a calibrated model would show if voxels were independent. "
+        "An ECE is too high by chance where patients or voxels are few, and so is its interval; "
+        "corrected: less the bias that drawing patients shows, with Student's interval. "
     )
     if "smece" in metrics["sound"]["all"]["pooled"]:
         text += (

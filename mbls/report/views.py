@@ -24,6 +24,8 @@ MARKS = (
     "Bold: best mean. †: not distinguishable from the best (crossed test over patients and seeds, "
     "Holm over all pairs of losses of a column, 5 %)."
 )
+POOLED_HELD = "92 to 99 %"
+"""How often the interval over patients of a pooled ECE held the truth, docs/statistics.md."""
 INTERVAL = (
     "± sd over seeds. Brackets: 95 % interval over patients, conditional on the networks that were "
     "trained."
@@ -89,7 +91,7 @@ def _legend(section: Section) -> tuple[str, ...]:
     if any(m.corrected for m in section.measures):
         words.append(
             "Pooled ECE and class-wise ECE are less the bias that drawing patients shows, with "
-            "Student's interval."
+            f"Student's interval, which held the truth in {POOLED_HELD} of simulations."
         )
     if any(m.metric.startswith("true_") for m in section.measures):
         words.append("True: expected over the phantom's known label distribution.")
