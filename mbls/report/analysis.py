@@ -146,9 +146,7 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
     """
     patients = len(set(group.first.patients))
     chosen = None if reference is None else reference_arm(group, reference)
-    sections, missing = shared_sections(
-        [t for a in group.arms for r in a.runs for t in r.trainings]
-    )
+    sections, missing = shared_sections([run for arm in group.arms for run in arm.trainings])
     weights = patient_draws(group.first.patients, draws=draws)
     sampled = {arm.name: [sample(r, sections, weights) for r in arm.runs] for arm in group.arms}
     cells: dict[str, dict[str, Cell]] = {}

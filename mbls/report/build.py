@@ -88,10 +88,11 @@ def _with_patients(groups: Sequence[Group]) -> tuple[list[Group], list[LeftOut]]
     """Return the groups that were tested on two patients at least, and the runs of the others."""
     reason = "tested on one patient; intervals and tests are over patients and need two at least"
     kept = [group for group in groups if len(set(group.first.patients)) > 1]
-    runs = [r for group in groups if group not in kept for arm in group.arms for r in arm.runs]
+    lone = [group for group in groups if group not in kept]
+    runs = [run for group in lone for arm in group.arms for run in arm.trainings]
     if not kept:
         raise ReportError(f"No run can be reported: {runs[0].folder} was {reason}.")
-    return kept, [LeftOut(t.folder, reason) for run in runs for t in run.trainings]
+    return kept, [LeftOut(run.folder, reason) for run in runs]
 
 
 def views_of(analysis: Analysis) -> list[View]:

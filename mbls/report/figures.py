@@ -61,10 +61,6 @@ def _tests(arm: Arm) -> list[Run]:
     return [test for run in arm.runs for test in run.tests]
 
 
-def _trainings(arm: Arm) -> list[Run]:
-    return [training for run in arm.runs for training in run.trainings]
-
-
 def _about(analysis: Analysis, how: str) -> list[str]:
     return [f"{scope(analysis)} {how}"]
 
@@ -206,7 +202,7 @@ def swept(analysis: Analysis) -> dict[str, dict[str, list[Arm]]]:
 
 def _multipliers(analysis: Analysis) -> Iterator[Drawn]:
     for number, arm in enumerate(analysis.group.arms):
-        run = arm.runs[0].trainings[0]
+        run = arm.trainings[0]
         lines = multiplier_lines(run.epochs)
         if lines:
             meta = run.meta | {"loss": arm.name, "adapts_on": run.card.get("adapts_on")}
@@ -241,7 +237,7 @@ def worst_picture(arm: Arm) -> tuple[Run, Picture] | None:
     """Return the case of lowest Dice among an arm's runs that kept pictures."""
     found = [
         (run, picture)
-        for run in _trainings(arm)
+        for run in arm.trainings
         if run.pictured
         for picture in load_pictures(run.test / "worst.npz")
     ]

@@ -40,6 +40,11 @@ class Arm:
         """The seeds, in the order of the runs."""
         return [run.seed for run in self.runs]
 
+    @property
+    def trainings(self) -> list[Run]:
+        """The runs on disk: of each seed one, or one a fold."""
+        return [training for run in self.runs for training in run.trainings]
+
 
 @dataclass(frozen=True)
 class Group:

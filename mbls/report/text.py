@@ -167,8 +167,7 @@ def csv_text(analyses: Sequence[Analysis]) -> str:
                     marks = [int(cell.best), int(cell.tied)] if measure.better else ["", ""]
                     facts = [str(analysis.group.facts[f] or "") for f in CSV_FACTS]
                     seeds = " ".join(map(str, arm.seeds))
-                    folders = [t.folder for run in arm.runs for t in run.trainings]
-                    runs = ";".join(map(str, folders))
+                    runs = ";".join(str(run.folder) for run in arm.trainings)
                     each = " ".join(map(repr, cell.by_seed))
                     row = [number, *facts, *where, arm.name, len(arm.seeds), seeds]
                     row += ["" if math.isnan(v) else repr(float(v)) for v in values]

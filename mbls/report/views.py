@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbls.report.analysis import Analysis, Cell, Comparison
+from mbls.report.groups import Arm
 from mbls.report.measures import POOLING_WORDS, Measure, Section
 from mbls.report.runs import Run
 from mbls.selection import KEYS, RULES, chosen_epoch
@@ -207,7 +208,7 @@ def runs_view(analysis: Analysis) -> View:
     """Return which runs the numbers come from, and the commands that made them."""
     rows = []
     for arm in analysis.group.arms:
-        for run in (training for merged in arm.runs for training in merged.trainings):
+        for run in arm.trainings:
             card = run.card
             seconds = card.get("wall_seconds")
             rows.append(
@@ -233,10 +234,9 @@ def selection_view(analysis: Analysis) -> View | None:
     rows = []
     for arm in analysis.group.arms:
         for rule in RULES:
-            runs = [training for run in arm.runs for training in run.trainings]
-            chosen = [found for run in runs if (found := chosen_row(run, rule))]
+            chosen = [found for run in arm.trainings if (found := chosen_row(run, rule))]
             if chosen:
-                rows.append(_selected(arm.name, runs, rule, chosen))
+                rows.append(_selected(arm, rule, chosen))
     if not rows:
         return None
     legend = (
@@ -269,18 +269,18 @@ def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
     return None if place is None else rows[place]
 
 
-def _selected(
-    name: str, runs: Sequence[Run], rule: str, chosen: Sequence[dict[str, float]]
-) -> tuple[Entry, ...]:
+def _selected(arm: Arm, rule: str, chosen: Sequence[dict[str, float]]) -> tuple[Entry, ...]:
     epochs = [row["epoch"] for row in chosen]
-    entries = [Entry(name), Entry(rule)]
+    entries = [Entry(arm.name), Entry(rule)]
     entries += [Entry(" ".join(f"{e:.0f}" for e in epochs), "", sum(epochs) / len(epochs))]
     for key in ("val/dice", "val/nll", "val/ece"):
         entries.append(_mean([row[key] for row in chosen]))
-    tests = [run.by_rule[rule] for run in runs if rule in run.by_rule]
+    tests = [run.by_rule[rule] for run in arm.trainings if rule in run.by_rule]
     for value in ("dice", "nll", "ece"):
         known = [getattr(test, value) for test in tests]
-        entries.append(_mean(known) if len(known) == len(runs) else Entry("", "", math.nan))
+        entries.append(
+            _mean(known) if len(known) == len(arm.trainings) else Entry("", "", math.nan)
+        )
     return tuple(entries)
 
 
