@@ -175,6 +175,19 @@ def test_slices_turn_as_volumes_do(size: tuple[int, int]) -> None:
         assert (label != alone[1]).float().mean() < 0.01  # ties of nearest neighbours
 
 
+def test_a_slice_does_not_depend_on_the_others_of_its_batch() -> None:
+    some = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2, probability=0.6)
+    images, labels = torch.empty(7, 1, 16, 20), torch.empty(7, 16, 20, dtype=torch.uint8)
+    generators = [sample_generator(2, 0, index) for index in range(7)]
+    slices = [slice_of(30, 26 + index) for index in range(7)]
+    augmented_patches(slices, generators, crop="random", settings=some, out=(images, labels))
+    for index, (pixels, classes) in enumerate(slices):
+        generator = sample_generator(2, 0, index)
+        image, label = augmented(pixels, classes, (16, 20), generator, crop="random", settings=some)
+        assert torch.equal(images[index], image)
+        assert torch.equal(labels[index], label)
+
+
 def test_the_margin_holds_every_turned_corner() -> None:
     for rotation, scale in itertools.product((0, 15, 45, 90, 180), (0, 0.3)):
         for size in ((16, 16), (10, 40)):
