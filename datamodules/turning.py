@@ -28,9 +28,8 @@ def turn_in_plane(turn: float, factor: float, mirror: Sequence[int]) -> np.ndarr
         mirror: Axes on which the patch is mirrored.
     """
     cosine, sine = math.cos(turn) / factor, math.sin(turn) / factor
-    pull = np.array([[cosine, sine], [-sine, cosine]])
-    pull[:, list(mirror)] *= -1
-    return pull
+    first, second = (-1 if axis in mirror else 1 for axis in range(2))
+    return np.array([[first * cosine, second * sine], [-first * sine, second * cosine]])
 
 
 def turn_and_scale(

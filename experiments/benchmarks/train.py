@@ -12,7 +12,8 @@ the bare loop, and what an epoch takes beyond it is split into
 - rest: Lightning's loop and logging, and steps on a batch that the processor's cache has not seen.
 
 Shares are medians over epochs. One thread by default; with ``--wall`` the clock on the wall, which
-is what a user waits for, on a machine that does nothing else.
+is what a user waits for, on a machine that does nothing else. Other words are settings of the run,
+such as ``--data.init_args.num_workers 1``.
 """
 
 import argparse
@@ -140,10 +141,12 @@ def bare_step(module: Any, batch: dict[str, Any]) -> Any:
     return step
 
 
-def epochs(dataset: str, dims: int, folder: Path, words: list[str]) -> list[Epoch]:
+def epochs(
+    dataset: str, dims: int, folder: Path, words: list[str], preset: str = "quick"
+) -> list[Epoch]:
     """Return the seconds of each epoch but the first."""
     names = {"dataset": dataset, "network": NETWORKS[dims], "loss": "mbls"}
-    files = compose(**names, preset="quick", dims=dims)
+    files = compose(**names, preset=preset, dims=dims)
     given = [word for file in files for word in ("--config", str(file))]
     here = BareLoop.__module__
     given += [f"--trainer.callbacks+={here}.BareLoop", f"--trainer.profiler={here}.Clock"]
@@ -162,6 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--case", action="append", default=[], help="such as acdc,2")
+    parser.add_argument("--preset", default="quick", help="sizes of network, patch and batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--wall", action="store_true", help="take the clock on the wall")
@@ -177,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         for text in options.case or ("acdc,2", "brats,3"):
             dataset, dims = text.split(",")
             rounds = [f"--trainer.max_epochs={options.rounds + 1}", *words]
-            found = module.epochs(dataset, int(dims), Path(name), rounds)
+            found = module.epochs(dataset, int(dims), Path(name), rounds, options.preset)
             times = [statistics.median(each) for each in zip(*found, strict=True)]
             shares = [statistics.median(s) for s in zip(*(e.shares for e in found), strict=True)]
             cells = [f"{t:.2f}" for t in times[:2]] + [f"{share:.1f}" for share in shares]
