@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -51,8 +51,8 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
     Raises:
         FirstRankError: On the waiting ranks, where rank 0 failed; its own error says why.
     """
-    if os.environ.get("LOCAL_RANK") and (first := os.environ.get(PREPARED)):
-        _end_with(int(first))
+    if os.environ.get("LOCAL_RANK") and prepared_by_first():
+        _end_with(int(os.environ[PREPARED]))
         return
     if trainer.world_size == 1 or not _launched(trainer):
         prepare()
@@ -70,6 +70,26 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         dist.destroy_process_group(group)
     if not done:
         raise FirstRankError("Rank 0 could not prepare the data; what it printed says why.")
+
+
+def prepared_by_first(env: Mapping[str, str] | None = None) -> bool:
+    """Say whether rank 0 has prepared the data: this process, or its parent, be it gone.
+
+    A job that is started from within another one inherits that one's mark, which is not its own.
+    """
+    first = int((os.environ if env is None else env).get(PREPARED, 0))
+    return first in (os.getpid(), os.getppid()) or (first > 0 and not is_alive(first))
+
+
+def is_alive(process: int) -> bool:
+    """Say whether there is a process of this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _end_with(first: int) -> None:
