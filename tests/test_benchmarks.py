@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.benchmarks import data, evaluation, steps
+from experiments.benchmarks import data, ddp, evaluation, steps
 
 
 def test_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +37,13 @@ def test_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
     evaluation.main(["--shape", "20,24,4", "--rounds", "1"])
     torch.set_num_threads(threads)
     assert "published" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_ddp(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--case=acdc,2,4", "--rounds=1", "--epochs=2", "--batches=2"]
+    ddp.main([*sizes, "--data.init_args.patch_size=[32,32]"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("acdc 2D, batch 4, samples a second: 1 process ")
+    assert "beside strangers" in shown

@@ -1,10 +1,14 @@
 """Training on one process and on two, with one thread each: samples a second, and efficiency.
 
-``python -m experiments.benchmarks.ddp`` trains the phantom by ``mbls fit`` on one rank and on two
-that share the batch, turn and turn about. Timed are an epoch's batches, all of them but the first;
-validation, start and end are left out. The efficiency is the speed of k ranks over k times that of
-one: what is lost goes into exchanging gradients, into waiting for the slower rank, and, on a small
-batch, into what a step costs whatever its size.
+``python -m experiments.benchmarks.ddp`` trains a phantom of few patients by ``mbls fit`` in three
+ways, turn and turn about: one process; two that share its batch; and two at once that know nothing
+of each other, each with half of the batch. Timed are an epoch's batches, all of them but the first,
+in all epochs but the first; validation, start and end are left out.
+
+The efficiency is the speed of the two that share over twice that of one. What is lost goes into
+exchanging gradients, into waiting for the slower rank, into what a step costs whatever its size,
+and into what two processes take from each other on one machine. The last two are lost to the two
+strangers as well, so the speed beside theirs is what sharing costs.
 """
 
 import argparse
@@ -15,14 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
-from rich.table import Table
 
 from mbls.choices import compose
+
+CASES = ("acdc,2,16", "brats,3,8")
+PATIENTS = {"train": 16, "val": 1, "test": 1}
 
 
 class Stopwatch(Callback):
@@ -54,66 +60,104 @@ class Stopwatch(Callback):
             self.file.write_text(json.dumps(self.epochs))
 
 
-def speed(
-    case: tuple[str, int, int], ranks: int, folder: Path, *, epochs: int, words: list[str]
-) -> float:
-    """Return the samples a second of a run, the median over its epochs but the first.
+@dataclass(frozen=True)
+class Case:
+    """What is trained.
 
-    Args:
-        case: Dataset, 2 or 3 dimensions, samples in a batch.
-        ranks: Processes.
-        folder: Where its run and its times go.
-        epochs: Epochs, one more than are looked at.
+    Attributes:
+        dataset: Name of the dataset.
+        dims: 2 for slices, 3 for volumes.
+        batch: Samples in a batch, over all ranks.
+        epochs: Epochs, one more than are timed.
+        batches: Batches of an epoch, one more than are timed.
         words: Further words of ``mbls fit``.
     """
-    dataset, dims, batch = case
-    network = {2: "unet", 3: "unet3d"}[dims]
-    files = compose(dataset=dataset, loss="mbls", network=network, preset="quick", dims=dims)
-    watch, times = f"{__spec__.name}.Stopwatch", folder / "times.json"
-    given = [word for file in files for word in ("--config", str(file))] + [
-        f"--trainer.callbacks+={watch}", f"--trainer.callbacks.init_args.file={times}",
-        f"--run.folder={folder / 'run'}", "--trainer.accelerator=cpu", f"--trainer.devices={ranks}",
-        f"--trainer.max_epochs={epochs}", "--trainer.limit_val_batches=0",
-        "--trainer.num_sanity_val_steps=0", f"--data.init_args.batch_size={batch}", *words,
-    ]  # fmt: skip
-    program = str(Path(sys.executable).with_name("mbls"))
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([program, "fit", *given], env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"mbls fit failed on {ranks} ranks:\n{done.stderr}")
-    return statistics.median(
-        count / seconds for seconds, count in json.loads(times.read_text())[1:]
-    )
+
+    dataset: str
+    dims: int
+    batch: int
+    epochs: int
+    batches: int
+    words: tuple[str, ...] = ()
+
+    def command(self, run: Path, data: Path, *, ranks: int, batch: int) -> list[str]:
+        """Return the words of a run; ``data`` is where the phantom and its cache are or go."""
+        network = {2: "unet", 3: "unet3d"}[self.dims]
+        files = compose(
+            dataset=self.dataset, loss="mbls", network=network, preset="quick", dims=self.dims
+        )
+        return [
+            str(Path(sys.executable).with_name("mbls")), "fit",
+            *(word for file in files for word in ("--config", str(file))),
+            "--trainer.callbacks+=experiments.benchmarks.ddp.Stopwatch",
+            f"--trainer.callbacks.init_args.file={run.with_suffix('.json')}",
+            f"--run.folder={run}", "--trainer.accelerator=cpu", f"--trainer.devices={ranks}",
+            f"--trainer.max_epochs={self.epochs}", f"--trainer.limit_train_batches={self.batches}",
+            "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0",
+            f"--data.init_args.phantom_root={data / self.dataset}",
+            f"--data.init_args.phantom_patients={json.dumps(PATIENTS)}",
+            f"--data.init_args.cache_dir={data / 'cache'}",
+            f"--data.init_args.batch_size={batch}", *self.words,
+        ]  # fmt: skip
+
+    def speeds(self, data: Path, *, ranks: int = 1, runs: int = 1) -> list[float]:
+        """Return the samples a second of each timed epoch, summed over ``runs`` at once.
+
+        Raises:
+            RuntimeError: A run failed; the message has what it said.
+        """
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        with tempfile.TemporaryDirectory() as name:
+            folders = [Path(name) / f"run{k}" for k in range(runs)]
+            started = [
+                subprocess.Popen(
+                    self.command(folder, data, ranks=ranks, batch=self.batch // runs),
+                    env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                )
+                for folder in folders
+            ]  # fmt: skip
+            for run in started:
+                _, said = run.communicate()
+                if run.returncode:
+                    raise RuntimeError(f"mbls fit failed on {ranks} ranks:\n{said}")
+            times = [json.loads(folder.with_suffix(".json").read_text()) for folder in folders]
+        epochs = zip(*(each[1:] for each in times), strict=True)
+        return [sum(samples / seconds for seconds, samples in epoch) for epoch in epochs]
+
+
+WAYS = {"one": {}, "two": {"ranks": 2}, "strangers": {"runs": 2}}
+
+
+def compare(case: Case, rounds: int) -> dict[str, float]:
+    """Return the samples a second of each of ``WAYS``, medians over the epochs of all rounds."""
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as name:
+        for _ in range(rounds):
+            for way, options in WAYS.items():
+                found[way] += case.speeds(Path(name), **options)
+    return {way: statistics.median(speeds) for way, speeds in found.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, and print a row a case."""
+    """Train, and print each case's line when it is known."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--case", action="append", default=[], help="dataset,dims,batch such as acdc,2,16"
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batches", type=int, default=6)
     options, words = parser.parse_known_args(arguments)
-    table = Table(title="Samples a second, one thread a process")
-    for head in ("", "batch", "1 process", "2 processes", "efficiency"):
-        table.add_column(head, justify="right" if head else "left")
-    for text in options.case or ("acdc,2,16", "brats,3,2"):
+    for text in options.case or CASES:
         dataset, dims, batch = text.split(",")
-        case = (dataset, int(dims), int(batch))
-        found: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(options.rounds):
-            for ranks, speeds in found.items():
-                with tempfile.TemporaryDirectory() as name:
-                    speeds.append(
-                        speed(case, ranks, Path(name), epochs=options.epochs, words=words)
-                    )
-        one, two = (statistics.median(speeds) for speeds in found.values())
-        ratio = statistics.median(b / a / 2 for a, b in zip(found[1], found[2], strict=True))
-        table.add_row(
-            f"{dataset} {dims}D", batch, f"{one:.1f}", f"{two:.1f}", f"{100 * ratio:.0f} %"
+        case = Case(dataset, int(dims), int(batch), options.epochs, options.batches, tuple(words))
+        one, two, strangers = compare(case, options.rounds).values()
+        sys.stdout.write(
+            f"{dataset} {dims}D, batch {batch}, samples a second: 1 process {one:.1f}, "
+            f"2 processes {two:.1f}, 2 strangers {strangers:.1f}; efficiency "
+            f"{50 * two / one:.0f} %, beside strangers {100 * two / strangers:.0f} %\n"
         )
-    Console().print(table)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
