@@ -1,15 +1,20 @@
-"""Datasets as LightningDataModules: finding, checking, caching, splitting and loading cases."""
+"""Datasets as LightningDataModules: finding, checking, caching, splitting and loading cases.
+
+A case goes from its dataset's folder (``layouts``) over its files (``reading``) into the ``cache``,
+once, and from there into batches (``loading``). ``base`` joins them; ``acdc``, ``brats`` and
+``flare`` say what is special about a dataset; ``phantom`` writes data in place of the real ones.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.acdc import ACDCDataModule
-    from datamodules.augmentation import Augmentation
     from datamodules.base import SegmentationDataModule
     from datamodules.brats import BraTSDataModule
     from datamodules.case import Case, DataError, Problem, Survey
     from datamodules.flare import FLAREDataModule
+    from datamodules.loading.augmentation import Augmentation
 
 __all__ = [
     "ACDCDataModule",
@@ -25,7 +30,7 @@ __all__ = [
 
 _HOMES = {
     "ACDCDataModule": "acdc",
-    "Augmentation": "augmentation",
+    "Augmentation": "loading.augmentation",
     "FLAREDataModule": "flare",
     "BraTSDataModule": "brats",
     "SegmentationDataModule": "base",

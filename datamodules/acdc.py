@@ -10,9 +10,9 @@ from typing import Any
 
 from datamodules.base import SegmentationDataModule
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.inputs import listing
-from datamodules.nifti import find_nifti
+from datamodules.layouts.inputs import listing
 from datamodules.origin import phantom_home
+from datamodules.reading.nifti import find_nifti
 from datamodules.stand_in import phantom_errors, tell
 
 _EXPECTED = "training/ (and testing/) with a folder for each patient: training/patient001/Info.cfg"

@@ -15,25 +15,25 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.augmentation import Augmentation
-from datamodules.cache import CachedCase
+from datamodules.cache.intensity import Normalization
+from datamodules.cache.preparation import Preparer
+from datamodules.cache.preprocessing import Preprocessing
+from datamodules.cache.store import CachedCase
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.checks import RawCase
-from datamodules.datasets import InputDataset, PatchDataset, SliceDataset, VolumeDataset
-from datamodules.examination import Examination
-from datamodules.grids import Box
-from datamodules.inputs import find_inputs
-from datamodules.intensity import Normalization
-from datamodules.loaders import evaluation_loader, training_loader
-from datamodules.nifti import read_grid
+from datamodules.layouts.inputs import find_inputs
+from datamodules.loading.augmentation import Augmentation
+from datamodules.loading.datasets import InputDataset, PatchDataset, SliceDataset, VolumeDataset
+from datamodules.loading.loaders import evaluation_loader, training_loader
+from datamodules.loading.samplers import rank_and_world
 from datamodules.origin import origin_of, phantom_home
 from datamodules.parallel import console
-from datamodules.preparation import Preparer
-from datamodules.preprocessing import Preprocessing
-from datamodules.sampling import rank_and_world
+from datamodules.reading.checks import RawCase
+from datamodules.reading.examination import Examination
+from datamodules.reading.grids import Box
+from datamodules.reading.nifti import read_grid
+from datamodules.reading.truth import native_truth
 from datamodules.settings import check_counts, check_division, check_masking, check_patches
 from datamodules.splits import HOLDOUT, PARTS, Split, divided, hold_out, resolve_split
-from datamodules.truth import native_truth
 
 OFF = Augmentation()
 
@@ -59,7 +59,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         predict_input: A NIfTI file or a folder of them to predict; None for the test part.
         cache_dir: Folder of all caches.
         cache_dtype: Type of images in the cache.
-        orientation: See :class:`~datamodules.preprocessing.Preprocessing`.
+        orientation: See :class:`~datamodules.cache.preprocessing.Preprocessing`.
         spacing: See there; as many values as ``spatial_dims``, in mm.
         normalize: See there.
         percentiles: See there.
@@ -203,7 +203,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the cases of a file or folder to predict.
 
         A dataset of several modalities overrides this, with
-        :func:`~datamodules.inputs.group_inputs`.
+        :func:`~datamodules.layouts.inputs.group_inputs`.
 
         Raises:
             DataError: There is nothing to predict.
@@ -214,9 +214,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def amend(case: Case, raw: RawCase) -> RawCase:
         """Return a case that keeps all rules as it is to be used, on its native grid.
 
-        A dataset may set voxels of the label to :data:`~datamodules.checks.IGNORED`, which no loss
-        and no metric sees. What it depends on is the case alone; :attr:`reader_version` is raised
-        when it changes.
+        A dataset may set voxels of the label to :data:`~datamodules.reading.checks.IGNORED`,
+        which no loss and no metric sees. What it depends on is the case alone;
+        :attr:`reader_version` is raised when it changes.
         """
         return raw
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datamodules.base import SegmentationDataModule
-from datamodules.brats_releases import ENDINGS, survey_brats
 from datamodules.case import Case, LabelScheme, Survey
-from datamodules.inputs import group_inputs
-from datamodules.nifti import stem
+from datamodules.layouts.brats_releases import ENDINGS, survey_brats
+from datamodules.layouts.inputs import group_inputs
+from datamodules.reading.nifti import stem
 from datamodules.stand_in import phantom_errors, tell
 
 Scheme = Literal["by_name", "et4", "et3", "et3_cavity", "nnunet"]

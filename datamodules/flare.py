@@ -13,11 +13,11 @@ import numpy as np
 
 from datamodules.base import SegmentationDataModule
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.checks import RawCase
-from datamodules.flare_folders import survey_flare
-from datamodules.flare_releases import RELEASES, ReleaseName
-from datamodules.flare_tubes import TUBES, ignore_beyond
-from datamodules.inputs import find_inputs
+from datamodules.layouts.flare_folders import survey_flare
+from datamodules.layouts.flare_releases import RELEASES, ReleaseName
+from datamodules.layouts.flare_tubes import TUBES, ignore_beyond
+from datamodules.layouts.inputs import find_inputs
+from datamodules.reading.checks import RawCase
 from datamodules.stand_in import phantom_errors, tell
 
 _PHANTOM_RELEASES: dict[ReleaseName, Literal["2021", "2022", "1k"]] = {

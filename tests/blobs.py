@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
+from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, rank_and_world
 
 
 class Blobs(Dataset):

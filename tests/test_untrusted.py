@@ -15,7 +15,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from datamodules.posterior import load_shares
+from datamodules.reading.posterior import load_shares
 from mbls.callbacks import Checkpoints, read_checkpoint
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.choices import stated_dims

@@ -8,7 +8,7 @@ from datamodules.phantom.flare import write_flare_phantom
 from datamodules.phantom.flare_settings import AbdomenPhantom
 from datamodules.phantom.patient import Patient, make_patient
 from datamodules.phantom.settings import CardiacPhantom
-from datamodules.posterior import load_posterior, save_posterior
+from datamodules.reading.posterior import load_posterior, save_posterior
 
 __all__ = [
     "DEFAULT_PATIENTS",

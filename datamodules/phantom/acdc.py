@@ -30,7 +30,7 @@ from datamodules.phantom.folder import check_arguments, write_folder
 from datamodules.phantom.patient import make_patient
 from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom, checked_counts
-from datamodules.posterior import save_posterior
+from datamodules.reading.posterior import save_posterior
 
 VERSION = 1  # of the construction: raised whenever the same settings give other files
 DEFAULT_PATIENTS = {"train": 24, "val": 6, "test": 10}

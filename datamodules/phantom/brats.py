@@ -36,7 +36,7 @@ from datamodules.phantom.folder import check_arguments, chosen, save_nifti, writ
 from datamodules.phantom.layers import draw_labels, posterior
 from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import checked_counts
-from datamodules.posterior import save_posterior
+from datamodules.reading.posterior import save_posterior
 
 VERSION = 1  # of the construction: raised whenever the same settings give other files
 DEFAULT_PATIENTS = {"train": 16, "val": 4, "test": 6}

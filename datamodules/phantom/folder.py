@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import nibabel as nib
 import numpy as np
 
-from datamodules.leftovers import clear_leftovers
+from datamodules.cache.leftovers import clear_leftovers
 from datamodules.parallel import in_parallel
 
 Order = TypeVar("Order")

@@ -34,13 +34,13 @@ from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, RandSpati
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.augmentation import Augmentation
-from datamodules.cache import CachedCase
+from datamodules.cache.preparation import Preparer
+from datamodules.cache.preprocessing import Preprocessing
+from datamodules.cache.store import CachedCase
 from datamodules.case import Case
-from datamodules.datasets import PatchDataset, SliceDataset
-from datamodules.loaders import training_loader
-from datamodules.preparation import Preparer
-from datamodules.preprocessing import Preprocessing
+from datamodules.loading.augmentation import Augmentation
+from datamodules.loading.datasets import PatchDataset, SliceDataset
+from datamodules.loading.loaders import training_loader
 
 OFF = Augmentation()
 CHANGES_2D = Augmentation(flip=0.5, rotation=15, scale=0.1, gamma=0.3, noise=0.05)

@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
         p.add_argument("--yes", action="store_true", help="do not ask")
     options = p.parse_args(words)
 
-    from datamodules.caches import list_caches
+    from datamodules.cache.folder import list_caches
 
     caches, console = list_caches(options.cache), Console()
     if not caches:

@@ -54,7 +54,7 @@ def main(args: list[str]) -> int:
 
 def save_sheet(sheet: Path, facts: Sequence[Any], data: Any) -> None:
     """Write the contact sheet; a phantom's says what it is."""
-    from datamodules.contact_sheet import save_contact_sheet
+    from datamodules.reading.contact_sheet import save_contact_sheet
 
     phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
     try:

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 from datamodules import ACDCDataModule, Augmentation, DataError
 from datamodules.origin import phantom_home
-from datamodules.posterior import save_posterior
+from datamodules.reading.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
@@ -281,7 +281,7 @@ def test_fingerprint(acdc: Path, module, tmp_path: Path) -> None:
 
 def test_cached_cases_are_not_read_again(acdc: Path, module, monkeypatch) -> None:
     ready(module())
-    monkeypatch.setattr("datamodules.preparation.read_case", None)  # calling it would raise
+    monkeypatch.setattr("datamodules.cache.preparation.read_case", None)  # calling it would raise
     ready(module())
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from datamodules import Augmentation, DataError
-from datamodules.checks import IGNORED, OUTSIDE
-from datamodules.datasets import IGNORE_INDEX, collate, write_targets
+from datamodules.loading.datasets import IGNORE_INDEX, collate, write_targets
 from datamodules.memory import Reused
+from datamodules.reading.checks import IGNORED, OUTSIDE
 from tests.datamodules.test_base import ready
 
 STRONG = Augmentation(flip=0.5, rotation=30, tilt=20, scale=0.3, gamma=0.5, noise=0.2)

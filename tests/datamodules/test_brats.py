@@ -261,7 +261,7 @@ def test_folder_that_may_not_be_read(flat: Path, monkeypatch: pytest.MonkeyPatch
         return real(top, onerror=onerror, **options)
 
     real = os.walk
-    monkeypatch.setattr("datamodules.brats_releases.os.walk", walk)
+    monkeypatch.setattr("datamodules.layouts.brats_releases.os.walk", walk)
     assert "every folder must be readable, found Permission denied" in problem(flat)
 
 

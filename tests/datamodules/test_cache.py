@@ -11,8 +11,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from datamodules import ACDCDataModule, Case, DataError
-from datamodules import cache as cache_module
-from datamodules.cache import Cache, content_key, source_key
+from datamodules.cache import store as cache_module
+from datamodules.cache.store import Cache, content_key, source_key
 from datamodules.case import Problem
 from tests.datamodules.conftest import blobs, save
 

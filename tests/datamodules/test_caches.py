@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.caches import list_caches
-from datamodules.preparation import CACHE_VERSION
+from datamodules.cache.folder import list_caches
+from datamodules.cache.preparation import CACHE_VERSION
 from mbls.cli import main
 
 

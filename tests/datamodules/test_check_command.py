@@ -10,8 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from datamodules.case import Case, Problem
-from datamodules.checks import RawCase
-from datamodules.examination import case_facts
+from datamodules.reading.checks import RawCase
+from datamodules.reading.examination import case_facts
 from mbls.cli import main
 from mbls.commands.check_data import problem_table
 

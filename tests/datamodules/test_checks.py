@@ -10,8 +10,8 @@ import pytest
 
 from datamodules import ACDCDataModule, DataError
 from datamodules.case import Case, Problem
-from datamodules.checks import map_labels, read_case
-from datamodules.posterior import save_posterior
+from datamodules.reading.checks import map_labels, read_case
+from datamodules.reading.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 Build = Callable[..., ACDCDataModule]

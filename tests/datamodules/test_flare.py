@@ -15,12 +15,12 @@ import torch
 
 from datamodules import DataError, FLAREDataModule
 from datamodules.case import Survey
-from datamodules.checks import IGNORED
-from datamodules.flare_folders import survey_flare
-from datamodules.flare_releases import RELEASES
-from datamodules.flare_tubes import ignore_beyond
+from datamodules.layouts.flare_folders import survey_flare
+from datamodules.layouts.flare_releases import RELEASES
+from datamodules.layouts.flare_tubes import ignore_beyond
 from datamodules.phantom import AbdomenPhantom, write_flare_phantom
 from datamodules.phantom.faults import FAULTS, inject, phantom_cases
+from datamodules.reading.checks import IGNORED
 from tests.datamodules.conftest import save
 from tests.datamodules.fault_messages import assert_told
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datamodules import DataError
-from datamodules.inputs import group_inputs
+from datamodules.layouts.inputs import group_inputs
 from datamodules.splits import read_split
 from mbls.cli import main
 from tests.datamodules.conftest import save

@@ -6,11 +6,11 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation, SpatialResample
 
-from datamodules.checks import RawCase
-from datamodules.grids import Grid
-from datamodules.intensity import box_above, normalise
-from datamodules.posterior import to_shares
-from datamodules.preprocessing import Preprocessing, prepare_case
+from datamodules.cache.intensity import box_above, normalise
+from datamodules.cache.preprocessing import Preprocessing, prepare_case
+from datamodules.reading.checks import RawCase
+from datamodules.reading.grids import Grid
+from datamodules.reading.posterior import to_shares
 
 NATIVE = np.array([[0.0, -0.8, 0, 5], [0.7, 0, 0, -3], [0, 0, 3.0, 9], [0, 0, 0, 1]])  # PRS
 SHAPE = (21, 18, 9)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from datamodules import Case, DataError, SegmentationDataModule, Survey
-from datamodules.checks import IGNORED, RawCase
-from datamodules.inputs import group_inputs
+from datamodules.layouts.inputs import group_inputs
+from datamodules.reading.checks import IGNORED, RawCase
 from tests.datamodules.conftest import save
 
 AFFINE = np.array([[0, -1.5, 0, 4.0], [1.2, 0, 0, -7], [0, 0, 2.0, 3], [0, 0, 0, 1]])
@@ -185,7 +185,7 @@ def test_a_memory_of_a_few_volumes(heads: Path) -> None:
     """Resampling a large case holds no more than a few float32 volumes of it at once."""
     import tracemalloc
 
-    from datamodules.preprocessing import Preprocessing, prepare_case
+    from datamodules.cache.preprocessing import Preprocessing, prepare_case
 
     size = (96, 96, 96)
     image = np.random.default_rng(0).normal(300, 50, (2, *size)).astype(np.float32)

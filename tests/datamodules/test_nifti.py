@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from nibabel.affines import voxel_sizes
 
-from datamodules.nifti import NiftiError, find_nifti, negative_size, read_grid, read_volume, stem
 from datamodules.phantom.faults.edits import DIM, PIXDIM, SROW, put
+from datamodules.reading.nifti import (
+    NiftiError,
+    find_nifti,
+    negative_size,
+    read_grid,
+    read_volume,
+    stem,
+)
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 TRUE = np.diag([-1.3158, -1.3158, 10.0, 1.0])

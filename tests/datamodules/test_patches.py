@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.augmentation import (
+from datamodules.loading.augmentation import (
     Augmentation,
     augmented_patches,
     change_intensities,
@@ -15,13 +15,13 @@ from datamodules.augmentation import (
     sample_generator,
     turned_margin,
 )
-from datamodules.patches import (
+from datamodules.loading.patches import (
     cut_patch,
     empty_pair,
     patch_begin,
 )
-from datamodules.turned_volume import turned_patch
-from datamodules.turning import turn_and_scale, turn_in_plane
+from datamodules.loading.turned_volume import turned_patch
+from datamodules.loading.turning import turn_and_scale, turn_in_plane
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
 

@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.posterior import load_posterior, load_shares, save_posterior, to_probs, to_shares
+from datamodules.reading.posterior import (
+    load_posterior,
+    load_shares,
+    save_posterior,
+    to_probs,
+    to_shares,
+)
 
 
 def test_shares_on_paper() -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from datamodules.checks import RawCase
-from datamodules.grids import resampled_grid
-from datamodules.intensity import normalise
-from datamodules.posterior import to_shares
-from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
+from datamodules.cache.intensity import normalise
+from datamodules.cache.preprocessing import Preprocessing, prepare_case, slice_fault
+from datamodules.reading.checks import RawCase
+from datamodules.reading.grids import resampled_grid
+from datamodules.reading.posterior import to_shares
 
 SHAPE = (20, 24, 4)
 

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from datamodules.sampling import EvaluationSampler, TrainingSampler, epoch_order
+from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, epoch_order
 
 
 def batches(epoch: int = 0, **options) -> list[list[tuple[int, int, bool]]]:

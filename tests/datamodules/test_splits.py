@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import DataError, loaders
+from datamodules import DataError
+from datamodules.loading import loaders
 from datamodules.splits import (
     PARTS,
     fold_split,

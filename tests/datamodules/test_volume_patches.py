@@ -9,17 +9,17 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from datamodules import Augmentation
-from datamodules.augmentation import augmented_volume_patch, sample_generator
-from datamodules.foreground import PLACES, class_places, class_slices
-from datamodules.patches import (
+from datamodules.cache.foreground import PLACES, class_places, class_slices
+from datamodules.loading.augmentation import augmented_volume_patch, sample_generator
+from datamodules.loading.patches import (
     begin_around,
     cut_at,
     empty_pair,
     patch_begin,
 )
-from datamodules.sampling import TrainingSampler, forced
-from datamodules.turned_volume import turned_patch
-from datamodules.turning import turn_and_scale
+from datamodules.loading.samplers import TrainingSampler, forced
+from datamodules.loading.turned_volume import turned_patch
+from datamodules.loading.turning import turn_and_scale
 from tests.datamodules.test_base import digest, ready
 
 STRONG = Augmentation(flip=0.5, rotation=30, tilt=20, scale=0.3, gamma=0.5, noise=0.2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import spawn
 
-from datamodules.sampling import EvaluationSampler
+from datamodules.loading.samplers import EvaluationSampler
 from mbls.losses import AdaptiveLoss
 from tests.losses.every_loss import build
 

@@ -7,11 +7,11 @@ import gzip
 import nibabel as nib
 import numpy as np
 
-from datamodules.nifti import stem
 from datamodules.origin import phantom_home
 from datamodules.phantom.faults.case_files import CaseFiles
 from datamodules.phantom.faults.edits import PIXDIM, SROW, move, put, redo
-from datamodules.posterior import load_posterior, save_posterior
+from datamodules.reading.nifti import stem
+from datamodules.reading.posterior import load_posterior, save_posterior
 
 
 def unit_sform(case: CaseFiles) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.nifti import stem
+from datamodules.reading.nifti import stem
 
 _FLARE_LABELS = ("TrainingMask", "labels", "labelsTr")
 

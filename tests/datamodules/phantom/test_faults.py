@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from datamodules.nifti import NiftiError, find_nifti, read_volume
 from datamodules.phantom import (
     load_posterior,
     write_acdc_phantom,
@@ -16,6 +15,7 @@ from datamodules.phantom import (
     write_flare_phantom,
 )
 from datamodules.phantom.faults import FAULTS, inject, phantom_cases
+from datamodules.reading.nifti import NiftiError, find_nifti, read_volume
 
 ONE = {"train": 1, "val": 1, "test": 1}
 UNREADABLE = (  # at the image, or else at the label

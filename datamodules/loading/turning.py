@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.loading.patches import Pair
 from datamodules.memory import Scratch
-from datamodules.patches import Pair
 
 _SCRATCH = Scratch()
 

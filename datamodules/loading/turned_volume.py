@@ -1,4 +1,4 @@
-"""Turns, enlarges and mirrors what is cut out of a volume, as :mod:`datamodules.turning` says.
+"""Turns, enlarges and mirrors what is cut out of a volume: the maps of :mod:`.turning` in 3D.
 
 A turn within slices keeps columns along the last axis together, which makes it five times as fast
 as a tilt, where each voxel has neighbours of its own.
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.checks import IGNORED
+from datamodules.loading.patches import Pair
 from datamodules.memory import Scratch
-from datamodules.patches import Pair
+from datamodules.reading.checks import IGNORED
 
 _SCRATCH = Scratch()
 _PIECE = 1 << 17  # values interpolated at a time, that stay in the processor's cache
@@ -39,7 +39,7 @@ def turned_patch(
             ``(*size,)``.
 
     Returns:
-        ``out``, as of :func:`~datamodules.patches.cut_at` where ``pull`` is the identity.
+        ``out``, as of :func:`~datamodules.loading.patches.cut_at` where ``pull`` is the identity.
     """
     box = _reached(pixels, classes, begin, pull, np.array(out[1].shape))
     if pull[2, :2].any() or pull[:2, 2].any():

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.cache import Cache, CachedCase, content_key
+from datamodules.cache.foreground import class_places, class_slices
+from datamodules.cache.preprocessing import Preprocessing, prepare_case, slice_fault
+from datamodules.cache.store import Cache, CachedCase, content_key
 from datamodules.case import Case, DataError, Problem
-from datamodules.checks import OUTSIDE, RawCase, read_case
-from datamodules.examination import CaseFacts, Examination, case_facts, spread_over
-from datamodules.foreground import class_places, class_slices
 from datamodules.parallel import console, in_parallel
-from datamodules.preprocessing import Preprocessing, prepare_case, slice_fault
+from datamodules.reading.checks import OUTSIDE, RawCase, read_case
+from datamodules.reading.examination import CaseFacts, Examination, case_facts, spread_over
 
 _LARGE = 10**9  # voxels whose verification takes long enough for a bar
 CACHE_VERSION = 3  # part of the cache's key: raise it when the same settings give other numbers

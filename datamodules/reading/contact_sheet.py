@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from datamodules.examination import CaseFacts
+from datamodules.reading.examination import CaseFacts
 
 _SIZE = 1.9  # inches of a picture
 

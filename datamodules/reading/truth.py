@@ -5,8 +5,8 @@ import torch
 from nibabel.affines import voxel_sizes
 from torch import Tensor
 
-from datamodules.checks import IGNORED, OUTSIDE, RawCase
-from datamodules.posterior import to_probs
+from datamodules.reading.checks import IGNORED, OUTSIDE, RawCase
+from datamodules.reading.posterior import to_probs
 
 
 def native_truth(raw: RawCase, *, mask_background: bool) -> dict[str, Tensor]:

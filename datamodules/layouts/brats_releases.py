@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 
 from datamodules.case import Case, DataError, LabelScheme, Problem, Survey
-from datamodules.inputs import listing
-from datamodules.nifti import SUFFIXES, find_nifti, stem
+from datamodules.layouts.inputs import listing
 from datamodules.origin import phantom_home
+from datamodules.reading.nifti import SUFFIXES, find_nifti, stem
 
 OLD_ENDINGS = ("_t1", "_t1ce", "_t2", "_flair")  # the order of the channels
 NEW_ENDINGS = ("-t1n", "-t1c", "-t2w", "-t2f")  # 2023 and 2024

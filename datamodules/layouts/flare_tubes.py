@@ -9,7 +9,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt
 
-from datamodules.checks import IGNORED
+from datamodules.reading.checks import IGNORED
 
 TUBES = (5, 6, 10)  # aorta, inferior vena cava, oesophagus
 _NEAR, _FAR = 10.0, 30.0  # mm

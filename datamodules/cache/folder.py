@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.leftovers import STALE
-from datamodules.preparation import CACHE_VERSION
+from datamodules.cache.leftovers import STALE
+from datamodules.cache.preparation import CACHE_VERSION
 
 _USUAL = ("version", "reader", "labels", "planar", "zero_background")
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.checks import IGNORED
 from datamodules.memory import empty
+from datamodules.reading.checks import IGNORED
 
 Where = tuple[float, float]  # position of the patch on each axis, from 0 to 1; 0.5 is the centre
 CENTER: Where = (0.5, 0.5)

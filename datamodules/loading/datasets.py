@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.augmentation import (
+from datamodules.cache.foreground import pick
+from datamodules.cache.preparation import Preparer
+from datamodules.cache.preprocessing import prepare_case
+from datamodules.cache.store import CachedCase
+from datamodules.case import Case, DataError
+from datamodules.loading.augmentation import (
     Augmentation,
     augmented_patches,
     augmented_volume_patch,
     sample_generator,
 )
-from datamodules.cache import CachedCase
-from datamodules.case import Case, DataError
-from datamodules.checks import IGNORED, OUTSIDE
-from datamodules.foreground import pick
+from datamodules.loading.patches import Pair, begin_around, centred, cut_at, patch_begin
 from datamodules.memory import Reused, empty
-from datamodules.patches import Pair, begin_around, centred, cut_at, patch_begin
-from datamodules.posterior import to_probs
-from datamodules.preparation import Preparer
-from datamodules.preprocessing import prepare_case
+from datamodules.reading.checks import IGNORED, OUTSIDE
+from datamodules.reading.posterior import to_probs
 
 IGNORE_INDEX = -100
 _PIECE = 1 << 18  # voxels of a label at a time

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from datamodules.checks import RawCase
-from datamodules.grids import Box, Grid, axis_codes
-from datamodules.intensity import NORMALIZATIONS, Normalization, box_above, normalise
-from datamodules.posterior import Shares
+from datamodules.cache.intensity import NORMALIZATIONS, Normalization, box_above, normalise
+from datamodules.reading.checks import RawCase
+from datamodules.reading.grids import Box, Grid, axis_codes
+from datamodules.reading.posterior import Shares
 
 _ANISOTROPIC = 1.5  # a voxel that much longer on one axis than on the others belongs to a slice
 _AXES = ("LR", "PA", "IS")  # of the world, by nibabel's number
@@ -30,14 +30,14 @@ class Preprocessing:
             keeps its own. None keeps the native grid. Images are resampled linearly, labels and
             posteriors by nearest neighbour.
         normalize: How intensities are normalised, each modality by itself, on the cache's grid;
-            see :func:`~datamodules.intensity.normalise`.
+            see :func:`~datamodules.cache.intensity.normalise`.
         percentiles: The two percentiles of ``"percentile"``.
         dtype: Type of the images on disk; batches are float32.
         window: The two values of ``"window"``, in the file's units (HU for CT).
         crop_above: Volumes are cropped to the box of the voxels above this value in any modality:
             0 for skull-stripped images, some -500 HU for the body; None keeps all.
         antialias: Whether images are smoothed before a grid gets coarser; see
-            :meth:`~datamodules.grids.Grid.forward`. Labels and posteriors never are.
+            :meth:`~datamodules.reading.grids.Grid.forward`. Labels and posteriors never are.
     """
 
     orientation: str | None = "LPS"

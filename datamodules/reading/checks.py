@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.case import Case, Problem
-from datamodules.nifti import NiftiError, Volume, negative_size, read_volume
-from datamodules.posterior import Shares, load_shares
+from datamodules.reading.nifti import NiftiError, Volume, negative_size, read_volume
+from datamodules.reading.posterior import Shares, load_shares
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
 OUTSIDE = 254  # background outside the patient: class 0, or ignored in evaluation if asked
@@ -26,7 +26,7 @@ class RawCase:
         image: float32 ``(M, X, Y, Z)``.
         label: uint8 ``(X, Y, Z)``: class indices, 255 for ignored voxels, 254 for background
             outside the patient; or None.
-        posterior: uint16 shares ``(C, X, Y, Z)`` (:mod:`datamodules.posterior`), or None.
+        posterior: uint16 shares ``(C, X, Y, Z)`` (:mod:`datamodules.reading.posterior`), or None.
         file_affine: The affine in the first image's file.
         affine: The same grid with the true voxel size.
         notes: What is right but should be known.

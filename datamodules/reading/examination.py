@@ -7,8 +7,8 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from datamodules.case import Case, Problem
-from datamodules.checks import IGNORED, RawCase
-from datamodules.grids import Grid, axis_codes
+from datamodules.reading.checks import IGNORED, RawCase
+from datamodules.reading.grids import Grid, axis_codes
 
 QUANTILES = (0.0, 1.0, 50.0, 99.0, 100.0)  # percent
 

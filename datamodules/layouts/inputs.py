@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem
-from datamodules.nifti import SUFFIXES, stem
+from datamodules.reading.nifti import SUFFIXES, stem
 
 
 def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.flare_releases import Release, release_of
-from datamodules.inputs import listing
-from datamodules.nifti import SUFFIXES, stem
+from datamodules.layouts.flare_releases import Release, release_of
+from datamodules.layouts.inputs import listing
 from datamodules.origin import phantom_home
+from datamodules.reading.nifti import SUFFIXES, stem
 
 _DEPTH = 3  # levels below the root at which folders are looked for
 _LABELS = re.compile(r"(training|validation|tuning|test)?masks?|labels(tr|va|val|ts)?", re.I)

@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.datasets import (
+from datamodules.loading.datasets import (
     InputDataset,
     PatchDataset,
     SliceDataset,
     VolumeDataset,
     collate,
 )
-from datamodules.sampling import EvaluationSampler, TrainingSampler, rank_and_world
+from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, rank_and_world
 
 
 def training_loader(
@@ -32,7 +32,7 @@ def training_loader(
         batch_size: Samples in a batch over all ranks together.
         seed: Seed of the order.
         epoch: The epoch to begin with.
-        start: See :class:`~datamodules.sampling.TrainingSampler`.
+        start: See :class:`~datamodules.loading.samplers.TrainingSampler`.
         num_workers: Processes that load data; 0 loads in this one.
         foreground: Least share of a batch that shows foreground.
     """

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from datamodules.cache.leftovers import clear_leftovers
+from datamodules.cache.stamps import is_verified, mark_verified, state_of
 from datamodules.case import Case, DataError, Problem
-from datamodules.leftovers import clear_leftovers
 from datamodules.memory import Scratch
-from datamodules.stamps import is_verified, mark_verified, state_of
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SCRATCH = Scratch()
@@ -93,7 +93,7 @@ class CachedCase:
         id: The case's name.
         arrays: ``image``, ``label`` and ``posterior`` (see :meth:`volume`), ``slices``
             ``(C, Z)``, which class is in which slice, and ``places``, sampled voxels of each class
-            (:mod:`datamodules.foreground`).
+            (:mod:`datamodules.cache.foreground`).
         facts: What JSON can hold: ``spacing`` in mm, ``content`` (a hash of the source files'
             bytes), ``planar`` (whether slices come first on disk), ``box`` (what was kept of the
             native grid, or None) and ``places`` (how many of ``places`` each class has).

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from datamodules.patches import CENTER, Pair, cut_at, patch_begin
-from datamodules.turned_volume import turned_patch
-from datamodules.turning import frame_memory, turn_and_scale, turn_frames, turn_in_plane
+from datamodules.loading.patches import CENTER, Pair, cut_at, patch_begin
+from datamodules.loading.turned_volume import turned_patch
+from datamodules.loading.turning import frame_memory, turn_and_scale, turn_frames, turn_in_plane
 
 _PIECE = 1 << 15  # voxels changed at a time
 _TINY = 1e-12  # of an image's range

@@ -1,0 +1,1 @@
+"""From checked arrays to prepared ones on disk, each case once."""
