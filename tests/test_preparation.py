@@ -3,15 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from mbls.commands.preparation import PREPARED, prepared_by_first
 
 
-@pytest.mark.parametrize("of", [os.getpid(), os.getppid()])
-def test_a_rank_knows_the_mark_of_its_job(of: int) -> None:
-    assert prepared_by_first({PREPARED: str(of)})
+@pytest.mark.parametrize("process", [os.getpid, os.getppid])
+def test_a_rank_knows_the_mark_of_its_job(process: Callable[[], int]) -> None:
+    assert prepared_by_first({PREPARED: str(process())})
 
 
 def test_a_rank_whose_first_is_gone_does_not_begin_anew() -> None:
