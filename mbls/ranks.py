@@ -53,6 +53,8 @@ def end_at_once(status: int) -> NoReturn:
 
     That takes Python seconds, torch loaded, for which the ranks that wait for this one wait on.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # also where nobody reads, or the disk is full
+        os._exit(status)
