@@ -160,3 +160,21 @@ def test_a_prediction_keeps_both_geometries_of_its_input(run: Path, tmp_path: Pa
         np.testing.assert_array_equal(found.affine, source.affine)
         np.testing.assert_allclose(found.header.get_qform(), source.header.get_qform())
         assert found.header.get_zooms()[:3] == source.header.get_zooms()
+
+
+def test_a_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> None:
+    """Microns, and an axis of length 1 after the third, which a label map has no use for."""
+    data, _ = blobs(8, (21, 19, 4))
+    image = nib.Nifti1Image(data[..., None], AFFINE * [[1000], [1000], [1000], [1]])
+    image.header.set_xyzt_units("micron", "sec")
+    nib.save(image, tmp_path / "small.nii.gz")
+    assert predict(run, tmp_path / "small.nii.gz", tmp_path / "out") == 0
+    found = nib.load(tmp_path / "out" / "small.nii.gz")
+    assert found.shape == data.shape
+    assert found.header.get_xyzt_units()[0] == "micron"
+    np.testing.assert_allclose(found.affine, image.affine)
+    save(tmp_path / "same.nii.gz", data)
+    assert predict(run, tmp_path / "same.nii.gz", tmp_path / "out") == 0
+    same = nib.load(tmp_path / "out" / "same.nii.gz")
+    assert same.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(same.dataobj))

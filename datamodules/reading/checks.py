@@ -1,6 +1,6 @@
 """Reads a case from its files and checks every rule that its content must keep."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.case import Case, Problem
-from datamodules.reading.nifti import NiftiError, Volume, negative_size, read_volume
+from datamodules.reading.nifti import NiftiError, Volume, oddities, read_volume
 from datamodules.reading.posterior import Shares, load_shares
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
@@ -106,11 +106,22 @@ def read_case(
     if problems or first is None or channels is None:
         return None, problems
     files = case.images if case.label is None else (*case.images, case.label)
-    if turned := [path for path in files if negative_size(path)]:
-        more = f" and {len(turned) - 1} more files of the case" if len(turned) > 1 else ""
-        notes.append(f"{turned[0]}{more}: pixdim is negative, its absolute value is taken.")
+    notes += header_notes(files)
     affines = first.file_affine, first.affine
     return RawCase(channels, label, posterior, *affines, tuple(notes)), []
+
+
+def header_notes(files: Sequence[Path]) -> list[str]:
+    """Return what should be known of the headers of a case, each once."""
+    files_of: dict[str, list[Path]] = {}
+    for path in files:
+        for text in oddities(path):
+            files_of.setdefault(text, []).append(path)
+    notes = []
+    for text, same in files_of.items():
+        more = f" and {len(same) - 1} more files of the case" if len(same) > 1 else ""
+        notes.append(f"{same[0]}{more}: {text}")
+    return notes
 
 
 def intensity_fault(data: np.ndarray) -> tuple[str, str, str] | None:

@@ -22,6 +22,8 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it names no fi
 _PIECE = 1 << 16  # bytes
 _INFLATION = 1032  # bytes that one byte of deflate holds at most
 _FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
+_UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and "unknown" are mm
+_LARGEST = 100.0  # mm: voxels beyond it come of a wrong unit, and resampling them takes all memory
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
     *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
     *(OverflowError, MemoryError, zlib.error, struct.error),
@@ -43,7 +45,7 @@ class Volume:
     Attributes:
         data: Voxels ``(X, Y, Z)`` in the file's axis order, scaled by the header's slope.
         file_affine: The affine nibabel reports, voxel to mm; written back with predictions.
-        affine: The affine with the true voxel size, see :func:`true_affine`.
+        affine: The affine in mm with the true voxel size, see :func:`true_affine`.
     """
 
     data: np.ndarray
@@ -68,27 +70,29 @@ def find_nifti(folder: Path, name: str) -> Path | None:
 
 
 def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
-    """Return the affine whose voxel size is the true one.
+    """Return the affine in mm whose voxel size is the true one.
 
     ``affine`` is what nibabel chose: the sform where it is coded. Some ACDC files have a sform of
     unit scale while ``pixdim`` and the qform hold the voxel size; there the qform is taken, or the
     sform scaled to ``pixdim`` where the qform is not coded. A unit ``pixdim`` under a scaled sform
-    is the opposite slip, and the sform is kept.
+    is the opposite slip, and the sform is kept. Metres and microns become mm, as in ITK.
 
     Args:
         header: The file's header.
-        affine: nibabel's affine ``(4, 4)``, voxel to mm.
+        affine: nibabel's affine ``(4, 4)``, in the header's unit.
 
     Returns:
-        Affine ``(4, 4)`` in float64.
+        Affine ``(4, 4)`` in float64, voxel to mm.
 
     Raises:
         NiftiError: The voxel size is not positive and finite, the axes do not span the space, or
             sform and ``pixdim`` hold different sizes and neither is 1.
     """
-    affine = np.asarray(affine, dtype=np.float64)
+    unit = _unit(header)
+    to_mm = np.diag([unit, unit, unit, 1.0])
+    affine = to_mm @ affine
     size = voxel_sizes(affine)
-    pixdim = np.abs(np.asarray(header.get_zooms()[:3], dtype=np.float64))
+    pixdim = unit * np.abs(np.asarray(header.get_zooms()[:3], dtype=np.float64))
     _check_size("affine", size)
     _check_size("pixdim", pixdim)
     place = affine[:3, 3]
@@ -96,11 +100,11 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
         rows = "; ".join(" ".join(f"{value:.4g}" for value in row) for row in affine[:3])
         rule = "the header's affine must have a finite origin and axes in three directions"
         raise NiftiError(rule, rows, "Repair the header.")
-    if np.allclose(size, pixdim, rtol=1e-2) or np.allclose(pixdim, 1, rtol=1e-3):
+    if np.allclose(size, pixdim, rtol=1e-2) or np.allclose(pixdim, unit, rtol=1e-3):
         return affine
-    if np.allclose(size, 1, rtol=1e-3):
+    if np.allclose(size, unit, rtol=1e-3):
         if int(header["qform_code"]) > 0:
-            return np.asarray(header.get_qform(), dtype=np.float64)
+            return np.asarray(to_mm @ header.get_qform())
         scaled = affine.copy()
         scaled[:3, :3] *= pixdim / size
         return scaled
@@ -111,13 +115,21 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
     )
 
 
-def negative_size(path: Path) -> bool:
-    """Return whether a readable file's ``pixdim`` holds a size below 0, which nibabel hides."""
-    return bool((_stated_size(_load(path), path) < 0).any())
+def oddities(path: Path) -> list[str]:
+    """Return what in a readable file's header is right but should be known."""
+    image = _load(path)
+    said = []
+    if (_stated_size(image, path) < 0).any():  # which nibabel hides
+        said.append("pixdim is negative, its absolute value is taken.")
+    if named := _UNITS.get(_unit_code(image.header)):
+        said.append(f"the header's unit is {named[0]}: lengths are converted to mm.")
+    return said
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """Return shape, file affine and true affine of a 3D NIfTI file; reads the header alone.
+
+    Axes of length 1 after the third do not count.
 
     Raises:
         NiftiError: As :func:`read_volume`, for what the header can tell.
@@ -127,6 +139,8 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
 
 def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume:
     """Read a 3D NIfTI file; what is packed is compared with its checksum.
+
+    Axes of length 1 after the third are dropped; bytes after what is packed are not looked at.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file.
@@ -144,8 +158,7 @@ def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume
             return Volume(_voxels(image, dtype), file_affine, affine)
         with gzip.open(path) as file:
             data = _voxels(type(image).from_stream(file), dtype)
-            while file.read(_PIECE):  # the checksum comes last
-                pass
+            _read_on(file)
         return Volume(data, file_affine, affine)
 
     return _guard(path, read)
@@ -158,31 +171,63 @@ def _load(path: Path) -> nib.Nifti1Image:
     return image
 
 
+def _read_on(file: gzip.GzipFile) -> None:
+    """Read to the checksum, which comes last; what is no gzip beyond it is none of the volume."""
+    try:
+        while file.read(_PIECE):
+            pass
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+
+
+def _shape(image: nib.Nifti1Image) -> tuple[int, ...]:
+    shape = tuple(image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def _voxels(image: nib.Nifti1Image, dtype: type[np.floating] | None) -> np.ndarray:
     data = image.dataobj if dtype is None else image.get_fdata(dtype=dtype, caching="unchanged")
-    return np.asarray(data)
+    return np.asarray(data).reshape(_shape(image))
 
 
 def _grid(image: nib.Nifti1Image, path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-    if len(image.shape) != 3:
+    shape = _shape(image)
+    if len(shape) != 3:
         raise NiftiError(
             "the volume must be 3D",
-            f"{len(image.shape)}D, shape {image.shape}",
+            f"{len(shape)}D, shape {shape}",
             "Give each time frame or modality a file of its own.",
         )
     if image.get_data_dtype().kind not in "iufb":
         raise NiftiError(
             "voxels must be real numbers", f"{image.get_data_dtype()}", "Convert the file."
         )
-    if 0 in image.shape:
-        rule, found = "the volume must have voxels", f"shape {image.shape}"
+    if 0 in shape:
+        rule, found = "the volume must have voxels", f"shape {shape}"
         raise NiftiError(rule, found, "Export it again.")
-    promised = math.prod(image.shape) * image.get_data_dtype().itemsize
+    promised = math.prod(shape) * image.get_data_dtype().itemsize
     if promised > path.stat().st_size * (_INFLATION if path.suffix == ".gz" else 1):
         raise ImageFileError(f"its header promises {promised} bytes of voxels")
-    _check_size("pixdim", np.abs(_stated_size(image, path)))
+    _check_size("pixdim", _unit(image.header) * np.abs(_stated_size(image, path)))
     affine = np.asarray(image.affine, dtype=np.float64)
-    return image.shape, affine, true_affine(image.header, affine)
+    true = true_affine(image.header, affine)
+    if (voxel_sizes(true) > _LARGEST).any():
+        rule = f"a voxel must be at most {_LARGEST:g} mm long"
+        fix = "Repair the header: its unit or its voxel size is wrong."
+        raise NiftiError(rule, _sizes(voxel_sizes(true)), fix)
+    return shape, affine, true
+
+
+def _unit_code(header: nib.Nifti1Header) -> int:
+    return int(header["xyzt_units"]) & 7  # the bits above are of time
+
+
+def _unit(header: nib.Nifti1Header) -> float:
+    """Return the header's unit of length in mm."""
+    return _UNITS.get(_unit_code(header), ("mm", 1.0))[1]
 
 
 def _stated_size(image: nib.Nifti1Image, path: Path) -> np.ndarray:

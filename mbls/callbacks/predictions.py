@@ -129,7 +129,7 @@ class PredictionWriter(BasePredictionWriter):
             own.set_sform(header.get_sform(), int(header["sform_code"]))
             own.set_qform(header.get_qform(), int(header["qform_code"]))
         image.header.set_intent(intent)
-        image.header.set_xyzt_units("mm")
+        image.header.set_xyzt_units(_unit_of_length(header))
         incoming = Path(str(self.output)) / f".incoming-{name}.nii.gz"
         path = incoming.with_name(f"{name}.nii.gz")
         try:
@@ -140,3 +140,9 @@ class PredictionWriter(BasePredictionWriter):
             with contextlib.suppress(OSError):
                 incoming.unlink()
             raise
+
+
+def _unit_of_length(header: Any) -> str:
+    """Return the unit that a file's geometry is in: its own, mm where it has none."""
+    names = {1: "meter", 3: "micron"}
+    return "mm" if header is None else names.get(int(header["xyzt_units"]) & 7, "mm")

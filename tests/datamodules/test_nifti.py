@@ -12,7 +12,7 @@ from datamodules.phantom.faults.edits import DIM, PIXDIM, SROW, put
 from datamodules.reading.nifti import (
     NiftiError,
     find_nifti,
-    negative_size,
+    oddities,
     read_grid,
     read_volume,
     stem,
@@ -86,7 +86,7 @@ def test_nifti_2(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(volume.data, data)
     np.testing.assert_array_equal(volume.affine, AFFINE)
-    assert not negative_size(tmp_path / "a.nii.gz")
+    assert oddities(tmp_path / "a.nii.gz") == []
 
 
 def test_grid_without_voxels(tmp_path: Path) -> None:
@@ -118,6 +118,30 @@ def test_truncated_uncompressed(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(NiftiError, match="complete NIfTI file"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("tail", [bytes(3000), b"\n", b"<html>404</html>"])
+def test_bytes_after_what_is_packed(tmp_path: Path, tail: bytes) -> None:
+    """Padding of a tape or a download, which gzip, nibabel and ITK pass over too."""
+    image = blobs(0)[0]
+    path = save(tmp_path / "a.nii.gz", image)
+    content = path.read_bytes()
+    path.write_bytes(content + tail)
+    np.testing.assert_array_equal(read_volume(path).data, image)
+    spoilt = bytearray(content)
+    spoilt[-8] ^= 1  # of the checksum
+    path.write_bytes(bytes(spoilt) + tail)
+    with pytest.raises(NiftiError, match="CRC check failed"):
+        read_volume(path)
+
+
+def test_a_volume_in_several_members(tmp_path: Path) -> None:
+    """As tools that pack in parallel write it."""
+    image = blobs(0)[0]
+    plain = save(tmp_path / "a.nii", image).read_bytes()
+    path = tmp_path / "b.nii.gz"
+    path.write_bytes(b"".join(gzip.compress(plain[i : i + 500]) for i in range(0, 9000, 500)))
+    np.testing.assert_array_equal(read_volume(path).data, image)
 
 
 def test_flipped_bit(tmp_path: Path) -> None:
@@ -186,6 +210,55 @@ def test_four_dimensions(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", np.zeros((4, 5, 6, 7), np.int16))
     with pytest.raises(NiftiError, match=r"must be 3D, found 4D, shape \(4, 5, 6, 7\)"):
         read_volume(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_trailing_axes_of_length_1(tmp_path: Path, suffix: str, extra: tuple[int, ...]) -> None:
+    image = blobs(0)[0]
+    path = save(tmp_path / f"a{suffix}", image.reshape(*image.shape, *extra))
+    for dtype in (None, np.float32):
+        np.testing.assert_array_equal(read_volume(path, dtype=dtype).data, image)
+    assert read_grid(path)[0] == image.shape
+    np.testing.assert_array_equal(read_grid(path)[2], AFFINE)
+
+
+def in_unit(path: Path, unit: str, scale: float, *, unit_sform: bool = False) -> Path:
+    """A file whose lengths are in a unit of ``1 / scale`` mm."""
+    affine = AFFINE * [[scale], [scale], [scale], [1]]
+    image = nib.Nifti1Image(blobs(0)[0], affine)
+    image.set_qform(affine, code=1, update_affine=False)
+    image.set_sform(UNIT if unit_sform else affine, code=1)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("meter", 1e-3), ("micron", 1e3)])
+@pytest.mark.parametrize("unit_sform", [False, True])
+def test_metres_and_microns_become_mm(
+    tmp_path: Path, unit: str, scale: float, unit_sform: bool
+) -> None:
+    path = in_unit(tmp_path / "a.nii.gz", unit, scale, unit_sform=unit_sform)
+    np.testing.assert_allclose(read_volume(path).affine, AFFINE, rtol=1e-6)
+    file_affine = nib.load(path).affine
+    np.testing.assert_array_equal(read_grid(path)[1], file_affine)  # written back as it is
+    said = {"meter": "metres", "micron": "microns"}[unit]
+    assert oddities(path) == [f"the header's unit is {said}: lengths are converted to mm."]
+
+
+@pytest.mark.parametrize("unit", ["mm", "unknown"])
+def test_no_unit_is_mm(tmp_path: Path, unit: str) -> None:
+    path = in_unit(tmp_path / "a.nii.gz", unit, 1)
+    np.testing.assert_array_equal(read_volume(path).affine, AFFINE)
+    assert oddities(path) == []
+
+
+def test_size_in_a_wrong_unit(tmp_path: Path) -> None:
+    """1.5 that is said to be metres: resampling it to mm would take all memory there is."""
+    path = in_unit(tmp_path / "a.nii.gz", "meter", 1)
+    with pytest.raises(NiftiError, match=r"at most 100 mm long, found 1500 x 1500 x 1e\+04 mm"):
+        read_grid(path)
 
 
 def test_names(tmp_path: Path) -> None:
