@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from datamodules.budget import MemoryBudget, free_memory
 from datamodules.cache.foreground import class_places, class_slices
 from datamodules.cache.preprocessing import Preprocessing, prepare_case, slice_fault
 from datamodules.cache.store import Cache, CachedCase, content_key
@@ -15,8 +16,13 @@ from datamodules.case import Case, DataError, Problem
 from datamodules.parallel import console, in_parallel
 from datamodules.reading.checks import OUTSIDE, RawCase, read_case
 from datamodules.reading.examination import CaseFacts, Examination, case_facts, spread_over
+from datamodules.reading.nifti import NiftiError, read_grid
+
+Result = TypeVar("Result")
 
 _LARGE = 10**9  # voxels whose verification takes long enough for a bar
+_SHARE = 0.5  # of the free memory, for the cases that are read at once
+_AT_WORK = 28  # bytes a voxel of one case, beside its images and posterior, as measured
 CACHE_VERSION = 3  # part of the cache's key: raise it when the same settings give other numbers
 
 
@@ -30,7 +36,8 @@ class Preparer:
         label_map: Class index of each label value.
         num_classes: Number of classes.
         planar: Whether the network sees slices, which then must lie along the last axis.
-        workers: Number of threads; None for one a CPU. Each holds a few volumes of one case.
+        workers: Number of threads; None for one a CPU. Each holds a few volumes of one case, and
+            waits where half of the free memory does not hold them all.
         amend: What the dataset changes in a case that keeps all rules.
         zero_background: Whether voxels that are 0 in every modality are outside the patient.
         reader_version: Part of the cache's key: a dataset raises it when ``amend`` or the way it
@@ -100,7 +107,7 @@ class Preparer:
             return problems, facts
 
         results = in_parallel(
-            look,
+            self._sparing(look),
             cases,
             workers=self.workers,
             description="Checking cases",
@@ -140,7 +147,7 @@ class Preparer:
         if damaged:
             self.cache.open_for_writing()
         results = in_parallel(
-            self._fill,
+            self._sparing(self._fill),
             missing,
             workers=self.workers,
             description="Reading cases",
@@ -185,6 +192,33 @@ class Preparer:
                 f"{text}(a faulty disk?); the case is read again.", style="yellow", markup=False
             )
         return [case for case in unverified if case in damaged]
+
+    def _sparing(self, work: Callable[[Case], Result]) -> Callable[[Case], Result]:
+        """Return ``work``, begun for as many cases at once as the free memory holds."""
+        size = int(_SHARE * free_memory())
+
+        def tell(wanted: int) -> None:
+            text = f"A case takes about {wanted / 1e9:.1f} GB, and {size / 1e9:.1f} GB are free"
+            console.print(f"{text} for them: fewer are read at a time.", style="yellow")
+
+        budget = MemoryBudget(size, on_wait=tell)
+
+        def work_within(case: Case) -> Result:
+            with budget.take(self._memory_for(case)):
+                return work(case)
+
+        return work_within
+
+    def _memory_for(self, case: Case) -> int:
+        """Return about how many bytes reading and preparing a case takes; reads one header."""
+        try:
+            shape, _, affine = read_grid(case.images[0])
+        except NiftiError:
+            return 0  # nothing else of it will be read
+        native = math.prod(shape)
+        prepared = math.prod(self.preprocessing.grid(shape, affine).shape)
+        kept = 4 * len(case.images) + 2 * self.num_classes * (case.posterior is not None)
+        return kept * (native + prepared) + _AT_WORK * max(native, prepared)
 
     def _fill(self, case: Case) -> list[Problem]:
         raw, problems = self.read(case)

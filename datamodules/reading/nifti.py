@@ -26,7 +26,7 @@ _UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and 
 _LARGEST = 100.0  # mm: voxels beyond it come of a wrong unit, and resampling them takes all memory
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
     *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
-    *(OverflowError, MemoryError, zlib.error, struct.error),
+    *(OverflowError, zlib.error, struct.error),
 )
 
 
@@ -253,6 +253,12 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
     except PermissionError as error:
         raise NiftiError(
             "the file must be readable", "no permission to read it", "Change its permissions."
+        ) from error
+    except MemoryError as error:
+        raise NiftiError(
+            "the volume must fit into memory",
+            str(error) or "no room for it",
+            "Free some memory, or take fewer threads (--data.init_args.prepare_workers).",
         ) from error
     except _UNREADABLE as error:
         text = str(error).replace(f'"{path}"', "it").replace(f"'{path}'", "it")

@@ -1,0 +1,94 @@
+"""How much memory is free, and how the cases that are worked on at once share it."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_GROUPS = {  # files of a control group, by version: limit, use, and what of it the kernel may drop
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+class MemoryBudget:
+    """Bytes that threads share: who asks for more than is left waits.
+
+    Args:
+        size: How many; who asks for more than all gets all, and is then alone.
+        on_wait: Called with the bytes asked for when a thread waits for the first time.
+    """
+
+    def __init__(self, size: int, *, on_wait: Callable[[int], None]) -> None:
+        self._size, self._left = size, size
+        self._on_wait: Callable[[int], None] | None = on_wait
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, wanted: int) -> Iterator[None]:
+        """Hold ``wanted`` bytes, once they are there."""
+        share = min(wanted, self._size)
+        with self._changed:
+            if share > self._left and self._on_wait is not None:
+                self._on_wait(wanted)
+                self._on_wait = None
+            self._changed.wait_for(lambda: share <= self._left)
+            self._left -= share
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += share
+                self._changed.notify_all()
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Return how many bytes this process may still take.
+
+    That is the least of what the machine has and what each control group around the process (a
+    container's, a batch job's) leaves below its limit. Files that the kernel keeps in memory count
+    as free. Where the system has no ``/proc`` it is all of the machine's memory.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    return max(0, min([_of_machine(root), *_of_groups(root)]))
+
+
+def _of_machine(root: Path) -> int:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _of_groups(root: Path) -> list[int]:
+    """Return what is left in each control group that has a limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    top = root / "sys/fs/cgroup"
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        version = 1 if controllers else 2
+        if version == 1 and "memory" not in controllers.split(","):
+            continue
+        base = top / "memory" if version == 1 else top
+        inner = base / path.strip("/")
+        for folder in (inner, *(above for above in inner.parents if above.is_relative_to(base))):
+            found = _left_in(folder, *_GROUPS[version])
+            left += [] if found is None else [found]
+    return left
+
+
+def _left_in(folder: Path, limit: str, use: str, droppable: str) -> int | None:
+    try:
+        most, used = (int((folder / name).read_text()) for name in (limit, use))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return most - used + int(stat[droppable])
+    except (OSError, ValueError, KeyError):  # no such group here, or one without a limit ("max")
+        return None
