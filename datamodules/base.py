@@ -25,7 +25,7 @@ from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.datasets import InputDataset, PatchDataset, SliceDataset, VolumeDataset
 from datamodules.loading.loaders import evaluation_loader, training_loader
 from datamodules.loading.samplers import rank_and_world
-from datamodules.origin import origin_of, phantom_home
+from datamodules.origin import origin_of, phantom_home, refuse_hidden_phantom
 from datamodules.parallel import console
 from datamodules.reading.checks import RawCase
 from datamodules.reading.examination import Examination
@@ -447,6 +447,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def _survey(self) -> Survey:
         survey = self.discover(self.data_root)
+        refuse_hidden_phantom(self.data_root, survey.cases)
         for text in survey.notes if rank_and_world()[0] == 0 else ():
             console.print(text, style="yellow", markup=False, highlight=False)
         return survey

@@ -1,7 +1,10 @@
 """Tells data of a phantom from real data, by the file that every phantom has."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
+
+from datamodules.case import Case, DataError, Problem
 
 
 def phantom_home(path: Path) -> Path | None:
@@ -15,3 +18,18 @@ def phantom_home(path: Path) -> Path | None:
 def origin_of(path: Path) -> Literal["real", "phantom"]:
     """Return ``"phantom"`` if ``path`` is in a phantom's folder, else ``"real"``."""
     return "real" if phantom_home(path) is None else "phantom"
+
+
+def refuse_hidden_phantom(root: Path, cases: Iterable[Case]) -> None:
+    """Raise DataError if ``root`` is no phantom's folder and a case is a phantom's.
+
+    It would pass for real data.
+    """
+    if phantom_home(root) is not None:
+        return
+    for folder in sorted({case.images[0].parent for case in cases}):
+        inside = phantom_home(folder)
+        if inside is not None:
+            rule = "a phantom must be given by its own folder, and alone"
+            fix = f"Give {inside} (DATA_ROOT), or move it away."
+            raise DataError([Problem("", str(root), rule, f"one in {inside}", fix)])

@@ -140,7 +140,7 @@ def _find(root: Path) -> tuple[list[FoundCase], list[Problem]]:
     for path, folders, _ in os.walk(root, followlinks=True, onerror=refuse):
         folder = Path(path)
         deep = len(folder.parts) - top >= DEPTH
-        if deep or (phantom is not None and folder == phantom / "posterior"):
+        if deep or (phantom is not None and folder.absolute() == phantom / "posterior"):
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         try:

@@ -47,7 +47,7 @@ def survey_flare(root: Path, release: Release) -> Survey:
     own = {name: files[name] for name in sorted(set(files) - foreign)}
     if not any(found.labels for found in own.values()):
         raise DataError([_nothing(root, release, own, foreign)])
-    home = _posteriors(root, own)
+    home = phantom_home(root)
     cases: list[Case] = []
     problems: list[Problem] = []
     unlabelled: list[Path] = []
@@ -189,27 +189,3 @@ def _nothing(root: Path, release: Release, own: dict[str, _Files], foreign: set[
         return Problem("", str(root), rule, found, "Put the label files beside, in labels/.")
     fix = "Give the folder that the archive was unpacked into (DATA_ROOT)."
     return Problem("", str(root), rule, listing(root), fix)
-
-
-def _posteriors(root: Path, files: dict[str, _Files]) -> Path | None:
-    """Return the phantom's folder that ``root`` is or lies in, or None for real data.
-
-    Raises:
-        DataError: A phantom lies somewhere below ``root``: it would pass for real data.
-    """
-    home = phantom_home(root)
-    for found in files.values() if home is None else ():
-        inside = phantom_home(found.all[0])
-        if inside is not None:
-            raise DataError(
-                [
-                    Problem(
-                        "",
-                        str(root),
-                        "a phantom must be given by its own folder, and alone",
-                        f"one in {inside}",
-                        f"Give {inside} (DATA_ROOT), or move it away.",
-                    )
-                ]
-            )
-    return home

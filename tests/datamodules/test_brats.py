@@ -362,6 +362,20 @@ def copy(phantom: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(phantom, tmp_path / "phantom"))
 
 
+@pytest.mark.parametrize("root", ["phantom", "./phantom/../phantom", "."])
+def test_posteriors_are_no_cases(copy: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    """Their folders are named like cases, and hold no images; nor is a phantom hidden below."""
+    monkeypatch.chdir(copy.parent)
+    module = BraTSDataModule(Path(root))
+    if root == ".":
+        with pytest.raises(DataError, match="a phantom must be given by its own folder, and alone"):
+            module.cases("train")
+    else:
+        assert len(module.cases("train")) == 1
+        assert module.discover(Path(root)).notes == ()
+        assert module.origin == "phantom"
+
+
 @pytest.mark.parametrize("release", ["2018", "2019", "2020", "2023", "2024"])
 def test_every_release_of_the_phantom(tmp_path: Path, release: str) -> None:
     settings = BrainPhantom(

@@ -252,9 +252,9 @@ def test_a_case_twice(name: str, tmp_path: Path) -> None:
 
 def test_a_phantom_below_the_root_is_not_real_data(tmp_path: Path) -> None:
     touch(three(tmp_path / "mine"), "phantom.json")
-    text = refusal(tmp_path)
-    assert "a phantom must be given by its own folder" in text
-    assert f"Give {tmp_path / 'mine'} (DATA_ROOT)" in text
+    (refused,) = FLAREDataModule(tmp_path).check(progress=False)
+    assert refused.rule.startswith("a phantom must be given by its own folder")
+    assert refused.fix.startswith(f"Give {tmp_path / 'mine'} (DATA_ROOT)")
     case = survey(tmp_path / "mine").cases[0]
     assert case.posterior == tmp_path / "mine/posterior/train_001/train_001.npz"
     assert survey(tmp_path / "mine/FLARE21").cases[0].posterior == case.posterior
