@@ -69,6 +69,10 @@ def test_a_word_that_is_wrong(
         (["--data.init_args.fold", "7"], "fold must be null or in 0..4, got 7."),
         (["--model.divisor", "0"], "divisor must be >= 1, got 0."),
         (["--epochs", "3", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative"),
+        (
+            ["--data.init_args.patch_size=[2,2]"],
+            "patch_size must be more than 2 on some axis for UNet, got [2, 2], of which it gets",
+        ),
     ],
 )
 def test_a_setting_that_a_class_refuses(

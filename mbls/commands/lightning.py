@@ -56,6 +56,7 @@ from mbls.errors import (
 )
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
+from mbls.networks.trial import check_patch
 
 __all__ = ["CommandLine", "RunConfig", "check_words", "command_line", "main", "one_voice"]
 
@@ -170,6 +171,7 @@ class CommandLine(LightningCLI):
         goes_on = self.subcommand == "fit" and run.resume
         if self.subcommand == "fit":
             check_ranks(self.trainer, self.datamodule)
+            self._check_patch()
 
         def prepare() -> None:
             if goes_on:
@@ -185,6 +187,16 @@ class CommandLine(LightningCLI):
             options["ckpt_path"] = str(checkpoint)
 
     before_validate = before_test = before_predict = before_fit
+
+    def _check_patch(self) -> None:
+        """Raise SettingError if the network cannot be trained on what the data say they yield."""
+        patch, count = (
+            getattr(self.datamodule, name, None) for name in ("patch_size", "batch_size")
+        )
+        if patch is not None and count is not None:
+            mine = max(count // self.trainer.world_size, 1)
+            batch = (mine, self.datamodule.in_channels, *patch)
+            check_patch(self.model.network, batch, divisor=self.model.divisor)
 
 
 def command_line(args: Sequence[str]) -> CommandLine:

@@ -1,4 +1,4 @@
-"""Networks that monai does not have; the others come from monai by ``class_path``."""
+"""Networks that monai does not have (the others come from it by ``class_path``), and a trial run."""
 
 from mbls.networks.paper_unet import PaperUNet
 
