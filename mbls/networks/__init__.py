@@ -1,4 +1,4 @@
-"""Networks that monai does not have (the others come from it by ``class_path``), and a trial run."""
+"""Networks that monai does not have (it has the others, by ``class_path``), and a trial of any."""
 
 from mbls.networks.paper_unet import PaperUNet
 
