@@ -1,7 +1,6 @@
 """AdaFocal: a focal exponent for each bin of confidence, which follows its calibration."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -223,10 +222,7 @@ class AdaFocalLoss(ObservingLoss):
         super().adapt()
         sums = self.take_sums((3, CELLS), self.gammas.device).to(self.gammas.device)
         if not bool(sums.isfinite().all()):
-            warnings.warn(
-                "AdaFocalLoss: the exponents observed logits that are not finite, and stay.",
-                stacklevel=2,
-            )
+            self.say("the exponents observed logits that are not finite, and stay")
             return
         counts, hits, confidences = sums[:, sums[0] > 0]
         if not len(counts):

@@ -50,7 +50,8 @@ class AugmentedLagrangianLoss(MultiplierLoss):
             :class:`~mbls.losses.NeighbourConstraint`, or another one.
         penalty: ``"phr"``, ``"p2"`` or ``"p3"``; see :mod:`mbls.losses.penalty_functions`.
         lambda_min: The least multiplier, and the first.
-        lambda_max: The largest multiplier; a warning says when one reaches it.
+        lambda_max: The largest multiplier, and derivative at a voxel; a warning says which group
+            it bounds.
         lambda_step: Validations from one change of lambda to the next.
         rho_min: The least weight, and the first.
         rho_max: The largest weight.
@@ -129,6 +130,11 @@ class AugmentedLagrangianLoss(MultiplierLoss):
     def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
         """Return the penalty's derivative, cut to the multipliers' limits."""
         return self.penalty(h, multiplier, weight)[1].clamp(*self.limits)
+
+    @property
+    def ceiling(self) -> float:
+        """Where the derivative at a voxel is cut off."""
+        return self.limits[1]
 
     def move(self, observed: Observed) -> None:
         """Set lambda to the mean derivative, and raise rho where the violation has not shrunk."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mbls.losses.constraints import MarginConstraint
 from mbls.losses.multipliers import MultiplierLoss, Observed
 from mbls.losses.penalty_functions import hinge
-from mbls.losses.settings import check_above, check_at_least
+from mbls.losses.settings import check_above, check_at_least, check_within
 
 __all__ = ["HeuristicMarginLoss"]
 
@@ -25,7 +25,7 @@ class HeuristicMarginLoss(MultiplierLoss):
     Args:
         num_classes: C; None until it is bound.
         margin: Distance in logit units that goes unpunished.
-        alpha: Every class's lambda at the start.
+        alpha: Every class's lambda at the start, within its limits: from 0 it would never move.
         gamma: What lambda is multiplied or divided by.
         tau: How much a score must change.
         step: Validations from one change to the next.
@@ -59,7 +59,6 @@ class HeuristicMarginLoss(MultiplierLoss):
         ignore_index: int = -100,
         validate: bool = False,
     ) -> None:
-        check_at_least("alpha", alpha, 0)
         super().__init__(
             num_classes,
             MarginConstraint(margin, normalize=False),
@@ -70,6 +69,7 @@ class HeuristicMarginLoss(MultiplierLoss):
             ignore_index=ignore_index,
             validate=validate,
         )
+        check_within("alpha", alpha, lambda_min, lambda_max)
         check_above("gamma", gamma, 1)
         check_at_least("tau", tau, 1)
         if step < 1:

@@ -6,7 +6,6 @@ the multipliers follow what was observed.
 """
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,6 +140,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
     weights: Tensor
     previous: Tensor
     seen: Tensor
+    bounded: Tensor
     epochs: Tensor
 
     def __init__(
@@ -179,6 +179,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         for name, value in {"multipliers": start, "weights": weight, "previous": 0.0}.items():
             self.register_buffer(name, torch.full(shape, value, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("bounded", torch.zeros(shape, dtype=torch.bool), persistent=False)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
         if num_classes is not None:
             self._grow(num_classes)
@@ -188,6 +189,11 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
     @abstractmethod
     def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
         """Return what the multipliers follow, voxel by voxel, shape of ``h``."""
+
+    @property
+    def ceiling(self) -> float:
+        """Where the statistic of a voxel is cut off; here nowhere."""
+        return math.inf
 
     @abstractmethod
     def move(self, observed: Observed) -> None:
@@ -225,7 +231,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
 
     @torch.no_grad()
     def observe(self, logits: Tensor, target: Tensor) -> None:
-        """Add a case's sums of the statistic and of h, and the numbers of voxels behind them.
+        """Add a case's sums of the statistic and of h, and numbers of voxels.
 
         Raises:
             ValueError: The number of classes is not known yet.
@@ -259,14 +265,15 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         """Move the multipliers by what all ranks observed; what is not finite moves none."""
         super().adapt()
         sums = self.take_sums(self._shape, self.multipliers.device).to(self.multipliers.device)
-        before = self.multipliers.clone()
-        observed = self._means(*sums)
+        *behind_means, cut = sums
+        observed = self._means(*behind_means)
         self.move(observed)
         self.seen += observed.present
         self.epochs += 1
         self._say(~sums[:2].isfinite().all(0), "observed logits that are not finite, and stay")
-        reached = (self.multipliers >= self.limits[1]) & (before < self.limits[1])
-        self._say(reached, f"reached lambda_max={self.limits[1]:g}, the bound")
+        bounded = (cut > 0) | (self.multipliers >= self.limits[1])
+        self._say(bounded & ~self.bounded, f"are bounded by lambda_max={self.limits[1]:g}")
+        self.bounded |= bounded
 
     def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
         """Return ``lambda/<class>``, with regions ``lambda/<class>/<region>``."""
@@ -285,12 +292,12 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return 4, *self.multipliers.shape
+        return 5, *self.multipliers.shape
 
     def _grow(self, num_classes: int) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
-        for name in ("multipliers", "weights", "previous", "seen"):
+        for name in ("multipliers", "weights", "previous", "seen", "bounded"):
             setattr(self, name, getattr(self, name).expand(-1, num_classes).contiguous())
 
     def _check_classes(self, logits: Tensor) -> None:
@@ -314,13 +321,14 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         return self.constraint.goal(shares, boundary), boundary
 
     def _group_sums(self, h: Tensor, members: Tensor, row: int) -> Tensor:
-        """Sum up over one region's voxels of a piece: ``(4, C)``."""
+        """Sum up over one region's voxels of a piece: ``(5, C)``."""
         lam, rho = (rows[row].to(h).view(1, -1, 1) for rows in (self.multipliers, self.weights))
         counted = members.expand_as(h)
         if self.statistics == "active":
             counted = counted & (lam + rho * h > 0)
-        means = (self.statistic(h, lam, rho).where(counted, 0), h.where(counted, 0))
-        numbers = (counted, members.expand_as(h))
+        statistic = self.statistic(h, lam, rho)
+        means = (statistic.where(counted, 0), h.where(counted, 0))
+        numbers = (counted, members.expand_as(h), counted & (statistic >= self.ceiling))
         return torch.stack([maps.sum(dim=(0, 2), dtype=torch.float64) for maps in means + numbers])
 
     def _means(self, statistic: Tensor, h: Tensor, counted: Tensor, voxels: Tensor) -> Observed:
@@ -340,7 +348,4 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
             return
         places = which.nonzero().tolist()
         names = [f"{k}" + (f" ({REGIONS[row]})" if len(which) == 2 else "") for row, k in places]
-        warnings.warn(
-            f"{type(self).__name__}: the multipliers of class {', '.join(names)} {what}.",
-            stacklevel=2,
-        )
+        self.say(f"the multipliers of class {', '.join(names)} {what}")

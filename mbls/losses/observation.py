@@ -38,14 +38,16 @@ class ObservingLoss(AdaptiveLoss):
         sums, self._sums = self._sums, None
         if sums is None:
             sums = torch.zeros(shape, dtype=torch.float64, device=device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _several():
             torch.distributed.all_reduce(sums)
         if not bool(sums.any()):
-            warnings.warn(
-                f"{type(self).__name__} observed no voxel in this validation: nothing adapts.",
-                stacklevel=3,
-            )
+            self.say("observed no voxel in this validation: nothing adapts")
         return sums
+
+    def say(self, what: str) -> None:
+        """Warn of what all ranks know, on the first."""
+        if not _several() or torch.distributed.get_rank() == 0:
+            warnings.warn(f"{type(self).__name__}: {what}.", stacklevel=3)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = dict(self.named_buffers(recurse=False))
@@ -55,3 +57,7 @@ class ObservingLoss(AdaptiveLoss):
             if getattr(self, name).dtype != buffer.dtype:
                 setattr(self, name, buffer.to(device))
         return self
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

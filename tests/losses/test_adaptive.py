@@ -163,10 +163,50 @@ def test_overflow_is_bounded_and_said() -> None:
     loss = ClassAdaptiveMarginLoss(4, 1.0, "p2", normalize=False, lambda_max=50.0)
     logits = torch.tensor([[0.0, 0.0, 0.0, 1000.0]])
     loss.observe(logits, torch.tensor([3]))
-    with pytest.warns(UserWarning, match=r"of class 0, 1, 2 reached lambda_max=50, the bound"):
+    with pytest.warns(UserWarning, match=r"of class 0, 1, 2 are bounded by lambda_max=50\."):
         loss.adapt()
     assert loss.multipliers.tolist() == [[50.0, 50.0, 50.0, 1e-6]]
     assert loss(logits, torch.tensor([3])).isfinite()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bound_that_only_some_voxels_meet_is_said_once() -> None:
+    """The mean of what is cut at each voxel stays below the bound that cuts it."""
+    loss = RegionAdaptiveLoss(2, rho_min=1.0, lambda_max=0.7)  # 0.7 has no exact float32
+    logits, target = torch.zeros(1, 2, 8), torch.zeros(1, 8, dtype=torch.long)
+    logits[0, 1, 0] = 9.0
+    loss.observe(logits, target)
+    with pytest.warns(
+        UserWarning, match=r"class 0 \(inner\), 1 \(inner\) are bounded by lambda_max"
+    ):
+        loss.adapt()
+    assert loss.multipliers[1, 1] < 0.1
+    loss.observe(logits, target)
+    loss.adapt()
+    logits[0, 1, 5] = 9.0
+    loss.observe(logits, torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1]]))
+    with pytest.warns(UserWarning, match=r"of class 1 \(boundary\) are"):
+        loss.adapt()
+
+
+def test_a_heuristic_multiplier_at_its_bound_is_said() -> None:
+    loss = HeuristicMarginLoss(2, 1.0, alpha=0.4, gamma=2.0, lambda_max=0.5)
+    for distance in (2.0, 4.0):
+        loss.observe(torch.tensor([[distance, 0.0]]), torch.tensor([0]))
+        if distance == 4.0:
+            with pytest.warns(UserWarning, match=r"class 1 are bounded by lambda_max=0\.5\."):
+                loss.adapt()
+        else:
+            loss.adapt()
+    assert loss.multipliers.tolist() == [[0.4, 0.5]]
+
+
+@pytest.mark.parametrize("name", ["cals", "adafocal"])
+def test_a_validation_without_a_voxel_is_said(name: str) -> None:
+    loss = build(name)
+    loss.bind(4)
+    with pytest.warns(UserWarning, match=r"Loss: observed no voxel in this validation: nothing"):
+        loss.adapt()
 
 
 def test_the_number_of_classes() -> None:
@@ -203,7 +243,8 @@ def test_the_number_of_classes() -> None:
         (RegionAdaptiveLoss, {"margin": 0.0}, "margin must be > 0"),
         (RegionAdaptiveLoss, {"border": "monai"}, "border must be one of 'replicate', 'backgr"),
         (RegionAdaptiveLoss, {"kernel_size": 2}, "kernel_size must be odd and positive, got 2"),
-        (HeuristicMarginLoss, {"alpha": -1.0}, "alpha must be >= 0"),
+        (HeuristicMarginLoss, {"alpha": 0.0}, r"alpha must lie in \[1e-06, 1e\+06\], got 0"),
+        (HeuristicMarginLoss, {"alpha": 2.0, "lambda_max": 1.0}, r"alpha must lie in \[1e-06, 1\]"),
         (HeuristicMarginLoss, {"gamma": 0.9}, "gamma must be > 1"),
         (HeuristicMarginLoss, {"tau": 0.9}, "tau must be >= 1"),
         (HeuristicMarginLoss, {"step": 0}, "step must be >= 1, got 0"),
