@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from monai.inferers import Inferer
@@ -70,6 +70,7 @@ class SegmentationModule(LightningModule):
         n_bins: Bins of the validation's calibration errors; a divisor of 60.
     """
 
+    adapts_on: str | None  # the cases that an adaptive loss observes in this run
     val_histogram: CalibrationHistogram
     val_dice: DiceScore
     test_histogram: CalibrationHistogram
@@ -316,10 +317,20 @@ class SegmentationModule(LightningModule):
     # Private -----------------------------------------------------------------------------------
 
     def _plan_adapting(self, datamodule: Any) -> None:
-        """Know which validation loader an adaptive loss observes."""
-        held_out = getattr(datamodule, "adapt", "val") == "holdout"
+        """Know which cases an adaptive loss observes, and in which validation loader they are."""
+        cases = getattr(datamodule, "adapt", "val")
+        held_out = cases == "holdout"
         self.observed_loader = int(held_out)
-        if held_out and not (isinstance(self.loss, Loss) and self.loss.adaptive):
+        adapts = isinstance(self.loss, Loss) and self.loss.adaptive
+        validates = not never_validates(self.trainer)
+        self.adapts_on = cases if adapts and validates else None
+        if adapts and not validates and self.trainer.state.fn == "fit":
+            rank_zero_warn(
+                f"{type(self.loss).__name__} adapts at the end of a validation, and this run has "
+                "none: it trains as it starts. Let it validate: limit_val_batches > 0, and "
+                "check_val_every_n_epoch no more than the epochs."
+            )
+        if held_out and not adapts:
             rank_zero_warn(
                 f"adapt is holdout, and {type(self.loss).__name__} does not adapt: "
                 f"{len(datamodule.cases('holdout'))} cases are held out of training, and nothing "
@@ -352,6 +363,13 @@ class SegmentationModule(LightningModule):
             histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
             for metric in others:
                 metric.update(probs, batch["label"], **shared)
+
+
+def never_validates(trainer: Trainer) -> bool:
+    """Whether a fit's settings leave no room for a validation."""
+    every, last = trainer.check_val_every_n_epoch, trainer.max_epochs
+    too_late = every is not None and last is not None and 0 <= last < every
+    return trainer.limit_val_batches == 0 or too_late
 
 
 def patient_error(scores: Tensor, patients: Sequence[str]) -> Tensor:

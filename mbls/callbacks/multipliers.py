@@ -20,9 +20,9 @@ class MultiplierFigure(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw on rank 0; nothing where no multiplier was logged to metrics.csv."""
-        on_rank_zero(trainer, lambda: self._draw(trainer))
+        on_rank_zero(trainer, lambda: self._draw(trainer, pl_module))
 
-    def _draw(self, trainer: Trainer) -> None:
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run, data = folder_callback(trainer), trainer.datamodule  # type: ignore[attr-defined]
         path = run.path / "metrics.csv"
         logged = any(isinstance(logger, MetricsCSV) for logger in trainer.loggers)
@@ -35,7 +35,7 @@ class MultiplierFigure(Callback):
             "loss": run.loss,
             "seed": run.seed,
             "origin": getattr(data, "origin", "real"),
-            "adapts_on": getattr(data, "adapt", "val"),
+            "adapts_on": getattr(pl_module, "adapts_on", None),
         }
         with writing(run.path):
             save_figure(multipliers_figure(rows, meta=meta), run.path / "multipliers")

@@ -16,7 +16,6 @@ from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.callbacks.speed import peak_memory
 from mbls.files import replace_file
-from mbls.losses import Loss
 from mbls.trackers import facts
 
 __all__ = ["RunCard", "commit"]
@@ -53,7 +52,7 @@ class RunCard(Callback):
             "data_origin": getattr(data, "origin", None),
             "data_fingerprint": getattr(data, "fingerprint", None),
             "cases": {part: len(data.cases(part)) for part in _parts(data)},
-            "adapts_on": getattr(data, "adapt", "val") if _adapts(pl_module) else None,
+            "adapts_on": getattr(pl_module, "adapts_on", None),
             "commit": commit(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "python": platform.python_version(),
@@ -104,12 +103,6 @@ class RunCard(Callback):
         path = folder_callback(trainer).path / "run.json"
         text = json.dumps(self._card, indent=2) + "\n"
         on_rank_zero(trainer, lambda: replace_file(path, text.encode()))
-
-
-def _adapts(module: LightningModule) -> bool:
-    """Say whether the loss adapts to what it observes of a validation."""
-    loss = getattr(module, "loss", None)
-    return isinstance(loss, Loss) and loss.adaptive
 
 
 def _parts(data: Any) -> tuple[str, ...]:

@@ -198,6 +198,15 @@ def test_a_run_says_that_its_loss_adapts_to_cases_held_out(tmp_path: Path) -> No
     assert (card["adapts_on"], card["cases"]["holdout"]) == ("holdout", 3)
 
 
+@pytest.mark.parametrize("never", [("limit_val_batches", "0"), ("check_val_every_n_epoch", "2")])
+def test_a_loss_that_will_never_adapt_is_said(never: tuple[str, str], tmp_path: Path) -> None:
+    setting = (f"--trainer.{never[0]}", never[1], "--epochs", "1")
+    with pytest.warns(UserWarning, match=r"ClassAdaptiveMarginLoss adapts at the end of a valid"):
+        assert tiny.fit(*words(tmp_path, "cals"), *setting) == 0
+    card = json.loads((run_folder(tmp_path, "cals") / "run.json").read_text())
+    assert card["adapts_on"] is None
+
+
 def test_cases_held_out_for_a_loss_that_does_not_adapt_are_said(tmp_path: Path) -> None:
     held_out = [*tiny.words(tmp_path, epochs=1), *HELD_OUT]
     with pytest.warns(UserWarning, match=r"MarginLoss does not adapt: 3 cases are held out of"):
