@@ -40,7 +40,7 @@ def multiplier_lines(rows: Sequence[Mapping[str, Any]]) -> Lines:
 def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, Any]) -> Figure:
     """Draw a panel for each kind of multiplier, a line for each class, region or bin.
 
-    A kind of which nothing has moved is told in words, unless nothing has moved at all.
+    A kind of which nothing has moved is told in words; where no kind has, the first is drawn too.
 
     Args:
         rows: Of a run's metrics.csv.
@@ -56,7 +56,8 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
     still = {
         kind: value for kind, lines in kinds.items() if (value := _one_value(lines)) is not None
     }
-    moving = {kind: lines for kind, lines in kinds.items() if kind not in still} or kinds
+    moving = {kind: lines for kind, lines in kinds.items() if kind not in still}
+    moving = moving or dict([next(iter(kinds.items()))])
     figure = Figure(figsize=(INCHES, 2.9 * len(moving) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     for position, (kind, lines) in enumerate(moving.items()):
@@ -72,11 +73,7 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
         f"\nWhat each validation of the run set for the epochs after it, from all voxels of its "
         f"{cases} pooled, on the preprocessed grid; no test case enters."
     )
-    text += "".join(
-        f" Every {TITLES[kind]} stayed {value:g}."
-        for kind, value in still.items()
-        if kind not in moving
-    )
+    text += "".join(f" Every {TITLES[kind]} stayed {value:g}." for kind, value in still.items())
     width = int(INCHES * LETTERS)
     filled = "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
     figure.suptitle(filled, fontsize=8, x=0.01, ha="left")

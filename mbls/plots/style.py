@@ -88,6 +88,7 @@ def caption(
 def small(axes: Axes, **labels: str) -> None:
     """Set small tick labels and axis labels."""
     axes.tick_params(labelsize=7)
+    axes.yaxis.get_offset_text().set_fontsize(7)
     if "x" in labels:
         axes.set_xlabel(labels["x"], fontsize=8)
     if "y" in labels:
