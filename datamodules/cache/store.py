@@ -172,8 +172,8 @@ class CachedCase:
 
 def source_key(case: Case) -> str:
     """Return a hash of the path, size and modification time of the files a case is read from."""
-    stats = [(str(path.resolve()), path.stat()) for path in case.sources]
-    return _digest([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+    stats = [(path.stat(), str(path.resolve())) for path in case.sources]  # OSError comes first
+    return _digest([[path, stat.st_size, stat.st_mtime_ns] for stat, path in stats])
 
 
 def content_key(case: Case) -> str:
@@ -215,7 +215,10 @@ class Cache:
 
         There are none where the case is not in the cache.
         """
-        place = self._place(case)
+        try:
+            place = self._place(case)
+        except OSError:  # a source is not there, which reading will name
+            return []
         if not place.is_dir():
             return []
         try:
@@ -247,7 +250,7 @@ class Cache:
             DataError: No room, or no permission. What was written of the case is removed.
         """
         place = self._place(case)
-        draft = self.folder / f".{place.name}.{uuid.uuid4().hex}.tmp"
+        draft = self.folder / f".{uuid.uuid4().hex}.tmp"
         try:
             draft.mkdir()
             stored = {name: _write_array(draft / f"{name}.npy", a) for name, a in arrays.items()}

@@ -10,7 +10,7 @@ from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.layouts.flare_releases import Release, release_of
 from datamodules.layouts.inputs import listing
 from datamodules.origin import phantom_home
-from datamodules.reading.nifti import SUFFIXES, stem
+from datamodules.reading.nifti import SUFFIXES, is_there, stem
 
 _DEPTH = 3  # levels below the root at which folders are looked for
 _LABELS = re.compile(r"(training|validation|tuning|test)?masks?|labels(tr|va|val|ts)?", re.I)
@@ -125,7 +125,7 @@ def _volumes(folder: Path) -> dict[str, Path]:
         (path for path in folder.iterdir() if path.name.endswith(SUFFIXES)),
         key=lambda path: (stem(path), path.name.endswith(".gz")),
     )
-    return {stem(path): path for path in paths if not path.name.startswith(".") and path.is_file()}
+    return {stem(path): path for path in paths if not path.name.startswith(".") and is_there(path)}
 
 
 def _may_lack(image: Path, release: Release) -> bool:

@@ -150,7 +150,8 @@ def label_fault(
     """Return (rule, found, fix) if a label map holds what ``label_map`` does not, else None."""
     allowed = ", ".join(str(value) for value in sorted(label_map))
     values, counts = np.unique(data, return_counts=True)
-    fractions = ~np.isfinite(values) | (np.abs(values - np.rint(values)) > _NOISE)
+    with np.errstate(invalid="ignore"):  # of infinity
+        fractions = ~(np.abs(values - np.rint(values)) <= _NOISE)
     if fractions.any():
         return (
             "labels must be integers",
@@ -160,7 +161,7 @@ def label_fault(
     unknown = ~np.isin(np.rint(values), list(label_map))
     if unknown.any():
         found = ", ".join(
-            f"{round(float(value))} ({count} voxels)"
+            f"{round(value.item())} ({count} voxels)"
             for value, count in list(zip(values[unknown], counts[unknown], strict=True))[:5]
         )
         return (

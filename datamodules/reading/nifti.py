@@ -3,6 +3,7 @@
 import gzip
 import logging
 import math
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _PIECE = 1 << 16  # bytes
 _INFLATION = 1032  # bytes that one byte of deflate holds at most
 _FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
 _UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and "unknown" are mm
-_LARGEST = 100.0  # mm: voxels beyond it come of a wrong unit, and resampling them takes all memory
+_LENGTHS = (1e-4, 100.0)  # mm of a voxel; beyond, resampling leaves one of all, or fills the memory
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
     *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
     *(OverflowError, zlib.error, struct.error),
@@ -64,9 +65,14 @@ def stem(path: Path) -> str:
 def find_nifti(folder: Path, name: str) -> Path | None:
     """Return ``folder/name.nii.gz``, else ``folder/name.nii``, else None."""
     for suffix in SUFFIXES:
-        if (path := folder / f"{name}{suffix}").is_file():
+        if is_there(path := folder / f"{name}{suffix}"):
             return path
     return None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is a file, or a link to nothing: reading it will say so."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
@@ -161,7 +167,8 @@ def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume
             _read_on(file)
         return Volume(data, file_affine, affine)
 
-    return _guard(path, read)
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
+        return _guard(path, read)
 
 
 def _load(path: Path) -> nib.Nifti1Image:
@@ -208,16 +215,21 @@ def _grid(image: nib.Nifti1Image, path: Path) -> tuple[tuple[int, ...], np.ndarr
     if 0 in shape:
         rule, found = "the volume must have voxels", f"shape {shape}"
         raise NiftiError(rule, found, "Export it again.")
+    first, header_end = image.dataobj.offset, type(image).header_class.single_vox_offset
+    if first < header_end:
+        rule = f"the header's vox_offset must be {header_end} or more"
+        raise NiftiError(rule, f"{first}", "Repair the header, or export the volume again.")
     promised = math.prod(shape) * image.get_data_dtype().itemsize
     if promised > path.stat().st_size * (_INFLATION if path.suffix == ".gz" else 1):
         raise ImageFileError(f"its header promises {promised} bytes of voxels")
     _check_size("pixdim", _unit(image.header) * np.abs(_stated_size(image, path)))
     affine = np.asarray(image.affine, dtype=np.float64)
     true = true_affine(image.header, affine)
-    if (voxel_sizes(true) > _LARGEST).any():
-        rule = f"a voxel must be at most {_LARGEST:g} mm long"
+    size, (least, most) = voxel_sizes(true), _LENGTHS
+    if not ((size >= least) & (size <= most)).all():
+        rule = f"a voxel must be from {least:g} to {most:g} mm long"
         fix = "Repair the header: its unit or its voxel size is wrong."
-        raise NiftiError(rule, _sizes(voxel_sizes(true)), fix)
+        raise NiftiError(rule, _sizes(size), fix)
     return shape, affine, true
 
 
@@ -244,16 +256,18 @@ def _check_size(name: str, size: np.ndarray) -> None:
 
 
 def _guard(path: Path, read: Callable[[], T]) -> T:
+    if path.is_symlink() and not path.exists():
+        fix = "Restore what it links to (in a dataset of git-annex: datalad get)."
+        raise NiftiError("the file must exist", "a link to nothing", fix)
     if not path.is_file():
         raise NiftiError("the file must exist", "no such file", "Restore it from the archive.")
+    if not os.access(path, os.R_OK):
+        rule, found = "the file must be readable", "no permission to read it"
+        raise NiftiError(rule, found, "Change its permissions.")
     try:
         return read()
     except NiftiError:
         raise
-    except PermissionError as error:
-        raise NiftiError(
-            "the file must be readable", "no permission to read it", "Change its permissions."
-        ) from error
     except MemoryError as error:
         raise NiftiError(
             "the volume must fit into memory",
@@ -262,12 +276,25 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
         ) from error
     except _UNREADABLE as error:
         text = str(error).replace(f'"{path}"', "it").replace(f"'{path}'", "it")
-        reason = " ".join(text.replace(f"File {path}", "it").split()) or type(error).__name__
+        text = text.replace(f"File {path}", "it").replace(str(path), "it")
+        reason = " ".join(text.split()) or type(error).__name__
         raise NiftiError(
             "the file must be a complete NIfTI file",
             f"{path.stat().st_size} bytes that do not read as one: {reason}",
-            "Download or unpack it again.",
+            _other_suffix(path) or "Download or unpack it again.",
         ) from error
+
+
+def _other_suffix(path: Path) -> str | None:
+    """Return what to do about a name that says packed of what is not, or the opposite."""
+    with path.open("rb") as file:
+        begin = file.read(348)
+    is_header = nib.Nifti1Image.header_class.may_contain_header(begin)
+    if path.suffix == ".gz" and is_header:
+        return "It is not packed: rename it to .nii, or pack it (gzip)."
+    if path.suffix != ".gz" and begin[:2] == b"\x1f\x8b":
+        return "It is packed: rename it to .nii.gz, or unpack it (gunzip)."
+    return None
 
 
 def _sizes(values: np.ndarray) -> str:

@@ -4,6 +4,7 @@ import errno
 import mmap
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +314,11 @@ def test_a_problem_in_a_data_process_keeps_its_words() -> None:
     with pytest.raises(DataError) as error:
         list(DataLoader(Broken(), num_workers=1))  # type: ignore[arg-type]
     assert str(error.value) == "a: it must read, found text (a.nii.gz). Take another."
+
+
+def test_a_name_as_long_as_the_disk_allows(acdc: Path, module) -> None:
+    built = module()
+    case = replace(built.parts["train"][0], id="x" * 240)
+    assert built.preparer.cache.folder.parent.name == "cache"
+    built.preparer.fill([case], progress=False)
+    assert built.preparer.cache.find(case) is not None

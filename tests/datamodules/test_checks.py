@@ -10,7 +10,7 @@ import pytest
 
 from datamodules import ACDCDataModule, DataError
 from datamodules.case import Case, Problem
-from datamodules.reading.checks import map_labels, read_case
+from datamodules.reading.checks import label_fault, map_labels, read_case
 from datamodules.reading.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 
@@ -147,6 +147,34 @@ def test_map_labels() -> None:
     assert map_labels(data, {0: 0, 1: 1, 2: 2, 4: 3}).tolist() == [0, 1, 2, 3]
     assert map_labels(data, {0: 0, 1: 1, 2: 255, 4: 3}).tolist() == [0, 1, 255, 3]
     assert map_labels(data, {k: k for k in range(5)}).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.array([0, 2**63 - 1]), "9223372036854775807 (1 voxels)"),
+        (np.array([0, 2**64 - 1], np.uint64), "18446744073709551615 (1 voxels)"),
+        (np.array([0, -1], np.int8), "-1 (1 voxels)"),
+        (np.array([0, np.inf]), "such as inf"),
+        (np.array([0, np.nan]), "such as nan"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_values_of_no_class(values: np.ndarray, found: str) -> None:
+    fault = label_fault(values, {0: 0, 1: 1})
+    assert fault is not None
+    assert found in fault[1]
+
+
+def test_a_link_to_nothing(acdc: Path, module: Build) -> None:
+    """A dataset of git-annex whose content was not fetched."""
+    path = acdc / "training/patient001/patient001_frame01.nii.gz"
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/x")
+    (problem,) = module().check(progress=False)
+    assert (problem.path, problem.found) == (str(path), "a link to nothing")
+    with pytest.raises(DataError, match=r"^patient001_frame01: the file must exist, found a link"):
+        module().prepare(progress=False)
 
 
 def test_posterior_faults(acdc: Path, module: Build) -> None:

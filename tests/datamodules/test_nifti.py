@@ -1,6 +1,7 @@
 """Headers, suffixes and files that do not read."""
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.affines import voxel_sizes
 
-from datamodules.phantom.faults.edits import DIM, PIXDIM, SROW, put
+from datamodules.phantom.faults.edits import DIM, PIXDIM, SROW, VOX_OFFSET, put
 from datamodules.reading.nifti import (
     NiftiError,
     find_nifti,
@@ -163,6 +164,26 @@ def test_promise_of_more_than_can_be_packed(tmp_path: Path) -> None:
     assert not read_volume(flat).data.any()
 
 
+def test_voxels_that_begin_in_the_header(tmp_path: Path) -> None:
+    """nibabel would read the header as voxels."""
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0])
+    put(path, VOX_OFFSET, "<f", 0.0)
+    with pytest.raises(NiftiError, match=r"vox_offset must be 352 or more, found 0\. Repair"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "way_out"), [(".nii", "rename it to .nii.gz"), (".nii.gz", "rename it to .nii,")]
+)
+def test_a_suffix_of_the_other_kind(tmp_path: Path, suffix: str, way_out: str) -> None:
+    path = save(tmp_path / f"a{suffix}", blobs(0)[0])
+    content = path.read_bytes()
+    other = gzip.decompress(content) if suffix == ".nii.gz" else gzip.compress(content)
+    path.write_bytes(other)
+    with pytest.raises(NiftiError, match=rf"complete NIfTI file.*packed: {way_out}"):
+        read_volume(path)
+
+
 def test_no_voxels(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", blobs(0)[0])
     put(path, DIM + 6, "<h", 0)
@@ -172,13 +193,19 @@ def test_no_voxels(tmp_path: Path) -> None:
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.nii.gz", blobs(0)[0])
-
-    def refuse(name: Path) -> None:  # root may read everything
-        raise PermissionError(13, "Permission denied", str(name))
-
-    monkeypatch.setattr(nib, "load", refuse)
-    with pytest.raises(NiftiError, match=r"must be readable.*Change its permissions"):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(NiftiError, match=r"must be readable.*no permission.*Change its perm"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("target", ["gone.nii.gz", "a.nii.gz"], ids=["broken", "loop"])
+def test_a_link_to_nothing(tmp_path: Path, target: str) -> None:
+    (tmp_path / "a.nii.gz").symlink_to(target)
+    assert find_nifti(tmp_path, "a") == tmp_path / "a.nii.gz"
+    with pytest.raises(NiftiError, match=r"must exist, found a link to nothing\. Restore what it"):
+        read_volume(tmp_path / "a.nii.gz")
+    (tmp_path / "b.nii.gz").symlink_to(tmp_path)
+    assert find_nifti(tmp_path, "b") is None
 
 
 def test_not_nifti(tmp_path: Path) -> None:
@@ -254,10 +281,16 @@ def test_no_unit_is_mm(tmp_path: Path, unit: str) -> None:
     assert oddities(path) == []
 
 
+def test_size_of_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz", blobs(0)[0], np.diag([1e-9, 1e-9, 1e-9, 1]))
+    with pytest.raises(NiftiError, match=r"from 0\.0001 to 100 mm long, found 1e-09 x"):
+        read_grid(path)
+
+
 def test_size_in_a_wrong_unit(tmp_path: Path) -> None:
     """1.5 that is said to be metres: resampling it to mm would take all memory there is."""
     path = in_unit(tmp_path / "a.nii.gz", "meter", 1)
-    with pytest.raises(NiftiError, match=r"at most 100 mm long, found 1500 x 1500 x 1e\+04 mm"):
+    with pytest.raises(NiftiError, match=r"0.0001 to 100 mm long, found 1500 x 1500 x 1e\+04 mm"):
         read_grid(path)
 
 

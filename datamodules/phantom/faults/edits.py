@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-DIM, PIXDIM, SROW = 40, 76, 280  # places in the header of NIfTI-1
+DIM, PIXDIM, VOX_OFFSET, SROW = 40, 76, 108, 280  # places in the header of NIfTI-1
 
 
 def patch(path: Path, change: Callable[[bytearray], bytearray | None]) -> None:
