@@ -139,6 +139,10 @@ def test_what_skewness_takes_from_an_interval():
     assert lacking(rng.exponential(size=100_000)) * 100_000 == pytest.approx(0.989, rel=0.1)
     assert lacking(rng.normal(size=100)) < 0.001
     assert lacking(np.ones(9)) == 0
+    almost = np.full(100, 0.9) + np.eye(100)[0] * 1e-13  # as sums in another order leave constants
+    assert lacking(almost) == 0
+    assert lacking(almost * 1e-6) == 0
+    assert lacking(np.eye(100)[0] * 1e-13) > 0.2  # small, not constant
     assert np.isnan(lacking(np.full(2, np.nan)))
 
 
