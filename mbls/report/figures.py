@@ -211,7 +211,9 @@ def _multipliers(analysis: Analysis) -> Iterator[Drawn]:
                 for kind, by_name in lines.items()
                 for name, points in by_name.items()
             )
-            title = f"Multipliers of {arm.name}, seed {run.seed}"
+            fold = run.card.get("fold")
+            which = f"seed {run.seed}" + ("" if fold is None else f", fold {fold}")
+            title = f"Multipliers of {arm.name}, {which}"
             figure = multipliers_figure(run.epochs, meta=meta)
             yield Drawn(f"multipliers_{number}", title, f"{title} over epochs: {last}", figure)
 

@@ -6,7 +6,7 @@ trainings.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,10 @@ def with_folds_merged(
 ) -> tuple[list[Run], list[LeftOut]]:
     """Return the runs with a single one for the folds of each loss and seed, and those left out.
 
-    Folds stay apart where there is one alone, where no seed of any loss has all of them, or where
-    their test patients are neither the same nor all different.
+    Folds stay apart where there is one alone, where no seed of any loss has all of them on the same
+    data, or where their test patients are neither the same nor all different. A fold's data are
+    those of most runs, of the last where they tie; of runs with the same settings, seed and fold
+    the last on these data counts, and the others are left out.
 
     Args:
         runs: Of any data.
@@ -52,27 +54,53 @@ def with_folds_merged(
 def _merge(
     members: Sequence[Run], key: Callable[[Run], str]
 ) -> tuple[Sequence[Run], list[LeftOut]]:
-    folds = sorted({int(run.card["fold"]) for run in members})
-    trainings: dict[tuple[str, int], dict[int, Run]] = {}
-    for run in members:
-        trainings.setdefault((key(run), run.seed), {})[int(run.card["fold"])] = run
-    whole = [by for by in trainings.values() if len(by) == len(folds)]
-    first = {fold: whole[0][fold] for fold in folds} if whole else {}
-    kind = _kind(list(first.values())) if first else None
-    if len(folds) < 2 or kind is None or sum(map(len, trainings.values())) < len(members):
+    usual = _usual_data(members)
+    kept: dict[tuple[str, int], dict[int, Run]] = {}
+    left_out: list[LeftOut] = []
+    for training, run, repeats in _without_repeats(members, key, usual):
+        kept.setdefault(training, {})[int(run.card["fold"])] = run
+        reason = f"same settings, seed and fold as {run.folder}: no further sample of a training"
+        left_out += [LeftOut(other.folder, reason) for other in repeats]
+    whole: list[list[Run]] = []
+    partial: list[list[Run]] = []
+    for by_fold in kept.values():
+        parts = [by_fold[fold] for fold in usual if fold in by_fold]
+        same = all(_alike(part, usual[int(part.card["fold"])]) for part in parts)
+        (whole if same and len(parts) == len(usual) else partial).append(parts)
+    kind = _kind(list(usual.values()))
+    if len(usual) < 2 or kind is None or not whole:
         return members, []
-    merged, left_out = [], []
-    for by_fold in trainings.values():
-        if len(by_fold) == len(folds) and all(_alike(by_fold[f], first[f]) for f in folds):
-            merged.append(_merged([by_fold[fold] for fold in folds], kind))
-            continue
-        there = ", ".join(map(str, sorted(by_fold)))
+    for parts in partial:
+        there = ", ".join(str(part.card["fold"]) for part in parts)
         reason = (
-            f"fold {there} of {', '.join(map(str, folds))}: a seed counts where all folds were "
+            f"fold {there} of {', '.join(map(str, usual))}: a seed counts where all folds were "
             "tested, on the same data for every loss"
         )
-        left_out += [LeftOut(run.folder, reason) for run in by_fold.values()]
-    return merged, left_out
+        left_out += [LeftOut(part.folder, reason) for part in parts]
+    return [_merged(parts, kind) for parts in whole], left_out
+
+
+def _usual_data(members: Sequence[Run]) -> dict[int, Run]:
+    """Return of each fold, in their order, the last run on the data that most of its runs have."""
+    by_fold: dict[int, list[Run]] = {}
+    for run in members:
+        by_fold.setdefault(int(run.card["fold"]), []).append(run)
+    return {
+        fold: max(reversed(runs), key=lambda run: sum(_alike(run, other) for other in runs))
+        for fold, runs in sorted(by_fold.items())
+    }
+
+
+def _without_repeats(
+    members: Sequence[Run], key: Callable[[Run], str], usual: Mapping[int, Run]
+) -> Iterator[tuple[tuple[str, int], Run, list[Run]]]:
+    """Yield each training of a fold: what tells it apart, the run that counts, and the others."""
+    alike: dict[tuple[tuple[str, int], int], list[Run]] = {}
+    for run in members:
+        alike.setdefault(((key(run), run.seed), int(run.card["fold"])), []).append(run)
+    for (training, fold), runs in alike.items():
+        counts = next((r for r in reversed(runs) if _alike(r, usual[fold])), runs[-1])
+        yield training, counts, [run for run in runs if run is not counts]
 
 
 def _alike(run: Run, other: Run) -> bool:
@@ -102,6 +130,9 @@ def _merged(parts: Sequence[Run], kind: str) -> Run:
         metrics=first.metrics | {"meta": meta},
         cases=tuple(c for p in parts for c in p.cases) if pooled else first.cases,
         patients=tuple(q for p in parts for q in p.patients) if pooled else first.patients,
+        epochs=[],
+        pictured=False,
+        by_rule={},
         folds=tuple(parts),
         pooled=pooled,
     )

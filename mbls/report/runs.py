@@ -41,7 +41,8 @@ class Run:
         pictured: Whether pictures of its worst cases can be read.
         by_rule: Overlap and errors of the tests of the checkpoints that rules of selection chose.
         damaged: Files beside the test that cannot be read.
-        folds: Runs of its folds, where it stands for them; the rest is then that of the first.
+        folds: Runs of its folds, where it stands for them; folder, settings and metrics are then
+            the first's, and epochs, pictures and tests by rule in :attr:`trainings` alone.
         pooled: Whether each fold tested patients of its own, so that they come together.
     """
 

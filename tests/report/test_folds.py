@@ -33,7 +33,9 @@ def test_folds_that_tested_the_same_cases_are_averaged(tmp_path: Path) -> None:
         for seed in range(2):
             for fold in range(3):
                 noise = 0.2 + 0.2 * fold
-                of_fold(tmp_path, loss, seed, fold, sharpness=sharpness, noise=noise, pictures=True)
+                some = {"sharpness": sharpness, "noise": noise, "pictures": True}
+                folder = of_fold(tmp_path, loss, seed, fold, **some)
+                (folder / "metrics.csv").write_text("epoch,step,train/lambda/rv\n0,9,0.5\n")
     (group,), left_out = grouped(tmp_path)
     assert not left_out
     assert {arm.name: arm.seeds for arm in group.arms} == {"ce": [0, 1], "mbls": [0, 1]}
@@ -51,6 +53,8 @@ def test_folds_that_tested_the_same_cases_are_averaged(tmp_path: Path) -> None:
     drawn = {one.name: one for one in figures_of(found)}
     lines = drawn["reliability_all"].figure.axes[0].lines
     assert len(lines) == 1 + 2 * 3  # the diagonal; each seed and fold
+    assert drawn["multipliers_0"].title == "Multipliers of ce, seed 0, fold 0"
+    assert not group.first.epochs  # they are those of a fold each
     assert "mean of folds 0, 1, 2" in " ".join(drawn["worst_cases"].figure.get_suptitle().split())
 
 
@@ -100,6 +104,44 @@ def test_a_seed_without_all_folds_is_left_out(tmp_path: Path) -> None:
     assert [arm.seeds for arm in group.arms] == [[0], [0]]
     assert {out.folder for out in left_out} == {alone, other, other.with_name("seed2-fold1")}
     assert all("a seed counts where all folds were tested" in out.reason for out in left_out)
+
+
+def test_a_fold_that_was_trained_twice_counts_once(tmp_path: Path) -> None:
+    """On other data, else it would be a repeated run; that on the data of the others counts."""
+    for loss in ("ce", "mbls", "nacl"):
+        for fold in range(2):
+            of_fold(tmp_path, loss, 0, fold)
+    stray = of_fold(tmp_path / "z", "ce", 0, 1, meta={"data_fingerprint": "9" * 64})
+    (group,), left_out = grouped(tmp_path)
+    assert {arm.name: arm.seeds for arm in group.arms} == {"ce": [0], "mbls": [0], "nacl": [0]}
+    kept = tmp_path / "unet-ce/seed0-fold1"
+    assert [run.folder for run in group.arms[0].trainings] == [kept.with_name("seed0-fold0"), kept]
+    assert [out.folder for out in left_out] == [stray]
+    assert left_out[0].reason.startswith(f"same settings, seed and fold as {kept}:")
+
+
+def test_where_a_fold_s_data_tie_the_last_count(tmp_path: Path) -> None:
+    for fold in range(2):
+        of_fold(tmp_path, "ce", 0, fold)
+    again = of_fold(tmp_path / "z", "ce", 0, 1, meta={"data_fingerprint": "9" * 64})
+    (group,), left_out = grouped(tmp_path)
+    assert group.arms[0].trainings[1].folder == again
+    assert [out.folder for out in left_out] == [tmp_path / "unet-ce/seed0-fold1"]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_one_fold_was_not_tested_for_is_said(pooled: bool, tmp_path: Path) -> None:
+    for fold in range(2):
+        measured = ("hd95", "nsd") if fold == 0 else ("nsd",)
+        of_fold(tmp_path, "ce", 0, fold, first=3 * fold * pooled, surfaces=measured)
+    (group,), _ = grouped(tmp_path)
+    assert group.first.pooled == pooled
+    found = analyse(group, draws=DRAWS)
+    assert "hd95/mean" not in found.cells
+    assert "nsd/mean" in found.cells
+    (said,) = [text for text in found.cautions if "hd95/mean" in text]
+    assert "hd95/mean (1)" in said
+    assert "how many of 2" in said
 
 
 @pytest.mark.parametrize("first", [0, 1])
