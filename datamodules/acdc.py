@@ -10,7 +10,7 @@ from typing import Any
 
 from datamodules.base import SegmentationDataModule
 from datamodules.case import Case, DataError, Problem, Survey
-from datamodules.layouts.inputs import listing
+from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
 from datamodules.reading.nifti import find_nifti
 from datamodules.stand_in import phantom_errors, tell
@@ -93,6 +93,9 @@ def survey_acdc(root: Path) -> Survey:
     patients: dict[str, str] = {}
     unlabelled: set[str] = set()
     for part in ("training", "testing"):
+        if (database / part).is_dir() and (problem := unreadable(database / part)):
+            problems.append(problem)
+            continue
         folders = patient_folders(database / part)
         hidden = part == "testing" and not any(has_labels(folder) for folder in folders)
         for folder in folders:
@@ -183,6 +186,8 @@ def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list
     def note(path: Path, rule: str, found: str, fix: str) -> None:
         problems.append(Problem(patient, str(path), rule, found, fix))
 
+    if problem := unreadable(folder, patient):
+        return [], [problem]
     info = folder / "Info.cfg"
     restore = "Restore the file from the archive, or leave the patient out with a split file."
     if not info.is_file():
@@ -196,7 +201,7 @@ def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list
     for phase in ("ED", "ES"):
         number = frames.get(phase, "nothing")
         if not number.isdecimal():
-            note(info, f"Info.cfg must give {phase} as a frame number", number, restore)
+            note(info, f"Info.cfg must give {phase} as a frame number", number[:40], restore)
             continue
         name = f"{patient}_frame{int(number):02d}"
         image, label = find_nifti(folder, name), find_nifti(folder, f"{name}_gt")

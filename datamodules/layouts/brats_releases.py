@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from datamodules.case import Case, DataError, LabelScheme, Problem, Survey
-from datamodules.layouts.inputs import listing
+from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
 from datamodules.reading.nifti import SUFFIXES, find_nifti, stem
 
@@ -128,25 +128,29 @@ def _hint(root: Path) -> str:
 
 
 def _find(root: Path) -> tuple[list[FoundCase], list[Problem]]:
-    """Return what lies in the folders up to :data:`DEPTH` levels below ``root``."""
+    """Return what lies in the folders up to :data:`DEPTH` levels below ``root``.
+
+    A folder that is there again by a link is looked at once.
+    """
     found: list[FoundCase] = []
     problems: list[Problem] = []
-
-    def refuse(error: OSError) -> None:
-        rule, fix = "every folder must be readable", "Change its permissions."
-        problems.append(Problem("", str(error.filename), rule, error.strerror or str(error), fix))
-
+    seen: set[Path] = set()
     top, phantom = len(root.parts), phantom_home(root)
-    for path, folders, _ in os.walk(root, followlinks=True, onerror=refuse):
+    for path, folders, _ in os.walk(root, followlinks=True):
         folder = Path(path)
+        if (true := folder.resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(true)
         deep = len(folder.parts) - top >= DEPTH
         if deep or (phantom is not None and folder.absolute() == phantom / "posterior"):
             folders.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        try:
-            found += _in_folder(folder)
-        except OSError:  # listed by os.walk already
-            continue
+        names = sorted(name for name in folders if not name.startswith("."))
+        refused = [problem for name in names if (problem := unreadable(folder / name))]
+        problems += refused
+        closed = {Path(problem.path).name for problem in refused}
+        folders[:] = [name for name in names if name not in closed]
+        found += _in_folder(folder)
     return found, problems
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.layouts.flare_releases import Release, release_of
-from datamodules.layouts.inputs import listing
+from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
 from datamodules.reading.nifti import SUFFIXES, is_there, stem
 
@@ -83,7 +83,7 @@ def _folders(root: Path) -> Iterator[Path]:
     """Yield ``root`` and the folders below it that hold images or labels, sorted.
 
     Raises:
-        DataError: ``root`` is no folder that can be read.
+        DataError: ``root`` is no folder that can be read, or a folder below it cannot.
     """
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         found = "no such folder"
@@ -99,6 +99,8 @@ def _folders(root: Path) -> Iterator[Path]:
             for name in names
             if depth < _DEPTH and not name.startswith(".") and name != "__MACOSX"
         )
+        if refused := [problem for name in names if (problem := unreadable(folder / name))]:
+            raise DataError(refused)
         if any(kind.fullmatch(folder.name) for kind in (_LABELS, _TRAINING, _OTHERS)):
             yield folder
 

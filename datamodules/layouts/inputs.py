@@ -1,5 +1,6 @@
 """Finds the files to predict."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
             raise wrong("the input must be a NIfTI file", path.name)
         files = [path]
     elif path.is_dir():
+        if problem := unreadable(path):
+            raise DataError([problem])
         present = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         files = [file for file in present if file.name.endswith(SUFFIXES) and is_input(stem(file))]
         if not files:
@@ -62,7 +65,11 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise DataError([wrong("several modalities must be given as a folder", found)])
+    if problem := unreadable(path):
+        raise DataError([problem])
     folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())]
+    if refused := [problem for folder in folders if (problem := unreadable(folder))]:
+        raise DataError(refused)
     files: dict[str, dict[int, list[Path]]] = {}
     for folder in folders:
         for file in sorted(folder.iterdir()):
@@ -96,3 +103,11 @@ def listing(folder: Path, limit: int = 5) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{', '.join(names[:limit])}{more}" if names else "an empty folder"
+
+
+def unreadable(folder: Path, case: str = "") -> Problem | None:
+    """Return what is wrong with a folder that may not be listed, or None."""
+    if os.access(folder, os.R_OK | os.X_OK):
+        return None
+    fix = "Change its permissions."
+    return Problem(case, str(folder), "every folder must be readable", "no permission", fix)
