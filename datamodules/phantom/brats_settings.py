@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from datamodules.phantom.ranges import PhantomSettings
 
 Release = Literal["2018", "2019", "2020", "2021", "2023", "2024"]
 
@@ -18,11 +19,12 @@ _FRACTIONS = (
     "followup_fraction",
     "cavity_fraction",
 )
+_POSITIVE = ("voxel_mm", "correlation_mm")
 _RANGES = ("noise", "bias_field")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrainPhantom:
+class BrainPhantom(PhantomSettings):
     """Settings of the phantom; what they mean for the tumour is in ``brats_tumour.py``.
 
     Args:
@@ -77,28 +79,12 @@ class BrainPhantom:
             raise ValueError(f"suffix must be .nii.gz or .nii, got {self.suffix!r}.")
         if len(self.shape) != 3 or min(self.shape) < 16:
             raise ValueError(f"shape must be three sizes >= 16, got {self.shape}.")
-        for name in ("voxel_mm", "correlation_mm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
         if len(self.sigma_mm) != 3 or not min(self.sigma_mm) > 0:
             raise ValueError(f"sigma_mm must be three numbers > 0, got {self.sigma_mm}.")
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
-        for name in _RANGES:
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} must be (low, high), 0 <= low <= high: {low}, {high}.")
+        self.check_numbers(fractions=_FRACTIONS, positive=_POSITIVE, ranges=_RANGES)
 
     @classmethod
     def full_size(cls, **changes: Any) -> BrainPhantom:
         """Return settings with BraTS's own grid: 240 x 240 x 155 voxels of 1 mm."""
         own: dict[str, Any] = {"shape": (240, 240, 155), "voxel_mm": 1.0}
         return cls(**own | changes)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON holds them: tuples become lists."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import nibabel as nib
+
+from datamodules.phantom.ranges import PhantomSettings
 
 Release = Literal["2021", "2022", "1k"]
 Folders = Literal["original", "nnunet"]
@@ -17,7 +18,7 @@ _RANGES = ("field_of_view_mm", "coverage_mm", "noise_hu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbdomenPhantom:
+class AbdomenPhantom(PhantomSettings):
     """Settings of the phantom; the organs are in ``flare_organs.py``.
 
     Args:
@@ -67,16 +68,7 @@ class AbdomenPhantom:
                 )
         if self.pixels < 32:
             raise ValueError(f"pixels must be >= 32, got {self.pixels}.")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
-        for name in _RANGES:
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} must be (low, high), 0 <= low <= high: {low}, {high}.")
+        self.check_numbers(fractions=_FRACTIONS, positive=_POSITIVE, ranges=_RANGES)
         if not self.slices_mm or min(self.slices_mm) <= 0:
             raise ValueError(f"slices_mm must be positive, got {self.slices_mm}.")
         if not self.orientations or not all(map(_is_orientation, self.orientations)):
@@ -89,13 +81,6 @@ class AbdomenPhantom:
         """Return settings with FLARE's own grid: 512 x 512 pixels, slices of 2.5 to 5 mm."""
         own: dict[str, Any] = {"pixels": 512, "slices_mm": (2.5, 2.5, 5.0)}
         return cls(**own | changes)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON holds them: tuples become lists."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
 
 
 def _is_orientation(codes: str) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from datamodules.phantom.ranges import PhantomSettings
 
 PARTS = ("train", "val", "test")
 
@@ -21,7 +21,7 @@ _RANGES = ("field_of_view_mm", "pixel_mm", "fine_slices_mm", "noise", "bias_fiel
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardiacPhantom:
+class CardiacPhantom(PhantomSettings):
     """Settings of the phantom; what they mean for anatomy is in ``heart.py``.
 
     Args:
@@ -69,16 +69,7 @@ class CardiacPhantom:
     late_ed_fraction: float = 0.025
 
     def __post_init__(self) -> None:
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}.")
-        for name in _RANGES:
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} must be (low, high), 0 <= low <= high: {low}, {high}.")
+        self.check_numbers(fractions=_FRACTIONS, positive=_POSITIVE, ranges=_RANGES)
         if not 0 <= self.bias_mm <= self.sigma_mm:
             raise ValueError(
                 f"bias_mm is a part of sigma_mm={self.sigma_mm}, got bias_mm={self.bias_mm}."
@@ -89,13 +80,6 @@ class CardiacPhantom:
             raise ValueError(f"slice_distances_mm must be positive, got {self.slice_distances_mm}.")
         if self.pixel_mm[0] <= 0 or self.fine_slices_mm[0] <= 0:
             raise ValueError("pixel_mm and fine_slices_mm must be > 0.")
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON holds them: tuples become lists."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
 
 
 def checked_counts(patients: Mapping[str, int]) -> dict[str, int]:
