@@ -21,6 +21,7 @@ _SCRATCH = Scratch()
 _PIECE = 1 << 17  # values interpolated at a time, that stay in the processor's cache
 _BLOCK = (16, 32, 64)  # voxels of a patch that are tilted at a time
 _ONE = np.float32(1)
+_CORNERS = tuple(itertools.product((0, 1), repeat=3))  # of a voxel's cube
 
 
 def turned_patch(
@@ -161,32 +162,49 @@ def _tilt(box: _Box, pull: np.ndarray, out: Pair) -> None:
     extent = np.array(box.classes.shape) + 2  # with a border of what is outside
     table, classes = _with_border(box.pixels, extent), _label_with_border(box.classes, extent)
     strides = np.array([extent[1] * extent[2], extent[2], 1], np.int32)
-    corners = torch.tensor(list(itertools.product((0, 1), repeat=3)), dtype=torch.int32)
-    corners = (corners * torch.from_numpy(strides)).sum(1, dtype=torch.int32)
-    highest = np.nextafter((extent - 1).astype(np.float32), np.float32(0))
-    lines = [
-        (pull[:, axis, None] * places + (box.centre[:, None] + 1 if axis == 0 else 0))
-        for axis, places in enumerate(_places(label.shape))
-    ]
+    corners = torch.from_numpy(np.array(_CORNERS, np.int32) @ strides)
+    lines = [pull[:, axis, None] * places for axis, places in enumerate(_places(label.shape))]
     for block in _blocks(label.shape):
-        x, y, z = (line[:, part] for line, part in zip(lines, block, strict=True))
-        plane = (x[:, :, None] + y[:, None, :]).astype(np.float32)
-        places = plane[..., None] + z.astype(np.float32)[:, None, None]
+        places = _tilted_places(lines, block, box.centre + 1, extent)
         shape = places.shape[1:]
-        places = places.reshape(3, -1)
-        np.clip(places, 0, highest[:, None], out=places)
-        below = places.astype(np.int32)  # the floor: no place is negative
-        places -= below
-        first = below[0] * strides[0]
-        first += below[1] * strides[1]
-        first += below[2]
-        nearest = first.copy()
-        for axis in range(3):
-            nearest += (places[axis] > 0.5) * strides[axis]
+        shares = places.reshape(3, -1)
+        below = shares.astype(np.int32)  # the floor: no place is negative
+        shares -= below
+        first = _row(below, strides)
+        nearest = first + _row(shares > 0.5, strides)
         label[block] = torch.from_numpy(classes.take(nearest)).view(shape)
         rows = torch.from_numpy(first)[:, None] + corners
-        found = _sum_of_rows(table, rows, torch.from_numpy(_eight_weights(places)))
+        found = _sum_of_rows(table, rows, torch.from_numpy(_eight_weights(shares)))
         image[(slice(None), *block)] = found.view(*shape, -1).movedim(-1, 0)
+
+
+def _tilted_places(
+    lines: Sequence[np.ndarray], block: tuple[slice, ...], centre: np.ndarray, extent: np.ndarray
+) -> np.ndarray:
+    """Return where the voxels of a block come from, float32 ``(3, *block)``.
+
+    Whatever is outside comes from the border, which is as wide as a voxel.
+
+    Args:
+        lines: For each axis of the patch, what a step along it adds: ``(3, size)``.
+        block: Which voxels of the patch.
+        centre: Where the patch's centre comes from, in the box with its border.
+        extent: Voxels of that box.
+    """
+    x, y, z = (line[:, part] for line, part in zip(lines, block, strict=True))
+    x = x + centre[:, None]
+    plane = (x[:, :, None] + y[:, None, :]).astype(np.float32)
+    places = plane[..., None] + z.astype(np.float32)[:, None, None]
+    highest = np.nextafter((extent - 1).astype(np.float32), np.float32(0))  # has one above it
+    return np.clip(places, 0, highest[:, None, None, None], out=places)
+
+
+def _row(voxels: np.ndarray, strides: np.ndarray) -> np.ndarray:
+    """Return the rows of voxels ``(3, n)`` in a table of all, int32 ``(n,)``."""
+    rows = voxels[0] * strides[0]
+    rows += voxels[1] * strides[1]
+    rows += voxels[2]
+    return rows
 
 
 def _blocks(size: Sequence[int]) -> Iterator[tuple[slice, ...]]:
@@ -197,7 +215,7 @@ def _blocks(size: Sequence[int]) -> Iterator[tuple[slice, ...]]:
 
 
 def _eight_weights(shares: np.ndarray) -> np.ndarray:
-    """Return ``(n, 8)``, the weights of the corners in the order of ``product((0, 1), repeat=3)``.
+    """Return ``(n, 8)``, the weights of the corners in the order of :data:`_CORNERS`.
 
     Args:
         shares: ``(3, n)``, how far each place is from the lower corner on each axis.

@@ -262,3 +262,15 @@ def test_bad_settings(name: str) -> None:
 def test_flip_is_a_probability() -> None:
     with pytest.raises(ValueError, match="is a probability and must be at most 1"):
         Augmentation(flip=1.5)
+
+
+def test_samples_and_modalities_have_noise_of_their_own() -> None:
+    noise = torch.ones(12, 4, 40, 40, 40)
+    for index, image in enumerate(noise):
+        generator = sample_generator(0, 0, index)
+        change_intensities(image, exponent=1.0, deviation=1.0, generator=generator)
+    noise -= 1
+    for fields in (noise.flatten(1), noise.transpose(0, 1).flatten(1)):
+        correlation = torch.corrcoef(fields.double()) - torch.eye(len(fields))
+        assert correlation.abs().max() < 5 / math.sqrt(fields.shape[1])
+    assert noise.var(0).mean().item() == pytest.approx(1, abs=0.01)  # at one voxel, over samples

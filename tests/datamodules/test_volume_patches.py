@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import affine_transform, map_coordinates
 
 from datamodules import Augmentation
 from datamodules.cache.foreground import PLACES, class_places, class_slices
@@ -84,6 +84,35 @@ def test_a_turn_is_linear_interpolation(tilts, begin: tuple[int, int, int], chan
     assert (label.numpy().ravel() != wanted).mean() < 1e-3  # ties of nearest neighbours
     assert (label == 255).any()
     assert (label != 255).any()
+
+
+@pytest.mark.parametrize("tilted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_any_size_any_place_any_voxel(dtype: type, tilted: bool) -> None:
+    """Axes of one voxel, patches larger than the volume or beside it, voxels longer than wide."""
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        shape, size = (tuple(rng.integers(1, 24, 3).tolist()) for _ in range(2))
+        channels, begin = int(rng.integers(1, 5)), rng.integers(-9, 18, 3)
+        pixels = rng.normal(size=(channels, *shape)).astype(dtype)
+        classes = rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), shape)
+        tilts = tuple(rng.uniform(-1, 1, 2)) if tilted else (0.0, 0.0)
+        factor, spacing = 2 ** rng.uniform(-1, 1), 10 ** rng.uniform(-0.5, 1, 3)
+        pull = turn_and_scale(spacing, turn=rng.uniform(-3, 3), tilts=tilts, factor=factor)
+        pull[:, rng.random(3) < 0.5] *= -1
+        out = empty_pair(channels, size)
+        out[0].fill_(math.nan)
+        image, label = turned_patch(pixels, classes, begin.tolist(), pull, out)
+        middle = (np.array(size) - 1) / 2
+        options: dict = {"offset": begin + middle - pull @ middle, "output_shape": size}
+        options["mode"] = "grid-constant"
+        for found, source in zip(image, pixels, strict=True):
+            wanted = affine_transform(source.astype(np.float64), pull, order=1, **options)
+            np.testing.assert_allclose(found.numpy(), wanted, atol=1e-4)
+        wanted = affine_transform(classes, pull, order=0, cval=255, **options)
+        places = np.tensordot(pull, np.indices(size), 1) + options["offset"][:, None, None, None]
+        tie = (np.abs(places % 1 - 0.5) < 1e-4).any(0)
+        assert (label.numpy() == wanted)[~tie].all()
 
 
 @pytest.mark.parametrize(("axis", "tilts"), [(0, (math.pi / 2, 0)), (1, (0, math.pi / 2))])
