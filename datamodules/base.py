@@ -78,7 +78,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         augmentation: Random changes to training samples.
         batch_size: Training samples in a step over all ranks together, so that a run does not
             depend on their number. Validation, test and predict take one volume at a time.
-        num_workers: Processes that load data, for each rank; they live through the run.
+        num_workers: Processes that load data, for each rank; they live through the run. With 0 a
+            thread of the training process makes the next training batch during a step.
         prepare_workers: Threads that fill the cache; None for one a CPU.
         seed: Seed of the order of samples and of all random changes.
     """

@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from datamodules.loading.ahead import AheadLoader
 from datamodules.loading.datasets import (
     InputDataset,
     PatchDataset,
@@ -33,7 +34,7 @@ def training_loader(
         seed: Seed of the order.
         epoch: The epoch to begin with.
         start: See :class:`~datamodules.loading.samplers.TrainingSampler`.
-        num_workers: Processes that load data; 0 loads in this one.
+        num_workers: Processes that load data; 0 loads in a thread of this one, a batch ahead.
         foreground: Least share of a batch that shows foreground.
     """
     rank, world = rank_and_world()
@@ -47,7 +48,8 @@ def training_loader(
         start=start,
         foreground=foreground,
     )
-    return _loader(dataset, num_workers, batch_sampler=sampler, collate_fn=_as_it_is)
+    options = _options(num_workers)
+    return AheadLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **options)
 
 
 def evaluation_loader(
@@ -56,19 +58,18 @@ def evaluation_loader(
     """Return the loader of this rank's volumes, one a batch."""
     rank, world = rank_and_world()
     sampler = EvaluationSampler(len(dataset), rank=rank, world=world)
-    return _loader(dataset, num_workers, sampler=sampler, batch_size=1, collate_fn=collate)
+    options = _options(num_workers)
+    return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate, **options)
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:
     """Return what a training dataset made: a batch already."""
     return batch
 
 
-def _loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        **options,
-    )
+def _options(num_workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }

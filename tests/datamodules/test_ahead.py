@@ -1,0 +1,102 @@
+"""The loader that makes a batch ahead: same batches, no waiting, errors told where they are met."""
+
+import gc
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.case import DataError
+from datamodules.loading.ahead import AheadLoader
+
+
+class Squares(Dataset[Any]):
+    """Squares; says when it makes one, how many threads torch has there, and fails where asked."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.fails_at = fails_at
+        self.made = [threading.Event() for _ in range(6)]
+        self.threads: set[int] = set()
+        self.names: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, index: int) -> int:
+        if index == self.fails_at:
+            raise DataError([])
+        self.threads.add(torch.get_num_threads())
+        self.names.add(threading.current_thread().name)
+        self.made[index].set()
+        return index**2
+
+
+def values(loader: AheadLoader) -> list[int]:
+    return [int(batch) for batch in loader]
+
+
+def test_the_batches_are_those_of_torchs_loader_epoch_by_epoch() -> None:
+    loader = AheadLoader(Squares(), batch_size=None)
+    assert values(loader) == values(loader) == [0, 1, 4, 9, 16, 25]
+
+
+def test_the_next_batch_is_made_while_the_last_is_used_and_no_further_one() -> None:
+    data = Squares()
+    batches = iter(AheadLoader(data, batch_size=None))
+    assert data.made[0].wait(10)
+    next(batches)
+    assert data.made[1].wait(10)
+    assert not data.made[2].wait(0.1)
+    assert data.names == {"loader_0"}
+
+
+def test_an_epoch_may_be_left_before_its_end() -> None:
+    loader = AheadLoader(Squares(), batch_size=None)
+    for batch in loader:
+        if batch == 4:
+            break
+    assert values(loader) == [0, 1, 4, 9, 16, 25]
+
+
+def test_an_error_is_met_at_its_batch_and_is_the_datasets_own() -> None:
+    batches = iter(AheadLoader(Squares(fails_at=2), batch_size=None))
+    assert [next(batches), next(batches)] == [0, 1]
+    with pytest.raises(DataError):
+        next(batches)
+
+
+def test_making_batches_takes_one_of_torchs_threads_and_leaves_the_steps_theirs() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        data = Squares()
+        values(AheadLoader(data, batch_size=None))
+        assert data.threads == {1}
+        assert torch.get_num_threads() == 2
+        data.threads.clear()
+        another = threading.Thread(target=data.__getitem__, args=(0,))
+        another.start()
+        another.join()
+        assert data.threads == {2}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_thread_ends_with_the_loader() -> None:
+    loader = AheadLoader(Squares(), batch_size=None)
+    next(iter(loader))
+    mine = [thread for thread in threading.enumerate() if thread.name == "loader_0"]
+    assert mine
+    del loader
+    gc.collect()
+    for thread in mine:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_workers_load_where_they_are_asked_for() -> None:
+    loader = AheadLoader(Squares(), batch_size=None, num_workers=1)
+    assert values(loader) == [0, 1, 4, 9, 16, 25]
+    assert "_thread" not in vars(loader)
