@@ -5,10 +5,11 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from mbls.errors import OutputError
 
-__all__ = ["replace_file", "writing"]
+__all__ = ["replace_file", "replacing", "writing"]
 
 ROOM = ("ENOSPC", "EDQUOT", "EFBIG")
 
@@ -26,24 +27,35 @@ def writing(place: Path) -> Iterator[None]:
         raise OutputError(unwritable(place, error)) from error
 
 
-def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write ``path`` under another name, down to the disk, then rename it: old or new, never half.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under another name; at the end it is on the disk and renamed to ``path``.
 
     Raises:
-        OutputError: It cannot be written; what was there is still there.
+        OutputError: It cannot be written. Whatever is raised, what was there is still there.
     """
     incoming = path.with_name(f"{path.name}.incoming")
     try:
         with writing(path):
             with incoming.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             incoming.replace(path)
-    except OutputError:
+    except BaseException:
         with contextlib.suppress(OSError):
             incoming.unlink()
         raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``path`` as :func:`replacing` does: old or new, never half.
+
+    Raises:
+        OutputError: It cannot be written; what was there is still there.
+    """
+    with replacing(path) as file:
+        file.write(content)
 
 
 def unwritable(place: Path, error: OSError) -> str:

@@ -1,6 +1,9 @@
 """A disk that is full or read-only: what is said, what is left, and the way on."""
 
+import resource
+import signal
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,16 +106,32 @@ def test_both_ranks_end_when_the_first_cannot_write(tmp_path: Path) -> None:
     assert step(tiny.run_folder(tmp_path), "last") == 4
 
 
-def test_a_state_that_memory_cannot_hold_twice_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
+@pytest.mark.parametrize("room", [0, 1000, 10_000, 100_000])
+def test_a_checkpoint_that_a_disk_has_no_room_for(room: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    PlainCheckpointIO().save_checkpoint({"weights": torch.zeros(3)}, path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"a\.ckpt cannot be written \(File too large"):
+            PlainCheckpointIO().save_checkpoint({"weights": torch.zeros(30_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.ckpt"]
 
-    monkeypatch.setattr(torch, "save", no_memory)
-    with pytest.raises(OutputError, match=r"a\.ckpt cannot be written \(no memory left"):
-        PlainCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt")
-    assert not list(tmp_path.iterdir())
+
+def test_a_checkpoint_is_written_without_a_copy_of_the_state(tmp_path: Path) -> None:
+    state = {"weights": torch.zeros(2_500_000)}
+    tracemalloc.start()
+    try:
+        PlainCheckpointIO().save_checkpoint(state, tmp_path / "a.ckpt")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000  # bytes, of 10 million
 
 
 def test_a_folder_that_becomes_read_only_costs_no_checkpoint(

@@ -1,14 +1,12 @@
 """How checkpoint files are written and read: whole or not at all, and never as code."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from mbls.errors import OutputError
-from mbls.files import replace_file, writing
+from mbls.files import replacing, writing
 
 __all__ = ["PlainCheckpointIO"]
 
@@ -16,8 +14,8 @@ __all__ = ["PlainCheckpointIO"]
 class PlainCheckpointIO(TorchCheckpointIO):
     """Write beside the place and rename, down to the disk; read tensors and plain values alone.
 
-    Lightning's own goes through the folder of temporary files, which may be on another disk and
-    fill up, and reads pickles where it is asked to.
+    Lightning's own holds the whole file in memory and goes through the folder of temporary files,
+    which may be on another disk and fill up, and reads pickles where it is asked to.
     """
 
     def save_checkpoint(
@@ -28,18 +26,15 @@ class PlainCheckpointIO(TorchCheckpointIO):
         Raises:
             OutputError: It cannot be written; what was there is still there.
         """
-        content = io.BytesIO()
-        try:
-            torch.save(checkpoint, content)
-        except MemoryError as error:  # on rank 0 alone
-            raise OutputError(
-                f"{path} cannot be written (no memory left for a copy of the state). What was "
-                "written before is whole; a run goes on with make train RUN=FOLDER RESUME=1 (mbls "
-                "train --run FOLDER --resume)."
-            ) from error
         with writing(Path(path)):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(Path(path), content.getbuffer())
+        with replacing(Path(path)) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch, of a file that refused to be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self,
