@@ -42,12 +42,16 @@ def inferer_for(
     )
 
 
-def pad_to_multiple(image: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
+def pad_to_multiple(
+    image: Tensor, divisor: int, *, least: int = 1
+) -> tuple[Tensor, tuple[slice, ...]]:
     """Repeat the border until every spatial size is a multiple of ``divisor``.
 
     Args:
         image: ``(N, M, *S)``.
         divisor: What the network's poolings multiply to, at least 1.
+        least: Multiples on the last axis where every other has one: with 2 no image is pooled to a
+            single voxel, which instance normalisation refuses.
 
     Returns:
         The padded image ``(N, M, *S')`` and the slices that cut ``(N, C, *S')`` back to ``S``.
@@ -59,6 +63,8 @@ def pad_to_multiple(image: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, .
     """
     sizes = image.shape[2:]
     margins = [-size % divisor for size in sizes]
+    if all(size + margin == divisor for size, margin in zip(sizes, margins, strict=True)):
+        margins[-1] += (least - 1) * divisor
     before = [margin // 2 for margin in margins]
     spatial = [slice(b, b + size) for b, size in zip(before, sizes, strict=True)]
     crop = (slice(None), slice(None), *spatial)

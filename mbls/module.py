@@ -130,7 +130,8 @@ class SegmentationModule(LightningModule):
 
     def heads(self, image: Tensor) -> list[Tensor]:
         """Return every head's logits ``(N, C, *S)`` for ``(N, M, *S)``, at the input's size."""
-        padded, crop = pad_to_multiple(image, self.divisor)
+        least = 1 if self.training else 2  # a patch for training is chosen, a slice is not
+        padded, crop = pad_to_multiple(image, self.divisor, least=least)
         heads = split_heads(self.network(padded), spatial_dims=image.ndim - 2)
         return [_resize(head, padded.shape[2:])[crop] for head in heads]
 

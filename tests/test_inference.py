@@ -29,6 +29,17 @@ def test_padding_repeats_the_border() -> None:
     assert padded.flatten().tolist() == [0, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [((12, 10), (16, 32)), ((16, 16), (16, 32)), ((17, 3), (32, 16)), ((1, 1, 1), (16, 16, 32))],
+)
+def test_no_image_is_one_multiple_alone(size: tuple[int, ...], padded: tuple[int, ...]) -> None:
+    image = torch.randn(2, 1, *size)
+    found, crop = pad_to_multiple(image, 16, least=2)
+    assert tuple(found.shape[2:]) == padded
+    assert torch.equal(found[crop], image)
+
+
 def test_heads_of_a_tensor_a_list_and_a_stack() -> None:
     plain = torch.randn(2, 4, 8, 8)
     assert len(split_heads(plain, 2)) == 1

@@ -178,3 +178,10 @@ def test_a_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> 
     same = nib.load(tmp_path / "out" / "same.nii.gz")
     assert same.header.get_xyzt_units()[0] == "mm"
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(same.dataobj))
+
+
+def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
+    """Smaller than what the network pools to one voxel, over which it normalises."""
+    save(tmp_path / "thin.nii.gz", np.arange(5, dtype=np.int16).reshape(1, 1, 5))
+    assert predict(run, tmp_path / "thin.nii.gz", tmp_path / "out") == 0
+    assert nib.load(tmp_path / "out" / "thin.nii.gz").shape == (1, 1, 5)
