@@ -12,6 +12,7 @@ from pathlib import Path
 
 from experiments.benchmarks.trials import (
     LEVEL,
+    ClasswiseWorld,
     PooledWorld,
     World,
     crossed_coverage,
@@ -53,9 +54,15 @@ POOLED_WORLDS = {
     "overconfident, patients differ much": PooledWorld(patients=0.8),
     "calibrated but for single patients": PooledWorld(slope=1.0, patients=0.5),
 }
+CLASSWISE_WORLDS = {
+    "three classes, trainings differ": ClasswiseWorld(),
+    "three classes, patients differ much": ClasswiseWorld(patients=0.8),
+    "three classes, calibrated but for single patients": ClasswiseWorld(slope=1.0, patients=0.5),
+}
 SIZES = [(2, 30), (2, 100), (3, 6), (3, 10), (3, 30), (3, 100), (5, 10), (5, 30), (5, 100)]
 """Numbers of seeds and patients."""
 PATIENTS = [(3, 6), (3, 10), (3, 30), (3, 50), (3, 100), (3, 200)]
+CLASSWISE_SIZES = [(3, 6), (3, 10), (3, 30), (3, 100), (5, 100)]
 POOLED_SIZES = [(2, 30), (3, 6), (3, 10), (3, 30), (3, 100), (5, 30), (5, 100)]
 
 Claim = Callable[[str, int, int], bool]
@@ -115,7 +122,10 @@ def _never(world: str, seeds: int, patients: int) -> bool:
 def _enough_patients(world: str, seeds: int, patients: int) -> bool:
     if "strongly" in world:
         return False
-    hard = "skewed" in world or world in POOLED_WORLDS  # pooled errors are skewed too
+    hard = "skewed" in world or world in (
+        *POOLED_WORLDS,
+        *CLASSWISE_WORLDS,
+    )  # pooled errors are skewed too
     return patients >= (ENOUGH_PATIENTS_SKEWED if hard else ENOUGH_PATIENTS)
 
 
@@ -138,6 +148,22 @@ TABLES = [
         1 - LEVEL,
         POOLED_WORLDS,
         POOLED_SIZES,
+        _never,
+    ),
+    ErrorRates(
+        "classwise-interval",
+        pooled_coverage,
+        1 - LEVEL,
+        CLASSWISE_WORLDS,
+        CLASSWISE_SIZES,
+        _enough_patients,
+    ),
+    ErrorRates(
+        "classwise-patient-interval",
+        pooled_network_coverage,
+        1 - LEVEL,
+        CLASSWISE_WORLDS,
+        CLASSWISE_SIZES,
         _never,
     ),
 ]

@@ -22,6 +22,12 @@ BINS = 15
 CONFIDENCE = (np.arange(BINS) + 0.5) / BINS
 ODDS = np.log(CONFIDENCE / (1 - CONFIDENCE))
 MASS = np.array([1.0] * (BINS - 1) + [20.0]) / (BINS + 19)  # most voxels are confident ones
+KINDS = np.array([(0.0, a, b) for a in range(-7, 8, 2) for b in range(-9, 8, 2)])
+"""Predicted logits of a background, a common and a rare structure."""
+KIND_MASS = np.exp(-np.hypot(KINDS[:, 1] + 7, KINDS[:, 2] + 9) / 4)  # most are sure background
+KIND_MASS /= KIND_MASS.sum()
+KIND_PROBS = np.exp(KINDS) / np.exp(KINDS).sum(1, keepdims=True)
+KIND_BINS = np.eye(BINS)[np.ceil(KIND_PROBS * BINS).astype(int) - 1].swapaxes(0, 1)
 POOLED_ECE = Measure("ece_corrected/all/pooled", "ECE, corrected", "ece", corrected=True)
 DRAWS = 400
 """Of patients in a trial of pooled ECE, where the report draws 10,000."""
@@ -94,7 +100,7 @@ class PooledWorld:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield for equal losses the trainings' slopes ``(seeds,)`` and counts of their voxels.
 
-        The counts are ``(3, seeds, patients, bins)``: voxels, hits, sums of confidences.
+        The counts are ``(3, 1, seeds, patients, bins)``: voxels, hits, sums of confidences.
         """
         shared = self.patients * rng.normal(size=(1, patients, 1))
         for _ in range(losses):
@@ -102,7 +108,7 @@ class PooledWorld:
             shift = shared + self.own * rng.normal(size=(1, patients, 1))
             count = rng.multinomial(self.voxels, MASS, size=(seeds, patients))
             hits = rng.binomial(count, _share(slopes[:, None, None], shift))
-            yield slopes, np.stack([count, hits, count * CONFIDENCE])
+            yield slopes, np.stack([count, hits, count * CONFIDENCE])[:, None]
 
     def errors(self, slopes: np.ndarray) -> np.ndarray:
         """Return the pooled ECE over all patients there could be, for each slope."""
@@ -115,6 +121,57 @@ class PooledWorld:
         """Return the mean of :meth:`errors` over all trainings there could be."""
         points, weights = np.polynomial.hermite_e.hermegauss(61)
         return float(weights / weights.sum() @ self.errors(self.slope + self.seeds * points))
+
+
+@dataclass(frozen=True)
+class ClasswiseWorld(PooledWorld):
+    """Voxels of a background and two structures, one of them rare; patients shift each structure.
+
+    The error is the mean of the three classes', each against the rest, as class-wise ECE is.
+    """
+
+    def tables(
+        self, rng: np.random.Generator, losses: int, seeds: int, patients: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield as :meth:`PooledWorld.tables`, counts ``(3, classes, seeds, patients, bins)``."""
+        shared = self.patients * rng.normal(size=(1, patients, 1, 2))
+        for _ in range(losses):
+            slopes = self.slope + self.seeds * rng.normal(size=seeds)
+            shift = shared + self.own * rng.normal(size=(1, patients, 1, 2))
+            count = rng.multinomial(self.voxels, KIND_MASS, size=(seeds, patients))
+            labels = rng.multinomial(count, _classes(slopes[:, None, None], shift))
+            yield slopes, _by_class(count[..., None], labels)
+
+    def errors(self, slopes: np.ndarray) -> np.ndarray:
+        """Return the pooled error over all patients there could be, for each slope."""
+        points, weights = np.polynomial.hermite_e.hermegauss(31)
+        shift = np.stack(np.meshgrid(points, points), axis=-1).reshape(-1, 1, 2)
+        chance = np.outer(weights, weights).ravel() / weights.sum() ** 2
+        shift = shift * float(np.hypot(self.patients, self.own))
+        shares = [np.tensordot(chance, _classes(slope, shift), axes=1) for slope in slopes]
+        mass = KIND_MASS[:, None]
+        return np.array([expected_error(*_by_class(mass, mass * s)).mean() for s in shares])
+
+
+def _classes(slopes: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return the true probabilities of each kind of voxel, ``(.., kinds, classes)``."""
+    logits = np.multiply.outer(slopes, KINDS)
+    logits = logits.reshape(*np.shape(slopes)[:-1], *KINDS.shape)
+    odds = np.exp(logits[..., 1:] + shift)
+    whole = 1 + odds.sum(-1, keepdims=True)
+    return np.concatenate([1 / whole, odds / whole], axis=-1)
+
+
+def _by_class(count: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the counts of each class against the rest, ``(3, classes, .., bins)``.
+
+    Args:
+        count: Voxels of each kind ``(.., kinds, 1)``.
+        labels: How many of them have each class ``(.., kinds, classes)``.
+    """
+    kinds = np.stack(np.broadcast_arrays(count, labels, count * KIND_PROBS))
+    each = [kinds[..., k] @ bins for k, bins in enumerate(KIND_BINS)]
+    return np.stack(each, axis=1)
 
 
 def _share(slopes: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -187,7 +244,7 @@ def _over_patients(
 
 
 def pooled_rejections(world: PooledWorld, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the report finds two equal losses different in pooled ECE."""
+    """Return how often the report finds two equal losses different in a world's pooled error."""
     wrong = 0
     for (_, one, first), (_, two, second) in _pooled_trials(world, 2, seeds, patients, trials):
         wrong += difference(first, second, value=one.value - two.value).p < LEVEL
@@ -195,7 +252,7 @@ def pooled_rejections(world: PooledWorld, seeds: int, patients: int, trials: int
 
 
 def pooled_coverage(world: PooledWorld, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the interval over seeds and patients holds a loss's mean pooled ECE."""
+    """Return how often the interval over seeds and patients holds a loss's mean pooled error."""
     truth, held = world.mean_error(), 0
     for ((_, cell, _),) in _pooled_trials(world, 1, seeds, patients, trials):
         held += cell.over_all.low <= truth <= cell.over_all.high
@@ -203,7 +260,7 @@ def pooled_coverage(world: PooledWorld, seeds: int, patients: int, trials: int) 
 
 
 def pooled_network_coverage(world: PooledWorld, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the interval over patients holds the networks' mean pooled ECE."""
+    """Return how often the interval over patients holds the networks' mean pooled error."""
     held = 0
     for ((slopes, cell, _),) in _pooled_trials(world, 1, seeds, patients, trials):
         held += cell.low <= world.errors(slopes).mean() <= cell.high
@@ -220,7 +277,7 @@ def _pooled_trials(
     for _ in range(trials):
         found = []
         for slopes, counts in world.tables(rng, losses, seeds, patients):
-            sampled = expected_error(*(weights @ counts))
+            sampled = expected_error(*(weights @ counts)).mean(0)  # over classes
             found.append(
                 (slopes, cell_of(POOLED_ECE, sampled, known), pseudo_table(sampled, known))
             )

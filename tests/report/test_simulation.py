@@ -4,10 +4,12 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.benchmarks import statistics
 from experiments.benchmarks.statistics import (
+    CLASSWISE_WORLDS,
     PAGE,
     POOLED_WORLDS,
     TABLES,
@@ -18,6 +20,7 @@ from experiments.benchmarks.statistics import (
     two_errors,
 )
 from experiments.benchmarks.trials import (
+    ClasswiseWorld,
     crossed_coverage,
     crossed_rejections,
     pooled_network_coverage,
@@ -25,11 +28,13 @@ from experiments.benchmarks.trials import (
     signs_rejections,
 )
 from experiments.readme import section
+from mbls.metrics.calibration import expected_error
 from mbls.report.stats import cautions
 from mbls.report.views import POOLED_HELD
 
 BY_NAME = {table.name: table for table in TABLES}
-TOLD = ("signs", "percentiles", "pooled-patient-interval")
+CORRECTED = ("pooled-patient-interval", "classwise-patient-interval")
+TOLD = ("signs", "percentiles", *CORRECTED)
 """Methods that the report does not use for a claim, or says of what they hold, always."""
 ROWS = [
     pytest.param(table, world, id=f"{table.name}-{world}")
@@ -54,6 +59,19 @@ def test_a_few_trials_of_pooled_ece():
     world = POOLED_WORLDS["overconfident, trainings differ"]
     assert pooled_rejections(world, 3, 10, 100) < 0.05 + two_errors(100)
     assert pooled_network_coverage(world, 3, 10, 100) > 0.95 - two_errors(100)
+
+
+@pytest.mark.parametrize("world", CLASSWISE_WORLDS.values(), ids=CLASSWISE_WORLDS)
+def test_the_truth_of_a_classwise_world_is_that_of_very_many_patients(world: ClasswiseWorld):
+    rng = np.random.default_rng(0)
+    ((slopes, counts),) = world.tables(rng, 1, 2, 10_000)
+    found = expected_error(*counts.sum(-2)).mean(0)
+    np.testing.assert_allclose(found, world.errors(slopes), rtol=0.03, atol=2e-4)
+
+
+def test_a_few_trials_of_classwise_ece():
+    world = CLASSWISE_WORLDS["three classes, trainings differ"]
+    assert pooled_network_coverage(world, 3, 10, 50) > 0.95 - two_errors(50)
 
 
 def test_signs_alone_take_another_seed_for_another_loss():
@@ -83,8 +101,8 @@ def test_the_page_marks_what_is_wrong_and_the_report_warns_of_it(table: ErrorRat
 
 
 def test_tables_with_corrected_errors_say_how_often_their_intervals_hold():
-    cells = shown(BY_NAME["pooled-patient-interval"]).values()
-    rates = [float(words.strip("*")) for row in cells for words in row]
+    rows = [row for name in CORRECTED for row in shown(BY_NAME[name]).values()]
+    rates = [float(words.strip("*")) for row in rows for words in row]
     assert f"{math.floor(min(rates))} to {math.ceil(max(rates))} %" == POOLED_HELD
 
 
