@@ -1,19 +1,20 @@
 """What a training epoch costs beyond its steps: waiting for data, logging, metrics, callbacks.
 
 ``python -m experiments.benchmarks.train`` trains on the phantom by ``mbls fit``, with all callbacks
-and the logger, and takes the processor's time from the start of an epoch to the start of the next:
-batches, steps, logging, progress bar, metrics.csv and the checkpoint of the epoch's end; validation
-is left out. Between the steps, five at a time, run as many bare ones of a copy of the same network,
-loss and optimiser: forward, backward and step over one batch held in memory. Their time is that of
-the bare loop, and what an epoch takes beyond it is split into
+and the logger, and takes the time from the start of an epoch to the start of the next: batches,
+steps, logging, progress bar, metrics.csv and the checkpoint of the epoch's end; validation is left
+out. Between the steps, five at a time, run as many bare ones of a copy of the same network, loss
+and optimiser: forward, backward and step over one batch held in memory. Their time is that of the
+bare loop, and what an epoch takes beyond it is split into
 
-- data: the loader's next batch, cut, augmented and collated in the process that trains;
+- data: waiting for the loader's next batch;
 - callbacks: ours and Lightning's, the progress bar and the checkpoint among them;
 - rest: Lightning's loop and logging, and steps on a batch that the processor's cache has not seen.
 
-Shares are medians over epochs. One thread by default; with ``--wall`` the clock on the wall, which
-is what a user waits for, on a machine that does nothing else. Other words are settings of the run,
-such as ``--data.init_args.num_workers 1``.
+Shares are medians over epochs. One thread by default, on a machine that does nothing else and has a
+second processor for the thread that makes the batches. With ``--cpu`` it is the time of this
+process's threads together, theirs among it, which other work disturbs less. Other words are
+settings of the run, such as ``--data.init_args.num_workers 1``.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from mbls.commands.lightning import command_line
 
 NETWORKS = {2: "unet", 3: "unet3d"}
 BLOCK = 5  # steps between bare ones
-clock = time.process_time
+clock = time.perf_counter
 
 
 class Epoch(NamedTuple):
@@ -60,8 +61,8 @@ class Epoch(NamedTuple):
 class Clock(Profiler):
     """The seconds of those of Lightning's actions that are asked for.
 
-    A step has two hundred, nearly all of them hooks that a callback does not have, and to read the
-    processor's time takes longer than one of these.
+    A step has two hundred, nearly all of them hooks that a callback does not have, and to read a
+    clock takes longer than one of these.
     """
 
     def __init__(self) -> None:
@@ -187,10 +188,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="quick", help="sizes of network, patch and batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wall", action="store_true", help="take the clock on the wall")
+    parser.add_argument("--cpu", action="store_true", help="take the processor's time")
     options, words = parser.parse_known_args(arguments)
     module = importlib.import_module("experiments.benchmarks.train")  # not __main__
-    module.clock = time.perf_counter if options.wall else time.process_time  # type: ignore[attr-defined]
+    module.clock = time.process_time if options.cpu else time.perf_counter  # type: ignore[attr-defined]
     torch.set_num_threads(options.threads)
     title = f"Epochs on the phantom beside their bare steps, {options.threads} threads"
     table = Table(title=title, caption="percent of an epoch")
