@@ -32,7 +32,13 @@ from datamodules.reading.examination import Examination
 from datamodules.reading.grids import Box
 from datamodules.reading.nifti import read_grid
 from datamodules.reading.truth import native_truth
-from datamodules.settings import check_counts, check_division, check_masking, check_patches
+from datamodules.settings import (
+    check_counts,
+    check_division,
+    check_masking,
+    check_overfit,
+    check_patches,
+)
 from datamodules.splits import HOLDOUT, PARTS, Split, divided, hold_out, resolve_split
 
 OFF = Augmentation()
@@ -381,7 +387,13 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         self.prepare()
 
     def setup(self, stage: str) -> None:
-        """Open the cache; never writes."""
+        """Open the cache; never writes.
+
+        Raises:
+            TrainerError: The trainer's ``overfit_batches`` is set.
+        """
+        if self.trainer is not None:
+            check_overfit(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         if self.predict_input is None:
             self._load()
 

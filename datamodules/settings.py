@@ -5,6 +5,22 @@ from collections.abc import Sequence
 from datamodules.splits import HOLDOUT
 
 
+class TrainerError(ValueError):
+    """A setting of the trainer that the datamodule cannot serve."""
+
+    for_user = True  # a command line shows the message alone, without a traceback
+
+
+def check_overfit(batches: float) -> None:
+    """Raise TrainerError where Lightning would put samplers of its own in place of ours."""
+    if batches:
+        raise TrainerError(
+            f"trainer.overfit_batches must be 0, got {batches:g}: it takes away the samplers that "
+            "ranks and resumed runs rest on. To see a network overfit, train on a patient or two "
+            "(SPLIT=FILE, --split FILE, of make splits' form)."
+        )
+
+
 def check_division(
     *,
     fold: int | None,

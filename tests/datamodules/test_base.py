@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from datamodules import ACDCDataModule, Augmentation, DataError
 from datamodules.origin import phantom_home
 from datamodules.reading.posterior import save_posterior
+from datamodules.settings import TrainerError
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
@@ -391,6 +392,13 @@ class Recorder(lightning.LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_samplers_are_not_taken_away(module) -> None:
+    data = module()
+    data.trainer = lightning.Trainer(overfit_batches=2, logger=False, enable_checkpointing=False)
+    with pytest.raises(TrainerError, match=r"must be 0, got 2: .*SPLIT=FILE"):
+        data.setup("fit")
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_epochs_under_lightning(module, tmp_path: Path, num_workers: int) -> None:
     """Each epoch has its own order and draws, also after resuming, when workers start early."""
