@@ -4,16 +4,18 @@ import errno
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from mbls.errors import RunFolderError
 
-__all__ = ["LOCK", "NO_LOCKS", "hold", "is_held", "try_hold", "try_lock"]
+__all__ = ["LOCK", "NO_LOCKS", "hold", "is_held", "let_go", "try_hold", "try_lock"]
 
 LOCK = "lock"
 """File in a folder that the process which writes there holds locked."""
 
+LOOKS = 5  # how often it is tried, 0.02 s apart: whoever asks whether it is held shares it meanwhile
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a file system without locks says
 
 
@@ -31,7 +33,7 @@ def try_lock(file: IO[str]) -> bool:
 
 
 def try_hold(folder: Path) -> IO[str] | None:
-    """Hold a folder for this process until the file is closed; None where another one holds it.
+    """Hold a folder for this process until :func:`let_go`; None where another one holds it.
 
     On a file system without locks nothing is held.
 
@@ -42,20 +44,34 @@ def try_hold(folder: Path) -> IO[str] | None:
     try:
         file = path.open("a")
         try:
-            if not try_lock(file):
-                file.close()
-                return None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        if _is_at(file, path):
-            return file
+            locked = _lock(file)
+            there = _is_at(file, path)
+        except OSError:
+            file.close()
+            raise
     except OSError as error:
         raise RunFolderError(
             f"Run folder {folder} cannot be written to ({error.strerror})."
         ) from error
+    if locked and there:
+        return file
     file.close()
+    if not locked:
+        return None
     raise RunFolderError(f"Run folder {folder} was moved away by another process. Start again.")
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        for _ in range(LOOKS - 1):
+            if try_lock(file):
+                return True
+            time.sleep(0.02)
+        return try_lock(file)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return True
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
@@ -63,6 +79,13 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def let_go(file: IO[str]) -> None:
+    """Give a lock back, also where a process that was forked meanwhile has the file open."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()
 
 
 def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
@@ -88,11 +111,11 @@ def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
 
 def is_held(folder: Path) -> bool:
     """Say whether a process holds a folder; where files cannot be locked, none does."""
-    path = folder / LOCK
-    if not path.is_file():
-        return False
     try:
-        with path.open("a") as file:
-            return not try_lock(file)
+        with (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
+    return False

@@ -12,7 +12,7 @@ from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
 from mbls.callbacks.rank_zero import on_rank_zero, share_errors
 from mbls.errors import RunFolderError
 from mbls.jobs import job_of, mark
-from mbls.locks import hold
+from mbls.locks import hold, let_go
 from mbls.ranks import say
 
 __all__ = ["RunFolder", "claim", "run_folder"]
@@ -170,7 +170,7 @@ class RunFolder(Callback):
     def release(self) -> None:
         """Let go of the folder."""
         if self._lock is not None:
-            self._lock.close()
+            let_go(self._lock)
             self._lock = None
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)

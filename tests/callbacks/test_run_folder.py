@@ -1,6 +1,7 @@
 """The run folder is claimed once, by one process."""
 
 import errno
+import fcntl
 import multiprocessing
 import threading
 from pathlib import Path
@@ -15,7 +16,7 @@ from mbls.callbacks.run_folder import claim
 from mbls.commands.train import data_words, parser, requeued
 from mbls.errors import RunFolderError
 from mbls.jobs import mark
-from mbls.locks import hold, is_held
+from mbls.locks import LOCK, hold, is_held, let_go, try_hold
 
 
 def claim_many(parent: Path, gate, claimed) -> None:
@@ -61,6 +62,41 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         hold(tmp_path)
     first.close()
     hold(tmp_path, patience=5).close()
+
+
+def test_a_process_forked_meanwhile_does_not_keep_a_folder_held(tmp_path: Path) -> None:
+    ours = RunFolder(folder=tmp_path)
+    ours._hold(tmp_path)
+    gate = multiprocessing.get_context("fork").Event()
+    worker = multiprocessing.get_context("fork").Process(target=gate.wait, args=(30,))
+    worker.start()
+    ours.release()
+    held = is_held(tmp_path)
+    gate.set()
+    worker.join()
+    assert not held
+
+
+def test_who_asks_whether_a_folder_is_held_keeps_nobody_from_holding_it(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not is_held(tmp_path)  # by another one that asks
+        threading.Timer(0.03, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
+        let_go(hold(tmp_path))
+
+
+def test_a_lock_that_fails_leaves_no_open_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    opened = len(list(Path("/dev/fd").iterdir()))
+    monkeypatch.setattr("fcntl.flock", fails)
+    with pytest.raises(RunFolderError, match="Input/output error") as raised:  # keeps the frame
+        try_hold(tmp_path)
+    assert len(list(Path("/dev/fd").iterdir())) == opened, raised
 
 
 def test_a_folder_that_is_moved_away_while_it_is_claimed_is_told(
