@@ -33,19 +33,14 @@ def say(text: str) -> None:
         sys.stdout.flush()
 
 
-def may_tell_of_loss(env: Mapping[str, str] | None = None) -> bool:
+def may_tell_of_loss() -> bool:
     """Say whether this process tells that another is lost: rank 0, or rank 1 where 0 may be it.
 
-    Example:
-        >>> [may_tell_of_loss({"RANK": rank}) for rank in "012"]
-        [True, True, False]
+    Lightning, which is at work where ranks are lost, knows the rank over all nodes.
     """
-    env = os.environ if env is None else env
-    if "RANK" in env:
-        return int(env["RANK"]) <= 1
-    if "LOCAL_RANK" in env or "NODE_RANK" in env:
-        return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0")) <= 1
-    return int(env.get("SLURM_PROCID", "0")) <= 1
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0)) <= 1
 
 
 def end_at_once(status: int) -> NoReturn:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from mbls import cli
 from mbls.cli import COMMANDS, main
@@ -82,15 +83,17 @@ GONE = (
 
 
 @pytest.mark.parametrize("said", GONE)
-@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", True), ("2", False)])
+@pytest.mark.parametrize(("rank", "speaks"), [(0, True), (1, True), (2, False)])
 def test_a_rank_whose_peer_is_gone_says_so_and_ends_at_once(
-    said: str, rank: str, speaks: bool, monkeypatch: pytest.MonkeyPatch,
+    said: str, rank: int, speaks: bool, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def run(command: str, args: list[str]) -> int:
         raise RuntimeError(said)
 
-    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("NODE_RANK", "1")  # with lightning's ranks of a node; rank 2 is its first
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
     monkeypatch.setattr(cli, "run", run)
     monkeypatch.setattr(cli, "end_at_once", sys.exit)  # in place of the end of this process
     with pytest.raises(SystemExit, match="1"):
