@@ -17,25 +17,25 @@ def on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
     """Do the work on rank 0, and give every rank its result; all ranks call it.
 
     Raises:
-        Exception: Of the work, on rank 0.
+        BaseException: Of the work, on rank 0.
         FirstRankError: On the others, whatever it was.
     """
     result: T | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     if trainer.is_global_zero:
         try:
             result = work()
-        except Exception as raised:
+        except BaseException as raised:  # Ctrl-C as well
             error = raised
     share_error(trainer, error)
     return cast(T, trainer.strategy.broadcast(result))
 
 
-def share_error(trainer: Trainer, error: Exception | None) -> None:
+def share_error(trainer: Trainer, error: BaseException | None) -> None:
     """Raise what rank 0 has met, if anything, and on the others that it has; all ranks call it.
 
     Raises:
-        Exception: On rank 0, which says what it was.
+        BaseException: On rank 0, which says what it was.
         FirstRankError: On the others. The error itself may not be one that can be sent.
     """
     told = None if error is None else f"{type(error).__name__}: {error}"
@@ -43,7 +43,7 @@ def share_error(trainer: Trainer, error: Exception | None) -> None:
     if error is not None:
         raise error
     if told is not None:
-        raise FirstRankError(f"Rank 0 failed ({told}).")
+        raise FirstRankError(f"Rank 0 failed ({told.removesuffix(': ')}).")
 
 
 def share_errors(trainer: Trainer, error: OutputError | RunFolderError | None) -> None:

@@ -41,3 +41,15 @@ def test_any_error_of_the_first_rank_is_known_to_all() -> None:
         on_rank_zero(first, fail)
     with pytest.raises(FirstRankError, match=r"Rank 0 failed \(Unsent: 1 and 2\)"):
         on_rank_zero(second, fail)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_so_is_what_ends_the_first_rank_without_an_error(kind: type[BaseException]) -> None:
+    def end() -> None:
+        raise kind
+
+    first, second = trainers()
+    with pytest.raises(kind):
+        on_rank_zero(first, end)
+    with pytest.raises(FirstRankError, match=rf"Rank 0 failed \({kind.__name__}\)"):
+        on_rank_zero(second, end)
