@@ -3,13 +3,14 @@
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mbls.errors import OutputError
 
-__all__ = ["replace_file", "replacing", "writing"]
+__all__ = ["replace_file", "replace_files", "replacing", "writing"]
 
 ROOM = ("ENOSPC", "EDQUOT", "EFBIG")
 
@@ -56,6 +57,30 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def replace_files(folder: Path, *, mark: str) -> Iterator[Path]:
+    """Yield a place for files that come into ``folder`` together, when all are on the disk.
+
+    Args:
+        folder: Where they are read; one process at a time may write there.
+        mark: The file without which nobody reads the others: it goes first and comes last, so
+            that files of two sets, which a kill may leave, are never taken for one.
+    """
+    incoming = folder / "incoming"
+    shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed
+    incoming.mkdir(parents=True)
+    try:
+        yield incoming
+        for path in incoming.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        (folder / mark).unlink(missing_ok=True)
+        for path in sorted(incoming.iterdir(), key=lambda path: path.name == mark):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
 
 
 def unwritable(place: Path, error: OSError) -> str:

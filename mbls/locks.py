@@ -15,7 +15,7 @@ __all__ = ["LOCK", "NO_LOCKS", "hold", "is_held", "let_go", "try_hold", "try_loc
 LOCK = "lock"
 """File in a folder that the process which writes there holds locked."""
 
-LOOKS = 5  # how often it is tried, 0.02 s apart: whoever asks whether it is held shares it meanwhile
+TRIES = 5  # 0.02 s apart: whoever asks whether a folder is held shares the lock for a moment
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a file system without locks says
 
 
@@ -63,7 +63,7 @@ def try_hold(folder: Path) -> IO[str] | None:
 
 def _lock(file: IO[str]) -> bool:
     try:
-        for _ in range(LOOKS - 1):
+        for _ in range(TRIES - 1):
             if try_lock(file):
                 return True
             time.sleep(0.02)

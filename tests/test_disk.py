@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from mbls.callbacks import MetricsCSV, PredictionWriter, run_folder
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.cli import main
 from mbls.errors import OutputError
-from mbls.files import replace_file
+from mbls.files import replace_file, replace_files
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -150,16 +151,24 @@ def test_a_folder_that_becomes_read_only_costs_no_checkpoint(
 @needs_full
 @pytest.mark.parametrize("file", ["bins.npz", "metrics.json", "reliability.png"])
 def test_results_that_cannot_be_written(
-    file: str, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str]
-) -> None:
+    file: str, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     folder = tmp_path_factory.getbasetemp() / "tested"
     if not folder.exists():
         folder.mkdir()
         assert tiny.fit(*tiny.words(folder)) == 0
     run = tiny.run_folder(folder)
-    (run / "test" / file).mkdir(parents=True)
-    (run / "test" / file / file).symlink_to(FULL)
+
+    @contextmanager
+    def full(results: Path, **kw: str) -> Iterator[Path]:
+        with replace_files(results, **kw) as place:
+            (place / file).symlink_to(FULL)
+            yield place
+
+    monkeypatch.setattr("mbls.callbacks.results.replace_files", full)
     assert main(["evaluate", str(run), "--tag", file]) == 1
+    assert [path.name for path in (run / "test" / file).iterdir()] == ["lock"]
     told = capfd.readouterr().err
     assert f"test/{file} cannot be written (No space left on device)" in told
     assert "Traceback" not in told

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +62,25 @@ def test_files_of_two_tests_are_not_mixed(
     assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
+KILLED_WHILE_IT_DRAWS = """
+import os, signal, sys
+import mbls.metrics.results as results
+from mbls.cli import main
+results.write_figures = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[1:])
+"""
+
+
+def test_a_test_that_is_killed_leaves_the_results_before(run: Path) -> None:
+    files = [run / "test/best" / name for name in ("metrics.json", "cases.csv", "bins.npz")]
+    before = [file.stat().st_mtime_ns for file in files]
+    words = [sys.executable, "-c", KILLED_WHILE_IT_DRAWS, "evaluate", str(run)]
+    env = os.environ | {"PYTHONPATH": str(tiny.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=env, cwd=tiny.ROOT, capture_output=True, timeout=200)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_evaluate_gives_the_run_s_own_digits(run: Path) -> None:
     best = run / "test" / "best"
@@ -65,6 +88,7 @@ def test_evaluate_gives_the_run_s_own_digits(run: Path) -> None:
     card = (run / "run.json").read_bytes()
     assert main(["evaluate", str(run)]) == 0
     assert {name: (best / name).read_bytes() for name in before} == before
+    assert not (best / "incoming").exists()  # which the killed test left
     assert main(["evaluate", str(run), "--ckpt", "last"]) == 0
     assert (run / "test" / "last" / "metrics.json").is_file()
     assert (run / "run.json").read_bytes() == card

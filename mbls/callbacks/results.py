@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
-from mbls.files import writing
+from mbls.files import replace_files, writing
 from mbls.locks import hold
 from mbls.metrics import dice_scores, write_results
 from mbls.metrics.pictures import Picture, WorstPictures, save_pictures, worst_of
@@ -84,7 +84,7 @@ class TestResults(Callback):
 
             def write() -> None:
                 if self._complete(hd95.scored):
-                    with self._alone(trainer) as folder, writing(folder):
+                    with self._together(trainer) as folder:
                         self._metrics = write_results(
                             folder, histogram, dice,
                             cases=data.cases("test"), patients=data.patients("test"),
@@ -122,13 +122,20 @@ class TestResults(Callback):
         return done == len(scored)
 
     @contextmanager
-    def _alone(self, trainer: Trainer) -> Iterator[Path]:
-        """Wait for another test that is writing there, so that all files are of one."""
+    def _together(self, trainer: Trainer) -> Iterator[Path]:
+        """Yield a place for the files, which are put in theirs when they are complete.
+
+        Another test that is writing there is waited for, so that all files are of one.
+        """
         folder = self._folder(trainer)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with hold(folder, patience=PATIENCE):
-            yield folder
+        with (
+            hold(folder, patience=PATIENCE),
+            writing(folder),
+            replace_files(folder, mark="metrics.json") as incoming,
+        ):
+            yield incoming
 
     def _folder(self, trainer: Trainer) -> Path:
         run = folder_callback(trainer)

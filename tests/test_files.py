@@ -1,0 +1,71 @@
+"""Files that belong together: a kill leaves the old set, the new one, or one that nobody reads."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from mbls.files import replace_files
+
+NAMES = ("cases.csv", "metrics.json", "reliability.png")
+
+
+def write(folder: Path, text: str) -> None:
+    with replace_files(folder, mark="metrics.json") as place:
+        for name in NAMES:
+            (place / name).write_text(text)
+
+
+def killed(folder: Path, moment: int) -> bool:
+    """Write a new set in a process that is killed before its n-th change of the folder."""
+    if (pid := os.fork()) == 0:
+        left = moment
+        for name in ("mkdir", "write_text", "unlink", "replace"):
+            original = getattr(Path, name)
+
+            def counted(self, *args, _original=original, **kw):
+                nonlocal left
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+                return _original(self, *args, **kw)
+
+            setattr(Path, name, counted)
+        write(folder, "new")
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_files_of_two_sets_are_never_read_as_one(tmp_path: Path) -> None:
+    seen = set()
+    for moment in range(20):
+        folder = tmp_path / str(moment)
+        write(folder, "old")
+        if not killed(folder, moment):
+            break
+        there = {name: (folder / name).read_text() for name in NAMES if (folder / name).exists()}
+        if "metrics.json" in there:
+            assert set(there.values()) == {"old"}
+        seen.add("metrics.json" in there)
+        write(folder, "next")
+        assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+            NAMES, "next"
+        )
+    assert moment == 8  # 1 folder, 3 files, 1 mark that goes, 3 files that come
+    assert seen == {True, False}
+
+
+def test_a_set_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    write(tmp_path, "old")
+
+    def fail() -> None:
+        with replace_files(tmp_path, mark="metrics.json") as place:
+            (place / "metrics.json").write_text("half")
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fail()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        NAMES, "old"
+    )
