@@ -1,6 +1,7 @@
 """Errors a user can mend: the command line shows their message alone, without a traceback.
 
 ``for_user`` marks them, so that other packages can mark theirs without importing this one.
+``of_all_ranks`` marks those of which rank 0 is known to speak: no other rank has to.
 """
 
 import errno
@@ -28,7 +29,7 @@ __all__ = [
 WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?(killed by signal: \w+|exited unexpectedly)")
 RANK_LOST = re.compile(  # what gloo, nccl and torch's store say of a process that is gone
     r"gloo/(transport|rendezvous)/|Gloo connectFullMesh failed|ncclRemoteError"
-    r"|NCCL communicator was aborted|Connection was likely closed"
+    r"|NCCL communicator was aborted|Connection was likely closed|waiting for clients"
 )
 WHERE = re.compile(r"^\[[^]]*\] ")  # the place in torch's source
 GO_ON = (
@@ -61,18 +62,21 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used here."""
 
     for_user = True
+    of_all_ranks = False
 
 
 class RunFolderError(ValueError):
     """A run folder that is missing, taken or incomplete."""
 
     for_user = True
+    of_all_ranks = False
 
 
 class OutputError(ValueError):
     """A place that predictions cannot be written to."""
 
     for_user = True
+    of_all_ranks = False
 
 
 class ReportError(ValueError):
@@ -85,12 +89,14 @@ class NonFiniteError(RuntimeError):
     """A loss or a weight that became NaN or infinite."""
 
     for_user = True
+    of_all_ranks = True
 
 
 class FirstRankError(RuntimeError):
     """A rank that ends because rank 0 failed before it."""
 
     for_user = True
+    of_all_ranks = True
 
 
 class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
@@ -102,6 +108,7 @@ class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
     """
 
     for_user = True
+    of_all_ranks = True
 
     def __init__(self, message: str, *, status: int = 1) -> None:
         super().__init__(message)

@@ -1,14 +1,15 @@
 """A failure on one rank that all learn of, so that none waits for one that is gone."""
 
+import socket
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
 from lightning.pytorch import Trainer
 
-from mbls.errors import FirstRankError, OutputError, RunFolderError
+from mbls.errors import CheckpointError, FirstRankError, OutputError, RunFolderError
 
-__all__ = ["on_rank_zero", "share_error", "share_errors"]
+__all__ = ["on_rank_zero", "share_error", "share_errors", "told_by"]
 
 T = TypeVar("T")
 
@@ -46,12 +47,25 @@ def share_error(trainer: Trainer, error: BaseException | None) -> None:
         raise FirstRankError(f"Rank 0 failed ({told.removesuffix(': ')}).")
 
 
-def share_errors(trainer: Trainer, error: OutputError | RunFolderError | None) -> None:
-    """Raise on every rank what the first of them has met, if any has; all ranks call it."""
+def share_errors(
+    trainer: Trainer, error: CheckpointError | OutputError | RunFolderError | None
+) -> None:
+    """Raise on every rank what the first of them has met, if any has; all ranks call it.
+
+    What another rank than 0 has met says which one, and where.
+    """
+    if error is not None and not trainer.is_global_zero:
+        error = type(error)(told_by(error, trainer.global_rank))
     errors = [error]
     if trainer.world_size > 1:
         errors = [None] * trainer.world_size
         torch.distributed.all_gather_object(errors, error)
     for each in errors:
         if each is not None:
+            each.of_all_ranks = True
             raise each
+
+
+def told_by(error: Exception, rank: int) -> str:
+    """Return the message of an error that a rank other than 0 has met, and which one it is."""
+    return f"Rank {rank} on {socket.gethostname()}: {error}"

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
 from mbls.callbacks.rank_zero import on_rank_zero, share_errors
-from mbls.errors import RunFolderError
+from mbls.errors import CheckpointError, RunFolderError
 from mbls.jobs import job_of, mark
 from mbls.locks import hold, let_go
 from mbls.ranks import say
@@ -90,6 +90,7 @@ class RunFolder(Callback):
         self._lock: IO[str] | None = None  # of rank 0
         self._scratch: Path | None = None  # of a fast_dev_run
         self._goes_on_from: Path | None = None
+        self._fault: CheckpointError | RunFolderError | None = None  # of this rank, to be told
 
     @property
     def path(self) -> Path:
@@ -122,10 +123,13 @@ class RunFolder(Callback):
         """Return the checkpoint to go on from, None where there is none yet.
 
         Rank 0 has chosen. Ranks that are not joined yet look for themselves, while it holds the
-        folder; :meth:`setup` compares.
+        folder; :meth:`setup` compares, and tells all of what one could not read.
         """
         if not dist.is_initialized() and not trainer.is_global_zero:
-            self._goes_on_from = checkpoint_of(self._resolve("fit"))
+            try:
+                self._goes_on_from = checkpoint_of(self._resolve("fit"))
+            except (CheckpointError, RunFolderError) as error:
+                self._fault = error
         self._goes_on_from = trainer.strategy.broadcast(self._goes_on_from)
         return self._goes_on_from
 
@@ -179,13 +183,12 @@ class RunFolder(Callback):
     def _compare(self, trainer: Trainer) -> None:
         """Refuse to go on from two states: nodes that are started by hand choose apart."""
         first = trainer.strategy.broadcast(self._goes_on_from)
-        share_errors(
-            trainer,
-            None if first == self._goes_on_from else RunFolderError(
-                f"Ranks would go on from {first} and {self._goes_on_from}: another process was at "
-                "its end in the run folder. Start again."
-            ),
-        )  # fmt: skip
+        if self._fault is None and first != self._goes_on_from:
+            self._fault = RunFolderError(
+                f"It would go on from {self._goes_on_from}, rank 0 from {first}: another process "
+                "was at its end in the run folder, or nodes see different folders. Start again."
+            )
+        share_errors(trainer, self._fault)
 
     def _hold(self, folder: Path) -> None:
         if self._lock is None:

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
@@ -39,10 +38,10 @@ from mbls.callbacks import (
     read_checkpoint,
     run_folder,
 )
-from mbls.callbacks.rank_zero import on_rank_zero
+from mbls.callbacks.rank_zero import on_rank_zero, told_by
 from mbls.callbacks.run_folder import folder_callback
 from mbls.choices import names_of, require_tracker
-from mbls.commands.preparation import check_ranks, prepare_once
+from mbls.commands.preparation import check_ranks, first_ends, prepare_once, started_by_hand
 from mbls.errors import (
     CheckpointError,
     ChoiceError,
@@ -57,10 +56,11 @@ from mbls.errors import (
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
 from mbls.networks.trial import check_patch
+from mbls.ranks import end_at_once
 
 __all__ = ["CommandLine", "RunConfig", "check_words", "command_line", "main", "one_voice"]
 
-# every rank raises these alike, so that the first one can speak for all
+# most often every rank raises these alike, so that the first one can speak for all
 SHARED_ERRORS = (
     CheckpointError,
     ChoiceError,
@@ -250,16 +250,21 @@ def _made(cls: type[CommandLine], args: Sequence[str], **settings: bool) -> Comm
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Let rank 0 alone report an error that all ranks raise; the others end without a word.
+    """Let rank 0 alone report what all ranks raise, and another rank what it raises alone.
 
-    They end with status 0: lightning kills rank 0 within seconds of another rank's failure.
+    Where rank 0 is known to speak, the others end without a word and with status 0: the job's is
+    that of rank 0, which a failure of theirs could end before it has spoken. Otherwise a rank waits
+    for rank 0 to raise the same, whose end is then its own too, and speaks after a while. The first
+    rank of a node that was started by hand has a console of its own and always speaks.
     """
     try:
         yield
-    except SHARED_ERRORS:
-        if _rank() == 0:
+    except SHARED_ERRORS as error:
+        if _rank() == 0 or started_by_hand():
             raise
-        sys.exit(0)
+        if not getattr(error, "of_all_ranks", False) and not first_ends():
+            raise type(error)(told_by(error, _rank())) from error
+        end_at_once(0)
 
 
 def _patch_size(data: LightningDataModule) -> tuple[int, ...] | None:

@@ -15,9 +15,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from mbls.errors import ChoiceError, FirstRankError, rank_lost
 from mbls.ranks import end_at_once, may_tell_of_loss
 
-__all__ = ["check_ranks", "prepare_once"]
+__all__ = ["check_ranks", "first_ends", "prepare_once", "started_by_hand"]
 
 GRACE = 3.0  # seconds in which a rank ends by itself after rank 0, in good order or not
+PATIENCE = 10.0  # seconds in which rank 0 raises what another rank did, and says it
 PREPARED = "MBLS_PREPARED"  # this process's id, told to the ranks that lightning starts from it
 
 
@@ -105,6 +106,31 @@ def _end_with(first: int) -> None:
 
     if os.getpid() != first:
         threading.Thread(target=watch, daemon=True).start()
+
+
+def started_by_hand() -> bool:
+    """Say whether a user started this process, which is then the first of its node.
+
+    Lightning, which names the local rank in the environment of those that it starts, does so in
+    that of this process, too, once they run.
+    """
+    named = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
+    return not named or os.environ.get(PREPARED) == str(os.getpid())
+
+
+def first_ends() -> bool:
+    """Wait for a while for rank 0 to end, and say whether it did; it may raise what this rank did.
+
+    It is looked at where it is this process's parent. Whoever else starts ranks, torchrun or srun,
+    ends this one when rank 0 fails.
+    """
+    child = os.environ.get(PREPARED) == str(os.getppid())
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if child and os.environ[PREPARED] != str(os.getppid()):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _launched(trainer: Trainer) -> bool:
