@@ -4,6 +4,7 @@ It imports nothing heavy, so that ``mbls --help`` and a mistyped name are answer
 lightning and monai are imported when work starts.
 """
 
+import atexit
 import difflib
 import importlib
 import os
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from mbls import __version__
 from mbls.errors import is_lost_rank, message_for_user
-from mbls.ranks import end_at_once, may_tell_of_loss
+from mbls.ranks import end_at_once, in_job, leave_job, may_tell_of_loss
 
 __all__ = ["main"]
 
@@ -62,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mbls: unknown command {command!r}.{hint} {_known()}\n")
         return 2
     try:
-        return run(command, words[1:])
+        status = run(command, words[1:])
     except KeyboardInterrupt:  # before training takes over the signals
         sys.stderr.write("\nInterrupted.\n")
         return 130
@@ -73,9 +74,13 @@ def main(args: Sequence[str] | None = None) -> int:
         lost = is_lost_rank(error)
         if not lost or may_tell_of_loss():
             sys.stderr.write(f"\nmbls {command}: {message}\n")
-        if lost:
-            end_at_once(1)
-        return int(getattr(error, "status", 1))
+        status = int(getattr(error, "status", 1))
+        if lost or in_job():  # the others may wait for this one, and it for them
+            end_at_once(status)
+        return status
+    atexit.unregister(leave_job)
+    atexit.register(leave_job)  # the others are at their end, too
+    return status
 
 
 def run(command: str, args: list[str]) -> int:

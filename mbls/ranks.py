@@ -1,11 +1,19 @@
 """Which process of a job this is, and how it ends when another is lost; imports nothing heavy."""
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-__all__ = ["end_at_once", "is_first", "may_tell_of_loss", "say"]
+__all__ = [
+    "end_at_once",
+    "in_job",
+    "is_first",
+    "leave_job",
+    "may_tell_of_loss",
+    "say",
+]
 
 
 def is_first(env: Mapping[str, str] | None = None) -> bool:
@@ -44,7 +52,7 @@ def may_tell_of_loss() -> bool:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End this process without tidying up.
+    """End this process, and those that load data for it, without tidying up.
 
     That takes Python seconds, torch loaded, for which the ranks that wait for this one wait on.
     """
@@ -52,4 +60,21 @@ def end_at_once(status: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:  # also where nobody reads, or the disk is full
+        for process in multiprocessing.active_children():
+            process.kill()
         os._exit(status)
+
+
+def in_job() -> bool:
+    """Say whether this process is a rank that has joined others."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+def leave_job() -> None:
+    """Leave the others, where all ranks have done their work.
+
+    Gloo's threads end here: one that lets go of a tensor while Python ends aborts the process.
+    """
+    if in_job():
+        sys.modules["torch.distributed"].destroy_process_group()

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
 from mbls import cli
 from mbls.cli import COMMANDS, main
+from mbls.errors import Interrupted
 
 HEAVY = ("torch", "lightning", "monai")
 
@@ -101,3 +104,35 @@ def test_a_rank_whose_peer_is_gone_says_so_and_ends_at_once(
     told = capsys.readouterr().err
     assert ("Another process of this job ended or was killed (" in told) == speaks
     assert "gloo" not in told
+
+
+def test_a_rank_whose_work_is_done_leaves_the_others_before_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or else gloo's threads may abort it."""
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(cli, "run", lambda command, args: 0)
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    monkeypatch.setattr("atexit.unregister", lambda call: at_exit.clear())
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert main(["train"]) == main(["evaluate"]) == 0
+        assert dist.is_initialized()  # for a command that follows
+        for call in at_exit:
+            call()
+        assert not dist.is_initialized()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def test_a_rank_that_failed_alone_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(command: str, args: list[str]) -> int:
+        raise Interrupted("Stopped.", status=143)
+
+    monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr(cli, "end_at_once", sys.exit)
+    assert main(["train"]) == 143
+    monkeypatch.setattr(cli, "in_job", lambda: True)
+    with pytest.raises(SystemExit, match="143"):
+        main(["train"])
