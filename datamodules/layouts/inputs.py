@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem
-from datamodules.reading.nifti import SUFFIXES, stem
+from datamodules.reading.nifti import SUFFIXES, is_there, stem
 
 
 def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
@@ -24,15 +24,15 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
         fix = "Give a .nii.gz or .nii file, or a folder that holds some."
         return DataError([Problem("", str(path), rule, found, fix)])
 
-    if path.is_file():
+    if is_there(path):
         if not path.name.endswith(SUFFIXES):
             raise wrong("the input must be a NIfTI file", path.name)
         files = [path]
     elif path.is_dir():
         if problem := unreadable(path):
             raise DataError([problem])
-        present = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-        files = [file for file in present if file.name.endswith(SUFFIXES) and is_input(stem(file))]
+        files = [file for file in sorted(path.iterdir()) if _is_volume(file)]
+        files = [file for file in files if is_input(stem(file))]
         if not files:
             raise wrong("the folder must hold images to predict", listing(path))
     else:
@@ -73,7 +73,7 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
     files: dict[str, dict[int, list[Path]]] = {}
     for folder in folders:
         for file in sorted(folder.iterdir()):
-            if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
+            if not _is_volume(file):
                 continue
             name = stem(file)
             for channel, names in enumerate(endings):
@@ -96,6 +96,10 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
     if problems:
         raise DataError(problems)
     return cases
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and not path.name.startswith(".") and is_there(path)
 
 
 def listing(folder: Path, limit: int = 5) -> str:

@@ -212,6 +212,7 @@ def test_predict_a_file_with_the_header_fault(tmp_path: Path, module) -> None:
 def test_predict_a_folder(acdc: Path, module) -> None:
     folder = acdc / "training" / "patient001"
     save(folder / "patient001_4d.nii.gz", np.zeros((2, 2, 2, 2), np.int16))
+    (folder / "results.nii.gz").mkdir()
     built = module(None, predict_input=folder)
     assert built.cases("predict") == ["patient001_frame01", "patient001_frame09"]
     (acdc.parent / "phantom.json").write_text("{}")
