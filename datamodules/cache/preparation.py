@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datamodules.budget import MemoryBudget, free_memory
+from datamodules.budget import MemoryBudget, free_memory, return_memory
 from datamodules.cache.foreground import class_places, class_slices
 from datamodules.cache.preprocessing import Preprocessing, prepare_case, slice_fault
 from datamodules.cache.store import Cache, CachedCase, content_key
@@ -205,7 +205,9 @@ class Preparer:
 
         def work_within(case: Case) -> Result:
             with budget.take(self._memory_for(case)):
-                return work(case)
+                result = work(case)
+                return_memory()
+                return result
 
         return work_within
 

@@ -1,5 +1,7 @@
 """The memory that cases share when many are read at once."""
 
+import mmap
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.budget import MemoryBudget, free_memory
+from datamodules.budget import MemoryBudget, free_memory, return_memory
 from datamodules.cache import preparation
 from datamodules.cache.preparation import Preparer
 
@@ -107,6 +109,22 @@ def test_free_memory(
 def test_free_memory_of_this_machine(tmp_path: Path) -> None:
     assert 0 < free_memory() < 1 << 50
     assert free_memory(tmp_path) >= free_memory()  # a system without /proc
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_goes_back() -> None:
+    """A hole below a block that is in use, which glibc would keep."""
+
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    blocks = [b"x" * 100_000 for _ in range(1000)]  # too small to be mapped one by one
+    last = blocks.pop()
+    before = held()
+    blocks.clear()
+    return_memory()
+    assert before - held() > 50_000_000
+    assert last
 
 
 @pytest.mark.parametrize(("held", "at_once"), [(2.5, 2), (0.1, 1)])
