@@ -14,7 +14,7 @@ from mbls.callbacks.nan_guard import require_finite
 from mbls.callbacks.rank_zero import on_rank_zero, share_error
 from mbls.callbacks.run_folder import run_folder
 from mbls.callbacks.run_logger import MetricsCSV
-from mbls.errors import CheckpointError, OutputError
+from mbls.errors import CheckpointError, is_lost_rank
 from mbls.files import writing
 from mbls.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
 
@@ -179,10 +179,12 @@ class Checkpoints(Checkpoint):
         """Write the state once, under each of some names."""
         folder = run_folder(trainer) / "checkpoints"
         incoming = folder / "incoming.ckpt"
-        error: OutputError | None = None
+        error: Exception | None = None
         try:
             trainer.save_checkpoint(incoming, weights_only=False)
-        except OutputError as raised:  # on rank 0; the others wait where lightning does
+        except Exception as raised:  # on rank 0; the others wait where lightning does
+            if is_lost_rank(raised):
+                raise
             error = raised
             trainer.strategy.barrier()
         share_error(trainer, error)

@@ -1,9 +1,13 @@
 """Reliability diagrams of the validation, sent to the trackers while a run goes on."""
 
+from collections.abc import Sequence
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
+from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
+from mbls.metrics.bins import CalibrationBins
 from mbls.module import SegmentationModule
 from mbls.plots import reliability_figure
 from mbls.trackers import FigureLogger
@@ -32,8 +36,15 @@ class Diagrams(Callback):
             return
         assert isinstance(pl_module, SegmentationModule)
         bins = pl_module.val_histogram.compute()
-        if not trainer.is_global_zero:
-            return
+        on_rank_zero(trainer, lambda: self._show(trainer, pl_module, bins, loggers))
+
+    def _show(
+        self,
+        trainer: Trainer,
+        pl_module: SegmentationModule,
+        bins: CalibrationBins,
+        loggers: Sequence[FigureLogger],
+    ) -> None:
         data, run = trainer.datamodule, folder_callback(trainer)  # type: ignore[attr-defined]
         meta = {
             "dataset": run.dataset,

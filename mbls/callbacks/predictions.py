@@ -58,10 +58,11 @@ class PredictionWriter(BasePredictionWriter):
             with tempfile.TemporaryFile(dir=self.output):
                 pass
         except OSError as error:
-            raise OutputError(
+            self._error = OutputError(
                 f"The output folder {self.output} cannot be written to ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
-            ) from error
+            )
+        share_errors(trainer, self._error)
 
     def write_on_batch_end(
         self,

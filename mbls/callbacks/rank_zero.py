@@ -54,10 +54,10 @@ def share_errors(
 
     What another rank than 0 has met says which one, and where.
     """
-    if error is not None and not trainer.is_global_zero:
-        error = type(error)(told_by(error, trainer.global_rank))
     errors = [error]
     if trainer.world_size > 1:
+        if error is not None and not trainer.is_global_zero:
+            error = type(error)(told_by(error, trainer.global_rank))
         errors = [None] * trainer.world_size
         torch.distributed.all_gather_object(errors, error)
     for each in errors:

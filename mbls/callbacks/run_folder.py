@@ -156,9 +156,14 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """On resume, cut the logged values to the checkpoint's step."""
-        for logger in trainer.loggers:
-            if self.resume and hasattr(logger, "resume"):
-                logger.resume(trainer.global_step)
+
+        def resume() -> None:
+            for logger in trainer.loggers:
+                if hasattr(logger, "resume"):
+                    logger.resume(trainer.global_step)
+
+        if self.resume:
+            on_rank_zero(trainer, resume)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the folder after a test, which may follow a fit; it is held until then."""

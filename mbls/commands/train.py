@@ -102,16 +102,21 @@ def main(args: list[str]) -> int:
 def test_best(cli: "CommandLine") -> None:
     """Test the best checkpoint of a run that has just been trained, or its last."""
     from mbls.callbacks import find_checkpoint
+    from mbls.callbacks.rank_zero import on_rank_zero
     from mbls.callbacks.run_folder import folder_callback
     from mbls.commands.lightning import one_voice
 
     run = folder_callback(cli.trainer)
-    which = "best" if (run.path / "checkpoints" / "best.ckpt").is_file() else "last"
-    if which == "last":
-        say("No validation chose a best checkpoint: the last one is tested.")
-        run.tag = which
+
+    def choose() -> Path:  # on one rank: another node may see a new file later
+        there = (run.path / "checkpoints" / "best.ckpt").is_file()
+        return find_checkpoint(run.path, "best" if there else "last")
+
     with one_voice():
-        checkpoint = find_checkpoint(run.path, which)
+        checkpoint = on_rank_zero(cli.trainer, choose)
+        if checkpoint.stem == "last":
+            say("No validation chose a best checkpoint: the last one is tested.")
+            run.tag = "last"
         cli.trainer.test(
             cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
         )

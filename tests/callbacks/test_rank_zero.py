@@ -1,12 +1,20 @@
 """What fails on one rank ends all."""
 
+import re
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from mbls.callbacks import Checkpoints, Diagrams, PredictionWriter, RunFolder
 from mbls.callbacks.rank_zero import on_rank_zero
+from mbls.commands.train import test_best as choose_and_test
 from mbls.errors import FirstRankError
+from mbls.metrics import CalibrationHistogram
+from mbls.module import SegmentationModule
 
 
 def trainers() -> tuple[Any, Any]:
@@ -53,3 +61,73 @@ def test_so_is_what_ends_the_first_rank_without_an_error(kind: type[BaseExceptio
         on_rank_zero(first, end)
     with pytest.raises(FirstRankError, match=rf"Rank 0 failed \({kind.__name__}\)"):
         on_rank_zero(second, end)
+
+
+class Broken:
+    """A logger whose file is damaged."""
+
+    def resume(self, step: int) -> None:
+        raise KeyError("step")
+
+
+def disk_error(*_: object, **__: object) -> None:
+    raise RuntimeError("PytorchStreamWriter failed writing file")
+
+
+def resume(trainer: Any) -> None:
+    trainer.loggers, trainer.global_step = [Broken()], 3
+    RunFolder(resume=True).on_train_start(trainer, None)
+
+
+def save(trainer: Any) -> None:
+    folder = RunFolder()
+    folder._path = Path("run")
+    trainer.callbacks = [folder]
+    trainer.strategy.barrier = lambda: None  # where the others wait
+    trainer.save_checkpoint = disk_error if trainer.is_global_zero else lambda *_, **__: None
+    Checkpoints()._save(trainer, ["last"])
+
+
+def draw(trainer: Any) -> None:
+    trainer.loggers, trainer.current_epoch = [SimpleNamespace(log_figure=print)], 0
+    trainer.state, trainer.sanity_checking = SimpleNamespace(fn="fit"), False
+    trainer.callbacks, trainer.datamodule = [], None  # drawing wants them
+    module = SegmentationModule.__new__(SegmentationModule)
+    torch.nn.Module.__init__(module)
+    module.val_histogram = CalibrationHistogram(2)
+    module.val_histogram.compute = lambda: None
+    Diagrams(every_n_epochs=1).on_validation_epoch_end(trainer, module)
+
+
+def choose(trainer: Any) -> None:
+    folder = RunFolder()
+    folder._path = Path("run")  # which has no checkpoint
+    trainer.callbacks = [folder]
+    choose_and_test(SimpleNamespace(trainer=trainer))
+
+
+@pytest.mark.parametrize("step", [resume, save, draw, choose])
+def test_a_step_that_fails_on_the_first_rank_keeps_no_other_waiting(
+    step: Callable[[Any], None],
+) -> None:
+    first, second = trainers()
+    with pytest.raises(Exception) as raised:  # noqa: PT011  (of any kind)
+        step(first)
+    assert not isinstance(raised.value, FirstRankError)
+    with pytest.raises(FirstRankError, match=rf"Rank 0 failed \({type(raised.value).__name__}"):
+        step(second)
+
+
+def test_a_folder_for_predictions_that_one_node_has_not_is_told_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        "torch.distributed.all_gather_object", lambda parts, mine: sent.append(mine)
+    )
+    trainer: Any = SimpleNamespace(
+        world_size=2, is_global_zero=False, global_rank=1, datamodule=None
+    )
+    PredictionWriter(output=tmp_path / "file" / "out").setup(trainer, None, "predict")
+    assert re.match(r"Rank 1 on \S+: The output folder \S+ cannot be written to", str(sent[0]))
