@@ -9,6 +9,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from mbls import __version__
@@ -70,7 +71,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = message_for_user(error)
         if message is None or os.environ.get("MBLS_TRACEBACK"):
-            raise
+            if not in_job():
+                raise
+            traceback.print_exc()
+            end_at_once(1)
         lost = is_lost_rank(error)
         if not lost or may_tell_of_loss():
             sys.stderr.write(f"\nmbls {command}: {message}\n")

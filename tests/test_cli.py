@@ -136,3 +136,16 @@ def test_a_rank_that_failed_alone_ends_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "in_job", lambda: True)
     with pytest.raises(SystemExit, match="143"):
         main(["train"])
+
+
+def test_a_fault_of_the_code_on_a_rank_ends_it_at_once_with_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "run", lambda command, args: {}["a fault"])
+    with pytest.raises(KeyError):
+        main(["train"])
+    monkeypatch.setattr(cli, "in_job", lambda: True)
+    monkeypatch.setattr(cli, "end_at_once", sys.exit)
+    with pytest.raises(SystemExit, match="1"):
+        main(["train"])
+    assert "KeyError: 'a fault'" in capsys.readouterr().err
