@@ -38,11 +38,18 @@ class AheadLoader(DataLoader[Any]):
 
 
 class _Ahead(Iterator[Any]):
+    """One pass; as in torch's, nothing is asked of the sampler before its first batch is read.
+
+    Lightning tells the sampler the epoch after it has asked for the pass.
+    """
+
     def __init__(self, batches: Iterator[Any], thread: ThreadPoolExecutor) -> None:
         self._batches, self._thread = batches, thread
-        self._coming = self._ask()
+        self._coming: Future[Any] | None = None
 
     def __next__(self) -> Any:
+        if self._coming is None:
+            self._coming = self._ask()
         batch = self._coming.result()
         if batch is _END:
             raise StopIteration

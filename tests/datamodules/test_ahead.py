@@ -2,6 +2,8 @@
 
 import gc
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -45,11 +47,25 @@ def test_the_batches_are_those_of_torchs_loader_epoch_by_epoch() -> None:
 def test_the_next_batch_is_made_while_the_last_is_used_and_no_further_one() -> None:
     data = Squares()
     batches = iter(AheadLoader(data, batch_size=None))
-    assert data.made[0].wait(10)
+    assert not data.made[0].wait(0.1)
     next(batches)
     assert data.made[1].wait(10)
     assert not data.made[2].wait(0.1)
     assert data.names == {"loader_0"}
+
+
+def test_the_sampler_may_be_told_its_epoch_once_a_pass_was_asked_for() -> None:
+    class Epochs:
+        epoch = 0
+
+        def __iter__(self) -> Iterator[int]:
+            yield self.epoch
+
+    loader = AheadLoader(Squares(), batch_size=None, sampler=Epochs())
+    batches = iter(loader)
+    time.sleep(0.1)
+    loader.sampler.epoch = 3
+    assert next(batches) == 9
 
 
 def test_an_epoch_may_be_left_before_its_end() -> None:
