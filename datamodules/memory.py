@@ -1,8 +1,8 @@
 """Memory that batches are written into."""
 
 import math
-import sys
 import threading
+import weakref
 
 import numpy as np
 import torch
@@ -55,18 +55,18 @@ class Reused(threading.local):
 
     def __init__(self, most: int = 3) -> None:
         self._most = most
-        self._kept: list[np.ndarray] = []
+        self._kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return :func:`empty`, in memory whose last tensor is gone if there is some."""
         wanted = shape, np.dtype(_NUMPY[dtype])
-        for array in self._kept:
-            nobody = sys.getrefcount(array) == 3  # the list, the loop and the question itself
-            if nobody and (array.shape, array.dtype) == wanted:
-                return torch.from_numpy(array)
-        array = np.empty(*wanted)
-        self._kept = [array, *self._kept][: self._most]
-        return torch.from_numpy(array)
+        free = (array for array, held in self._kept if held() is None)
+        found = next((array for array in free if (array.shape, array.dtype) == wanted), None)
+        array = np.empty(*wanted) if found is None else found
+        given = array.view()  # the tensor and all views of it hold this, and nothing else does
+        others = (kept for kept in self._kept if kept[0] is not array)
+        self._kept = [(array, weakref.ref(given)), *others][: self._most]
+        return torch.from_numpy(given)
 
     def to_send(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return :meth:`empty`, in a worker fresh memory that is shared with the main process.
