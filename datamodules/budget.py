@@ -22,7 +22,7 @@ class MemoryBudget:
     """
 
     def __init__(self, size: int, *, on_wait: Callable[[int], None]) -> None:
-        self._size, self._left = size, size
+        self._size = self._left = max(size, 1)  # of 0, all would have their share at once
         self._on_wait: Callable[[int], None] | None = on_wait
         self._changed = threading.Condition()
 

@@ -33,10 +33,13 @@ class Counter:
             self.now -= 1
 
 
-@pytest.mark.parametrize(("wanted", "at_once"), [(30, 3), (100, 1), (1000, 1), (0, 8)])
-def test_no_more_at_once_than_fit(wanted: int, at_once: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "wanted", "at_once"),
+    [(100, 30, 3), (100, 100, 1), (100, 1000, 1), (100, 0, 8), (0, 30, 1)],
+)
+def test_no_more_at_once_than_fit(size: int, wanted: int, at_once: int) -> None:
     told: list[int] = []
-    budget, counter = MemoryBudget(100, on_wait=told.append), Counter()
+    budget, counter = MemoryBudget(size, on_wait=told.append), Counter()
 
     def work(_: int) -> None:
         with budget.take(wanted):
