@@ -1,5 +1,7 @@
 """Patches that a network cannot be trained on."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
@@ -96,5 +98,13 @@ class Asking(nn.Module):
         return image if image.sum().item() > 0 else -image
 
 
-def test_a_network_that_needs_numbers_is_not_refused() -> None:
-    check_patch(Asking(), (1, 1, 3, 3), divisor=1)
+class Choosy(nn.Module):
+    """A network that knows the devices it runs on."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image * {"cpu": 1, "cuda": 2}[image.device.type]
+
+
+@pytest.mark.parametrize("make", [Asking, Choosy, lambda: nn.LazyConv2d(2, 3)])
+def test_a_network_that_needs_numbers_is_not_refused(make: Callable[[], nn.Module]) -> None:
+    check_patch(make(), (1, 1, 3, 3), divisor=1)
