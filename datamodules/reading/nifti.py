@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TypeVar
 
 import nibabel as nib
@@ -71,8 +72,11 @@ def find_nifti(folder: Path, name: str) -> Path | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path is a file, or a link to nothing: reading it will say so."""
-    return path.is_file() or (path.is_symlink() and not path.exists())
+    """Whether a path is a file, or one that cannot be followed: reading it will say so."""
+    try:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    except PermissionError:
+        return True
 
 
 def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
@@ -256,14 +260,8 @@ def _check_size(name: str, size: np.ndarray) -> None:
 
 
 def _guard(path: Path, read: Callable[[], T]) -> T:
-    if path.is_symlink() and not path.exists():
-        fix = "Restore what it links to (in a dataset of git-annex: datalad get)."
-        raise NiftiError("the file must exist", "a link to nothing", fix)
-    if not path.is_file():
-        raise NiftiError("the file must exist", "no such file", "Restore it from the archive.")
-    if not os.access(path, os.R_OK):
-        rule, found = "the file must be readable", "no permission to read it"
-        raise NiftiError(rule, found, "Change its permissions.")
+    if fault := _access_fault(path):
+        raise NiftiError(*fault)
     try:
         return read()
     except NiftiError:
@@ -283,6 +281,24 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
             f"{path.stat().st_size} bytes that do not read as one: {reason}",
             _other_suffix(path) or "Download or unpack it again.",
         ) from error
+
+
+def _access_fault(path: Path) -> tuple[str, str, str] | None:
+    """Return (rule, found, fix) of a path at which no file can be opened, else None."""
+    denied = "the file must be readable", "no permission to read it", "Change its permissions."
+    there = "the file must exist"
+    try:
+        regular = S_ISREG(path.stat().st_mode)
+    except PermissionError:  # to look into its folder, or that of what it links to
+        return denied
+    except OSError:
+        if path.is_symlink():
+            fix = "Restore what it links to (in a dataset of git-annex: datalad get)."
+            return there, "a link to nothing", fix
+        regular = False
+    if not regular:
+        return there, "no such file", "Restore it from the archive."
+    return None if os.access(path, os.R_OK) else denied
 
 
 def _other_suffix(path: Path) -> str | None:

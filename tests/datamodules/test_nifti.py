@@ -1,8 +1,10 @@
 """Headers, suffixes and files that do not read."""
 
+import errno
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -196,6 +198,22 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
     with pytest.raises(NiftiError, match=r"must be readable.*no permission.*Change its perm"):
         read_volume(path)
+
+
+def test_a_link_into_a_closed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = save(tmp_path / "b.nii.gz", blobs(0)[0])
+    (tmp_path / "a.nii.gz").symlink_to(target)
+    stat = os.stat
+
+    def closed(path: Path, *, follow_symlinks: bool = True, **kw: Any) -> os.stat_result:
+        if follow_symlinks and Path(path).name == "a.nii.gz":  # root may look into any folder
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, follow_symlinks=follow_symlinks, **kw)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert find_nifti(tmp_path, "a") == tmp_path / "a.nii.gz"
+    with pytest.raises(NiftiError, match=r"must be readable.*no permission.*Change its perm"):
+        read_volume(tmp_path / "a.nii.gz")
 
 
 @pytest.mark.parametrize("target", ["gone.nii.gz", "a.nii.gz"], ids=["broken", "loop"])
