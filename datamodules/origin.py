@@ -1,5 +1,6 @@
 """Tells data of a phantom from real data, by the file that every phantom has."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -8,11 +9,13 @@ from datamodules.case import Case, DataError, Problem
 
 
 def phantom_home(path: Path) -> Path | None:
-    """Return the folder with ``phantom.json`` that ``path`` is or lies in, or None."""
-    path = path.absolute()
-    return next(
-        (folder for folder in (path, *path.parents) if (folder / "phantom.json").is_file()), None
-    )
+    """Return the folder with ``phantom.json`` that ``path`` is or lies in, or None.
+
+    What is a link also lies where the link leads.
+    """
+    ways = (path.absolute(), Path(os.path.realpath(path)))
+    folders = (folder for way in ways for folder in (way, *way.parents))
+    return next((folder for folder in folders if (folder / "phantom.json").is_file()), None)
 
 
 def origin_of(path: Path) -> Literal["real", "phantom"]:
@@ -27,7 +30,9 @@ def refuse_hidden_phantom(root: Path, cases: Iterable[Case]) -> None:
     """
     if phantom_home(root) is not None:
         return
-    for folder in sorted({case.images[0].parent for case in cases}):
+    images = [case.images[0] for case in cases]
+    places = {*images, *(Path(os.path.realpath(image)) for image in images)}
+    for folder in sorted({place.parent for place in places}):
         inside = phantom_home(folder)
         if inside is not None:
             rule = "a phantom must be given by its own folder, and alone"

@@ -13,7 +13,8 @@ import torch
 import torch.multiprocessing as mp
 
 from datamodules import ACDCDataModule, Augmentation, DataError
-from datamodules.origin import phantom_home
+from datamodules.case import Case
+from datamodules.origin import phantom_home, refuse_hidden_phantom
 from datamodules.reading.posterior import save_posterior
 from datamodules.settings import TrainerError
 from tests.datamodules.conftest import AFFINE, blobs, save
@@ -336,6 +337,24 @@ def test_phantom_home(tmp_path: Path) -> None:
     assert phantom_home(tmp_path) is None
     (tmp_path / "phantom.json").touch()
     assert phantom_home(tmp_path / "database" / "training") == tmp_path
+
+
+@pytest.mark.parametrize("link", ["data", "data/patient001", "data/patient001/image.nii.gz"])
+def test_a_phantom_behind_a_link(tmp_path: Path, link: str) -> None:
+    """By its folder's link it is known as one; of links to its cases it is refused."""
+    home, root = tmp_path / "phantom", tmp_path / "data"
+    (home / link).parent.mkdir(parents=True)
+    (home / "phantom.json").touch()
+    (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / link).symlink_to(home / link)
+    case = Case("1", "1", (root / "patient001" / "image.nii.gz",))
+    if link == "data":
+        assert phantom_home(root) == home
+        refuse_hidden_phantom(root, [case])
+        return
+    assert phantom_home(root) is None
+    with pytest.raises(DataError, match=f"a phantom must be given by its own .*one in {home}"):
+        refuse_hidden_phantom(root, [case])
 
 
 def test_no_root_is_the_phantom_and_says_so(tmp_path: Path, module, capsys, monkeypatch) -> None:
