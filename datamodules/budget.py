@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,16 +26,23 @@ class MemoryBudget:
         self._size = self._left = max(size, 1)  # of 0, all would have their share at once
         self._on_wait: Callable[[int], None] | None = on_wait
         self._changed = threading.Condition()
+        self._closed = False
 
     @contextmanager
     def take(self, wanted: int) -> Iterator[None]:
-        """Hold ``wanted`` bytes, once they are there."""
+        """Hold ``wanted`` bytes, once they are there.
+
+        Raises:
+            CancelledError: :meth:`close` was called before.
+        """
         share = min(wanted, self._size)
         with self._changed:
             if share > self._left and self._on_wait is not None:
                 self._on_wait(wanted)
                 self._on_wait = None
-            self._changed.wait_for(lambda: share <= self._left)
+            self._changed.wait_for(lambda: self._closed or share <= self._left)
+            if self._closed:
+                raise CancelledError
             self._left -= share
         try:
             yield
@@ -42,6 +50,12 @@ class MemoryBudget:
             with self._changed:
                 self._left += share
                 self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give nothing out any more, nor to those who wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 def free_memory(root: Path = Path("/")) -> int:

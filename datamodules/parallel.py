@@ -21,6 +21,7 @@ def in_parallel(
     workers: int | None,
     description: str,
     progress: bool,
+    on_end: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with the result of ``work``, as the results come.
 
@@ -33,6 +34,7 @@ def in_parallel(
         workers: Number of threads; None is one for each CPU this process may use, at most 16.
         description: What the bar says.
         progress: Whether to show the bar.
+        on_end: Called before what has begun is waited for.
     """
     count = workers or min(16, _cpus())
     columns = (
@@ -50,6 +52,7 @@ def in_parallel(
                 yield futures[future], future.result()
                 bar.advance(task)
     finally:
+        on_end()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

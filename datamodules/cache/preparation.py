@@ -1,7 +1,7 @@
 """Checks cases, and reads them into the cache, many at a time."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,13 +106,7 @@ class Preparer:
             )
             return problems, facts
 
-        results = in_parallel(
-            self._sparing(look),
-            cases,
-            workers=self.workers,
-            description="Checking cases",
-            progress=progress,
-        )
+        results = self._sparing(look, cases, description="Checking cases", progress=progress)
         found = {case.id: result for case, result in results}
         problems = [problem for case in cases for problem in found[case.id][0]]
         facts = (found[case.id][1] for case in cases)
@@ -146,13 +140,7 @@ class Preparer:
             return
         if damaged:
             self.cache.open_for_writing()
-        results = in_parallel(
-            self._sparing(self._fill),
-            missing,
-            workers=self.workers,
-            description="Reading cases",
-            progress=progress,
-        )
+        results = self._sparing(self._fill, missing, description="Reading cases", progress=progress)
         found = {case.id: problems for case, problems in results}
         if any(found.values()):
             raise DataError(problem for case in missing for problem in found[case.id])
@@ -193,8 +181,10 @@ class Preparer:
             )
         return [case for case in unverified if case in damaged]
 
-    def _sparing(self, work: Callable[[Case], Result]) -> Callable[[Case], Result]:
-        """Return ``work``, begun for as many cases at once as the free memory holds."""
+    def _sparing(
+        self, work: Callable[[Case], Result], cases: Sequence[Case], **shown: Any
+    ) -> Iterator[tuple[Case, Result]]:
+        """Do ``work`` in parallel, begun for as many cases at once as the free memory holds."""
         size = int(_SHARE * free_memory())
 
         def tell(wanted: int) -> None:
@@ -209,7 +199,7 @@ class Preparer:
                 return_memory()
                 return result
 
-        return work_within
+        return in_parallel(work_within, cases, workers=self.workers, on_end=budget.close, **shown)
 
     def _memory_for(self, case: Case) -> int:
         """Return about how many bytes reading and preparing a case takes; reads one header."""

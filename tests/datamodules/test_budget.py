@@ -13,6 +13,7 @@ import pytest
 from datamodules.budget import MemoryBudget, free_memory, return_memory
 from datamodules.cache import preparation
 from datamodules.cache.preparation import Preparer
+from datamodules.parallel import in_parallel
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable:    4000 kB\n"
 
@@ -57,6 +58,28 @@ def test_what_an_error_held_is_free_again() -> None:
         raise KeyError
     with budget.take(10):
         pass
+
+
+def test_who_waits_does_not_begin_once_another_failed() -> None:
+    """Ctrl-C, or a full disk, does not wait for every case that had a thread."""
+    all_there, ending, begun = threading.Barrier(4), threading.Event(), []
+    budget = MemoryBudget(1, on_wait=lambda _: None)
+
+    def work(number: int) -> None:
+        all_there.wait(10)
+        with budget.take(1):
+            begun.append(number)
+            if len(begun) == 1:
+                raise KeyError
+            assert ending.wait(10)
+
+    def end() -> None:
+        budget.close()
+        ending.set()
+
+    with pytest.raises(KeyError):
+        list(in_parallel(work, range(4), workers=4, description="", progress=False, on_end=end))
+    assert len(begun) <= 2
 
 
 def system(root: Path, groups: str, files: Mapping[str, Mapping[str, str]]) -> Path:
