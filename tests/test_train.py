@@ -94,6 +94,13 @@ def test_evaluate_gives_the_run_s_own_digits(run: Path) -> None:
     assert (run / "run.json").read_bytes() == card
 
 
+def test_a_test_without_pictures_leaves_none_of_another(run: Path) -> None:
+    folder = run / "test" / "best"
+    assert (folder / "worst.npz").is_file()
+    assert main(["evaluate", str(run), "--results.pictures", "0"]) == 0
+    assert not list(folder.glob("worst.*"))
+
+
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     for _ in range(2):
         assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
