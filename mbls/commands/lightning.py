@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from mbls.allocator import keep_freed_memory
 from mbls.callbacks import (
     Checkpoints,
     Diagrams,
@@ -172,6 +173,8 @@ class CommandLine(LightningCLI):
         if self.subcommand == "fit":
             check_ranks(self.trainer, self.datamodule)
             self._check_patch()
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
 
         def prepare() -> None:
             if goes_on:
