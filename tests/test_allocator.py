@@ -19,7 +19,7 @@ if sys.argv[1] == "keep":
 
 
 torch.set_num_threads(1)
-layers = [torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.ReLU()) for _ in "123"]
+layers = [layer for _ in range(3) for layer in (torch.nn.Conv2d(16, 16, 3), torch.nn.ReLU())]
 network, image = torch.nn.Sequential(*layers), torch.ones(8, 16, 112, 112)
 
 
