@@ -1,12 +1,18 @@
 """Nodes whose first ranks are started by hand, and what fails on one of them alone."""
 
+import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Callback
 
+from mbls.commands.lightning import command_line
 from mbls.errors import CheckpointError
 from tests import tiny
 from tests.forks import Ended, Forks
@@ -125,3 +131,20 @@ def test_ranks_of_lightning_s_that_fail_alike_speak_once(tmp_path: Path) -> None
     assert done.code == 1
     assert done.err.count("It is refused.") == 1
     assert "Rank 1" not in done.err
+
+
+def test_lightnings_word_on_an_ended_rank_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It kills rank 0 five seconds later where that one is busy and has not noticed."""
+    with pytest.raises(SystemExit):
+        command_line(["fit", "--help"])
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, signal: killed.append(process))
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    ended.wait()
+    with caplog.at_level(logging.INFO):
+        subprocess_script._ChildProcessObserver(1234, [ended])._run()
+    assert killed == [1234]
+    assert f"(rank 1: Child process with PID {ended.pid} terminated with code 3)" in caplog.text
+    assert "make train RUN=FOLDER RESUME=1" in caplog.text

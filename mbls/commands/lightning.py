@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
@@ -52,6 +53,7 @@ from mbls.errors import (
     OutputError,
     RunFolderError,
     SettingError,
+    rank_lost,
     settings_told,
 )
 from mbls.files import replace_file
@@ -206,6 +208,7 @@ def command_line(args: Sequence[str]) -> CommandLine:
     """Run the LightningCLI subcommand that ``args`` begin with, and return the command line."""
     _quieten()
     _hush()
+    logging.getLogger(subprocess_script.__name__).addFilter(_say_why_it_ends)
     for path in map(Path, config_paths(args)):
         if path.parent.name == "logger":
             require_tracker(path)
@@ -327,6 +330,15 @@ def _hush() -> None:
         warnings.simplefilter("ignore")
         for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _say_why_it_ends(record: logging.LogRecord) -> bool:
+    """Say more in lightning's line on a rank that has ended, after which it kills the others."""
+    text = record.getMessage()
+    if "Child process with PID" in text:
+        reason = text.partition(". ")[0].replace("[rank: ", "rank ").replace("] ", ": ", 1)
+        record.msg, record.args = f"\nmbls: {rank_lost(reason)}", ()
+    return True
 
 
 def main(args: list[str]) -> int:
