@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.forks import Forks
 from tests.processes import kill_started
 
 
@@ -23,6 +24,14 @@ def no_figures() -> Iterator[None]:
         patch.setattr(results, "write_figures", lambda *_, **__: None)
         patch.setattr(callback, "save_figure", lambda *_, **__: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Start processes that fork from one that has its imports."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

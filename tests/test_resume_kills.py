@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +72,6 @@ def words_of(callback: str, **settings: Any) -> list[str]:
     """Words that add one of the callbacks above."""
     given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
     return [f"--trainer.callbacks+=tests.test_resume_kills.{callback}", *given]
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    server = Forks(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
