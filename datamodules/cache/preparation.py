@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _LARGE = 10**9  # voxels whose verification takes long enough for a bar
 _SHARE = 0.5  # of the free memory, for the cases that are read at once
 _AT_WORK = 28  # bytes a voxel of one case, beside its images and posterior, as measured
-CACHE_VERSION = 3  # part of the cache's key: raise it when the same settings give other numbers
+CACHE_VERSION = 4  # part of the cache's key: raise it when the same settings give other numbers
 
 
 class Preparer:
