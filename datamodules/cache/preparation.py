@@ -206,7 +206,7 @@ class Preparer:
         try:
             shape, _, affine = read_grid(case.images[0])
         except NiftiError:
-            return 0  # nothing else of it will be read
+            return 0  # the case will be refused, whatever its other files hold
         native = math.prod(shape)
         prepared = math.prod(self.preprocessing.grid(shape, affine).shape)
         kept = 4 * len(case.images) + 2 * self.num_classes * (case.posterior is not None)
