@@ -3,12 +3,13 @@
 import errno
 import hashlib
 import json
+import math
 import mmap
 import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,13 @@ from datamodules.memory import Scratch
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SCRATCH = Scratch()
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # of a damaged record
+_DTYPES = {  # of each array; a record may be anybody's, and numpy maps objects from any bytes
+    "image": ("<f2", "<f4"),
+    "label": ("|u1",),
+    "posterior": ("<u2",),
+    "slices": ("|b1",),
+    "places": ("<u2",),
+}
 _WAY_OUT = "choose another folder with --data.init_args.cache_dir (make: CACHE=...)."
 
 
@@ -72,7 +80,7 @@ class StoredArray:
 
     def is_whole(self) -> bool:
         """Whether the file is there with as many bytes as the array needs."""
-        size = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         try:
             return Path(self.path).stat().st_size == self.offset + size
         except OSError:
@@ -82,7 +90,7 @@ class StoredArray:
         """Whether the bytes are those that were written; reads them all, about 2 GB a second."""
         if not self.is_whole():
             return False
-        return self.crc in (None, zlib.crc32(self.open().view(np.uint8).data))
+        return self.crc in (None, zlib.crc32(_bytes_of(self.open())))
 
 
 @dataclass(frozen=True)
@@ -283,8 +291,8 @@ class Cache:
     def _read(self, place: Path) -> CachedCase:
         record = json.loads((place / "case.json").read_text())
         arrays = {
-            name: StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), *rest)
-            for name, (dtype, shape, *rest) in record["arrays"].items()
+            name: _stored(place, name, dtype, *rest)
+            for name, (dtype, *rest) in record["arrays"].items()
         }
         digest = record.pop("digest", None)
         if digest is not None and digest != _digest(record):
@@ -298,6 +306,17 @@ class Cache:
             rule, fix = "the cache folder must be writable", f"Give permission, or {_WAY_OUT}"
         found = error.strerror or str(error)
         return DataError([Problem(case, str(self.folder), rule, found, fix)])
+
+
+def _stored(
+    place: Path, name: str, dtype: str, shape: Sequence[int], offset: int, crc: int | None = None
+) -> StoredArray:
+    """Return an array of a record; raises ValueError if it is none that :class:`Cache` writes."""
+    if dtype not in _DTYPES.get(name, ()):
+        raise ValueError(f"{place} holds an array {name!r} of type {dtype!r}.")
+    if not all(isinstance(n, int) and n >= 0 for n in (*shape, offset)):
+        raise ValueError(f"{place} holds {name} of shape {shape} from byte {offset} on.")
+    return StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), offset, crc)
 
 
 def _install(place: Path, draft: Path) -> None:
@@ -327,10 +346,15 @@ def _write_array(path: Path, array: np.ndarray) -> tuple[str, tuple[int, ...], i
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         offset = file.tell()
-        content = array.data.cast("B")
+        content = _bytes_of(array)
         file.write(content)  # np.save would hide the reason of a failure
         _flush(file)
     return array.dtype.str, array.shape, offset, zlib.crc32(content)
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """Return the bytes of a contiguous array, which may have none: no structure, no place of it."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _flush(file: BinaryIO) -> None:

@@ -1,6 +1,7 @@
 """The cache: whole or not at all, safe for several jobs, re-read when a source changes."""
 
 import errno
+import json
 import mmap
 import multiprocessing
 import os
@@ -322,3 +323,45 @@ def test_a_name_as_long_as_the_disk_allows(acdc: Path, module) -> None:
     assert built.preparer.cache.folder.parent.name == "cache"
     built.preparer.fill([case], progress=False)
     assert built.preparer.cache.find(case) is not None
+
+
+def test_an_array_may_be_empty(tmp_path: Path, case: Case) -> None:
+    """A case without foreground has no place of it."""
+    cache = build(tmp_path)
+    none = np.zeros((0, 3), np.uint16)
+    cache.write(case, ARRAYS | {"places": none}, {})
+    found = cache.find(case)
+    assert found is not None
+    assert found.damaged() == []
+    assert found.arrays["places"].open().shape == (0, 3)
+    assert np.load(found.arrays["places"].path).dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("array", "change"),
+    [
+        ("image", {0: "|O"}),  # numpy would take any bytes for pointers
+        ("image", {0: "<f8"}),
+        ("label", {0: "|V1"}),
+        ("label", {1: [5, 3, -4]}),
+        ("label", {2: -64}),
+        ("../../other", {}),
+    ],
+)
+def test_a_record_of_other_arrays_is_not_used(
+    tmp_path: Path, case: Case, array: str, change: dict[int, object]
+) -> None:
+    """Whoever can write into a shared cache chooses no pointers, and no file outside of it."""
+    cache = build(tmp_path)
+    cache.write(case, ARRAYS, {})
+    (path,) = cache.folder.glob("a-*/case.json")
+    record = json.loads(path.read_text())
+    del record["digest"]  # one that was made anew would fit
+    stored = list(record["arrays"].get(array, record["arrays"]["label"]))
+    for place, value in change.items():
+        stored[place] = value
+    record["arrays"][array] = stored
+    path.write_text(json.dumps(record))
+    assert cache.find(case) is None
+    assert cache.damaged(case) == ["case.json"]
+    assert cache.write(case, ARRAYS, {}).arrays["image"].dtype == "<f2"
