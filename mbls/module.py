@@ -254,6 +254,12 @@ class SegmentationModule(LightningModule):
         for key, metric, region in VALIDATION_METRICS:
             value, _ = estimate(bins, metric, region=region, n_bins=self.n_bins)
             logged[key] = torch.tensor(value)
+        if logged["val/dice"].isnan() and not self.trainer.sanity_checking:
+            rank_zero_warn(
+                f"No case of the validation has a voxel of any class ({', '.join(names)}), so there "
+                "is no val/dice: by dice or compromise, the best epoch is that of the lowest "
+                "val/nll. Put patients with structures into val."
+            )
         # every rank holds the same numbers; their maximum over ranks is that number to the last bit
         same: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
         shown = {key: value.to(self.device, torch.float32) for key, value in logged.items()}
@@ -374,14 +380,17 @@ def never_validates(trainer: Trainer) -> bool:
 
 
 def patient_error(scores: Tensor, patients: Sequence[str]) -> Tensor:
-    """Return the standard error over patients of the mean of ``(cases, classes)``, 0 for one.
+    """Return the standard error over patients of the mean of ``(cases, classes)``.
 
-    The cases of a patient are averaged first; what is NaN is left out.
+    The cases of a patient are averaged first; what is NaN is left out. It is 0 for one patient, and
+    NaN where all are left out.
     """
     means = scores.nanmean(dim=1)
     rows = [torch.tensor([p == one for p in patients]) for one in sorted(set(patients))]
     each = torch.stack([means[row.to(means.device)].nanmean() for row in rows])
     each = each[~each.isnan()]
+    if not len(each):
+        return means.new_full((), torch.nan)
     return each.std() / len(each) ** 0.5 if len(each) > 1 else means.new_zeros(())
 
 

@@ -6,6 +6,7 @@ what the confidences do; NLL alone may give up overlap that could be told from n
 """
 
 from collections.abc import Mapping, Sequence
+from math import isnan, nan
 
 __all__ = ["COMPROMISE", "KEYS", "RULES", "chosen_epoch", "contenders"]
 
@@ -21,18 +22,25 @@ Row = Mapping[str, float]
 def chosen_epoch(rows: Sequence[Row], rule: str | tuple[str, str]) -> int | None:
     """Return the position of the row a rule takes, or None if there is none.
 
-    Among equals the first is taken. A NaN is worse than any number, and better than no row at all.
+    Among equals the first is taken. A NaN is worse than any number. Where a rule's value is NaN in
+    all rows, as Dice is where no case of the validation has any structure, the best NLL is taken,
+    and where that is NaN or not kept either, the last row.
 
     Args:
         rows: Logged values of each validation, in their order.
         rule: One of :data:`RULES`, or a logged key and ``"min"`` or ``"max"``.
     """
-    if rule != COMPROMISE:
-        key, mode = BY_VALUE[rule] if isinstance(rule, str) else rule
-        return _extreme(rows, range(len(rows)), key, mode)
-    close = [n for n in range(len(rows)) if rows[n]["val/dice"] >= threshold(rows)]
-    by_dice = sorted(close, key=lambda n: -rows[n]["val/dice"])  # of equal NLL the better Dice
-    return _extreme(rows, by_dice or range(len(rows)), "val/nll", "min")
+    everywhere = range(len(rows))
+    if rule == COMPROMISE:
+        close = [n for n in everywhere if rows[n]["val/dice"] >= threshold(rows)]
+        by_dice = sorted(close, key=lambda n: -rows[n]["val/dice"])  # of equal NLL the better Dice
+        tries = [(by_dice, *BY_VALUE["nll"]), (everywhere, *BY_VALUE["dice"])]
+    else:
+        tries = [(everywhere, *(BY_VALUE[rule] if isinstance(rule, str) else rule))]
+    for among, key, mode in [*tries, (everywhere, *BY_VALUE["nll"])]:
+        if (found := _extreme(rows, among, key, mode)) is not None:
+            return found
+    return len(rows) - 1 if rows else None
 
 
 def threshold(rows: Sequence[Row]) -> float:
@@ -72,8 +80,7 @@ def _beats(rows: Sequence[Row], one: int, other: int) -> bool:
 
 
 def _extreme(rows: Sequence[Row], among: Sequence[int], key: str, mode: str) -> int | None:
+    """Return the first of the best rows ``among`` some, None where all are NaN or lack the key."""
     sign = 1 if mode == "min" else -1
-    known = [n for n in among if rows[n][key] == rows[n][key]]
-    if known:
-        return min(known, key=lambda n: sign * rows[n][key])
-    return among[0] if len(among) else None
+    known = [n for n in among if not isnan(rows[n].get(key, nan))]
+    return min(known, key=lambda n: sign * rows[n][key]) if known else None

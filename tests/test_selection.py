@@ -38,7 +38,18 @@ def test_each_rule_on_paper():
 def test_what_is_not_a_number_is_taken_only_where_there_is_nothing_else():
     assert chosen_epoch(rows((NAN, NAN, NAN, NAN)), "compromise") == 0
     assert chosen_epoch(rows((NAN, NAN, NAN, NAN), (0.1, NAN, 0.9, 0.2)), "compromise") == 1
-    assert chosen_epoch([], "compromise") is None
+    assert chosen_epoch(rows((0.3, NAN, NAN, 0.2), (0.1, NAN, 0.9, NAN)), "compromise") == 0
+    assert chosen_epoch(rows((NAN, NAN, 0.1, 0.2), (0.1, NAN, 0.9, 0.3)), "dice") == 1
+
+
+@pytest.mark.parametrize("rule", [*RULES, ("val/own", "max")])
+def test_without_any_structure_in_the_validation_nll_chooses_or_the_last_epoch(rule):
+    assert chosen_epoch([], rule) is None
+    without = rows(*((NAN, NAN, nll, NAN) for nll in (0.5, 0.3, 0.4)))
+    assert chosen_epoch(without, rule) == 1
+    assert contenders(without) == [1]
+    ignored = rows(*[[NAN] * len(KEYS)] * 3)
+    assert [chosen_epoch(ignored[:n], rule) for n in (1, 2, 3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -60,6 +71,7 @@ def test_the_standard_error_is_over_patients():
     found = patient_error(scores, ["a", "a", "b", "c"])
     assert found.item() == pytest.approx(np.std([0.55, 0.9], ddof=1) / 2**0.5)
     assert patient_error(scores[:2], ["a", "a"]) == 0
+    assert patient_error(scores[3:], ["c"]).isnan()
 
 
 def taken(run, name):

@@ -3,7 +3,7 @@
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,20 @@ def main(args: list[str]) -> int:
     data = datamodule(options, rest)
     found = data.examine(pictures=options.pictures)
     root, console = Path(data.data_root), Console()
+    name = Path(options.dataset).stem  # as of runs
     if found.facts:
-        console.print(summary(found.facts, data, root))
-        notes = [text for fact in found.facts for text in fact.notes]
+        console.print(summary(found.facts, data, root, name=name))
+        parts = {} if found.problems else {part: data.cases(part) for part in data.parts}
+        notes = absent(found.facts, data.class_names, parts, every=options.every)
+        notes += [text for fact in found.facts for text in fact.notes]
         shown = notes if options.every else notes[:NOTES]
         if len(shown) < len(notes):
             shown = [*shown, f"and {len(notes) - len(shown)} more such notes (--every shows all)."]
         for text in shown:
             console.print(text, style="yellow", markup=False, highlight=False)
     if found.facts and options.pictures > 0:
-        sheet = options.sheet or Path("data") / f"{data.dataset}-sheet.png"
-        save_sheet(sheet, found.facts, data)
+        sheet = options.sheet or Path("data") / f"{name}-sheet.png"
+        save_sheet(sheet, found.facts, data, name=name)
         console.print(f"Contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)
     if found.problems:
         console.print(problem_table(found.problems, root, grouped=not options.every))
@@ -52,7 +55,44 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def save_sheet(sheet: Path, facts: Sequence[Any], data: Any) -> None:
+def absent(
+    facts: Sequence[Any],
+    class_names: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
+    *,
+    every: bool = False,
+) -> list[str]:
+    """Return notes on the cases without any structure, and the parts without one of them.
+
+    Args:
+        facts: Of the cases that keep all rules; those without a label do not count.
+        class_names: The first is background.
+        parts: The ids of the cases in each part of the split.
+        every: Whether to name all cases, not the first few.
+    """
+    found = {fact.id: [volume > 0 for volume in fact.volumes[1:]] for fact in facts if fact.volumes}
+    empty = [case for case, there in found.items() if not any(there)]
+    notes = []
+    if empty:
+        shown = empty if every or len(empty) <= EXAMPLES + 1 else empty[:EXAMPLES]
+        more = f" and {len(empty) - len(shown)} more" if len(shown) < len(empty) else ""
+        notes.append(
+            f"{len(empty)} of {len(found)} cases have no voxel of any structure: "
+            f"{', '.join(shown)}{more}. They are used as they are; Dice and surface distances "
+            "leave them out."
+        )
+    for part, cases in parts.items():
+        rows = [found[case] for case in cases if case in found]
+        lacking = [
+            name for k, name in enumerate(class_names[1:]) if rows and not any(r[k] for r in rows)
+        ]
+        what = "cannot be learned" if part == "train" else f"has no Dice in {part}"
+        notes += [f"{name} is absent from all {len(rows)} cases of {part}: it {what}."
+                  for name in lacking]  # fmt: skip
+    return notes
+
+
+def save_sheet(sheet: Path, facts: Sequence[Any], data: Any, *, name: str) -> None:
     """Write the contact sheet; a phantom's says what it is."""
     from datamodules.reading.contact_sheet import save_contact_sheet
 
@@ -62,7 +102,7 @@ def save_sheet(sheet: Path, facts: Sequence[Any], data: Any) -> None:
             sheet,
             facts,
             class_names=data.class_names,
-            title=f"{data.dataset}{phantom}",
+            title=f"{name}{phantom}",
             channel_names=getattr(data, "modalities", ()),
         )
     except OSError as error:
@@ -72,11 +112,11 @@ def save_sheet(sheet: Path, facts: Sequence[Any], data: Any) -> None:
         ) from error
 
 
-def summary(facts: Sequence[Any], data: Any, root: Path) -> Table:
+def summary(facts: Sequence[Any], data: Any, root: Path, *, name: str) -> Table:
     """Return a table of shapes, spacings, intensities and label volumes over the cases."""
     phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
     table = Table(
-        title=escape(f"{data.dataset}{phantom}: {len(facts)} cases without problems in {root}"),
+        title=escape(f"{name}{phantom}: {len(facts)} cases without problems in {root}"),
         title_justify="left",
     )
     table.add_column("of each case")

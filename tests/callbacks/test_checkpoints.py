@@ -18,7 +18,7 @@ NAN = float("nan")
     [
         ("max", [0.1, 0.3, 0.3, 0.2, 0.4], [0, 1, 4]),  # a tie keeps the earlier
         ("min", [0.3, 0.4, 0.1], [0, 2]),
-        ("max", [NAN, NAN, 0.0, NAN], [0, 2]),  # NaN is better than nothing, and than nothing else
+        ("max", [NAN, NAN, 0.0, NAN], [0, 1, 2]),  # where all are NaN, the last
     ],
 )
 def test_the_best(mode, values: list[float], taken: list[int]) -> None:

@@ -57,6 +57,39 @@ def test_the_summary_says_what_the_cases_are_like(
     assert "Contact sheet" not in shown
 
 
+def test_cases_without_a_structure_are_counted(
+    acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for path in acdc.glob("*/*/*_gt.nii.gz"):
+        label = nib.load(path)
+        data = np.asarray(label.dataobj).copy()
+        spoiled = data == 3 if path.parts[-3] == "testing" else path.parts[-2] == "patient003"
+        data[spoiled] = 0
+        nib.save(nib.Nifti1Image(data, label.affine), path)
+    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    empty = "patient003_frame01, patient003_frame09"
+    assert f"2 of 20 cases have no voxel of any structure: {empty}. They" in shown
+    assert "left ventricle is absent from all 4 cases of test: it has no Dice in test" in shown
+    assert "of train" not in shown
+    assert "No problems" in shown
+
+
+def test_a_dataset_has_one_name(
+    acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of its YAML file, as runs have it."""
+    own = tmp_path / "heart.yaml"
+    own.write_text(
+        "data: {class_path: datamodules.ACDCDataModule, init_args: {root: null}}"
+    )
+    given = [*words(acdc, tmp_path)[2:], "--dataset", str(own), "--pictures", "0"]
+    assert main(["check-data", *given]) == 0
+    shown = capsys.readouterr().out
+    assert "heart: 20 cases" in shown
+
+
 def test_a_picture_is_the_slice_with_most_foreground() -> None:
     image = np.zeros((1, 8, 10, 5), np.float32)
     image[0, :, :, 3] = np.arange(80).reshape(8, 10)
