@@ -256,8 +256,8 @@ class SegmentationModule(LightningModule):
             logged[key] = torch.tensor(value)
         if logged["val/dice"].isnan() and not self.trainer.sanity_checking:
             rank_zero_warn(
-                f"No case of the validation has a voxel of any class ({', '.join(names)}), so there "
-                "is no val/dice: by dice or compromise, the best epoch is that of the lowest "
+                f"No case of the validation has a voxel of any class ({', '.join(names)}), so "
+                "there is no val/dice: by dice or compromise, the best epoch is that of the lowest "
                 "val/nll. Put patients with structures into val."
             )
         # every rank holds the same numbers; their maximum over ranks is that number to the last bit

@@ -1,14 +1,18 @@
 """Predictions on each input's own grid, whatever its axes and header."""
 
 import os
+import struct
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
+from mbls.callbacks.predictions import PredictionWriter, label_values
 from mbls.cli import main
+from mbls.locks import LOCK, let_go, try_hold
 from tests import few_acdc, tiny
 from tests.datamodules.conftest import AFFINE, blobs, save
 
@@ -185,3 +189,98 @@ def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
     save(tmp_path / "thin.nii.gz", np.arange(5, dtype=np.int16).reshape(1, 1, 5))
     assert predict(run, tmp_path / "thin.nii.gz", tmp_path / "out") == 0
     assert nib.load(tmp_path / "out" / "thin.nii.gz").shape == (1, 1, 5)
+
+
+def test_files_of_somebodys_own_are_replaced_only_where_it_is_asked_for(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ground truth beside the images, or a prediction that was corrected by hand."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for folder in (images, labels):
+        folder.mkdir()
+    for name in ("a", "b"):
+        image, label = blobs(7)
+        save(images / f"{name}.nii.gz", image)
+    truth = save(labels / "b.nii.gz", label).read_bytes()
+    assert predict(run, images, labels) == 1
+    told = " ".join(capfd.readouterr().err.split())
+    assert f"{labels} holds 1 of the 2 files" in told
+    assert "b.nii.gz" in told
+    assert "OVERWRITE=1" in told
+    assert [path.name for path in labels.iterdir()] == ["b.nii.gz"], "told before inference"
+    assert (labels / "b.nii.gz").read_bytes() == truth
+    assert predict(run, images, labels, "--overwrite") == 0
+    written = (labels / "b.nii.gz").read_bytes()
+    assert written != truth
+    assert predict(run, images, labels) == 0, "its own are replaced"
+    assert (labels / "b.nii.gz").read_bytes() == written, "the same bytes each time"
+    changed = nib.load(labels / "a.nii.gz")
+    changed.header["descrip"] = "corrected"
+    nib.save(changed, labels / "a.nii.gz")
+    assert predict(run, images, labels) == 1
+
+
+def test_one_process_at_a_time_writes_predictions(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "a.nii.gz", blobs(1)[0])
+    (tmp_path / "out").mkdir()
+    held = try_hold(tmp_path / "out")
+    assert held is not None
+    assert predict(run, source, tmp_path / "out") == 1
+    told = capfd.readouterr().err
+    assert "Another process writes into the output folder" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+    let_go(held)
+    assert predict(run, source, tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+def test_an_input_whose_name_is_that_of_anothers_probabilities(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "a_prob"):
+        save(tmp_path / f"{name}.nii.gz", blobs(1)[0])
+    assert predict(run, tmp_path, tmp_path / "out", "--probabilities") == 1
+    assert "a_prob.nii.gz would be" in capfd.readouterr().err
+    assert predict(run, tmp_path, tmp_path / "out") == 0, "after an error others may write there"
+
+
+def test_a_broken_qform_beside_a_good_sform_is_written_back(run: Path, tmp_path: Path) -> None:
+    """A quaternion longer than 1, of which nibabel can make no matrix; the sform is what counts."""
+    source = save(tmp_path / "a.nii", blobs(8, (21, 19, 4))[0])
+    content = bytearray(source.read_bytes())
+    content[252:256] = struct.pack("<hh", 1, 1)
+    content[256:268] = struct.pack("<fff", 0, 0, 1.0001)
+    source.write_bytes(content)
+    given = nib.load(source)
+    with pytest.raises(ValueError, match="w2"):
+        given.header.get_qform()
+    assert predict(run, source, tmp_path / "out", "--probabilities") == 0
+    for name in ("a", "a_prob"):
+        found = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(found.affine, given.affine)
+        for field in ("qform_code", "sform_code", "quatern_d", "srow_x", "qoffset_x"):
+            np.testing.assert_array_equal(found.header[field], given.header[field])
+        np.testing.assert_array_equal(found.header["pixdim"][:4], given.header["pixdim"][:4])
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ((0, 255), np.uint8),
+        ((0, 500, 600), np.int16),
+        ((-1, 1), np.int16),
+        ((0, 40000), np.int32),
+        ((0, 2**31), np.int64),
+    ],
+)
+def test_labels_keep_their_files_values(values: tuple[int, ...], dtype: type, tmp_path) -> None:
+    assert label_values(values).dtype == dtype
+    writer = PredictionWriter(output=tmp_path)
+    truth = torch.tensor([0, 1, len(values) - 1]).view(3, 1, 1)
+    logits = 9.0 * torch.nn.functional.one_hot(truth, len(values)).movedim(-1, 0)
+    writer._write("a", logits, np.eye(4), None, values)
+    found = nib.load(tmp_path / "a.nii.gz")
+    assert found.get_data_dtype() == dtype
+    assert np.asarray(found.dataobj).ravel().tolist() == [values[0], values[1], values[-1]]

@@ -1,23 +1,36 @@
 """The prediction writer: label maps, and class probabilities if asked, as NIfTI."""
 
-import contextlib
+import gzip
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import nibabel as nib
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from rich.console import Console
 from torch import Tensor
 
 from mbls.callbacks.rank_zero import share_errors
 from mbls.errors import OutputError
-from mbls.files import writing
+from mbls.files import replacing
+from mbls.locks import LOCK, let_go, try_hold
 
 __all__ = ["PredictionWriter"]
+
+MARK = "mbls prediction"
+"""The header's description of what is written: a file without it is somebody's own."""
+
+LABEL_TYPES = (np.uint8, np.int16, np.int32, np.int64)  # what every reader of NIfTI takes, first
+GEOMETRY = (
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
+)
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -27,20 +40,35 @@ class PredictionWriter(BasePredictionWriter):
     other order gives other probabilities at boundaries.
 
     Args:
-        output: Folder for ``<case>.nii.gz``, uint8 labels with the values that the dataset's own
-            files have (BraTS 2021: 4 for the last of four classes), and ``<case>_prob.nii.gz``,
-            float32 with the classes on the last axis.
+        output: Folder for ``<case>.nii.gz``, labels with the values that the dataset's own files
+            have (BraTS 2021: 4 for the last of four classes) in uint8, or else in the smallest of
+            int16, int32 and int64 that holds them, and ``<case>_prob.nii.gz``, float32 with the
+            classes on the last axis. One process at a time may write there.
         probabilities: Whether to write the probabilities too.
+        overwrite: Whether to replace files that are no predictions of this writer, such as labels
+            or predictions that were corrected by hand; its own it always replaces.
     """
 
-    def __init__(self, *, output: Path | None = None, probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        output: Path | None = None,
+        probabilities: bool = False,
+        overwrite: bool = False,
+    ) -> None:
         super().__init__(write_interval="batch")
         self.output = None if output is None else Path(output)
-        self.probabilities = probabilities
+        self.probabilities, self.overwrite = probabilities, overwrite
         self._error: OutputError | None = None
+        self._held: IO[str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to predict without a place for it, before any work is done."""
+        """Refuse to predict without a place for it, before any work is done.
+
+        Raises:
+            OutputError: There is none, it holds the input or files of somebody's own, it cannot be
+                written to, or another process writes there.
+        """
         if stage != "predict":
             return
         if self.output is None:
@@ -62,7 +90,58 @@ class PredictionWriter(BasePredictionWriter):
                 f"The output folder {self.output} cannot be written to ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
             )
+        if trainer.is_global_zero and self._error is None:
+            try:
+                self._claim(trainer.datamodule.cases("predict"))  # type: ignore[attr-defined]
+            except OutputError as error:
+                self._error = error
         share_errors(trainer, self._error)
+
+    def _claim(self, cases: Sequence[str]) -> None:
+        """Hold the folder for this process, and see that no file of somebody's own is replaced."""
+        folder = Path(str(self.output))
+        self._held = try_hold(folder)
+        if self._held is None:
+            raise OutputError(
+                f"Another process writes into the output folder {folder}. Wait for its end, or "
+                "choose another: OUTPUT=FOLDER (--output)."
+            )
+        names = [name for case in cases for name in self._names(case)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise OutputError(
+                f"{twice[0]} would be the label map of one input and the probabilities of another. "
+                "Rename one of them, or predict without probabilities."
+            )
+        own = [name for name in names if _is_foreign(folder / name)]
+        if own and not self.overwrite:
+            raise OutputError(
+                f"The output folder {folder} holds {len(own)} of the {len(names)} files to be "
+                f"written, such as {own[0]}, and they are no predictions of mbls, or were changed. "
+                "Choose another: OUTPUT=FOLDER (--output), or replace them: OVERWRITE=1 "
+                "(--overwrite)."
+            )
+
+    def _names(self, case: str) -> Iterator[str]:
+        """The files of a case."""
+        yield f"{case}.nii.gz"
+        if self.probabilities:
+            yield f"{case}_prob.nii.gz"
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let others write there."""
+        self._release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let others write there: what ends in an error is not torn down."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            (Path(str(self.output)) / LOCK).unlink(missing_ok=True)
+            let_go(self._held)
+            self._held = None
 
     def write_on_batch_end(
         self,
@@ -108,12 +187,11 @@ class PredictionWriter(BasePredictionWriter):
         values: Sequence[int] | None,
     ) -> None:
         probs = logits.float().softmax(dim=0)
-        label = probs.argmax(dim=0).numpy().astype(np.uint8)  # also where rounding made a tie
-        if values is not None:
-            label = np.array(values, dtype=np.uint8)[label]
-        self._save(case, label, affine, header, "label")
-        if self.probabilities:
-            self._save(f"{case}_prob", probs.movedim(0, -1).numpy(), affine, header, "estimate")
+        classes = probs.argmax(dim=0).numpy()  # also where rounding made a tie
+        label = label_values(range(len(probs)) if values is None else values)[classes]
+        arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
+        for name, array in zip(self._names(case), arrays, strict=True):
+            self._save(name, array, affine, header, "label" if array is label else "estimate")
 
     def _save(
         self,
@@ -123,24 +201,41 @@ class PredictionWriter(BasePredictionWriter):
         header: Any,
         intent: Literal["label", "estimate"],
     ) -> None:
-        image = nib.Nifti1Image(array, np.asarray(affine))
-        if header is not None:  # both of its geometries, which do not always agree
-            own = image.header
-            own.set_zooms((*header.get_zooms()[:3], *own.get_zooms()[3:]))
-            own.set_sform(header.get_sform(), int(header["sform_code"]))
-            own.set_qform(header.get_qform(), int(header["qform_code"]))
+        image = nib.Nifti1Image(array, np.asarray(affine), dtype=array.dtype)
+        if header is not None:  # both of its geometries, which may not agree, or not be sound
+            for field in GEOMETRY:
+                image.header[field] = header[field]
+            image.header["pixdim"][:4] = header["pixdim"][:4]
         image.header.set_intent(intent)
         image.header.set_xyzt_units(_unit_of_length(header))
-        incoming = Path(str(self.output)) / f".incoming-{name}.nii.gz"
-        path = incoming.with_name(f"{name}.nii.gz")
-        try:
-            with writing(path):
-                nib.save(image, incoming)
-                incoming.replace(path)
-        except OutputError:
-            with contextlib.suppress(OSError):
-                incoming.unlink()
-            raise
+        image.header["descrip"] = MARK
+        with (
+            replacing(Path(str(self.output)) / name) as file,
+            gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
+        ):
+            image.to_stream(packed)
+
+
+def label_values(values: Sequence[int]) -> np.ndarray:
+    """Return the value of each class, in the smallest type of :data:`LABEL_TYPES` that holds all.
+
+    NIfTI's uint16 and int8 came later, and not every program reads them.
+    """
+    low, high = min(values), max(values)
+    fits = (t for t in LABEL_TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return np.array(values, dtype=next(fits))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Return True if there is a file, and this writer has not written it, or it was changed."""
+    if not path.exists() and not path.is_symlink():
+        return False
+    try:
+        with gzip.open(path) as file:
+            found = nib.Nifti1Header.from_fileobj(file, check=False)
+        return bytes(found["descrip"].item()) != MARK.encode()
+    except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError):
+        return True
 
 
 def _unit_of_length(header: Any) -> str:

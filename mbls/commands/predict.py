@@ -30,9 +30,13 @@ def _words_from_run(args: list[str]) -> list[str]:
     p.add_argument("--output", type=Path, required=True, help="folder for the label maps")
     p.add_argument("--ckpt", default="best", help="best, last, or a file (default: best)")
     p.add_argument("--probabilities", action="store_true", help="write class probabilities too")
+    p.add_argument("--overwrite", action="store_true",
+                   help="replace files in OUTPUT that are no predictions of mbls")  # fmt: skip
     add_mirror(p)
     options, rest = p.parse_known_args(args)
     words = [*run_words(options.run, options.ckpt), *mirror_words(options)]
     words += ["--data.init_args.predict_input", str(options.input)]
     words += ["--predictions.output", str(options.output), "--return_predictions", "false"]
-    return [*words, "--predictions.probabilities", str(options.probabilities).lower(), *rest]
+    for name in ("probabilities", "overwrite"):
+        words += [f"--predictions.{name}", str(getattr(options, name)).lower()]
+    return [*words, *rest]

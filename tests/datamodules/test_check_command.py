@@ -81,9 +81,7 @@ def test_a_dataset_has_one_name(
 ) -> None:
     """That of its YAML file, as runs have it."""
     own = tmp_path / "heart.yaml"
-    own.write_text(
-        "data: {class_path: datamodules.ACDCDataModule, init_args: {root: null}}"
-    )
+    own.write_text("data: {class_path: datamodules.ACDCDataModule, init_args: {root: null}}")
     given = [*words(acdc, tmp_path)[2:], "--dataset", str(own), "--pictures", "0"]
     assert main(["check-data", *given]) == 0
     shown = capsys.readouterr().out
