@@ -1,5 +1,7 @@
 """A disk that is full or read-only: what is said, what is left, and the way on."""
 
+import errno
+import os
 import resource
 import signal
 import subprocess
@@ -174,10 +176,14 @@ def test_results_that_cannot_be_written(
     assert "Traceback" not in told
 
 
-@needs_full
-def test_a_prediction_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_prediction_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mbls.files.os.fsync", full)
     writer = PredictionWriter(output=tmp_path)
-    (tmp_path / ".incoming-case.nii.gz").symlink_to(FULL)
     data = SimpleNamespace(restore=lambda case, logits: (logits, np.eye(4)))
     trainer: Any = SimpleNamespace(datamodule=data, world_size=1)
     batch = {"case": ["case"], "scored": torch.tensor([True])}
