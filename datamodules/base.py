@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import lightning
 import nibabel as nib
 import numpy as np
+from lightning.pytorch.accelerators import CUDAAccelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -85,7 +86,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         batch_size: Training samples in a step over all ranks together, so that a run does not
             depend on their number. Validation, test and predict take one volume at a time.
         num_workers: Processes that load data, for each rank; they live through the run. With 0 a
-            thread of the training process makes the next training batch during a step.
+            thread of this process makes the next batch, or loads the next volume, meanwhile.
         prepare_workers: Threads that fill the cache; None for one a CPU.
         seed: Seed of the order of samples and of all random changes.
     """
@@ -408,6 +409,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             start=self.start,
             num_workers=self.num_workers,
             foreground=self.foreground,
+            pin_memory=self._pins_memory,
         )
 
     def train_dataset(self) -> SliceDataset | PatchDataset:
@@ -447,8 +449,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the loader of the input to predict, or of the test volumes if none is given."""
         if self.predict_input is None:
             return self._volumes("test")
-        dataset = InputDataset(self._part("predict"), self.preparer)
-        return evaluation_loader(dataset, num_workers=self.num_workers)
+        return self._loader(InputDataset(self._part("predict"), self.preparer))
 
     # Inside.
 
@@ -518,5 +519,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def _volumes(self, part: str) -> DataLoader[Any]:
         self._load()
-        dataset = VolumeDataset(self._cached[part], mask_background=self.mask_background)
-        return evaluation_loader(dataset, num_workers=self.num_workers)
+        return self._loader(VolumeDataset(self._cached[part], mask_background=self.mask_background))
+
+    def _loader(self, dataset: VolumeDataset | InputDataset) -> DataLoader[Any]:
+        return evaluation_loader(
+            dataset, num_workers=self.num_workers, pin_memory=self._pins_memory
+        )
+
+    @property
+    def _pins_memory(self) -> bool:
+        """Whether batches go to a CUDA device: a GPU that the run leaves alone gets no context."""
+        return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from datamodules.loading.ahead import AheadLoader
@@ -25,6 +24,7 @@ def training_loader(
     start: tuple[int, int],
     num_workers: int,
     foreground: float = 0.0,
+    pin_memory: bool = False,
 ) -> DataLoader[Any]:
     """Return the loader of this rank's share of each batch.
 
@@ -36,6 +36,7 @@ def training_loader(
         start: See :class:`~datamodules.loading.samplers.TrainingSampler`.
         num_workers: Processes that load data; 0 loads in a thread of this one, a batch ahead.
         foreground: Least share of a batch that shows foreground.
+        pin_memory: Whether batches go to a CUDA device.
     """
     rank, world = rank_and_world()
     sampler = TrainingSampler(
@@ -48,18 +49,21 @@ def training_loader(
         start=start,
         foreground=foreground,
     )
-    options = _options(num_workers)
+    options = _options(num_workers, pin_memory)
     return AheadLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **options)
 
 
 def evaluation_loader(
-    dataset: VolumeDataset | InputDataset, *, num_workers: int
+    dataset: VolumeDataset | InputDataset, *, num_workers: int, pin_memory: bool = False
 ) -> DataLoader[Any]:
-    """Return the loader of this rank's volumes, one a batch."""
+    """Return the loader of this rank's volumes, one a batch; arguments are the training's.
+
+    Without workers a thread loads the next volume while one is segmented and scored.
+    """
     rank, world = rank_and_world()
     sampler = EvaluationSampler(len(dataset), rank=rank, world=world)
-    options = _options(num_workers)
-    return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate, **options)
+    options = _options(num_workers, pin_memory)
+    return AheadLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate, **options)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -67,9 +71,9 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _options(num_workers: int) -> dict[str, Any]:
+def _options(num_workers: int, pin_memory: bool) -> dict[str, Any]:
     return {
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": pin_memory,
     }

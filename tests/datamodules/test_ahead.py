@@ -1,6 +1,8 @@
 """The loader that makes a batch ahead: same batches, no waiting, errors told where they are met."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,7 +53,7 @@ def test_the_next_batch_is_made_while_the_last_is_used_and_no_further_one() -> N
     next(batches)
     assert data.made[1].wait(10)
     assert not data.made[2].wait(0.1)
-    assert data.names == {"loader_0"}
+    assert data.names == {"loader"}
 
 
 def test_the_sampler_may_be_told_its_epoch_once_a_pass_was_asked_for() -> None:
@@ -103,13 +105,34 @@ def test_making_batches_takes_one_of_torchs_threads_and_leaves_the_steps_theirs(
 def test_the_thread_ends_with_the_loader() -> None:
     loader = AheadLoader(Squares(), batch_size=None)
     next(iter(loader))
-    mine = [thread for thread in threading.enumerate() if thread.name == "loader_0"]
+    mine = [thread for thread in threading.enumerate() if thread.name == "loader"]
     assert mine
     del loader
     gc.collect()
     for thread in mine:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_read_that_hangs_does_not_keep_the_process() -> None:
+    code = """
+import threading
+from datamodules.loading import ahead
+
+class Hanging:
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        return threading.Event().wait() if index else 0
+
+ahead._PATIENCE = 0.1
+next(iter(ahead.AheadLoader(Hanging(), batch_size=None)))
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_workers_load_where_they_are_asked_for() -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import nibabel as nib
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 
 from datamodules import ACDCDataModule, Augmentation, DataError
 from datamodules.case import Case
+from datamodules.loading.datasets import VolumeDataset
 from datamodules.origin import phantom_home, refuse_hidden_phantom
 from datamodules.reading.posterior import save_posterior
 from datamodules.settings import TrainerError
@@ -412,6 +416,36 @@ class Recorder(lightning.LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accelerator", [CPUAccelerator, CUDAAccelerator])
+def test_memory_is_pinned_where_the_run_uses_cuda(accelerator: type, module, monkeypatch) -> None:
+    """Not where a machine has a GPU and the run leaves it alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    built = ready(module())
+    pinned = accelerator is CUDAAccelerator
+    trainer = SimpleNamespace(accelerator=accelerator(), current_epoch=0)
+    for built.trainer in (None, trainer):  # type: ignore[assignment]
+        loaders = [getattr(built, f"{part}_dataloader")() for part in ("train", "val", "test")]
+        found = {loader.pin_memory for loader in (*loaders, built.predict_dataloader())}
+        assert found == {pinned and built.trainer is not None}
+
+
+def test_the_next_volume_is_loaded_while_one_is_scored(module) -> None:
+    built = ready(module())
+    threads = []
+    read = VolumeDataset.__getitem__
+
+    class Noted(VolumeDataset):
+        def __getitem__(self, key):
+            threads.append(threading.current_thread().name)
+            return read(self, key)
+
+    loader = built.test_dataloader()
+    loader.dataset.__class__ = Noted
+    cases = [case for batch in loader for case in batch["case"]]
+    assert cases == built.cases("test")
+    assert threads == ["loader"] * len(cases)
+
+
 def test_samplers_are_not_taken_away(module) -> None:
     data = module()
     data.trainer = lightning.Trainer(overfit_batches=2, logger=False, enable_checkpointing=False)
