@@ -34,6 +34,8 @@ from datamodules.reading.grids import Box
 from datamodules.reading.nifti import read_grid
 from datamodules.reading.truth import native_truth
 from datamodules.settings import (
+    check_batch,
+    check_classes,
     check_counts,
     check_division,
     check_masking,
@@ -137,6 +139,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_classes(self.num_classes, dataset=self.dataset)
         check_division(
             fold=fold,
             folds=folds,
@@ -277,11 +280,15 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return [case.patient for case in self._part(split)]
 
     def label_values(self, case_id: str) -> tuple[int, ...]:
-        """Return the value that each class has in a case's label file, predicted ones included."""
+        """Return the value that each class has in a case's label file, predicted ones included.
+
+        Of several it is the smallest that is not negative, if there is one.
+        """
         scheme = self._case(case_id).scheme
         pairs = tuple(self.label_map.items()) if scheme is None else scheme.classes
         return tuple(
-            min(value for value, index in pairs if index == k) for k in range(self.num_classes)
+            min((value for value, index in pairs if index == k), key=lambda v: (v < 0, v))
+            for k in range(self.num_classes)
         )
 
     def source_header(self, case_id: str) -> nib.Nifti1Header:
@@ -391,12 +398,16 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Open the cache; never writes.
 
         Raises:
+            DataError: A case is not in the cache, or a fit has fewer samples than a batch.
             TrainerError: The trainer's ``overfit_batches`` is set.
         """
         if self.trainer is not None:
             check_overfit(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         if self.predict_input is None:
             self._load()
+            if stage == "fit":
+                samples = len(self.train_dataset())
+                check_batch(self.batch_size, samples=samples, root=self.data_root)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training samples, at the trainer's epoch and :attr:`start`."""

@@ -1,7 +1,10 @@
 """Checks the settings that every datamodule has; those of the cache are Preprocessing's own."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from datamodules.case import DataError, Problem
+from datamodules.reading.checks import IGNORED, OUTSIDE
 from datamodules.splits import HOLDOUT
 
 
@@ -19,6 +22,25 @@ def check_overfit(batches: float) -> None:
             "ranks and resumed runs rest on. To see a network overfit, train on a patient or two "
             "(SPLIT=FILE, --split FILE, of make splits' form)."
         )
+
+
+def check_classes(num_classes: int, *, dataset: str) -> None:
+    """Raise ValueError if there are more classes than the labels of the cache have values."""
+    if num_classes > OUTSIDE:
+        raise ValueError(
+            f"num_classes must be at most {OUTSIDE}, got {num_classes} of {dataset}: labels are "
+            f"kept in 8 bits, of which {OUTSIDE} and {IGNORED} mean no class. Merge classes in "
+            "label_map."
+        )
+
+
+def check_batch(batch_size: int, *, samples: int, root: Path) -> None:
+    """Raise DataError if not even one batch can be made of the training samples of an epoch."""
+    if batch_size > samples:
+        rule = "a batch must not be larger than the training part"
+        fix = f"Take BATCH_SIZE={samples} (--batch-size) or less, or more patients in train."
+        found = f"batch_size {batch_size} and {samples} training samples"
+        raise DataError([Problem("", str(root), rule, found, fix)])
 
 
 def check_division(

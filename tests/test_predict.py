@@ -184,6 +184,14 @@ def test_a_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(same.dataobj))
 
 
+def test_a_2d_image_gets_a_2d_label(run: Path, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.nii.gz", blobs(1)[0][..., 0])
+    assert predict(run, source, tmp_path / "out", "--probabilities") == 0
+    assert nib.load(tmp_path / "out/a.nii.gz").shape == (20, 24)
+    assert nib.load(tmp_path / "out/a_prob.nii.gz").shape == (20, 24, 1, 4)
+    np.testing.assert_array_equal(nib.load(tmp_path / "out/a.nii.gz").affine, AFFINE)
+
+
 def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
     """Smaller than what the network pools to one voxel, over which it normalises."""
     save(tmp_path / "thin.nii.gz", np.arange(5, dtype=np.int16).reshape(1, 1, 5))

@@ -11,7 +11,7 @@ from pathlib import Path
 from datamodules.case import Case, DataError, LabelScheme, Problem, Survey
 from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
-from datamodules.reading.nifti import SUFFIXES, find_nifti, stem
+from datamodules.reading.nifti import find_nifti, is_volume, stem
 
 OLD_ENDINGS = ("_t1", "_t1ce", "_t2", "_flair")  # the order of the channels
 NEW_ENDINGS = ("-t1n", "-t1c", "-t2w", "-t2f")  # 2023 and 2024
@@ -156,7 +156,7 @@ def _find(root: Path) -> tuple[list[FoundCase], list[Problem]]:
 
 def _in_folder(folder: Path) -> Iterator[FoundCase]:
     """Yield the cases whose files lie in ``folder``: one as a rule, all in some copies."""
-    names = sorted({stem(path) for path in folder.iterdir() if _is_volume(path)})
+    names = sorted({stem(path) for path in folder.iterdir() if is_volume(path)})
     cases: dict[tuple[str, bool], FoundCase] = {}
     labels: dict[str, Path] = {}
     others: list[Path] = []
@@ -186,10 +186,6 @@ def _in_folder(folder: Path) -> Iterator[FoundCase]:
         if found.label is None and found.alone and len(others) == 1:
             found.label, found.renamed = others[0], True  # as in a copy of BraTS20_Training_355
     yield from cases.values()
-
-
-def _is_volume(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def _modality(name: str) -> tuple[str, bool, int] | None:

@@ -10,7 +10,7 @@ from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.layouts.flare_releases import Release, release_of
 from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
-from datamodules.reading.nifti import SUFFIXES, is_there, stem
+from datamodules.reading.nifti import is_there, is_volume, stem
 
 _DEPTH = 3  # levels below the root at which folders are looked for
 _LABELS = re.compile(r"(training|validation|tuning|test)?masks?|labels(tr|va|val|ts)?", re.I)
@@ -124,10 +124,10 @@ def _collect(folders: list[Path]) -> dict[str, _Files]:
 def _volumes(folder: Path) -> dict[str, Path]:
     """Return the NIfTI files of a folder by their stem; ``.nii.gz`` is taken before ``.nii``."""
     paths = sorted(
-        (path for path in folder.iterdir() if path.name.endswith(SUFFIXES)),
-        key=lambda path: (stem(path), path.name.endswith(".gz")),
+        (path for path in folder.iterdir() if is_volume(path) and is_there(path)),
+        key=lambda path: (stem(path), path.name.lower().endswith(".gz")),
     )
-    return {stem(path): path for path in paths if not path.name.startswith(".") and is_there(path)}
+    return {stem(path): path for path in paths}
 
 
 def _may_lack(image: Path, release: Release) -> bool:

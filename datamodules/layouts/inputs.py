@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem
-from datamodules.reading.nifti import SUFFIXES, is_there, stem
+from datamodules.reading.nifti import SUFFIXES, is_there, is_volume, stem
 
 
 def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
@@ -25,7 +25,7 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
         return DataError([Problem("", str(path), rule, found, fix)])
 
     if is_there(path):
-        if not path.name.endswith(SUFFIXES):
+        if not path.name.lower().endswith(SUFFIXES):
             raise wrong("the input must be a NIfTI file", path.name)
         files = [path]
     elif path.is_dir():
@@ -99,7 +99,7 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
 
 
 def _is_volume(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".") and is_there(path)
+    return is_volume(path) and is_there(path)
 
 
 def listing(folder: Path, limit: int = 5) -> str:

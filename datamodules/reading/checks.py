@@ -91,7 +91,7 @@ def read_case(
     if case.label is not None and (volume := read(case.label)) is not None:
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
             note(case.label, *fault)
-        if fault := label_fault(volume.data, label_map, ways_out):
+        if fault := label_fault(volume.data, label_map, ways_out, scaling=volume.scaling):
             note(case.label, *fault)
         else:
             label = map_labels(volume.data, label_map)
@@ -145,18 +145,35 @@ def intensity_fault(data: np.ndarray) -> tuple[str, str, str] | None:
 
 
 def label_fault(
-    data: np.ndarray, label_map: Mapping[int, int], fix: str = _OWN_LABELS
+    data: np.ndarray,
+    label_map: Mapping[int, int],
+    fix: str = _OWN_LABELS,
+    *,
+    scaling: tuple[float, float] = (1.0, 0.0),
 ) -> tuple[str, str, str] | None:
-    """Return (rule, found, fix) if a label map holds what ``label_map`` does not, else None."""
+    """Return (rule, found, fix) if a label map holds what ``label_map`` does not, else None.
+
+    Args:
+        data: The labels as the header scales them.
+        label_map: Class index of each value that may be there.
+        fix: The way out where there is another value.
+        scaling: Slope and intercept of the header.
+    """
     allowed = ", ".join(str(value) for value in sorted(label_map))
     values, counts = np.unique(data, return_counts=True)
     with np.errstate(invalid="ignore"):  # of infinity
         fractions = ~(np.abs(values - np.rint(values)) <= _NOISE)
     if fractions.any():
+        way_out = "Resample labels with nearest neighbours; never interpolate them."
+        if scaling != (1.0, 0.0):
+            way_out = (
+                f"The header multiplies what is stored by {scaling[0]:g} and adds {scaling[1]:g} "
+                "(scl_slope, scl_inter): store labels as integers, without a scale."
+            )
         return (
             "labels must be integers",
             f"{int(counts[fractions].sum())} voxels that are not, such as {values[fractions][0]:g}",
-            "Resample labels with nearest neighbours; never interpolate them.",
+            way_out,
         )
     unknown = ~np.isin(np.rint(values), list(label_map))
     if unknown.any():

@@ -17,6 +17,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.wrapstruct import WrapStructError
 
 SUFFIXES = (".nii.gz", ".nii")
 T = TypeVar("T")
@@ -25,10 +26,24 @@ _PIECE = 1 << 16  # bytes
 _INFLATION = 1032  # bytes that one byte of deflate holds at most
 _FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
 _UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and "unknown" are mm
+_SKEW = math.sin(math.radians(0.1))  # cosine of two axes that is more than a header's rounding
 _LENGTHS = (1e-4, 100.0)  # mm of a voxel; beyond, resampling leaves one of all, or fills the memory
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes
-    *(ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError),
-    *(OverflowError, zlib.error, struct.error),
+    *(ImageFileError, HeaderDataError, ImageDataError, WrapStructError, OSError, EOFError),
+    *(ValueError, OverflowError, zlib.error, struct.error),
+)
+
+
+_CONVERT = "Only NIfTI is read (.nii, .nii.gz): convert it; a 2D image may have the shape (X, Y)."
+_OTHERS = (  # first bytes, what a file is then, and the way out
+    (b"version https://git-lfs", "a pointer of git-lfs in its place", "Fetch it: git lfs pull."),
+    (b"/annex/objects/", "a pointer of git-annex in its place", "Fetch it: datalad get."),
+    (b"\x89PNG", "a PNG image", _CONVERT),
+    (b"\xff\xd8\xff", "a JPEG image", _CONVERT),
+    (b"II*\x00", "a TIFF image", _CONVERT),
+    (b"MM\x00*", "a TIFF image", _CONVERT),
+    (b"NRRD", "an NRRD file", _CONVERT),
+    (b"ObjectType", "a MetaImage file", _CONVERT),
 )
 
 
@@ -48,32 +63,48 @@ class Volume:
         data: Voxels ``(X, Y, Z)`` in the file's axis order, scaled by the header's slope.
         file_affine: The affine nibabel reports, voxel to mm; written back with predictions.
         affine: The affine in mm with the true voxel size, see :func:`true_affine`.
+        scaling: The slope and the intercept of the header that are in ``data``.
     """
 
     data: np.ndarray
     file_affine: np.ndarray
     affine: np.ndarray
+    scaling: tuple[float, float] = (1.0, 0.0)
 
 
 def stem(path: Path) -> str:
-    """Return the file name without ``.nii`` or ``.nii.gz``."""
+    """Return the file name without ``.nii`` or ``.nii.gz``, in letters of any case."""
     for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
     raise ValueError(f"A NIfTI file's name must end in .nii.gz or .nii, got {path.name}.")
 
 
+def is_volume(path: Path) -> bool:
+    """Return True if a name is that of a NIfTI file, and not hidden."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
 def find_nifti(folder: Path, name: str) -> Path | None:
-    """Return ``folder/name.nii.gz``, else ``folder/name.nii``, else None."""
+    """Return ``folder/name.nii.gz``, else ``folder/name.nii``, else None; in letters of any case.
+
+    The suffix alone may be in capitals.
+    """
     for suffix in SUFFIXES:
         if is_there(path := folder / f"{name}{suffix}"):
             return path
-    return None
+    others = (path for path in sorted(folder.glob("*.[nN][iI][iI]*")) if is_volume(path))
+    return next((path for path in others if stem(path) == name and is_there(path)), None)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path is a file, or one that cannot be followed: reading it will say so."""
+    """Return True if a path is a file, or something else that reading it will name.
+
+    That is a link that cannot be followed, or a folder that has a file's name and holds a file.
+    """
     try:
+        if path.is_dir():
+            return is_volume(path) and any(is_volume(entry) for entry in path.iterdir())
         return path.is_file() or (path.is_symlink() and not path.exists())
     except PermissionError:
         return True
@@ -102,7 +133,7 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
     to_mm = np.diag([unit, unit, unit, 1.0])
     affine = to_mm @ affine
     size = voxel_sizes(affine)
-    pixdim = unit * np.abs(np.asarray(header.get_zooms()[:3], dtype=np.float64))
+    pixdim = unit * np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     _check_size("affine", size)
     _check_size("pixdim", pixdim)
     place = affine[:3, 3]
@@ -133,13 +164,31 @@ def oddities(path: Path) -> list[str]:
         said.append("pixdim is negative, its absolute value is taken.")
     if named := _UNITS.get(_unit_code(image.header)):
         said.append(f"the header's unit is {named[0]}: lengths are converted to mm.")
+    _, _, affine = _grid(image, path)
+    if said_of_axes := _skew(affine):
+        said.append(said_of_axes)
     return said
+
+
+def _skew(affine: np.ndarray) -> str | None:
+    """Return what to know of axes that are not at right angles, else None."""
+    axes = affine[:3, :3] / voxel_sizes(affine)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if cosine <= _SKEW:
+        return None
+    stretch = np.linalg.svd(axes, compute_uv=False)  # of a distance, by its direction
+    return (
+        f"its axes are up to {math.degrees(math.asin(min(cosine, 1.0))):.2g} degrees off right "
+        f"angles (a tilted gantry?). They are taken as orthogonal: distances in mm are off by up "
+        f"to {100 * np.abs(stretch - 1).max():.2g} %, and ITK refuses such a file and its "
+        "prediction. Resample image and label to orthogonal axes."
+    )
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """Return shape, file affine and true affine of a 3D NIfTI file; reads the header alone.
 
-    Axes of length 1 after the third do not count.
+    Axes of length 1 after the third do not count; a 2D file is a volume of one slice.
 
     Raises:
         NiftiError: As :func:`read_volume`, for what the header can tell.
@@ -150,7 +199,8 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
 def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume:
     """Read a 3D NIfTI file; what is packed is compared with its checksum.
 
-    Axes of length 1 after the third are dropped; bytes after what is packed are not looked at.
+    Axes of length 1 after the third are dropped, and a 2D file is a volume of one slice. Bytes
+    after what is packed are not looked at.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file.
@@ -164,12 +214,13 @@ def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume
     def read() -> Volume:
         image = _load(path)
         _, file_affine, affine = _grid(image, path)
-        if path.suffix != ".gz":
-            return Volume(_voxels(image, dtype), file_affine, affine)
+        scaling = float(image.dataobj.slope), float(image.dataobj.inter)
+        if not _is_packed(path):
+            return Volume(_voxels(image, dtype), file_affine, affine, scaling)
         with gzip.open(path) as file:
             data = _voxels(type(image).from_stream(file), dtype)
             _read_on(file)
-        return Volume(data, file_affine, affine)
+        return Volume(data, file_affine, affine, scaling)
 
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
         return _guard(path, read)
@@ -180,6 +231,10 @@ def _load(path: Path) -> nib.Nifti1Image:
     if not isinstance(image, nib.Nifti1Image):
         raise ImageFileError(f"it is a {type(image).__name__}")
     return image
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _read_on(file: gzip.GzipFile) -> None:
@@ -196,7 +251,7 @@ def _shape(image: nib.Nifti1Image) -> tuple[int, ...]:
     shape = tuple(image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    return shape
+    return (*shape, 1) if len(shape) == 2 else shape
 
 
 def _voxels(image: nib.Nifti1Image, dtype: type[np.floating] | None) -> np.ndarray:
@@ -224,9 +279,10 @@ def _grid(image: nib.Nifti1Image, path: Path) -> tuple[tuple[int, ...], np.ndarr
         rule = f"the header's vox_offset must be {header_end} or more"
         raise NiftiError(rule, f"{first}", "Repair the header, or export the volume again.")
     promised = math.prod(shape) * image.get_data_dtype().itemsize
-    if promised > path.stat().st_size * (_INFLATION if path.suffix == ".gz" else 1):
+    if promised > path.stat().st_size * (_INFLATION if _is_packed(path) else 1):
         raise ImageFileError(f"its header promises {promised} bytes of voxels")
-    _check_size("pixdim", _unit(image.header) * np.abs(_stated_size(image, path)))
+    stated = _stated_size(image, path)[: len(image.shape)]  # a 2D file need not state the third
+    _check_size("pixdim", _unit(image.header) * np.abs(stated))
     affine = np.asarray(image.affine, dtype=np.float64)
     true = true_affine(image.header, affine)
     size, (least, most) = voxel_sizes(true), _LENGTHS
@@ -248,9 +304,13 @@ def _unit(header: nib.Nifti1Header) -> float:
 
 def _stated_size(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     """Return the voxel size as ``pixdim`` has it; nibabel makes 0 to 1 and drops the sign."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        header = type(image).header_class.from_fileobj(file, check=False)
-    return np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    return np.asarray(_raw_header(type(image), path)["pixdim"][1:4], dtype=np.float64)
+
+
+def _raw_header(kind: type[nib.Nifti1Image], path: Path) -> nib.Nifti1Header:
+    """Return the header as it is in the file, where nibabel mends some of what it loads."""
+    with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
+        return kind.header_class.from_fileobj(file, check=False)
 
 
 def _check_size(name: str, size: np.ndarray) -> None:
@@ -276,11 +336,17 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
         text = str(error).replace(f'"{path}"', "it").replace(f"'{path}'", "it")
         text = text.replace(f"File {path}", "it").replace(str(path), "it")
         reason = " ".join(text.split()) or type(error).__name__
-        raise NiftiError(
+        fault = _quaternion_fault(path) or (
             "the file must be a complete NIfTI file",
-            f"{path.stat().st_size} bytes that do not read as one: {reason}",
-            _other_suffix(path) or "Download or unpack it again.",
-        ) from error
+            *(
+                _other_kind(path)
+                or (
+                    f"{path.stat().st_size} bytes that do not read as one: {reason}",
+                    _other_suffix(path) or "Download or unpack it again.",
+                )
+            ),
+        )
+        raise NiftiError(*fault) from error
 
 
 def _access_fault(path: Path) -> tuple[str, str, str] | None:
@@ -296,9 +362,38 @@ def _access_fault(path: Path) -> tuple[str, str, str] | None:
             fix = "Restore what it links to (in a dataset of git-annex: datalad get)."
             return there, "a link to nothing", fix
         regular = False
+    if path.is_dir():
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) or "nothing"
+        fix = "Move the file out of the folder, and remove the folder."
+        return "the file must be a file", f"a folder of that name, which holds {held}", fix
     if not regular:
         return there, "no such file", "Restore it from the archive."
     return None if os.access(path, os.R_OK) else denied
+
+
+def _quaternion_fault(path: Path) -> tuple[str, str, str] | None:
+    """Return (rule, found, fix) of a NIfTI-1 file whose qform, which is needed, is no rotation."""
+    try:
+        header = _raw_header(nib.Nifti1Image, path)
+        parts = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
+    except _UNREADABLE:
+        return None
+    if int(header["sizeof_hdr"]) != 348 or int(header["qform_code"]) <= 0:
+        return None
+    try:
+        header.get_qform_quaternion()
+    except ValueError:
+        rule = "the quaternion of the qform must be of unit length where no sform has the true size"
+        found = f"quatern_b, quatern_c and quatern_d of the length {math.hypot(*parts):.8g}"
+        return rule, found, "Scale the three to the length 1, or store the affine as a sform too."
+    return None
+
+
+def _other_kind(path: Path) -> tuple[str, str] | None:
+    """Return (found, fix) of a file that is something else than NIfTI, packed or not."""
+    with path.open("rb") as file:
+        begin = file.read(64)
+    return next(((found, fix) for magic, found, fix in _OTHERS if begin.startswith(magic)), None)
 
 
 def _other_suffix(path: Path) -> str | None:
@@ -306,9 +401,9 @@ def _other_suffix(path: Path) -> str | None:
     with path.open("rb") as file:
         begin = file.read(348)
     is_header = nib.Nifti1Image.header_class.may_contain_header(begin)
-    if path.suffix == ".gz" and is_header:
+    if _is_packed(path) and is_header:
         return "It is not packed: rename it to .nii, or pack it (gzip)."
-    if path.suffix != ".gz" and begin[:2] == b"\x1f\x8b":
+    if not _is_packed(path) and begin[:2] == b"\x1f\x8b":
         return "It is packed: rename it to .nii.gz, or unpack it (gunzip)."
     return None
 

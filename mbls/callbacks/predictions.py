@@ -189,6 +189,8 @@ class PredictionWriter(BasePredictionWriter):
         probs = logits.float().softmax(dim=0)
         classes = probs.argmax(dim=0).numpy()  # also where rounding made a tie
         label = label_values(range(len(probs)) if values is None else values)[classes]
+        if header is not None:  # of an image of two axes too
+            label = label.reshape(header.get_data_shape()[:3])
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
         for name, array in zip(self._names(case), arrays, strict=True):
             self._save(name, array, affine, header, "label" if array is label else "estimate")

@@ -332,6 +332,35 @@ def test_bad_settings(settings: dict, match: str) -> None:
         ACDCDataModule(**settings)
 
 
+@pytest.mark.parametrize("classes", [254, 255, 300])
+def test_labels_have_room_for_so_many_classes(classes: int, tmp_path: Path) -> None:
+    class Parcels(ACDCDataModule):
+        num_classes = classes
+        label_map = {k: k for k in range(classes)}  # noqa: RUF012
+
+    if classes == 254:
+        Parcels(phantom_root=tmp_path)
+        return
+    with pytest.raises(ValueError, match=f"num_classes must be at most 254, got {classes}"):
+        Parcels(phantom_root=tmp_path)
+
+
+def test_a_batch_larger_than_the_training_part(module) -> None:
+    built = module(batch_size=200)
+    built.prepare(progress=False)
+    built.setup("test")
+    samples = len(built.train_dataset())
+    with pytest.raises(DataError, match=f"batch_size 200 and {samples} training samples"):
+        built.setup("fit")
+    ready(module(batch_size=samples))
+
+
+def test_of_several_values_of_a_class_one_is_written(module) -> None:
+    built = module()
+    built.label_map = {-1: 0, 0: 0, 5: 1, 1: 1, -3: 2, 3: 3}
+    assert built.label_values(built.cases("test")[0]) == (0, 1, -3, 3)
+
+
 def test_unknown_part(module) -> None:
     with pytest.raises(ValueError, match="train, val, test or predict, got 'valid'"):
         module().cases("valid")

@@ -10,11 +10,13 @@ import pytest
 
 from datamodules import ACDCDataModule, DataError
 from datamodules.case import Case, Problem
+from datamodules.phantom.faults.edits import put
 from datamodules.reading.checks import label_fault, map_labels, read_case
 from datamodules.reading.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 Build = Callable[..., ACDCDataModule]
+SCL_SLOPE = 112  # in the header; the intercept follows
 NAME = "patient002_frame01"
 
 
@@ -164,6 +166,16 @@ def test_values_of_no_class(values: np.ndarray, found: str) -> None:
     fault = label_fault(values, {0: 0, 1: 1})
     assert fault is not None
     assert found in fault[1]
+
+
+def test_labels_that_the_header_scales(acdc: Path, module: Build) -> None:
+    """Nothing was interpolated: they were stored in 8 bits over their range."""
+    path = acdc / "training/patient001/patient001_frame01_gt.nii.gz"
+    put(path, SCL_SLOPE, "<ff", 0.988, 0.02)
+    (found,) = module().check(progress=False)
+    assert found.rule == "labels must be integers"
+    assert "multiplies what is stored by 0.988 and adds 0.02" in found.fix
+    assert "nearest" not in found.fix
 
 
 def test_a_link_to_nothing(acdc: Path, module: Build) -> None:

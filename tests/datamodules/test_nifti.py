@@ -22,6 +22,7 @@ from datamodules.reading.nifti import (
 )
 from tests.datamodules.conftest import AFFINE, blobs, save
 
+QFORM_CODE = 252  # in the header; the sform's and the quaternion follow
 TRUE = np.diag([-1.3158, -1.3158, 10.0, 1.0])
 UNIT = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -222,7 +223,8 @@ def test_a_link_to_nothing(tmp_path: Path, target: str) -> None:
     assert find_nifti(tmp_path, "a") == tmp_path / "a.nii.gz"
     with pytest.raises(NiftiError, match=r"must exist, found a link to nothing\. Restore what it"):
         read_volume(tmp_path / "a.nii.gz")
-    (tmp_path / "b.nii.gz").symlink_to(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "b.nii.gz").symlink_to(tmp_path / "empty")
     assert find_nifti(tmp_path, "b") is None
 
 
@@ -321,3 +323,89 @@ def test_names(tmp_path: Path) -> None:
     assert find_nifti(tmp_path, "a") == plain
     packed = save(tmp_path / "a.nii.gz", blobs(0)[0])
     assert find_nifti(tmp_path, "a") == packed
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s1--0.nii.gz\n", "datalad get"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(300), "a PNG image. Only NIfTI is read"),
+        (b"\xff\xd8\xff\xe0" + bytes(300), "a JPEG image. Only NIfTI is read"),
+        (b"NRRD0005\n" + bytes(300), "an NRRD file. Only NIfTI is read"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.png"])
+def test_another_kind_of_file_is_named(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(NiftiError) as error:
+        read_volume(tmp_path / name)
+    assert told in str(error.value)
+    assert "Download or unpack" not in str(error.value)
+
+
+def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
+    """As some copies of public data sets have it."""
+    (tmp_path / "a.nii.gz").mkdir()
+    save(tmp_path / "a.nii.gz" / "a_seg.nii", blobs(0)[0])
+    path = find_nifti(tmp_path, "a")
+    assert path is not None
+    with pytest.raises(NiftiError, match=r"a folder of that name, which holds a_seg\.nii"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".NII.GZ", ".NII", ".nii.GZ"])
+def test_a_suffix_may_be_in_capitals(tmp_path: Path, suffix: str) -> None:
+    image = blobs(0)[0]
+    packed = suffix.lower().endswith(".gz")
+    written = save(tmp_path / ("b.nii.gz" if packed else "b.nii"), image)
+    path = written.rename(tmp_path / f"a{suffix}")
+    assert find_nifti(tmp_path, "a") == path
+    assert stem(path) == "a"
+    np.testing.assert_array_equal(read_volume(path).data, image)
+    assert read_grid(path)[0] == image.shape
+    assert oddities(path) == []
+
+
+@pytest.mark.parametrize("thickness", [10.0, 0.0])
+def test_a_2d_file_is_one_slice(tmp_path: Path, thickness: float) -> None:
+    """The third voxel size need not be stated; it is then 1 mm."""
+    image = nib.Nifti1Image(blobs(0)[0][..., 0], None)
+    image.set_qform(AFFINE, code=1)
+    nib.save(image, tmp_path / "a.nii")
+    put(tmp_path / "a.nii", PIXDIM + 12, "<f", thickness)
+    volume = read_volume(tmp_path / "a.nii")
+    assert volume.data.shape == (20, 24, 1)
+    np.testing.assert_array_equal(volume.data[..., 0], blobs(0)[0][..., 0])
+    np.testing.assert_allclose(voxel_sizes(volume.affine), (1.5, 1.5, thickness or 1))
+
+
+def break_quaternion(path: Path, sform_code: int) -> None:
+    put(path, QFORM_CODE, "<hhfff", 1, sform_code, 0.0, 0.0, 1.0001)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_quaternion_that_is_no_rotation(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a{suffix}", blobs(0)[0])
+    break_quaternion(path, sform_code=1)
+    np.testing.assert_allclose(read_volume(path).affine, AFFINE)  # the sform is good
+    break_quaternion(path, sform_code=0)
+    with pytest.raises(NiftiError, match=r"unit length.*found.*quatern_d of the length 1\.0001"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(("degrees", "percent"), [(20, "19 %"), (1, "0.88 %"), (0.05, None)])
+def test_a_shear_is_told(tmp_path: Path, degrees: float, percent: str | None) -> None:
+    """Slices of 5 mm that a tilted gantry has pushed aside."""
+    affine = np.diag([-1.5, -1.5, 5.0, 1.0])
+    affine[1, 2] = 5.0 * np.tan(np.radians(degrees))
+    said = oddities(save(tmp_path / "a.nii", blobs(0)[0], affine))
+    if percent is None:
+        assert said == []
+        return
+    (text,) = said
+    assert f"up to {degrees} degrees off right angles" in text
+    assert f"off by up to {percent}" in text
+    assert "Resample" in text
