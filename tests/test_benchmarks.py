@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.benchmarks import data, ddp, evaluation, steps
+from experiments.benchmarks import data, ddp, evaluation, metrics, steps
 
 
 def test_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +37,13 @@ def test_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
     evaluation.main(["--shape", "20,24,4", "--rounds", "1"])
     torch.set_num_threads(threads)
     assert "published" in capsys.readouterr().out
+
+
+def test_distances() -> None:
+    organs = metrics.make_organs((20, 24, 12), 5)
+    assert organs.unique().tolist() == [0, 1, 2, 3, 4]
+    found = metrics.distance_times(1, (12, 10, 6), 3)
+    assert all(seconds > 0 for seconds in found.values())
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
 CODE_REGIONS = ("all", "label", "union")
 MASK_REGIONS = ("dilated", "boundary")
 REGIONS = CODE_REGIONS + MASK_REGIONS
+Box = tuple[slice, ...]
 
 
 def check_regions(regions: Sequence[str], **margins: float) -> tuple[str, ...]:
@@ -48,29 +49,78 @@ def code_slice(region: str, num_classes: int) -> slice:
 def dilated_mask(
     labels: np.ndarray, spacing: Sequence[float], margin: float, *, ignore_index: int = -100
 ) -> np.ndarray:
-    """Return voxels at most ``margin`` mm from one of labelled foreground, boolean."""
+    """Return voxels at most ``margin`` mm from one of labelled foreground, boolean.
+
+    Args:
+        labels: Labels ``S`` of any number of axes.
+        spacing: Voxel size along each axis in mm.
+        margin: Distance in mm.
+        ignore_index: Label of voxels to leave out.
+    """
     foreground = (labels > 0) & (labels != ignore_index)
-    if not foreground.any():
-        return foreground
-    return distance_transform_edt(~foreground, sampling=spacing) <= margin
+    near = np.zeros(labels.shape, dtype=bool)
+    for box in _boxes(foreground).values():
+        around = _grown(box, labels.shape, spacing, margin)
+        distance = distance_transform_edt(~foreground[around], sampling=spacing)
+        near[around] = distance <= margin
+    return near
 
 
 def boundary_mask(
     labels: np.ndarray, spacing: Sequence[float], margin: float, *, ignore_index: int = -100
 ) -> np.ndarray:
-    """Return voxels at most ``margin`` mm from one with another label.
+    """Return voxels at most ``margin`` mm from one with another label, boolean.
 
-    Ignored voxels are of no label: they make no boundary, and none runs through them.
+    Ignored voxels are of no label: they make no boundary, and none runs through them. A pair of
+    voxels that close lies in the box of either label grown by the margin, so distances are
+    measured where the grown boxes of a label and of all others meet.
+
+    Args:
+        labels: Labels ``S`` of any number of axes, at most 32765.
+        spacing: Voxel size along each axis in mm.
+        margin: Distance in mm.
+        ignore_index: Label of voxels to leave out.
     """
-    ignored = labels == ignore_index
+    numbers = labels.astype(np.int16) + np.int16(1)
+    numbers[labels == ignore_index] = 0
     near = np.zeros(labels.shape, dtype=bool)
-    for label in np.unique(labels[~ignored]):
-        own = labels == label
-        inside = own | ignored
-        if inside.all():
+    boxes = _boxes(numbers)
+    for number, box in boxes.items():
+        others = [other for n, other in boxes.items() if n != number]
+        if not others:
             continue
-        near |= own & (distance_transform_edt(inside, sampling=spacing) <= margin)
+        either = (_grown(b, labels.shape, spacing, margin) for b in (box, _around(others)))
+        both = tuple(
+            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*either, strict=True)
+        )
+        part = numbers[both]
+        own = part == number
+        inside = own | (part == 0)
+        if not inside.all():
+            near[both] |= own & (distance_transform_edt(inside, sampling=spacing) <= margin)
     return near
+
+
+def _boxes(numbers: np.ndarray) -> dict[int, Box]:
+    """Return the bounding box of each number from 1 on that an array holds; one of True."""
+    whole = numbers.view(np.int8) if numbers.dtype == bool else numbers
+    found = find_objects(whole, max(1, int(whole.max(initial=0))))
+    return {number: box for number, box in enumerate(found, 1) if box is not None}
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """Return the bounding box of several."""
+    axes = zip(*boxes, strict=True)
+    return tuple(slice(min(s.start for s in a), max(s.stop for s in a)) for a in axes)
+
+
+def _grown(box: Box, shape: Sequence[int], spacing: Sequence[float], margin: float) -> Box:
+    """Return a box grown on each side by ``margin`` mm, and a voxel for rounding."""
+    grown = []
+    for axis, size, mm in zip(box, shape, spacing, strict=True):
+        reach = int(min(margin / mm, size)) + 1
+        grown.append(slice(max(0, axis.start - reach), min(size, axis.stop + reach)))
+    return tuple(grown)
 
 
 def check_spacing(
@@ -130,12 +180,14 @@ def region_masks(
     steps = check_spacing(spacing, target.shape, f"Regions {wanted}")
     bits = torch.zeros(target.shape, dtype=torch.float32)
     for n, step in enumerate(steps):
-        labels = target[n].cpu().numpy()
+        # Whatever is no label is refused by whom it is counted for.
+        narrow = target[n].to(torch.int16).masked_fill_(target[n] == ignore_index, -1)
+        labels = narrow.cpu().numpy()
         masks = []
         if "dilated" in regions:
-            masks.append(dilated_mask(labels, step, dilated_mm, ignore_index=ignore_index))
+            masks.append(dilated_mask(labels, step, dilated_mm, ignore_index=-1))
         if "boundary" in regions:
-            masks.append(boundary_mask(labels, step, boundary_mm, ignore_index=ignore_index))
+            masks.append(boundary_mask(labels, step, boundary_mm, ignore_index=-1))
         for bit, mask in enumerate(masks):
             bits[n] += torch.from_numpy(mask.astype(np.float32)) * (1 << bit)
     return bits[:, None].to(target.device)

@@ -5,8 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
-from mbls.metrics import CalibrationHistogram, estimate
+from mbls.metrics import CalibrationHistogram, estimate, regions
 from mbls.metrics.regions import boundary_mask, dilated_mask
 
 
@@ -31,6 +34,79 @@ def test_against_all_pairs(shape):
     np.testing.assert_array_equal(dilated_mask(labels, spacing, 2.0), expected)
     expected = near(labels, spacing, 2.0, lambda a, b: a != b and a != -100 and b != -100)
     np.testing.assert_array_equal(boundary_mask(labels, spacing, 2.0), expected)
+
+
+def dilated_by_whole_volume(labels, spacing, margin, ignore_index):
+    """The definition, with one distance transform of the whole volume."""
+    foreground = (labels > 0) & (labels != ignore_index)
+    if not foreground.any():
+        return foreground
+    return distance_transform_edt(~foreground, sampling=spacing) <= margin
+
+
+def boundary_by_whole_volume(labels, spacing, margin, ignore_index):
+    """The definition, with one distance transform of the whole volume for each label."""
+    ignored = labels == ignore_index
+    near = np.zeros(labels.shape, dtype=bool)
+    for label in np.unique(labels[~ignored]):
+        inside = (labels == label) | ignored
+        if not inside.all():
+            distance = distance_transform_edt(inside, sampling=spacing)
+            near |= (labels == label) & (distance <= margin)
+    return near
+
+
+@st.composite
+def labelled(draw):
+    """A volume of a few boxes and stray voxels, many of them at its faces, some ignored."""
+    sizes = {1: 40, 2: 24, 3: 13}
+    axes = draw(st.integers(1, 3))
+    shape = draw(st.tuples(*[st.integers(1, sizes[axes])] * axes))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    ignore_index = draw(st.sampled_from([-100, 255]))
+    labels = np.full(shape, draw(st.sampled_from([0, 0, 0, 1, ignore_index])))
+    for label in draw(st.lists(st.sampled_from([0, 1, 2, 3, 7, ignore_index]), max_size=6)):
+        first = [rng.integers(-2, size) for size in shape]
+        box = tuple(slice(max(0, f), f + rng.integers(1, 7)) for f in first)
+        labels[box] = label
+    stray = rng.random(shape) < draw(st.sampled_from([0, 0, 0.02, 0.3]))
+    labels[stray] = rng.choice([0, 1, 2, ignore_index], size=int(stray.sum()))
+    mm = st.sampled_from([0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 10.0])  # margins are often whole steps
+    margin = draw(st.one_of(st.sampled_from([0.3, 0.7, 2.1, 3.0, 5.0, 1e9]), st.floats(0.05, 12)))
+    return labels, draw(st.tuples(*[mm] * axes)), margin, ignore_index
+
+
+@settings(max_examples=150, deadline=None)
+@given(labelled())
+def test_boxes_give_the_masks_of_the_whole_volume_to_the_voxel(case):
+    labels, spacing, margin, ignore_index = case
+    for boxed, whole in (
+        (dilated_mask, dilated_by_whole_volume),
+        (boundary_mask, boundary_by_whole_volume),
+    ):
+        found = boxed(labels, spacing, margin, ignore_index=ignore_index)
+        np.testing.assert_array_equal(found, whole(labels, spacing, margin, ignore_index))
+
+
+def test_small_structures_of_a_large_volume_cost_their_own_boxes(monkeypatch):
+    sizes = []
+
+    def noted(volume, **kwargs):
+        sizes.append(volume.shape)
+        return distance_transform_edt(volume, **kwargs)
+
+    monkeypatch.setattr(regions, "distance_transform_edt", noted)
+    labels = np.zeros((200, 100, 40), dtype=np.uint8)
+    labels[20:24, 30:33, :2], labels[60:63, 40:42, 30:32] = 1, 2
+    boundary_mask(labels, (1, 1, 2.0), 3)  # 3 mm: 4 voxels in plane, 2 through it
+    # background: the foreground's box; each structure: its own
+    assert sorted(sizes) == [(11, 10, 6), (12, 11, 4), (51, 20, 34)]
+
+
+def test_a_volume_without_voxels_has_empty_masks():
+    nothing = np.zeros((0, 4, 5), dtype=np.int64)
+    assert dilated_mask(nothing, (1, 1, 1), 3).shape == (0, 4, 5)
+    assert boundary_mask(nothing, (1, 1, 1), 3).shape == (0, 4, 5)
 
 
 def test_a_line_on_paper_respects_spacing():
