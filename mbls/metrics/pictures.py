@@ -87,7 +87,7 @@ class WorstPictures:
         along = batch["spacing"][0, :2].tolist()
         return Picture(
             index, batch["case"][0], dice, place, (along[0], along[1]),
-            image.cpu().numpy().astype(np.float16), shown.cpu().numpy().astype(np.uint8),
+            image.float().cpu().numpy().astype(np.float16), shown.cpu().numpy().astype(np.uint8),
             cut(predicted).cpu().numpy().astype(np.uint8),
             cut(confidence).float().cpu().numpy().astype(np.float16),
         )  # fmt: skip

@@ -34,6 +34,18 @@ def test_the_lowest_are_kept_and_the_first_among_equals():
     assert [p.index for p in seen([6, 5, 4, 3, 2, 1, 0], number=2)] == [1, 4]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_types_that_numpy_lacks_are_kept_as_half(dtype, tmp_path):
+    batch, probs = case(0)
+    worst = WorstPictures(1)
+    worst.see(batch | {"image": batch["image"].to(dtype)}, probs.to(dtype), 0.5)
+    save_pictures(tmp_path / "worst.npz", worst.kept)
+    (picture,) = load_pictures(tmp_path / "worst.npz")
+    expected = batch["image"].to(dtype)[0, 0, ..., picture.slice].half().numpy()
+    np.testing.assert_array_equal(picture.image, expected)
+    assert picture.confidence.dtype == np.float16
+
+
 def test_any_number_of_processes_keeps_the_same():
     dealt = [p for rank in range(3) for p in seen(range(rank, 7, 3))]
     one, many = seen(range(7)), worst_of(dealt, 3)
