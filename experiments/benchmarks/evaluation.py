@@ -121,12 +121,14 @@ def whole_test(probs: Tensor, target: Tensor) -> Numbers:
         FineHistogram(**settings),
         CalibrationHistogram(regions=REGIONS, num_cases=1, **settings),
         DiceScore(num_cases=1, **settings),
-        HausdorffDistance95(num_cases=1, **settings),
-        NormalizedSurfaceDice(num_cases=1, **settings),
     )
+    surfaces = HausdorffDistance95(num_cases=1, **settings)
     where = {"spacing": torch.tensor([[1.5, 1.5, 10.0]]), "index": torch.zeros(1, dtype=torch.long)}
     for metric in metrics:
         metric.update(probs, target, **where)
+    measured = surfaces.measure(probs, target, **where)
+    for surface_metric in (surfaces, NormalizedSurfaceDice(num_cases=1, **settings)):
+        surface_metric.update(probs, target, measured=measured)
     return {}
 
 

@@ -1,5 +1,6 @@
 """Dice overlap per volume, for each class and union, from integer counts."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from mbls.metrics.confusion import confusion
 from mbls.metrics.volumes import VolumeMetric
-from mbls.metrics.voxels import check_index, check_shapes
+from mbls.metrics.voxels import check_shapes
 
 Absent = Literal["nan", "one"]
 
@@ -37,22 +38,49 @@ def dice_scores(counts: np.ndarray, *, absent: Absent = "nan") -> np.ndarray:
 class DiceScore(VolumeMetric):
     """Dice of whole volumes, for the most probable class.
 
-    The state ``counts`` is int64 ``(cases, classes + unions, 3)``: intersection, predicted and
-    labelled voxels of each class (background first) and union. Parts of a case add up.
+    With ``num_cases``, ``compute`` returns each case's Dice, from the state ``counts``, int64
+    ``(cases, classes + unions, 3)``: intersection, predicted and labelled voxels of each class
+    (background first) and union; parts of a case add up. Without, it returns the mean Dice of the
+    foreground classes, one number, and each volume must come whole.
 
     Args:
         num_classes: Number of classes, background included.
-        kwargs: As :class:`VolumeMetric` takes them, ``num_cases`` among them.
+        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        num_cases: Number of cases, filled by ``index``; None averages over volumes.
+        ignore_index: Label of voxels to leave out, in the prediction too.
+        kwargs: Settings of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: For malformed unions, a count of cases below one, or a class to ignore.
+
+    Example:
+        >>> dice = DiceScore(3)
+        >>> target = torch.tensor([[0, 1, 1, 2]])
+        >>> dice.update(torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float(), target)
+        >>> float(dice.compute())
+        1.0
     """
 
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
 
     counts: Tensor
 
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, **kwargs)
-        zeros = torch.zeros(self.num_cases, len(self.members), 3, dtype=torch.int64)
-        self.add_state("counts", zeros, dist_reduce_fx="sum")
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        unions: Mapping[str, Sequence[int]] | None = None,
+        num_cases: int | None = None,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+        )
+        if num_cases is not None:
+            zeros = torch.zeros(num_cases, len(self.members), 3, dtype=torch.int64)
+            self.add_state("counts", zeros, dist_reduce_fx="sum")
 
     def update(
         self,
@@ -70,11 +98,15 @@ class DiceScore(VolumeMetric):
         """
         del spacing
         for case, table in self._tables(probs, target, index):
-            for channel, members in enumerate(self.members.values()):
+            counts = []
+            for members in self.members.values():
                 chosen = list(members)
                 both = table[chosen][:, chosen].sum()
-                counted = [both, table[chosen].sum(), table[:, chosen].sum()]
-                self.counts[case, channel] += torch.stack(counted)
+                counts.append(torch.stack([both, table[chosen].sum(), table[:, chosen].sum()]))
+            if self.num_cases is None:
+                self.average_in(dice_scores(torch.stack(counts).cpu().numpy()))
+            else:
+                self.counts[case] += torch.stack(counts).to(self.counts.device)
 
     def _tables(
         self, probs: Tensor, target: Tensor, index: Tensor | None
@@ -83,7 +115,7 @@ class DiceScore(VolumeMetric):
         C = self.num_classes
         labels = check_shapes(probs, target, C)
         if probs.device.type == "cpu" and not labels.is_floating_point():
-            cases = check_index(index, len(probs), self.num_cases) or []
+            cases = self.numbers(index, probs)
             pairs = zip(probs.detach(), labels, strict=True)
             found = [confusion(*pair, self.ignore_index) for pair in pairs]
             tables = [table for table in found if table is not None]
@@ -92,9 +124,9 @@ class DiceScore(VolumeMetric):
         return [
             (case, torch.bincount(pair, minlength=(C + 1) ** 2).view(C + 1, C + 1)[:C, :C])
             for case, predicted, labelled in self.label_maps(probs, target, index)
-            for pair in [(predicted * (C + 1) + labelled).reshape(-1)]
+            for pair in [(predicted.long() * (C + 1) + labelled).reshape(-1)]
         ]
 
-    def compute(self) -> Tensor:
-        """Return Dice ``(cases, classes + unions)``, float64; NaN where the label is absent."""
-        return torch.from_numpy(dice_scores(self.counts.cpu().numpy()))
+    def scores(self) -> np.ndarray:
+        """Return Dice ``(cases, classes + unions)``, NaN where the label is absent."""
+        return dice_scores(self.counts.cpu().numpy())

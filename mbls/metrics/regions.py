@@ -6,7 +6,9 @@
 - ``"dilated"``: within ``dilated_mm`` of labelled foreground, the foreground included;
 - ``"boundary"``: within ``boundary_mm`` of a voxel with another label.
 
-Distances are those between centres of voxels, along the axes' own spacing.
+Distances are those between centres of voxels, along the axes' own spacing. Axes are taken for
+orthogonal: in a file with a sheared affine (the tilted gantry of a CT) distances across the sheared
+axes are off.
 """
 
 import math
@@ -14,13 +16,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, find_objects
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
+
+from mbls.metrics.boxes import around, bounding_boxes, common, grown
 
 CODE_REGIONS = ("all", "label", "union")
 MASK_REGIONS = ("dilated", "boundary")
 REGIONS = CODE_REGIONS + MASK_REGIONS
-Box = tuple[slice, ...]
 
 
 def check_regions(regions: Sequence[str], **margins: float) -> tuple[str, ...]:
@@ -59,10 +62,10 @@ def dilated_mask(
     """
     foreground = (labels > 0) & (labels != ignore_index)
     near = np.zeros(labels.shape, dtype=bool)
-    for box in _boxes(foreground).values():
-        around = _grown(box, labels.shape, spacing, margin)
-        distance = distance_transform_edt(~foreground[around], sampling=spacing)
-        near[around] = distance <= margin
+    for box in bounding_boxes(foreground.view(np.int8)).values():
+        wider = grown(box, labels.shape, spacing, margin)
+        distance = distance_transform_edt(~foreground[wider], sampling=spacing)
+        near[wider] = distance <= margin
     return near
 
 
@@ -84,43 +87,19 @@ def boundary_mask(
     numbers = labels.astype(np.int16) + np.int16(1)
     numbers[labels == ignore_index] = 0
     near = np.zeros(labels.shape, dtype=bool)
-    boxes = _boxes(numbers)
+    boxes = bounding_boxes(numbers)
     for number, box in boxes.items():
         others = [other for n, other in boxes.items() if n != number]
         if not others:
             continue
-        either = (_grown(b, labels.shape, spacing, margin) for b in (box, _around(others)))
-        both = tuple(
-            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*either, strict=True)
-        )
+        wider = (grown(b, labels.shape, spacing, margin) for b in (box, around(others)))
+        both = common(*wider)
         part = numbers[both]
         own = part == number
         inside = own | (part == 0)
         if not inside.all():
             near[both] |= own & (distance_transform_edt(inside, sampling=spacing) <= margin)
     return near
-
-
-def _boxes(numbers: np.ndarray) -> dict[int, Box]:
-    """Return the bounding box of each number from 1 on that an array holds; one of True."""
-    whole = numbers.view(np.int8) if numbers.dtype == bool else numbers
-    found = find_objects(whole, max(1, int(whole.max(initial=0))))
-    return {number: box for number, box in enumerate(found, 1) if box is not None}
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    """Return the bounding box of several."""
-    axes = zip(*boxes, strict=True)
-    return tuple(slice(min(s.start for s in a), max(s.stop for s in a)) for a in axes)
-
-
-def _grown(box: Box, shape: Sequence[int], spacing: Sequence[float], margin: float) -> Box:
-    """Return a box grown on each side by ``margin`` mm, and a voxel for rounding."""
-    grown = []
-    for axis, size, mm in zip(box, shape, spacing, strict=True):
-        reach = int(min(margin / mm, size)) + 1
-        grown.append(slice(max(0, axis.start - reach), min(size, axis.stop + reach)))
-    return tuple(grown)
 
 
 def check_spacing(

@@ -4,104 +4,166 @@ The distances are monai's; what a missing structure scores is decided here, sinc
 evaluators give, would be the best value. A missed structure (labelled, not predicted) scores the
 diagonal of the volume in mm, respectively 0; a structure that is not labelled is NaN, left out of
 averages and counted.
+
+Axes are taken for orthogonal, with the voxel sizes as their steps: in a file with a sheared affine
+(the tilted gantry of a CT) distances across the sheared axes are off.
 """
 
-import warnings
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.metrics.boxes import around, bounding_boxes
 from mbls.metrics.regions import check_spacing
 from mbls.metrics.volumes import VolumeMetric
 
 
-def hausdorff_95(predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
-    """Return the 95th percentile of surface distances in mm, the larger of the two directions.
+class Surfaces(NamedTuple):
+    """How far two surfaces of a labelled structure are apart.
+
+    Attributes:
+        diagonal: Of the volume, in mm.
+        distances: From each predicted surface voxel to the labelled surface, and the other way
+            round, float32 in mm; None where nothing is predicted.
+    """
+
+    diagonal: float
+    distances: tuple[Tensor, Tensor] | None
+
+    def hausdorff_95(self) -> float:
+        """Return the larger 95th percentile of the two directions; the diagonal if missed."""
+        if self.distances is None:
+            return self.diagonal
+        return max(float(torch.quantile(d, 0.95)) for d in self.distances)
+
+    def within(self, tolerance: float) -> float:
+        """Return the share of both surfaces at most ``tolerance`` mm from the other; 0 if missed.
+
+        It is surface Dice (Nikolov et al. 2018, arXiv:1809.04430) with voxels for areas.
+        """
+        if self.distances is None:
+            return 0.0
+        near = torch.stack([(d <= tolerance).sum() for d in self.distances]).sum()
+        return float(near / sum(len(d) for d in self.distances))
+
+
+class MeasuredVolume(NamedTuple):
+    """One volume: its case number, and each structure's surfaces, None where not labelled."""
+
+    case: int
+    structures: list[Surfaces | None]
+
+
+def surfaces_between(
+    predicted: np.ndarray, labelled: np.ndarray, spacing: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return the distances in mm from one surface to the other, in both directions.
 
     Args:
-        predicted: Boolean volume ``S``.
-        labelled: Boolean volume ``S``.
+        predicted: Boolean volume ``S``, not empty.
+        labelled: Boolean volume ``S``, not empty.
         spacing: Voxel size along each axis in mm.
-
-    Returns:
-        NaN if nothing is labelled; the volume's diagonal if nothing is predicted.
     """
-    if not labelled.any():
-        return float("nan")
-    if not predicted.any():
-        sides = np.array(labelled.shape) * np.asarray(spacing)
-        return float(np.linalg.norm(sides))
-    from monai.metrics import compute_hausdorff_distance  # three seconds, only when needed
+    from monai.metrics.utils import get_edge_surface_distance  # three seconds, only when needed
 
-    value = compute_hausdorff_distance(
-        predicted[None, None],
-        labelled[None, None],
-        include_background=True,
-        percentile=95,
-        spacing=list(spacing),
-    )
-    return float(value)
-
-
-def surface_dice(
-    predicted: Tensor, labelled: Tensor, spacing: Sequence[float], tolerance: float
-) -> float:
-    """Return the share of both surfaces that lies within ``tolerance`` mm of the other.
-
-    Args:
-        predicted: Boolean volume ``S``.
-        labelled: Boolean volume ``S``.
-        spacing: Voxel size along each axis in mm.
-        tolerance: Distance in mm up to which surfaces agree.
-
-    Returns:
-        NaN if nothing is labelled; 0 if nothing is predicted.
-    """
-    if not labelled.any():
-        return float("nan")
-    if not predicted.any():
-        return 0.0
-    from monai.metrics import compute_surface_dice
-
-    value = compute_surface_dice(
-        predicted[None, None],
-        labelled[None, None],
-        class_thresholds=[tolerance],
-        include_background=True,
-        spacing=list(spacing),
-    )
-    return float(value)
+    masks = [torch.from_numpy(mask) for mask in (predicted, labelled)]
+    _, distances, _ = get_edge_surface_distance(*masks, spacing=list(spacing), symmetric=True)
+    return distances
 
 
 class SurfaceMetric(VolumeMetric):
     """Base of the surface metrics: one value for each case, foreground class and union.
 
-    The state ``values`` is float64 ``(cases, classes + unions)``, each entry written once; the
-    background's stays NaN in :meth:`compute`. ``scored`` counts how often a case was written.
+    With ``num_cases``, ``compute`` returns each case's values, from the state ``values``, float64
+    ``(cases, classes + unions)``, each entry written once; the background's stays NaN. ``scored``
+    counts how often a case was written. Without, it returns the mean over the foreground classes,
+    one number.
 
     Args:
         num_classes: Number of classes, background included.
-        kwargs: As :class:`VolumeMetric` takes them, ``num_cases`` among them.
+        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        num_cases: Number of cases, filled by ``index``; None averages over volumes.
+        ignore_index: Label of voxels to leave out, in the prediction too.
+        kwargs: Settings of :class:`torchmetrics.Metric`.
     """
 
     values: Tensor
     scored: Tensor
 
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, **kwargs)
-        # Absent structures are kept as -1: a sum over processes would lose NaN's meaning.
-        zeros = torch.zeros(self.num_cases, len(self.members), dtype=torch.float64)
-        self.add_state("values", zeros, dist_reduce_fx="sum")
-        zeros = torch.zeros(self.num_cases, dtype=torch.int64)
-        self.add_state("scored", zeros, dist_reduce_fx="sum")
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        unions: Mapping[str, Sequence[int]] | None,
+        num_cases: int | None,
+        ignore_index: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+        )
+        if num_cases is not None:
+            # Absent structures are kept as -1: a sum over processes would lose NaN's meaning.
+            zeros = torch.zeros(num_cases, len(self.members), dtype=torch.float64)
+            self.add_state("values", zeros, dist_reduce_fx="sum")
+            zeros = torch.zeros(num_cases, dtype=torch.int64)
+            self.add_state("scored", zeros, dist_reduce_fx="sum")
 
-    def score(self, predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
-        """Return the value of one structure; NaN where it is not labelled."""
+    def score(self, surfaces: Surfaces) -> float:
+        """Return the value of one labelled structure."""
         raise NotImplementedError
+
+    def measure(
+        self,
+        probs: Tensor,
+        target: Tensor,
+        *,
+        spacing: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> list[MeasuredVolume]:
+        """Return what :meth:`update` measures, to share it among metrics of the same structures.
+
+        Args:
+            probs: Probabilities or logits ``(N, C, *S)``.
+            target: Labels ``(N, *S)`` or ``(N, 1, *S)``.
+            spacing: Voxel sizes ``(N, len(S))`` in mm.
+            index: Case numbers ``(N,)``; needed if cases are kept apart.
+
+        Raises:
+            TypeError: If dtypes are not floats and labels.
+            ValueError: As :meth:`VolumeMetric.label_maps` does, or if spacing is missing or not
+                positive.
+        """
+        maps = self.label_maps(probs, target, index)
+        steps = check_spacing(spacing, (len(probs), *probs.shape[2:]), "Surface distances")
+        return [
+            MeasuredVolume(
+                case, self._surfaces(predicted.cpu().numpy(), labelled.cpu().numpy(), step)
+            )
+            for (case, predicted, labelled), step in zip(maps, steps, strict=True)
+        ]
+
+    def _surfaces(
+        self, predicted: np.ndarray, labelled: np.ndarray, spacing: Sequence[float]
+    ) -> list[Surfaces | None]:
+        """Return each structure's surfaces in one volume, measured inside the structure's box."""
+        diagonal = float(np.linalg.norm(np.array(labelled.shape) * np.asarray(spacing)))
+        guesses, truths = (bounding_boxes(volume + 1) for volume in (predicted, labelled))
+        found: list[Surfaces | None] = [None]  # the background has none
+        for members in [*self.members.values()][1:]:
+            guess, truth = ([b[k + 1] for k in members if k + 1 in b] for b in (guesses, truths))
+            if not truth:
+                found.append(None)
+                continue
+            box = around([*guess, *truth])
+            mine, theirs = (np.isin(volume[box], members) for volume in (predicted, labelled))
+            distances = surfaces_between(mine, theirs, spacing) if guess else None
+            found.append(Surfaces(diagonal, distances))
+        return found
 
     def update(
         self,
@@ -110,29 +172,37 @@ class SurfaceMetric(VolumeMetric):
         *,
         spacing: Tensor | None = None,
         index: Tensor | None = None,
+        measured: Sequence[MeasuredVolume] | None = None,
     ) -> None:
         """Add volumes ``(N, C, *S)`` and labels ``(N, *S)`` with voxel sizes ``(N, len(S))`` in mm.
 
+        Args:
+            probs: Probabilities or logits.
+            target: Labels.
+            spacing: Voxel sizes.
+            index: Case numbers ``(N,)``; needed if cases are kept apart.
+            measured: What :meth:`measure` returned for the same volumes, by this metric or another
+                of the same classes, unions, cases and ``ignore_index``; None measures.
+
         Raises:
             TypeError: If dtypes are not floats and labels.
-            ValueError: As :meth:`VolumeMetric.label_maps` does, if spacing is missing or not
-                positive, or a case comes twice.
+            ValueError: As :meth:`measure` does, or if a case comes twice.
         """
-        maps = self.label_maps(probs, target, index)
-        shape = (probs.shape[0], *probs.shape[2:])
-        steps = check_spacing(spacing, shape, "Surface distances")
-        for case, times in Counter(volume.case for volume in maps).items():
-            if times + self.scored[case] > 1:
-                raise ValueError(f"Case {case} was scored already; call reset between runs.")
-        for (case, predicted, labelled), step in zip(maps, steps, strict=True):
-            for channel, members in enumerate([*self.members.values()][1:], start=1):
-                chosen = torch.tensor(members, device=labelled.device)
-                guess, truth = torch.isin(predicted, chosen), torch.isin(labelled, chosen)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # monai on empty masks, decided above
-                    value = self.score(guess, truth, step)
-                self.values[case, channel] = -1.0 if np.isnan(value) else value
-            self.scored[case] += 1
+        if measured is None:
+            measured = self.measure(probs, target, spacing=spacing, index=index)
+        if self.num_cases is not None:
+            for case, times in Counter(volume.case for volume in measured).items():
+                if times + self.scored[case] > 1:
+                    raise ValueError(f"Case {case} was scored already; call reset between runs.")
+        for case, structures in measured:
+            values = np.array([np.nan if s is None else self.score(s) for s in structures])
+            if self.num_cases is None:
+                self.average_in(values)
+            else:
+                kept = torch.from_numpy(np.nan_to_num(values, nan=-1.0))
+                kept[0] = 0
+                self.values[case] = kept.to(self.values.device)
+                self.scored[case] += 1
 
     def scores(self) -> np.ndarray:
         """Return ``(cases, classes + unions)``, NaN for background and absent structures.
@@ -148,19 +218,41 @@ class SurfaceMetric(VolumeMetric):
         values[self.scored.cpu().numpy() == 0] = np.nan
         return values
 
-    def compute(self) -> Tensor:
-        """Return :meth:`scores` as a tensor."""
-        return torch.from_numpy(self.scores())
-
 
 class HausdorffDistance95(SurfaceMetric):
-    """95th percentile of surface distances in mm; missed structures score the diagonal."""
+    """95th percentile of surface distances in mm; missed structures score the diagonal.
+
+    Args:
+        num_classes: Number of classes, background included.
+        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        num_cases: Number of cases, filled by ``index``, each with a row of ``compute``; None
+            averages over volumes and foreground classes to one number.
+        ignore_index: Label of voxels to leave out, in the prediction too.
+        kwargs: Settings of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: For malformed unions, a count of cases below one, or a class to ignore.
+    """
 
     higher_is_better = False
+    plot_lower_bound = 0.0
 
-    def score(self, predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
-        """Return :func:`hausdorff_95`."""
-        return hausdorff_95(predicted, labelled, spacing)
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        unions: Mapping[str, Sequence[int]] | None = None,
+        num_cases: int | None = None,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+        )
+
+    def score(self, surfaces: Surfaces) -> float:
+        """Return :meth:`Surfaces.hausdorff_95`."""
+        return surfaces.hausdorff_95()
 
 
 class NormalizedSurfaceDice(SurfaceMetric):
@@ -169,21 +261,38 @@ class NormalizedSurfaceDice(SurfaceMetric):
     Args:
         num_classes: Number of classes, background included.
         tolerance: Distance in mm up to which surfaces agree.
-        kwargs: As :class:`SurfaceMetric` takes them.
+        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        num_cases: Number of cases, filled by ``index``, each with a row of ``compute``; None
+            averages over volumes and foreground classes to one number.
+        ignore_index: Label of voxels to leave out, in the prediction too.
+        kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: If ``tolerance`` is negative.
+        ValueError: If ``tolerance`` is negative, for malformed unions, a count of cases below one,
+            or a class to ignore.
     """
 
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
 
-    def __init__(self, num_classes: int, *, tolerance: float = 2.0, **kwargs: Any) -> None:
-        super().__init__(num_classes, **kwargs)
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        tolerance: float = 2.0,
+        unions: Mapping[str, Sequence[int]] | None = None,
+        num_cases: int | None = None,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+        )
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0 mm, got {tolerance}.")
         self.tolerance = tolerance
         self.tell_apart(tolerance)
 
-    def score(self, predicted: Tensor, labelled: Tensor, spacing: Sequence[float]) -> float:
-        """Return :func:`surface_dice`."""
-        return surface_dice(predicted, labelled, spacing, self.tolerance)
+    def score(self, surfaces: Surfaces) -> float:
+        """Return :meth:`Surfaces.within` the tolerance."""
+        return surfaces.within(self.tolerance)

@@ -1,6 +1,8 @@
 """From the tensors a metric is called with to ``(C, L)`` pieces of a size that fits the cache."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ PIECE_VOXELS = (1 << 15) - (1 << 6)
 """Voxels of a piece for each thread: enough to be worth an operation, few enough for the cache."""
 MAX_VOXELS = 2 * PIECE_VOXELS
 PIECE_VALUES = 1 << 18
+SLAB_VOXELS = 1 << 20
+"""Voxels of a slab, in which whole volumes are worked on one part after the other."""
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
@@ -50,7 +54,9 @@ def check_ignore_index(ignore_index: int, num_classes: int) -> int:
     """
     if 0 <= ignore_index < num_classes:
         raise ValueError(
-            f"ignore_index must not be one of the classes 0..{num_classes - 1}, got {ignore_index}."
+            f"ignore_index must not be one of the classes 0..{num_classes - 1}, got "
+            f"{ignore_index}. Calibration of labelled foreground alone is region='label'; overlap "
+            "and distances average the foreground classes anyway."
         )
     return ignore_index
 
@@ -64,13 +70,21 @@ def check_shapes(probs: Tensor, target: Tensor, num_classes: int) -> Tensor:
         num_classes: C.
 
     Raises:
-        TypeError: If the probabilities are not floating point, or the target is boolean or complex.
+        TypeError: If either is no tensor, the probabilities are not floating point, or the target
+            is boolean or complex.
         ValueError: If the shapes do not match.
     """
+    for name, given in {"probs": probs, "target": target}.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(given).__module__}."
+                f"{type(given).__name__}; torch.as_tensor({name}) makes one of a numpy array."
+            )
     if probs.dtype not in SUM_TOLERANCE:
         raise TypeError(
-            f"probs must be float16, bfloat16, float32 or float64 probabilities, got "
-            f"{probs.dtype}; apply softmax to logits first."
+            f"probs must be (N, {num_classes}, *S) probabilities in float16, bfloat16, float32 or "
+            f"float64, got {probs.dtype} {tuple(probs.shape)}. A label map has one channel a class "
+            f"by torch.nn.functional.one_hot(map, {num_classes}).movedim(-1, 1).float()."
         )
     if target.dtype == torch.bool or target.is_complex():
         raise TypeError(
@@ -93,7 +107,7 @@ def check_shapes(probs: Tensor, target: Tensor, num_classes: int) -> Tensor:
 
 
 def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list[int] | None:
-    """Return the case number of each batch entry; None where the histogram is pooled.
+    """Return the case number of each batch entry; None where cases are not kept apart.
 
     Raises:
         ValueError: If an index is missing, of another length than the batch, or out of range.
@@ -103,7 +117,7 @@ def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list
     if index is None:
         raise ValueError(
             f"This metric keeps {num_cases} cases apart: pass index, the (N,) number of each "
-            "case, or build it with num_cases=None to pool all voxels."
+            "case, or leave num_cases out."
         )
     numbers = [int(i) for i in torch.as_tensor(index).reshape(-1).tolist()]
     if len(numbers) != batch:
@@ -111,6 +125,19 @@ def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list
     if any(not 0 <= i < num_cases for i in numbers):
         raise ValueError(f"index must lie in 0..{num_cases - 1}, got {numbers}.")
     return numbers
+
+
+def slabs(shape: Sequence[int]) -> Iterator[Any]:
+    """Yield indices that cut a volume ``S`` along its first axis.
+
+    What is computed for each voxel alone takes the memory of a slab then, not of the volume.
+    """
+    if not shape:
+        yield ...
+        return
+    rows = max(1, SLAB_VOXELS // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        yield slice(start, start + rows)
 
 
 def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor, ...]]:

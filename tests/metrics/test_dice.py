@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
-from mbls.metrics import DiceScore, dice_scores
+from mbls.metrics import DiceScore, ExpectedCalibrationError, HausdorffDistance95, dice_scores
 
 
 def one_hot(labels, classes):
@@ -45,12 +46,63 @@ def test_ignored_voxels_and_case_order():
     assert torch.equal(cut.counts, one_by_one.counts)
 
 
+def test_without_a_number_of_cases_the_mean_over_classes_is_one_number():
+    target = torch.randint(3, (4, 9, 8))
+    predicted = torch.randint(3, (4, 9, 8))
+    target[2] = 0  # healthy: left out
+    target[1][target[1] == 2] = 0
+    probs = one_hot(predicted, 3)
+    apart, mean = DiceScore(3, num_cases=4), DiceScore(3)
+    apart.update(probs, target, index=torch.arange(4))
+    for n in (3, 0, 2, 1):
+        mean.update(probs[[n]], target[[n]])
+    assert mean.number.tolist() == [4, 3, 2]
+    expected = apart.compute()[:, 1:].nanmean(0).mean()
+    torch.testing.assert_close(mean.compute(), expected, rtol=0, atol=1e-9)
+    other = DiceScore(3)
+    other.update(probs, target)
+    assert torch.equal(other.compute(), mean.compute())
+    mean.reset()
+    mean.update(probs[[2]], target[[2]])
+    assert mean.compute().isnan()
+
+
+def test_a_collection_takes_it_with_calibration_and_every_value_can_be_logged():
+    probs, target = torch.rand(3, 4, 8, 8).softmax(1), torch.randint(4, (3, 8, 8))
+    metrics = MetricCollection(
+        {
+            "dice": DiceScore(4),
+            "both": DiceScore(4, unions={"both": (1, 2)}),
+            "hd95": HausdorffDistance95(4),
+            "ece": ExpectedCalibrationError(4),
+        }
+    )
+    spacing = torch.ones(1, 2)
+    for n in range(3):
+        metrics(probs[[n]], target[[n]], spacing=spacing, index=torch.tensor([n]))
+    found = metrics.compute()
+    assert all(value.ndim == 0 and value.isfinite() for value in found.values())
+    alone = DiceScore(4)
+    alone.update(probs, target)
+    assert found["dice"] == found["both"] == alone.compute()
+
+
+def test_a_label_map_in_place_of_probabilities_is_told_the_way():
+    target = torch.randint(3, (1, 6, 6))
+    with pytest.raises(TypeError, match=r"one_hot\(map, 3\)") as told:
+        DiceScore(3).update(target, target)
+    assert "torch.int64 (1, 6, 6)" in str(told.value)
+    dice = DiceScore(3)
+    dice.update(torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float(), target)
+    assert dice.compute() == 1
+
+
 def test_refuses_labels_that_are_no_class_and_missing_index():
     dice = DiceScore(3, num_cases=1)
     probs = one_hot(torch.zeros(1, 5, dtype=torch.long), 3)
     with pytest.raises(ValueError, match="got 5 voxels with something else"):
         dice.update(probs, torch.full((1, 5), 7), index=torch.tensor([0]))
-    with pytest.raises(ValueError, match="pass index"):
+    with pytest.raises(ValueError, match=r"pass index, .* or leave num_cases out"):
         dice.update(probs, torch.zeros(1, 5))
     with pytest.raises(ValueError, match="num_cases must be at least 1"):
         DiceScore(3, num_cases=0)

@@ -21,6 +21,7 @@ from mbls.metrics import (
     NormalizedSurfaceDice,
     SmoothCalibrationError,
     estimate,
+    voxels,
 )
 
 CALIBRATION = {
@@ -81,6 +82,24 @@ def test_overlap_and_surface_of_nothing_are_nan(build):
     found = volume_value(build, probs, target)
     assert found[0].isnan().all()
     assert found[1, 1:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(), (11,), (7, 5), (6, 5, 4)], ids=["none", "1d", "2d", "3d"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_label_maps_do_not_depend_on_the_size_of_a_slab(shape, dtype, monkeypatch):
+    probs, target = exact_case(3, *shape)
+    probs = probs.to(dtype).movedim(1, -1).contiguous().movedim(-1, 1)
+    target[1] = -100
+    found = []
+    for size in (1, 6, 1 << 20):
+        monkeypatch.setattr(voxels, "SLAB_VOXELS", size)
+        found.append(DiceScore(4).label_maps(probs, target, None))
+    expected = probs.argmax(1).masked_fill(target == -100, 4)
+    for maps in found:
+        assert [m.case for m in maps] == [0, 1, 2]
+        assert torch.equal(torch.stack([m.predicted for m in maps]).long(), expected)
+        labels = torch.stack([m.labelled for m in maps]).long()
+        assert torch.equal(labels, target.masked_fill(target == -100, 4))
 
 
 def test_one_voxel_on_paper():

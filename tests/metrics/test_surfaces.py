@@ -1,19 +1,30 @@
 """Surface distances in mm on paper, against all pairs of surface voxels, and what missing costs."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import binary_erosion
 from torchmetrics import MetricCollection
 
 from mbls.metrics import HausdorffDistance95, NormalizedSurfaceDice
-from mbls.metrics.surfaces import hausdorff_95, surface_dice
+from mbls.metrics.surfaces import Surfaces, surfaces_between
 
 
 def cube(*sides, shape=(12, 10, 8)):
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[tuple(slice(a, b) for a, b in sides)] = True
     return mask
+
+
+def hausdorff_95(one, other, spacing):
+    return Surfaces(0.0, surfaces_between(one.numpy(), other.numpy(), spacing)).hausdorff_95()
+
+
+def surface_dice(one, other, spacing, tolerance):
+    return Surfaces(0.0, surfaces_between(one.numpy(), other.numpy(), spacing)).within(tolerance)
 
 
 def probs_of(labels, classes=3):
@@ -47,6 +58,61 @@ def test_against_all_pairs():
     share = sum((d <= 2).sum() for d in both) / sum(len(d) for d in both)
     found = surface_dice(torch.from_numpy(one), torch.from_numpy(other), spacing, 2.0)
     assert found == pytest.approx(share, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(15, 13), (13, 12, 9)], ids=["2d", "3d"])
+def test_boxes_shared_among_metrics_give_the_bits_of_monai_on_the_whole_volume(shape):
+    coarse = torch.randn(3, 4, *(size // 3 + 1 for size in shape))
+    smooth = torch.nn.functional.interpolate(coarse, shape)
+    probs = (smooth * 5).softmax(1)
+    target = (smooth + torch.randn_like(smooth) / 9).argmax(1)
+    target[1][target[1] == 2] = 0
+    probs[2, 3] = 0  # class 3 is missed in the last
+    target[:, :2, :3] = -100
+    unions = {"outer": (0, 3), "inner": (1, 2)}
+    spacing, index = torch.tensor([[0.7, 1.3, 5.0][: len(shape)]] * 3), torch.arange(3)
+    settings = {"unions": unions, "num_cases": 3}
+    hd95, nsd = HausdorffDistance95(4, **settings), NormalizedSurfaceDice(4, **settings)
+    measured = nsd.measure(probs, target, spacing=spacing, index=index)
+    for metric in (hd95, nsd):
+        metric.update(probs, target, measured=measured)
+        alone = type(metric)(4, **settings)
+        alone.update(probs, target, spacing=spacing, index=index)
+        assert torch.equal(alone.values, metric.values)
+    mm = {"spacing": spacing[0].tolist(), "include_background": True}
+    seen = target != -100
+    for n, (k, members) in itertools.product(
+        range(3), enumerate([(1,), (2,), (3,), (0, 3), (1, 2)])
+    ):
+        chosen = torch.tensor(members)
+        masks = [torch.isin(m[n], chosen) & seen[n] for m in (probs.argmax(1), target)]
+        whole = [mask[None, None] for mask in masks]
+        found = [float(metric.values[n, 1 + k]) for metric in (hd95, nsd)]
+        if not masks[1].any():
+            assert found == [-1, -1]
+        elif not masks[0].any():
+            assert found == [pytest.approx(np.linalg.norm(spacing[0] * torch.tensor(shape))), 0]
+        else:
+            distance = compute_hausdorff_distance(*whole, percentile=95, **mm)
+            share = compute_surface_dice(*whole, class_thresholds=[2.0], **mm)
+            assert found == [float(distance), float(share)]
+
+
+def test_without_a_number_of_cases_the_mean_over_classes_is_one_number():
+    probs, target = torch.rand(5, 3, 9, 8), torch.randint(3, (5, 9, 8))
+    target[3][target[3] == 2] = 0
+    spacing, index = torch.rand(5, 2) + 0.5, torch.arange(5)
+    for build in (HausdorffDistance95, NormalizedSurfaceDice):
+        apart, mean, turned = build(3, num_cases=5), build(3), build(3)
+        apart.update(probs, target, spacing=spacing, index=index)
+        mean.update(probs, target, spacing=spacing)
+        for n in (4, 1, 0, 2, 3):
+            turned.update(probs[[n]], target[[n]], spacing=spacing[[n]])
+        expected = apart.compute()[:, 1:].nanmean(0).mean()
+        torch.testing.assert_close(mean.compute(), expected, rtol=1e-8, atol=1e-8)
+        assert torch.equal(mean.compute(), turned.compute())
+        with pytest.warns(UserWarning, match="before"):
+            assert build(3).compute().isnan()
 
 
 def test_missed_invented_and_absent():
