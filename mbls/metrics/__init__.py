@@ -26,6 +26,7 @@ from mbls.metrics.scalars import (
     BrierScore,
     ClasswiseCalibrationError,
     ExpectedCalibrationError,
+    HistogramMetric,
     MaximumCalibrationError,
     NegativeLogLikelihood,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "FineBins",
     "FineHistogram",
     "HausdorffDistance95",
+    "HistogramMetric",
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "NormalizedSurfaceDice",

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from mbls.metrics.counting import union_probs
+from mbls.metrics.exact import ExactMetric
 from mbls.metrics.facts import read_piece, refuse_doubtful, worst
 from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
 from mbls.metrics.fixed_point import negative_log, to_fixed
@@ -39,7 +39,7 @@ def fine_cells(probs: Tensor) -> Tensor:
     return cells.nan_to_num_(0.0).clamp_(0, FINE_CELLS - 1).to(torch.int64)
 
 
-class FineHistogram(Metric):
+class FineHistogram(ExactMetric):
     """Count probabilities into the fine grid, over all voxels together.
 
     The state ``cells`` is int64 ``(regions, channels, 4096, 3)``: voxels, hits and summed
@@ -54,11 +54,10 @@ class FineHistogram(Metric):
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
+        TypeError: If cases are to be kept apart.
         ValueError: For unknown regions, malformed unions, or a class to ignore.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better: bool | None = None
 
     cells: Tensor
@@ -73,6 +72,11 @@ class FineHistogram(Metric):
         ignore_index: int = -100,
         **kwargs: Any,
     ) -> None:
+        if "num_cases" in kwargs:
+            raise TypeError(
+                f"{type(self).__name__} pools all cases (4096 cells a class and case are too "
+                "many), got num_cases. Leave it out; CalibrationHistogram keeps cases apart."
+            )
         super().__init__(**kwargs)
         self.unions = check_unions(num_classes, unions)
         self.regions = tuple(regions)

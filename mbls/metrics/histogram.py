@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.counting import Tally
+from mbls.metrics.exact import ExactMetric
 from mbls.metrics.facts import refuse_doubtful, worst
 from mbls.metrics.fixed_point import FIXED_ONE, SUM_LIMIT
 from mbls.metrics.grid import GRID_CELLS, grid_edges
@@ -30,7 +30,7 @@ from mbls.metrics.voxels import (
 )
 
 
-class CalibrationHistogram(Metric):
+class CalibrationHistogram(ExactMetric):
     """Count probabilities into the exact grid for the top label, each class and each union.
 
     All state is int64 and summed over processes, so it is equal to the bit however the voxels are
@@ -59,8 +59,6 @@ class CalibrationHistogram(Metric):
         ValueError: For unknown regions, malformed unions or a count of cases below one.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better: bool | None = None
 
     cells: Tensor
