@@ -9,6 +9,7 @@ Axes are taken for orthogonal, with the voxel sizes as their steps: in a file wi
 (the tilted gantry of a CT) distances across the sheared axes are off.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -71,7 +72,9 @@ def surfaces_between(
     from monai.metrics.utils import get_edge_surface_distance  # three seconds, only when needed
 
     masks = [torch.from_numpy(mask) for mask in (predicted, labelled)]
-    _, distances, _ = get_edge_surface_distance(*masks, spacing=list(spacing), symmetric=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of an argument that monai itself passes
+        _, distances, _ = get_edge_surface_distance(*masks, spacing=list(spacing), symmetric=True)
     return distances
 
 
