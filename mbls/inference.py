@@ -15,7 +15,11 @@ __all__ = ["head_weights", "inferer_for", "pad_to_multiple", "split_heads", "vol
 
 
 def inferer_for(
-    spatial_dims: int, patch_size: Sequence[int] | None, *, overlap: float = 0.5
+    spatial_dims: int,
+    patch_size: Sequence[int] | None,
+    *,
+    overlap: float = 0.5,
+    device: str | None = None,
 ) -> Inferer:
     """Return how a volume is cut for a network: whole slices in 2D, overlapping windows in 3D.
 
@@ -27,9 +31,10 @@ def inferer_for(
         spatial_dims: Of the network, 2 or 3.
         patch_size: Size of the windows in 3D: that of the training samples.
         overlap: Share of a window that it has in common with the next.
+        device: Where the logits are put together; None for where the volume is.
     """
     if spatial_dims == 2:
-        return SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=16)
+        return SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=16, device=device)
     if patch_size is None or len(patch_size) != spatial_dims:
         raise ValueError(
             f"patch_size must have {spatial_dims} values for spatial_dims {spatial_dims}, got "
@@ -38,7 +43,11 @@ def inferer_for(
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be in [0, 1), got {overlap}.")
     return SlidingWindowInferer(
-        roi_size=tuple(patch_size), sw_batch_size=1, overlap=overlap, mode="gaussian"
+        roi_size=tuple(patch_size),
+        sw_batch_size=1,
+        overlap=overlap,
+        mode="gaussian",
+        device=device,
     )
 
 

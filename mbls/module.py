@@ -58,6 +58,9 @@ class SegmentationModule(LightningModule):
         spatial_dims: Of the network, 2 or 3; the datamodule's.
         patch_size: Size of the training samples; the datamodule's.
         overlap: Share that neighbouring windows have in common.
+        output_device: Where a volume's logits are put together, such as ``cpu`` where those of a
+            large CT don't fit beside the network, and its metrics are counted; None for where the
+            network is.
         mirror: Spatial axes over whose mirrorings evaluation averages the logits; none by default.
         grid: Where a test is scored: on the cache's ``preprocessed`` grid, or on the ``native``
             grid of each case's file, to which logits are resampled before the softmax.
@@ -90,6 +93,7 @@ class SegmentationModule(LightningModule):
         spatial_dims: int = 2,
         patch_size: Sequence[int] | None = None,
         overlap: float = 0.5,
+        output_device: str | None = None,
         mirror: Sequence[int] = (),
         grid: Literal["preprocessed", "native"] = "preprocessed",
         num_classes: int = 2,
@@ -114,7 +118,14 @@ class SegmentationModule(LightningModule):
             raise ValueError(f"mirror must hold axes from 0 to {spatial_dims - 1}, got {mirror}.")
         if grid not in ("preprocessed", "native"):
             raise ValueError(f"grid must be preprocessed or native, got {grid!r}.")
-        self.inferer = inferer or inferer_for(spatial_dims, patch_size, overlap=overlap)
+        if inferer and output_device:
+            raise ValueError(
+                f"output_device {output_device!r} is for the inferer built here: give yours, "
+                f"{type(inferer).__name__}, its own device."
+            )
+        self.inferer = inferer or inferer_for(
+            spatial_dims, patch_size, overlap=overlap, device=output_device
+        )
         self.mirror, self.grid = tuple(mirror), grid
         self.num_classes = num_classes
         self.class_keys = tuple(class_keys) or tuple(f"class{k}" for k in range(num_classes))
@@ -239,7 +250,7 @@ class SegmentationModule(LightningModule):
             self._score(batch, logits.softmax(dim=1), self.val_histogram, self.val_dice)
         if loss:
             with torch.autocast(logits.device.type, enabled=False):
-                loss.observe(logits, batch["label"])
+                loss.observe(logits.to(batch["label"].device), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's numbers, and let an adaptive loss adapt before checkpoints."""
@@ -279,9 +290,13 @@ class SegmentationModule(LightningModule):
         logits = self.volume_logits(batch["image"])
         if self.grid == "native":
             batch, logits = self._native(batch, logits)
-        probs = logits.softmax(dim=1)
-        others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
-        self._score(batch, probs, self.test_histogram, *others)
+        probs = torch.softmax(logits, dim=1, out=logits)  # a second map of a CT would be 4 GB
+        batch = batch | {"label": batch["label"].to(probs.device)}
+        self._score(batch, probs, self.test_histogram, self.test_fine, self.test_dice)
+        where = {"spacing": batch["spacing"], "index": batch["index"]}
+        measured = self.test_hd95.measure(probs, batch["label"], **where)
+        for metric in (self.test_hd95, self.test_nsd):
+            metric.update(probs, batch["label"], measured=measured, **where)
         return {"batch": batch, "probs": probs}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -363,13 +378,16 @@ class SegmentationModule(LightningModule):
         batch: dict[str, Any],
         probs: Tensor,
         histogram: CalibrationHistogram,
-        *others: FineHistogram | DiceScore | HausdorffDistance95 | NormalizedSurfaceDice,
+        *others: FineHistogram | DiceScore,
     ) -> None:
         shared = {"spacing": batch["spacing"], "index": batch["index"]}
+        label, posterior = batch["label"].to(probs.device), batch.get("posterior")
+        if posterior is not None:
+            posterior = posterior.to(probs.device)
         with torch.autocast(probs.device.type, enabled=False):
-            histogram.update(probs, batch["label"], posterior=batch.get("posterior"), **shared)
+            histogram.update(probs, label, posterior=posterior, **shared)
             for metric in others:
-                metric.update(probs, batch["label"], **shared)
+                metric.update(probs, label, **shared)
 
 
 def never_validates(trainer: Trainer) -> bool:

@@ -107,7 +107,8 @@ class FineHistogram(ExactMetric):
         del spacing, index
         target = check_shapes(probs, target, self.num_classes)
         doubts: list[Tensor] = []
-        counted = self.cells.new_zeros(self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
+        shape = (self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
+        counted = torch.zeros(shape, dtype=torch.int64, device=probs.device)
         scratch = Scratch(probs.device)
         for piece, labels in pieces([probs.detach(), target[:, None]], self.num_classes):
             self._count(counted, piece, labels, doubts, scratch)
@@ -115,7 +116,7 @@ class FineHistogram(ExactMetric):
             return
         noted = worst(doubts).tolist()
         refuse_doubtful(noted, probs.dtype, self.num_classes, self.ignore_index)
-        counted = counted.unflatten(1, (_PARTS, 2))
+        counted = counted.to(self.cells.device).unflatten(1, (_PARTS, 2))
         for position, region in enumerate(self.regions):
             missed, hit = counted[:, _REGION_PARTS[region]].sum(1).unbind(1)
             voxels, confidence = (missed + hit).unbind(-1)

@@ -192,7 +192,8 @@ class CalibrationHistogram(ExactMetric):
             tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
             if posterior:
                 keep = piece[1][0] != self.ignore_index
-                truth += expected_cells(piece[0], piece[-1], keep, unions, self.regions)
+                expected = expected_cells(piece[0], piece[-1], keep, unions, self.regions)
+                truth += expected.to(truth.device)
         tally.flush()
         cells, sums = self._regions(tally)
         known = sums.new_zeros(())
@@ -200,17 +201,19 @@ class CalibrationHistogram(ExactMetric):
             known = tally.classes[0, ..., 0].sum()
         largest = torch.stack([cells.amax(), sums.amax()]).double()
         noted = worst(tally.doubts) if tally.doubts else largest.new_tensor([0, -1, 0, 0, 0])
-        doubt = torch.cat([noted, largest])
+        doubt = torch.cat([noted.to(largest.device), largest])
         return cells, sums, truth, known, doubt
 
     def _regions(self, tally: Tally) -> tuple[Tensor, Tensor]:
         """Sum codes to regions and hits: ``(regions, channels, 61, 3)`` and ``(regions, 4)``."""
         C, masks = self.num_classes, self._masks
         rows, sums = [], []
-        # With the codes of each combination of masks on an axis of their own.
-        classes = tally.classes.unflatten(1, (-1, C + 2))
-        tops = tally.top.unflatten(1, (-1, C + 2))
-        scores = tally.scores.unflatten(0, (-1, C + 2))
+        # With the codes of each combination of masks on an axis of their own. The voxels may have
+        # been counted on another device than that of the states.
+        here = self.member.device
+        classes = tally.classes.to(here).unflatten(1, (-1, C + 2))
+        tops = tally.top.to(here).unflatten(1, (-1, C + 2))
+        scores = tally.scores.to(here).unflatten(0, (-1, C + 2))
         for region in self.regions:
             combinations = list(range(1 << len(masks)))
             if region in masks:
