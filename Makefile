@@ -33,6 +33,7 @@ needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
 NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet)))
+VERBOSELY = $(if $(filter 1 yes true,$(VERBOSE)),--verbose)
 MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
@@ -56,6 +57,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN"
 	@echo "  SELECT=dice|nll|ece|compromise   which epoch is best"
+	@echo "  VERBOSE=1    print all numbers of the test (train, evaluate)"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
 	@echo '  LOSSES SEEDS FOLDS JOBS ROOT   benchmark: LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"'
 	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
@@ -75,7 +77,7 @@ install: .venv/installed  ## Make .venv with the pinned versions
 	@touch $@
 
 train: install  ## Train on DATASET with LOSS, then test the best checkpoint
-	@$(MBLS) train $(if $(filter 1 yes true,$(RESUME)),,--dataset $(DATASET) --loss $(LOSS)) $(OPTIONS) $(ARGS)
+	@$(MBLS) train $(if $(filter 1 yes true,$(RESUME)),,--dataset $(DATASET) --loss $(LOSS)) $(OPTIONS) $(VERBOSELY) $(ARGS)
 
 benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and report; alone: a small default
 	@$(MBLS) benchmark $(if $(filter file,$(origin DATASET)),,--dataset $(DATASET)) \
@@ -92,7 +94,7 @@ slurm: install  ## Train in a batch job: NODES DEVICES TIME, an array with LOSSE
 evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)
 	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") \
-	  $(if $(GRID),--grid $(GRID)) $(MIRRORED) $(AGAIN) $(ARGS)
+	  $(if $(GRID),--grid $(GRID)) $(MIRRORED) $(AGAIN) $(VERBOSELY) $(ARGS)
 
 report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML file
 	@$(MBLS) report $(or $(RUNS),runs) $(if $(OUTPUT),--output "$(OUTPUT)") \

@@ -19,7 +19,7 @@ from mbls.metrics import dice_scores, write_results
 from mbls.metrics.pictures import Picture, WorstPictures, save_pictures, worst_of
 from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
-from mbls.report import results_table
+from mbls.report import results_table, summary_table
 
 __all__ = ["TestResults"]
 
@@ -32,16 +32,17 @@ class TestResults(Callback):
     The integer states are summed over ranks once; rank 0 writes and prints.
 
     Args:
-        show: Whether to print the table.
+        show: Whether to print the main numbers, and where the rest is.
+        verbose: Whether to print all numbers.
         pictures: How many of the cases with the lowest Dice leave a slice; 0 for none.
     """
 
     __test__ = False  # not a test case, whatever its name
 
-    def __init__(self, *, show: bool = True, pictures: int = 4) -> None:
+    def __init__(self, *, show: bool = True, verbose: bool = False, pictures: int = 4) -> None:
         if pictures < 0:
             raise ValueError(f"pictures must be at least 0, got {pictures}.")
-        self.show, self.pictures = show, pictures
+        self.show, self.verbose, self.pictures = show, verbose, pictures
         self._metrics: dict[str, Any] | None = None
         self._worst = WorstPictures(pictures)
 
@@ -100,11 +101,16 @@ class TestResults(Callback):
         """Print when the progress bar is gone."""
         if stage == "test" and self.show and self._metrics is not None:
             console = Console()
-            console.print(results_table(self._metrics))
-            console.print(
-                f"Run folder: {folder_callback(trainer).path}", soft_wrap=True, markup=False
-            )
-            console.print(f"Results:    {self._folder(trainer)}", soft_wrap=True, markup=False)
+            console.print((results_table if self.verbose else summary_table)(self._metrics))
+            folder = self._folder(trainer)
+            lines = [f"Run folder: {folder_callback(trainer).path}", f"Results:    {folder}"]
+            if not self.verbose:
+                lines += [
+                    "Every number: metrics.json; each case: cases.csv (--verbose prints more; make: "
+                    "VERBOSE=1)"
+                ]
+            for line in lines:
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _write_pictures(self, folder: Path, pictures: list[Picture]) -> None:
         if not pictures:

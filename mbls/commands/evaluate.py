@@ -17,6 +17,7 @@ def main(args: list[str]) -> int:
                    "-native and -mirrored where that is so)")  # fmt: skip
     p.add_argument("--grid", choices=("preprocessed", "native"), default="preprocessed",
                    help="where to score: on the cache's grid, or on that of the files")  # fmt: skip
+    p.add_argument("--verbose", action="store_true", help="print all numbers of the test")
     add_mirror(p)
     options, rest = p.parse_known_args(args)
     if options.ckpt.endswith(".ckpt") and options.tag is None:
@@ -31,6 +32,7 @@ def main(args: list[str]) -> int:
         "-mirrored" if options.mirror else ""
     )
     words += ["--run.tag", options.tag or Path(options.ckpt).stem + suffix, "--verbose", "false"]
+    words += [f"--results.verbose={options.verbose}"]
     words += [f"--model.grid={options.grid}", *mirror_words(options)]
 
     from mbls.commands.lightning import command_line

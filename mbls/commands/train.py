@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
                    help="batch job of this run; queued again, it goes on in its --run")  # fmt: skip
     p.add_argument("--prepare", action="store_true",
                    help="prepare the data of this run, phantom and cache, and stop")  # fmt: skip
+    p.add_argument("--verbose", action="store_true", help="print all numbers of the test")
     p.add_argument("--dry-run", action="store_true", help="print the mbls fit command and stop")
     return p
 
@@ -272,6 +273,7 @@ def option_words(options: argparse.Namespace) -> list[str]:
         "checkpoint.select": options.select,
         "run.folder": options.run,
         "run.job": options.job,
+        "results.verbose": options.verbose or None,
     }
     given: Sequence[tuple[str, object]] = [(k, v) for k, v in targets.items() if v is not None]
     return [word for key, value in given for word in (f"--{key}", str(value))]

@@ -1,5 +1,5 @@
 """Tables from the files of finished runs."""
 
-from mbls.report.table import results_table
+from mbls.report.table import results_table, summary_table
 
-__all__ = ["results_table"]
+__all__ = ["results_table", "summary_table"]

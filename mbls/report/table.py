@@ -1,23 +1,24 @@
-"""The table of one test run, from the content of its ``metrics.json``; it fits 80 columns."""
+"""The tables of one test run, from the content of its ``metrics.json``; they fit 80 columns."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from mbls.metrics.summary import NOT_PROTOCOLS
+from mbls.plots.words import POOLING_WORDS, region_words
+
+__all__ = ["results_table", "summary_table"]
 
 Cell = Mapping[str, Any]
 
-REGION_WORDS = {"all": "all voxels", "label": "label foreground"}
-POOLING_WORDS = {
-    "pooled": "pooled",
-    "micro": "pooled",
-    "per_case": "per case",
-    "weighted": "by voxels",
-}
+SHOWN_REGIONS = ("all", "label")
+MAIN_FORMS = (("label", "per_case"), ("all", "pooled"))
+"""Region and pooling of the numbers that a test shows first: the papers', then all voxels."""
+MAIN_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "nll": "NLL"}
 SOUND_METRICS = {
     "ece": "ECE",
     "cece": "class-wise ECE",
@@ -38,17 +39,9 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: Content of ``metrics.json``, from :func:`mbls.metrics.write_results` or the file.
     """
-    meta = metrics["meta"]
-    phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
-    run = [meta[key] for key in ("network", "loss") if key in meta]
-    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
-    run += [f"{meta['grid']} grid"] if "grid" in meta else []
-    run += ["mirrored"] if meta.get("mirror") else []
-    counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
     outer = Table.grid()
-    outer.title = " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])
+    outer.title, outer.caption = escape(_title(metrics)), escape(caption(metrics))
     outer.title_justify = outer.caption_justify = "left"
-    outer.caption = caption(metrics)
     outer.add_row(_overlap(metrics))
     outer.add_row(_calibration(metrics))
     published = [name for name in metrics if name not in (*NOT_PROTOCOLS, "sound")]
@@ -57,13 +50,60 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     return outer
 
 
+def summary_table(metrics: Mapping[str, Any]) -> Table:
+    """Return Dice, ECE, class-wise ECE and NLL in a row each, and what they cover.
+
+    Args:
+        metrics: Content of ``metrics.json``, from :func:`mbls.metrics.write_results` or the file.
+    """
+    forms = [(r, p) for r, p in MAIN_FORMS if r in metrics["sound"]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold",
+                  caption_justify="left", caption_style="")  # fmt: skip
+    table.title, table.caption = escape(_title(metrics)), escape(_summary_caption(metrics))
+    table.add_column("")
+    for region, pooling in forms:
+        heading = f"{region_words(region)},\n{POOLING_WORDS[pooling]}"
+        table.add_column(heading, justify="right", no_wrap=True)
+    dice = {"per_case": _in_line(metrics["dice"]["mean"])}
+    table.add_row("Dice", *(dice.get(pooling, "") for _, pooling in forms))
+    for metric, word in MAIN_METRICS.items():
+        table.add_row(word, *(_in_line(metrics["sound"][r][p][metric]) for r, p in forms))
+    return table
+
+
+def _summary_caption(metrics: Mapping[str, Any]) -> str:
+    meta, names = metrics["meta"], metrics["meta"]["class_names"]
+    text = (
+        "Brackets: 95 % interval over patients, too short where these are few. Dice: mean over the "
+        f"cases, then over the foreground structures. Errors: protocol sound, {meta['n_bins']} bins; per case: mean of the cases."
+    )
+    absent = {n: metrics["dice"][n] for n in names[1:] if metrics["dice"][n].get("n_absent")}
+    if absent:
+        told = ", ".join(f"{n} ({cell['n_absent']})" for n, cell in absent.items())
+        text += f" Left out where absent from the label, of {meta['n_cases']} cases: {told}."
+    if meta["origin"] == "phantom":
+        text += f" PHANTOM: synthetic images, no statement about {meta['dataset']}."
+    return text
+
+
+def _title(metrics: Mapping[str, Any]) -> str:
+    meta = metrics["meta"]
+    phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
+    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
+    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
+    run += [f"{meta['grid']} grid"] if "grid" in meta else []
+    run += ["mirrored"] if meta.get("mirror") else []
+    counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
+    return " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])
+
+
 def caption(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers are, with a warning where the data are synthetic."""
     meta = metrics["meta"]
     text = (
         "Below a value its 95 % interval: percentiles over drawn patients, too short where these "
         f"are few; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
-        f"class-wise over all {len(meta['class_names'])} classes, without background in the label "
+        f"class-wise over all {len(meta['class_names'])} classes, without background in the labelled "
         "foreground. Noise floor: what a calibrated model would show if voxels were independent. "
         "An ECE is too high by chance where patients or voxels are few, and so is its interval; "
         "corrected: less the bias that drawing patients shows, with Student's interval. "
@@ -107,7 +147,7 @@ def _overlap(metrics: Mapping[str, Any]) -> Table:
             continue
         absent = f"\n{dice['n_absent']} absent" if dice.get("n_absent") else ""
         cells = [_shown(metrics[key].get(name), digits=1 if key == "hd95" else 4) for key in kinds]
-        table.add_row(name, *cells, f"{dice['n_cases']}{absent}")
+        table.add_row(escape(name), *cells, f"{dice['n_cases']}{absent}")
     return table
 
 
@@ -115,10 +155,10 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
     shown = [
         (region, pooling)
         for region, poolings in metrics["sound"].items()
-        if region in REGION_WORDS
+        if region in SHOWN_REGIONS
         for pooling in poolings
     ]
-    headings = [f"{REGION_WORDS[r]},\n{POOLING_WORDS[p]}" for r, p in shown]
+    headings = [f"{region_words(r)},\n{POOLING_WORDS[p]}" for r, p in shown]
     table = _table("Calibration, protocol sound", "metric", headings)
     known = metrics["meta"]["origin"] == "phantom"
     for metric, word in SOUND_METRICS.items():
@@ -135,7 +175,7 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
             table.add_row("  true value", *[_shown(c.get(f"true_{metric}")) for c in cells])
     for name in _unions(metrics):
         cells = [metrics["sound"][r][p].get(f"ece/{name}") for r, p in shown]
-        table.add_row(f"ECE of {name}", *[_shown(cell) for cell in cells])
+        table.add_row(f"ECE of {escape(name)}", *[_shown(cell) for cell in cells])
     return table
 
 
@@ -153,8 +193,9 @@ def _published(metrics: Mapping[str, Any], protocols: list[str]) -> Table:
             for pooling, cells in poolings.items():
                 values = [_shown(cells.get(metric)) for metric in PUBLISHED_METRICS]
                 if any(values):
-                    where = f"{REGION_WORDS.get(region, region)}, {POOLING_WORDS[pooling]}"
-                    table.add_row(f"{protocol}\n  [dim]{where}[/dim]", *values)
+                    where = region_words(region).replace(" (", "\n  (")
+                    words = f"[dim]{where}, {POOLING_WORDS[pooling]}[/dim]"
+                    table.add_row(f"{escape(protocol)}\n  {words}", *values)
     return table
 
 
@@ -165,6 +206,13 @@ def _shown(cell: Cell | None, *, digits: int = 4) -> str:
     if cell["low"] is None:
         return value
     return f"{value}\n[dim]{_number(cell['low'], digits)}-{_number(cell['high'], digits)}[/dim]"
+
+
+def _in_line(cell: Cell) -> str:
+    value = _number(cell["value"])
+    if cell["low"] is None:
+        return value
+    return escape(f"{value} [{_number(cell['low'])}, {_number(cell['high'])}]")
 
 
 def _number(value: float | None, digits: int = 4) -> str:

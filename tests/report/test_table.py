@@ -5,18 +5,18 @@ from rich.console import Console
 
 from mbls.metrics import dice_scores
 from mbls.metrics.summary import summarize
-from mbls.report import results_table
+from mbls.report import results_table, summary_table
 from tests.metrics.test_results import ABOUT, META, scored
 from tests.metrics.test_summary import fine_histogram
 
 
-def shown(origin, width=80, fine=True):
+def shown(origin, width=80, fine=True, table=results_table, meta=None):
     histogram, dice = scored(posterior=origin == "phantom")
-    about = ABOUT | {"meta": META | {"origin": origin}}
+    about = ABOUT | {"meta": META | {"origin": origin} | (meta or {})}
     cells = fine_histogram().bins() if fine else None
     metrics = summarize(histogram.bins(), dice.counts.numpy(), fine=cells, **about)
     console = Console(width=width, record=True)
-    console.print(results_table(metrics))
+    console.print(table(metrics))
     return metrics, console.export_text()
 
 
@@ -63,7 +63,8 @@ def test_published_protocols_stand_beside():
     cells = metrics["murugesan-med"]["label"]["per_case"]
     values = [f"{cells[m]['value']:.4f}" for m in ("ece", "cece", "dice/mean")]
     at = rows(text).index(["murugesan-med", *values])
-    assert " ".join(rows(text)[at + 1][:4]) == "label foreground, per case"
+    where = [*rows(text)[at + 1][:2], *rows(text)[at + 2]]
+    assert " ".join(where) == "labelled foreground (label), per case"
 
 
 def test_a_phantom_says_so_and_absent_structures_are_counted():
@@ -98,3 +99,32 @@ def test_the_calibration_of_a_union_is_shown():
     at = rows(text).index(["ECE", "of", "heart", *(f"{cell['value']:.4f}" for cell in cells)])
     assert rows(text)[at + 1] == [interval(cell) for cell in cells if cell["low"] is not None]
     assert "ECE of heart: the sum of the classes' probabilities." in " ".join(text.split())
+
+
+def test_the_main_numbers_are_four_rows():
+    metrics, text = shown("phantom", table=summary_table)
+    assert max(map(len, text.splitlines())) <= 80
+    label, every = metrics["sound"]["label"]["per_case"], metrics["sound"]["all"]["pooled"]
+
+    def cell(found):
+        return f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+
+    lines = [" ".join(row) for row in rows(text)]
+    assert f"Dice {cell(metrics['dice']['mean'])}" in lines
+    for word, metric in (("ECE", "ece"), ("class-wise ECE", "cece"), ("NLL", "nll")):
+        assert f"{word} {cell(label[metric])} {cell(every[metric])}" in lines
+    words = " ".join(text.split())
+    assert "labelled foreground (label)" in words
+    assert "PHANTOM" in words
+    assert "of 3 cases: MYO (1)" in words  # in whose labels it is absent
+
+
+@pytest.mark.parametrize("table", [results_table, summary_table])
+def test_names_are_no_markup(table):
+    names = ["background", "organ [/red]", "kidney [left]"]
+    meta = {"class_names": names, "network": "[bold]", "loss": "ce [/]"}
+    _, text = shown("real", table=table, meta=meta)
+    assert "[bold] · ce [/]" in " ".join(text.split())
+    if table is results_table:
+        assert "organ [/red]" in text
+    assert "kidney [left]" in text

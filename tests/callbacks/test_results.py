@@ -1,0 +1,42 @@
+"""What a test says on screen: the main numbers, all of them if asked, and where the files are."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mbls.callbacks import TestResults, results
+from mbls.cli import main
+from mbls.metrics.summary import summarize
+from tests.metrics.test_results import ABOUT, scored
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_all_numbers_are_printed_where_asked(verbose, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "[bold]run"
+    run = SimpleNamespace(path=folder, tag="best")
+    monkeypatch.setattr(results, "folder_callback", lambda trainer: run)
+    callback = TestResults(verbose=verbose)
+    histogram, dice = scored()
+    callback._metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    callback.teardown(None, None, "test")
+    said = capsys.readouterr().out
+    assert "PHANTOM" in said
+    assert f"Run folder: {folder}\nResults:    {folder}/test/best\n" in said
+    assert ("noise floor" in said) == verbose
+    for name in ("metrics.json", "cases.csv", "--verbose"):
+        assert (name in said) != verbose
+
+
+def test_the_option_reaches_the_test(capsys, monkeypatch, tmp_path):
+    words = ["train", "--dataset", "acdc", "--loss", "ce", "--dry-run"]
+    assert main([*words, "--verbose"]) == 0
+    assert "--results.verbose True" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "--results.verbose" not in capsys.readouterr().out
+    heard = []
+    monkeypatch.setattr("mbls.commands.evaluate.run_words", lambda *args: [])
+    monkeypatch.setattr("mbls.commands.lightning.command_line", heard.append)
+    for more in ([], ["--verbose"]):
+        assert main(["evaluate", str(tmp_path), *more]) == 0
+    assert "--results.verbose=False" in heard[0]  # also of a run that was trained with it
+    assert "--results.verbose=True" in heard[1]
