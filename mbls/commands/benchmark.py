@@ -129,7 +129,7 @@ def tell_failure(console: Console, entry: Entry) -> None:
     """Print the last lines of a failed run's log."""
     log = log_file(entry.cell.folder)
     console.print(f"\n{entry.cell.name} failed (exit {entry.code}), {log}:", style="bold red",
-                  highlight=False, soft_wrap=True)  # fmt: skip
+                  markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     for line in last_lines(log):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["main"]
@@ -49,12 +50,13 @@ def main(args: list[str]) -> int:
 def cache_table(caches: list, folder: Path) -> Table:
     """Return one row a cache, with what of it is stale."""
     total = _bytes(sum(cache.size for cache in caches))
-    table = Table(title=f"{folder}: {total}", title_justify="left", show_lines=True)
+    table = Table(title=escape(f"{folder}: {total}"), title_justify="left", show_lines=True)
     for name in ("folder", "dataset", "settings", "cases", "size", "age", "stale"):
         table.add_column(name, overflow="fold", justify="right" if name in _NUMBERS else "left")
     for cache in caches:
         numbers = str(cache.cases), _bytes(cache.size), _duration(cache.age)
-        table.add_row(cache.path.name, cache.dataset, cache.words, *numbers, cache.reason)
+        cells = cache.path.name, cache.dataset, cache.words, *numbers, cache.reason
+        table.add_row(*map(escape, cells))
     return table
 
 

@@ -151,7 +151,7 @@ def _row(table: Table, name: str, values: Iterable[float], note: str = "") -> No
     cells = ["", "", ""]
     if values:
         cells = [f"{v:.4g}" for v in (values[0], statistics.median(values), values[-1])]
-    table.add_row(name, *cells, note)
+    table.add_row(escape(name), *cells, note)
 
 
 def problem_table(problems: Sequence[Any], root: Path, *, grouped: bool = True) -> Table:

@@ -36,9 +36,10 @@ def main(args: list[str]) -> int:
         ) from error
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{output}: patients of each fold", title_justify="left")
+    table = Table(title=escape(f"{output}: patients of each fold"), title_justify="left")
     for column in ("fold", "train", "val", "test"):
         table.add_column(column, justify="right")
     for number, split in enumerate(folds):

@@ -60,7 +60,7 @@ def loss_table(folder: Path) -> Table:
     for entry in loss_entries(folder):
         lines = [escape(line) for line in (entry.cls, entry.formula, entry.defaults, entry.paper)]
         lines[2] = lines[2] and f"[dim]{lines[2]}[/dim]"
-        table.add_row(entry.name, "\n".join(filter(None, lines)))
+        table.add_row(escape(entry.name), "\n".join(filter(None, lines)))
     return table
 
 

@@ -23,9 +23,9 @@ def screen_table(view: View) -> list[Table]:
         table = Table(title="" if tables else title, title_justify="left", title_style="",
                       box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
                       width=WIDTH)  # fmt: skip
-        table.add_column(first, overflow="fold", max_width=18)
+        table.add_column(escape(first), overflow="fold", max_width=18)
         for name in names:
-            table.add_column(name, justify="right")
+            table.add_column(escape(name), justify="right")
         start = 1 + number * COLUMNS
         for row in view.rows:
             table.add_row(*(_words(e) for e in (row[0], *row[start : start + len(names)])))
