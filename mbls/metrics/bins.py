@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from mbls.metrics.archives import load_arrays
 from mbls.metrics.fixed_point import FIXED_ONE, LOG_ONE
 from mbls.metrics.grid import GRID_BINS, GRID_CELLS, check_n_bins, grid_edges
 
@@ -189,10 +190,9 @@ class CalibrationBins:
         """Read what :meth:`save` wrote: the bins and the extra arrays.
 
         Raises:
-            ValueError: If the file is not such a histogram.
+            ValueError: If the file is not such a histogram, or unpacks to too much.
         """
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = load_arrays(path)
         missing = [name for name in _OWN if name not in arrays and name != "truth"]
         if missing or arrays["cells"].shape[3:] != (GRID_CELLS, len(QUANTITIES)):
             raise ValueError(

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.metrics.archives import load_arrays
+
 __all__ = ["IGNORED", "Picture", "WorstPictures", "load_pictures", "save_pictures"]
 
 IGNORED = 255
@@ -113,13 +115,17 @@ def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
 
 
 def load_pictures(path: Path) -> list[Picture]:
-    """Read what :func:`save_pictures` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return [
-            Picture(
-                int(file["index"][n]), str(file["case"][n]), float(file["dice"][n]),
-                int(file["slice"][n]), (float(file["spacing"][n][0]), float(file["spacing"][n][1])),
-                *(file[f"{name}_{n}"] for name in _ARRAYS),
-            )
-            for n in range(len(file["index"]))
-        ]  # fmt: skip
+    """Read what :func:`save_pictures` wrote.
+
+    Raises:
+        ValueError: It unpacks to too much.
+    """
+    arrays = load_arrays(path)
+    return [
+        Picture(
+            int(arrays["index"][n]), str(arrays["case"][n]), float(arrays["dice"][n]),
+            int(arrays["slice"][n]), (float(along[0]), float(along[1])),
+            *(arrays[f"{name}_{n}"] for name in _ARRAYS),
+        )
+        for n, along in enumerate(arrays["spacing"])
+    ]  # fmt: skip

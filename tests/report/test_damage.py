@@ -1,12 +1,15 @@
 """Damage beside a test's numbers is named, and the tables stand all the same."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mbls.metrics.archives import load_arrays
 from mbls.report import build
 from mbls.report.figures import worst_picture
+from mbls.report.runs import find_runs
 from tests.report.fake import DRAWS, write_run
 
 
@@ -14,6 +17,13 @@ from tests.report.fake import DRAWS, write_run
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests draw them."""
     monkeypatch.setattr(build, "figures_of", lambda _: [])
+
+
+def bomb(path: Path) -> None:
+    """Let a file's directory state that a member unpacks to 3 GiB."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("cells.npy", b"0")
+        file.infolist()[0].file_size = 3 << 30
 
 
 def cut(path: Path) -> None:
@@ -25,6 +35,7 @@ def cut(path: Path) -> None:
     [
         ("test/best/worst.npz", cut, "--ckpt best writes it anew"),
         ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it anew"),
+        ("test/best/worst.npz", bomb, "worst.npz unpacks to 3.22 GB, at most 2.15 are read"),
         ("test/best-nll/metrics.json", cut, "--ckpt best-nll writes it anew"),
         ("test/best-nll/metrics.json", lambda p: p.write_text("{}"), "KeyError: 'sound'"),
         ("metrics.csv", lambda p: p.write_text(p.read_text() + "3,39,zero,\n"), "curves and"),
@@ -46,3 +57,14 @@ def test_a_damaged_file_is_named_and_left_out(
     assert str(folder / name) in (tmp_path / "report/report.html").read_text()
     pictured = {arm.name: worst_picture(arm) is not None for arm in found.group.arms}
     assert pictured == {"ce": True, "mbls": "worst" not in name}
+
+
+def test_a_zip_bomb_is_refused_in_words(tmp_path: Path) -> None:
+    good, bad = (write_run(tmp_path, loss, patients=2) for loss in ("ce", "mbls"))
+    bomb(bad / "test/best/bins.npz")
+    runs, (out,) = find_runs([tmp_path])
+    assert [run.folder for run in runs] == [good]
+    assert out.folder == bad
+    assert "bins.npz unpacks to 3.22 GB, at most 2.15 are read" in out.reason
+    with pytest.raises(ValueError, match="at most 1e-06"):
+        load_arrays(good / "test/best/bins.npz", most=1000)
