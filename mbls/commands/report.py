@@ -5,6 +5,8 @@ import os
 import shlex
 from pathlib import Path
 
+from mbls.ranks import say
+
 __all__ = ["main"]
 
 
@@ -18,11 +20,12 @@ def main(args: list[str]) -> int:
     )
     p.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
     p.add_argument("--output", type=Path, metavar="FOLDER",
-                   help="where to write (default: report/ above all runs)")  # fmt: skip
+                   help="where to write (default: report/ in RUNS, or in what is above them all)")  # fmt: skip
     p.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with")
     p.add_argument("--tag", default="best", help="which test of each run (default: best)")
     options = p.parse_args(args)
     output = options.output or common_parent(options.runs) / "report"
+    say(f"Report on {len(options.runs)} folder{'s' * (len(options.runs) > 1)}, written to {output}")
 
     from mbls.report.build import build_report
 
@@ -34,7 +37,5 @@ def main(args: list[str]) -> int:
 
 
 def common_parent(places: list[Path]) -> Path:
-    """Return the folder above all places; of a single one that is no run folder, itself."""
-    if len(places) == 1:
-        return places[0].parent if (places[0] / "run.json").is_file() else places[0]
-    return Path(os.path.commonpath([str(place) for place in places]))
+    """Return the folder above all places; of a single one, be it a run folder, itself."""
+    return places[0] if len(places) == 1 else Path(os.path.commonpath([str(place) for place in places]))

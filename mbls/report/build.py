@@ -1,16 +1,19 @@
 """The whole report: reads runs, computes, prints, writes the files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from mbls.errors import ReportError
+from mbls.errors import OutputError, ReportError, RunFolderError
+from mbls.files import replace_files, writing
+from mbls.locks import LOCK, hold
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
 from mbls.report.analysis import Analysis, analyse, reference_arm, reference_error
-from mbls.report.figures import figures_of
+from mbls.report.figures import FIGURE_FILE, figures_of
 from mbls.report.groups import Group, differing, groups_of
 from mbls.report.html import html_text
 from mbls.report.runs import LeftOut, find_runs
@@ -27,6 +30,9 @@ from mbls.report.views import (
 
 __all__ = ["build_report"]
 
+MARK = "report.html"
+PATIENCE = 60.0  # seconds that another report is waited for
+
 
 def build_report(
     places: Sequence[Path],
@@ -39,6 +45,8 @@ def build_report(
 ) -> list[Analysis]:
     """Write a report over all runs in or below ``places``, and print its main tables.
 
+    The files of a report come into their folder together, in place of an earlier report's.
+
     Args:
         places: Run folders, or folders above them.
         output: Folder for ``report.html``, ``table.md``, ``table.tex``, ``table.csv`` and the
@@ -49,8 +57,10 @@ def build_report(
         draws: Of patients, for the intervals.
 
     Raises:
-        ReportError: There is nothing to report, or it cannot be written.
+        ReportError: There is nothing to report, or it cannot be written: ``output`` is not there
+            and cannot be made, holds something else, or another report is being written to it.
     """
+    refuse_other_content(output)
     runs, left_out = find_runs(places, tag=tag)
     groups, repeated = groups_of(runs)
     groups, lone = _with_patients(groups)
@@ -59,29 +69,69 @@ def build_report(
         names = dict.fromkeys(arm.name for group in groups for arm in group.arms)
         raise reference_error(list(names), reference)
     analyses = [analyse(group, reference=reference, draws=draws) for group in groups]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
+    prefixes = [f"group{n}_" for n in range(1, 1 + len(groups))] if len(groups) > 1 else [""]
+    figures = [
+        [replace(drawn, name=f"{prefix}{drawn.name}") for drawn in figures_of(analysis)]
+        for prefix, analysis in zip(prefixes, analyses, strict=True)
+    ]
+    with _together(output) as incoming:
         views = [view for analysis in analyses for view in views_of(analysis)]
-        (output / "table.md").write_text(markdown_text(views))
-        (output / "table.tex").write_text(latex_text(views))
-        (output / "table.csv").write_text(csv_text(analyses))
-        prefixes = [f"group{n}_" for n in range(1, 1 + len(groups))] if len(groups) > 1 else [""]
-        figures = [
-            [replace(drawn, name=f"{prefix}{drawn.name}") for drawn in figures_of(analysis)]
-            for prefix, analysis in zip(prefixes, analyses, strict=True)
-        ]
+        (incoming / "table.md").write_text(markdown_text(views))
+        (incoming / "table.tex").write_text(latex_text(views))
+        (incoming / "table.csv").write_text(csv_text(analyses))
         for drawn in (drawn for group in figures for drawn in group):
-            save_figure(drawn.figure, output / drawn.name)
+            save_figure(drawn.figure, incoming / drawn.name)
         page = html_text(
             analyses, [views_of(a) for a in analyses], figures, left_out, command=command
         )
-        (output / "report.html").write_text(page)
-    except OSError as error:
-        raise ReportError(
-            f"{output} cannot be written to ({error.strerror}). Choose another: --output FOLDER."
-        ) from error
+        (incoming / MARK).write_text(page)
     show(analyses, left_out, output)
     return analyses
+
+
+def refuse_other_content(output: Path) -> None:
+    """Raise ReportError where a folder holds something and no report, not even half of one."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ReportError(f"{output} is a file. Choose a folder: --output FOLDER (make: OUTPUT=).")
+    there = {path.name for path in output.iterdir()} - {LOCK}
+    if there and not there & {MARK, "table.csv", "incoming"}:
+        raise ReportError(
+            f"{output} holds {len(there)} files or folders ({min(there)}, ...) and no report. "
+            "Choose another: --output FOLDER (make: OUTPUT=FOLDER)."
+        )
+
+
+@contextmanager
+def _together(output: Path) -> Iterator[Path]:
+    """Yield a place for the files of a report, which replace those of an earlier one at the end.
+
+    Raises:
+        ReportError: They cannot be written, or another process writes there.
+    """
+    try:
+        with writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+        with (
+            hold(output, patience=PATIENCE),
+            writing(output),
+            replace_files(output, mark=MARK) as incoming,
+        ):
+            yield incoming
+            for earlier in output.iterdir():  # it would pass for one of this report
+                if FIGURE_FILE.fullmatch(earlier.name) and not (incoming / earlier.name).exists():
+                    earlier.unlink()
+    except (OutputError, RunFolderError) as error:
+        reason = error.__cause__
+        told = (
+            f"cannot be written to ({reason.strerror})"
+            if isinstance(reason, OSError)
+            else "is being written by another process"
+        )
+        raise ReportError(
+            f"{output} {told}. Choose another: --output FOLDER (make: OUTPUT=FOLDER)."
+        ) from error
 
 
 def _with_patients(groups: Sequence[Group]) -> tuple[list[Group], list[LeftOut]]:

@@ -1,5 +1,6 @@
 """The figures of a report, from the numbers of its tables and the runs' own files."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,11 @@ __all__ = ["Drawn", "figures_of"]
 SCATTER = "ece_corrected/all/pooled"
 SWEPT = {"dice/mean": "Dice", SCATTER: "ECE, all voxels, pooled", "nll/all/pooled": "NLL"}
 MOST_PICTURES = 12
+FIGURE_FILE = re.compile(
+    r"(group\d+_)?(dice_ece|reliability_(all|label)|cases|true_error|sweep_.+|multipliers_\d+"
+    r"|worst_cases)\.(png|pdf)"
+)
+"""Names of the files of a report's figures."""
 
 
 @dataclass(frozen=True)

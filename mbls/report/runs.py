@@ -4,8 +4,9 @@ Reads JSON, CSV, YAML and ``bins.npz``, which holds no pickle.
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,11 +140,11 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
         ReportError: A folder is not there, or none holds a run that is finished and tested.
     """
     folders: dict[Path, None] = {}
+    seen: set[tuple[int, int]] = set()
     for place in places:
         if not place.is_dir():
             raise ReportError(f"{place} is no folder. RUNS are run folders or folders above them.")
-        for name in ("config.yaml", "run.json"):
-            folders |= dict.fromkeys(path.parent for path in sorted(place.rglob(name)))
+        folders |= dict.fromkeys(run_folders(place, seen))
     found = [_read(folder, tag) for folder in sorted(folders, key=natural)]
     runs = [one for one in found if isinstance(one, Run)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
@@ -155,6 +156,24 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
             f"is runs/<dataset>/<network>-<loss>/seed<k>, as `mbls train` writes it.{reasons}"
         )
     return runs, left_out
+
+
+def run_folders(place: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield the run folders in or below a folder, symlinks followed, each folder once.
+
+    Args:
+        place: Where to look.
+        seen: Device and inode of the folders that were looked into, here and before; extended.
+    """
+    for folder, below, files in os.walk(place, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # by another way, or a loop of symlinks
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below.sort()
+        if {"config.yaml", "run.json"} & set(files):
+            yield Path(folder)
 
 
 def natural(path: Path) -> list[tuple[int, float, str]]:

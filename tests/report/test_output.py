@@ -1,0 +1,97 @@
+"""Where a report goes: all its files or none, beside nobody's, and from wherever the runs lie."""
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mbls.cli import main
+from mbls.errors import ReportError
+from mbls.locks import hold
+from mbls.report import build
+from mbls.report.runs import find_runs
+from tests.report.fake import DRAWS, write_run
+
+TABLES = ("report.html", "table.csv", "table.md", "table.tex")
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """Other tests draw them."""
+    monkeypatch.setattr(build, "figures_of", lambda _: [])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs"), "ce", patients=2)
+
+
+def report(run, output):
+    build.build_report([run], output, draws=DRAWS)
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_what_is_no_report_is_not_written_into(run, tmp_path, capsys):
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(ReportError, match=r"holds 1 files or folders \(notes.md, ...\) and no rep"):
+        report(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
+    with pytest.raises(ReportError, match=r"notes.md is a file"):
+        report(run, tmp_path / "notes.md")
+    with pytest.raises(ReportError, match=r"notes.md/report cannot be written to \(Not a dir"):
+        report(run, tmp_path / "notes.md/report")
+
+
+def test_an_earlier_report_is_replaced_as_a_whole(run, tmp_path):
+    earlier = report(run, tmp_path / "report")
+    for name in ("worst_cases.png", "group2_sweep_margin.pdf", "mine.png"):
+        (tmp_path / "report" / name).touch()
+    again = report(run, tmp_path / "report")
+    assert set(TABLES) <= set(earlier)
+    assert set(again) == {*earlier, "mine.png"}  # figures that are not of this report are gone
+
+
+def test_a_full_disk_leaves_the_earlier_report(run, tmp_path, monkeypatch):
+    earlier = report(run, tmp_path)
+    monkeypatch.setattr(build, "markdown_text", lambda _: "new")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(build, "html_text", full)
+    with pytest.raises(ReportError, match=r"cannot be written to \(No space left on device\)"):
+        report(run, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == earlier
+
+
+def test_one_report_at_a_time(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "PATIENCE", 0.0)
+    with hold(tmp_path), pytest.raises(ReportError, match="being written by another process"):
+        report(run, tmp_path)
+    assert set(TABLES) <= set(report(run, tmp_path))
+
+
+def test_the_report_of_a_run_goes_into_its_folder(run, monkeypatch, capsys):
+    said = SimpleNamespace(first="")
+
+    def find(*args, **words):
+        said.first = capsys.readouterr().out
+        return find_runs(*args, **words)
+
+    monkeypatch.setattr(build, "find_runs", find)
+    assert main(["report", str(run)]) == 0
+    assert str(run / "report") in said.first  # before any work is done
+    assert (run / "report/report.html").is_file()
+    assert not (run.parent / "report").exists()
+
+
+def test_symlinks_are_followed_once(run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/acdc").symlink_to(run.parent.parent)
+    (tmp_path / "runs/loop").symlink_to(tmp_path / "runs")
+    (tmp_path / "runs/again").symlink_to(run)
+    (found,), left_out = find_runs([tmp_path / "runs", tmp_path])
+    assert (found.folder / "run.json").samefile(run / "run.json")
+    assert not left_out
+    assert Path(tmp_path / "runs") in found.folder.parents
