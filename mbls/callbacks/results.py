@@ -105,10 +105,8 @@ class TestResults(Callback):
             folder = self._folder(trainer)
             lines = [f"Run folder: {folder_callback(trainer).path}", f"Results:    {folder}"]
             if not self.verbose:
-                lines += [
-                    "Every number: metrics.json; each case: cases.csv (--verbose prints more; make: "
-                    "VERBOSE=1)"
-                ]
+                rest = "all numbers in metrics.json, each case in cases.csv"
+                lines += [f"            {rest}; --verbose (VERBOSE=1) prints more"]
             for line in lines:
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
 

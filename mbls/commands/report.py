@@ -20,7 +20,7 @@ def main(args: list[str]) -> int:
     )
     p.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
     p.add_argument("--output", type=Path, metavar="FOLDER",
-                   help="where to write (default: report/ in RUNS, or in what is above them all)")  # fmt: skip
+                   help="where to write (default: report/ in RUNS, or above several)")  # fmt: skip
     p.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with")
     p.add_argument("--tag", default="best", help="which test of each run (default: best)")
     options = p.parse_args(args)
@@ -38,4 +38,6 @@ def main(args: list[str]) -> int:
 
 def common_parent(places: list[Path]) -> Path:
     """Return the folder above all places; of a single one, be it a run folder, itself."""
-    return places[0] if len(places) == 1 else Path(os.path.commonpath([str(place) for place in places]))
+    if len(places) == 1:
+        return places[0]
+    return Path(os.path.commonpath([str(place) for place in places]))

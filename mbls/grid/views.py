@@ -135,7 +135,9 @@ class LiveView:
 
     def _table(self, entries: Sequence[Entry]) -> Table:
         columns = list(dict.fromkeys(entry.cell.column for entry in entries))
-        table = Table(title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         table.add_column("loss")
         for column in columns:
             table.add_column(escape(column), justify="right", no_wrap=True)

@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ["MOST_BYTES", "load_arrays"]
 
 MOST_BYTES = 2 << 30
-"""Of all arrays, unpacked: 2 GiB. A test of 1000 cases with 105 classes and five regions has 0.8."""
+"""Of all arrays, unpacked: 2 GiB. A test of 1000 cases, 105 classes and five regions has 0.8."""
 
 
 def load_arrays(path: Path, *, most: int = MOST_BYTES) -> dict[str, np.ndarray]:

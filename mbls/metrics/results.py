@@ -20,6 +20,9 @@ from mbls.metrics.histogram import CalibrationHistogram
 from mbls.metrics.summary import N_BINS, channel_names, load_bins, save_bins, summarize
 from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes for the begin of a formula, or moves to a field of its own."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -133,7 +136,28 @@ def load_results(folder: Path) -> Results:
             )
     bins, counts, _ = load_bins(folder / "bins.npz")
     metrics = json.loads((folder / "metrics.json").read_text())
-    return Results(metrics, pd.read_csv(folder / "cases.csv"), bins, counts)
+    names = dict.fromkeys(("case", "patient"), csv_name)  # so that "007" and "NA" stay names, too
+    cases = pd.read_csv(
+        folder / "cases.csv", converters=names, keep_default_na=False, na_values=[""]
+    )
+    return Results(metrics, cases, bins, counts)
+
+
+def csv_field(name: str) -> str:
+    """Return a name as a field of a CSV file that no spreadsheet takes for a formula.
+
+    What begins like one gets an apostrophe before it; :func:`csv_name` takes it off again.
+
+    Example:
+        >>> csv_field("=1+1"), csv_name("'=1+1"), csv_field("patient001")
+        ("'=1+1", '=1+1', 'patient001')
+    """
+    return f"'{name}" if name.lstrip("'").startswith(FORMULA) else name
+
+
+def csv_name(field: str) -> str:
+    """Return the name that :func:`csv_field` wrote."""
+    return field[1:] if field.startswith("'") and csv_field(field[1:]) == field else field
 
 
 def to_json(metrics: Mapping[str, Any]) -> str:
@@ -152,7 +176,10 @@ def case_rows(
 ) -> str:
     """Return the CSV text of ``cases.csv``; an empty field is a value that does not exist."""
     names = channel_names(bins, meta)
-    columns: dict[str, Sequence[Any]] = {"case": cases, "patient": patients}
+    columns: dict[str, Sequence[Any]] = {
+        "case": [csv_field(case) for case in cases],
+        "patient": [csv_field(patient) for patient in patients],
+    }
     columns["voxels"] = bins.sums[:, 0, 0].tolist()
     scores = dice_scores(dice_counts)
     for position, channel in enumerate(bins.channels[1:]):

@@ -18,7 +18,7 @@ POOLING_WORDS = {
 
 
 def region_words(region: str) -> str:
-    """Return a region in words, with its name in ``cases.csv`` and ``metrics.json`` where it differs.
+    """Return a region in words, with its name in files (``cases.csv``) where it differs.
 
     Example:
         >>> region_words("all"), region_words("dilated")

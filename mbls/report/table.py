@@ -75,7 +75,8 @@ def _summary_caption(metrics: Mapping[str, Any]) -> str:
     meta, names = metrics["meta"], metrics["meta"]["class_names"]
     text = (
         "Brackets: 95 % interval over patients, too short where these are few. Dice: mean over the "
-        f"cases, then over the foreground structures. Errors: protocol sound, {meta['n_bins']} bins; per case: mean of the cases."
+        "cases, then over the foreground structures. Errors: protocol sound, "
+        f"{meta['n_bins']} bins; per case: mean of the cases."
     )
     absent = {n: metrics["dice"][n] for n in names[1:] if metrics["dice"][n].get("n_absent")}
     if absent:
@@ -103,9 +104,10 @@ def caption(metrics: Mapping[str, Any]) -> str:
     text = (
         "Below a value its 95 % interval: percentiles over drawn patients, too short where these "
         f"are few; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
-        f"class-wise over all {len(meta['class_names'])} classes, without background in the labelled "
-        "foreground. Noise floor: what a calibrated model would show if voxels were independent. "
-        "An ECE is too high by chance where patients or voxels are few, and so is its interval; "
+        f"class-wise over all {len(meta['class_names'])} classes, without background in the "
+        "labelled foreground. Noise floor: what a calibrated model would show if voxels were "
+        "independent. An ECE is too high by chance where patients or voxels are few, and so is its "
+        "interval; "
         "corrected: less the bias that drawing patients shows, with Student's interval. "
     )
     if "smece" in metrics["sound"]["all"]["pooled"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mbls.metrics.results import csv_field
 from mbls.report.analysis import Analysis
 from mbls.report.views import Entry, View
 
@@ -41,22 +42,36 @@ def markdown_text(views: Sequence[View]) -> str:
 
 
 def _markdown(view: View) -> str:
-    rows = [_markdown_row(view.columns), "|" + " --- |" + " ---: |" * (len(view.columns) - 1)]
+    rows = [
+        _markdown_row([markdown_words(name) for name in view.columns]),
+        "|" + " --- |" + " ---: |" * (len(view.columns) - 1),
+    ]
     for row in view.rows:
-        rows.append(_markdown_row([_markdown_words(entry) for entry in row]))
-    return (
-        f"### {view.title}\n\n" + "\n".join(rows) + f"\n\n{view.caption} {' '.join(view.legend)}\n"
-    )
+        rows.append(_markdown_row([_markdown_cell(entry) for entry in row]))
+    below = markdown_words(" ".join([view.caption, *view.legend]))
+    return f"### {markdown_words(view.title)}\n\n" + "\n".join(rows) + f"\n\n{below}\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
 
 
-def _markdown_words(entry: Entry) -> str:
-    text = f"**{entry.text}**" if entry.best else entry.text
+def _markdown_cell(entry: Entry) -> str:
+    text = markdown_words(entry.text)
+    text = f"**{text}**" if entry.best else text
     text += " †" if entry.tied else ""
-    return f"{text}<br>{entry.below}" if entry.below else text
+    return f"{text}<br>{markdown_words(entry.below)}" if entry.below else text
+
+
+def markdown_words(text: str) -> str:
+    r"""Return text in one line, without a tag, a link or the end of a cell in it.
+
+    Example:
+        >>> print(markdown_words("<b>own</b> | p < 0.05 [0.1, 0.2]"))
+        &lt;b>own&lt;/b> \| p < 0.05 [0.1, 0.2]
+    """
+    line = " ".join(text.split()).replace("|", r"\|")
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", r"]\(")
 
 
 def latex_text(views: Sequence[View]) -> str:
@@ -104,7 +119,8 @@ def _tabular(view: View, columns: Sequence[int]) -> list[str]:
     lines += ["    " + " & ".join(heads) + r" \\", r"    \midrule"]
     for row in view.rows:
         entries = [row[k] for k in columns]
-        lines.append("    " + " & ".join(map(_latex_entry, entries)) + r" \\")
+        cells = " & ".join(map(_latex_entry, entries))
+        lines.append(f"    {_after_break(cells)} \\\\")
         if any(entry.below for entry in row):
             below = " & ".join(
                 f"{{\\scriptsize {latex_words(e.below)}}}" if e.below else "" for e in entries
@@ -121,8 +137,13 @@ def _heading(name: str) -> list[str]:
 
 def latex_heading(name: str) -> str:
     """Return a heading in one line or two."""
-    lines = [latex_words(line) for line in _heading(name)]
+    lines = [_after_break(latex_words(line)) for line in _heading(name)]
     return lines[0] if len(lines) == 1 else "\\shortstack[r]{" + r" \\ ".join(lines) + "}"
+
+
+def _after_break(cells: str) -> str:
+    r"""Return what can stand after ``\\`` or a rule, which take a bracket or a star for theirs."""
+    return "{}" + cells if cells.startswith(("[", "*")) else cells
 
 
 def latex_words(text: str) -> str:
@@ -132,7 +153,8 @@ def latex_words(text: str) -> str:
         >>> print(latex_words("95 % of cases_1: -0.5"))
         95~\% of cases\_1: $-$0.5
     """
-    written = "".join(LATEX.get(letter, letter) for letter in text).replace(r" \%", r"~\%")
+    line = " ".join(text.split())  # an empty line would end the argument that it stands in
+    written = "".join(LATEX.get(letter, letter) for letter in line).replace(r" \%", r"~\%")
     minus = re.sub(r"(?<![\w-])-(?=\d)|(?<= )-(?= )", "$-$", written)
     return minus.replace("--", "-{}-")
 
@@ -169,9 +191,10 @@ def csv_text(analyses: Sequence[Analysis]) -> str:
                     seeds = " ".join(map(str, arm.seeds))
                     runs = ";".join(str(run.folder) for run in arm.trainings)
                     each = " ".join(map(repr, cell.by_seed))
-                    row = [number, *facts, *where, arm.name, len(arm.seeds), seeds]
+                    names = map(csv_field, [*facts, *where, arm.name])
+                    row = [number, *names, len(arm.seeds), seeds]
                     row += ["" if math.isnan(v) else repr(float(v)) for v in values]
-                    writer.writerow([*row, *marks, each, runs])
+                    writer.writerow([*row, *marks, each, csv_field(runs)])
     return text.getvalue()
 
 

@@ -1,0 +1,68 @@
+"""Whatever a loss, a class or a case is called, each format shows the name and obeys it nowhere."""
+
+import csv
+import re
+
+import pandas as pd
+import pytest
+
+from mbls.metrics.results import csv_field, csv_name
+from mbls.metrics.results import load_results as load
+from mbls.report.analysis import analyse
+from mbls.report.build import views_of
+from mbls.report.groups import groups_of
+from mbls.report.runs import find_runs
+from mbls.report.text import csv_text, latex_heading, latex_text, markdown_text
+from tests.report.fake import DRAWS, write_run
+
+FORMULA = "=cmd|' /C calc'!A0"
+NAMES = ["background", "<script>alert(1)</script>\n\n[left](http://x)", "[right]"]
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for loss in ("ce", FORMULA, "[own]"):
+        card = {"loss": loss}
+        write_run(root, loss.partition("/")[0], patients=3, card=card, meta={"class_names": NAMES})
+    (group,), _ = groups_of(find_runs([root])[0])
+    return analyse(group, draws=DRAWS)
+
+
+def test_no_field_of_a_csv_file_is_a_formula(analysis):
+    rows = list(csv.DictReader(csv_text([analysis]).splitlines()))
+    names = dict.fromkeys(row["loss"] for row in rows)
+    assert f"'{FORMULA}" in names
+    assert csv_name(f"'{FORMULA}") == FORMULA
+    words = [row[key] for row in rows for key in ("dataset", "loss", "measure", "run_folders")]
+    assert not [word for word in words if word.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+@pytest.mark.parametrize("name", [FORMULA, "'=1", "''-1", "@x", "\tx", "007", "NA", "'quoted'"])
+def test_names_of_cases_come_back(name, tmp_path):
+    test = write_run(tmp_path, patients=2) / "test/best"
+    text = (test / "cases.csv").read_text()
+    field = f'"{csv_field(name)}"'
+    assert not csv_field(name).startswith(("=", "@", "\t"))
+    (test / "cases.csv").write_text(text.replace("p0_ED,p0,", f"{field},{field},"))
+    assert list(load(test).cases.iloc[0][["case", "patient"]]) == [name, name]
+    assert pd.api.types.is_float_dtype(load(test).cases["ece/all"])
+
+
+def test_markdown_holds_no_tag_no_link_and_no_broken_row(analysis):
+    text = markdown_text(views_of(analysis))
+    assert "&lt;script>" in text
+    assert not re.search(r"<(?!br>)[A-Za-z/!]", text)
+    assert "](" not in text
+    tables = [line for line in text.splitlines() if "script" in line or "[own]" in line]
+    assert all(line.startswith(("|", "#")) for line in tables)
+
+
+def test_no_row_of_latex_begins_like_an_argument(analysis):
+    text = latex_text(views_of(analysis))
+    assert "{}[own]" in text
+    after = re.findall(r"(?:\\\\(?!\[2pt\])|rule|\[2pt\])\s*(\S)", text)
+    assert len(after) > 50
+    assert not set(after) & set("[*")
+    assert "\n\n" not in text.partition(r"\begin{tabular}")[2].partition(r"\end{tabular}")[0]
+    assert latex_heading("Dice, [left]") == r"\shortstack[r]{Dice, \\ {}[left]}"
