@@ -8,14 +8,19 @@ from mbls.plots import (
     confidence_figure,
     multipliers_figure,
     reliability_figure,
+    remove_caption,
     save_figure,
     spread_figure,
     truth_figure,
+    worst_figure,
 )
+from mbls.plots.measured import measured_figure
 from mbls.plots.reliability import share_interval
+from mbls.plots.side_by_side import side_by_side_figure
 from mbls.plots.spread import case_counts
 from mbls.plots.style import INCHES
 from tests.metrics.test_results import ABOUT, META, scored
+from tests.report.fake import worst
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def test_bars_are_the_bins(bins):
 def test_caption(bins, origin, word):
     figure = reliability_figure(bins, meta=META | {"origin": origin}, region="label")
     text = figure.get_suptitle()
-    for part in (word, "acdc", "3 cases", "labelled foreground", "pooled", "sound", "15"):
+    for part in (word, "acdc", "3 cases", "Labelled foreground (label)", "pooled", "15"):
         assert part in text
 
 
@@ -104,8 +109,14 @@ def test_spread_counts_cases(bins):
 
 def test_confidence_bars_are_right_and_wrong_voxels(bins):
     figure = confidence_figure(bins, meta=META)
-    titles = ["All voxels", "Labelled foreground", "Labelled or predicted foreground"]
-    assert [axes.get_title() for axes in figure.axes] == titles
+    titles = [
+        "All voxels",
+        "Labelled foreground (label)",
+        "Labelled or predicted foreground (union)",
+    ]
+    assert [" ".join(axes.get_title().split()) for axes in figure.axes] == titles
+    words = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert words == {"right", "wrong", "mean confidence", "accuracy"}
     for axes, region in zip(figure.axes, bins.regions, strict=True):
         count, hits, _ = bins.pool().table(region, 15)[:, 0, 0]
         np.testing.assert_allclose(heights(axes, "right"), hits)
@@ -148,3 +159,96 @@ def test_a_figure_fits_a_page_and_its_caption_the_figure(bins, draw):
     text = figure._suptitle.get_window_extent()
     assert text.x1 <= figure.bbox.x1
     assert "unet · mbls · seed 3" in figure.get_suptitle()
+
+
+def box(axes):
+    """Left, right, lower and upper edge in pixels, of a figure that was laid out."""
+    return np.array(axes.get_window_extent().extents)[[0, 2, 1, 3]]
+
+
+def is_whole(figure):
+    """Whether nothing is cut off at an edge."""
+    inside = figure.get_tightbbox()
+    return (np.array([inside.x0, inside.y0]) >= 0).all() and (
+        np.array([inside.x1, inside.y1]) <= figure.get_size_inches() + 0.01
+    ).all()
+
+
+@pytest.mark.parametrize("draw", [reliability_figure, spread_figure])
+def test_panels_are_square_and_bins_stand_above_their_counts(bins, draw):
+    figure = draw(bins, meta=META)
+    figure.draw_without_rendering()
+    assert is_whole(figure)
+    counts = draw is reliability_figure
+    for upper in figure.axes[: 10 if counts else 5 : 1 + counts]:
+        left, right, low, high = box(upper)
+        assert high - low == pytest.approx(right - left, rel=0.01)
+    for upper, below in zip(figure.axes[::2], figure.axes[1::2], strict=False):
+        assert not counts or box(upper)[:2] == pytest.approx(box(below)[:2], abs=0.01)
+
+
+def test_both_kinds_of_gap_are_explained(bins):
+    figure = reliability_figure(bins, meta=META, patients=["a", "b", "c"])
+    words = " ".join(text.get_text() for text in figure.legends[0].get_texts())
+    for word in ("share of hits", "overconfident", "underconfident", "95 % interval"):
+        assert word in words
+
+
+@pytest.mark.parametrize("number", [1, 3, 6])
+def test_diagrams_side_by_side_are_whole(bins, number):
+    table = bins.pool().table("all", 15)[:, 0, 0]
+    tables = {f"a loss of a long name, margin={k}": [table] for k in range(number)}
+    caption = ["acdc (real data). " * 12]
+    figure = side_by_side_figure(tables, caption=caption)
+    figure.draw_without_rendering()
+    assert is_whole(figure)
+    title = figure.axes[0].title.get_window_extent()
+    assert title.y1 < figure._suptitle.get_window_extent().y0
+    left, right, low, high = box(figure.axes[0])
+    assert high - low == pytest.approx(right - left, rel=0.01)
+    (voxels,) = [c for c in figure.axes[0].containers if c.get_label() == "voxels"]
+    assert [bar.get_width() for bar in voxels] == pytest.approx([1 / 15] * 15)
+
+
+def test_long_names_leave_the_columns_of_the_worst_cases_where_they_are():
+    long = "mbls margin=5 alpha=0.1, seed 1: patient040_frame01, slice 4, Dice 0.432 " * 2
+    pictures = [worst("a", 0), worst("b", 1)]
+    figure = worst_figure(pictures, meta=META, names=[long, "b"])
+    figure.draw_without_rendering()
+    assert is_whole(figure)
+    lefts = [box(axes)[0] for axes in figure.axes[:5]]
+    assert np.diff(lefts) == pytest.approx([np.diff(lefts).mean()] * 4, rel=0.02)
+    for axes in figure.axes[3:10:5]:  # the confidence of three classes is at least a third
+        assert axes.images[-1].get_clim() == pytest.approx((1 / 3, 1))
+
+
+@pytest.mark.parametrize("origin", ["real", "phantom"])
+@pytest.mark.parametrize("draw", [reliability_figure, confidence_figure])
+def test_a_caption_can_be_taken_off(bins, draw, origin):
+    figure = draw(bins, meta=META | {"origin": origin})
+    figure.draw_without_rendering()
+    before, told, high = box(figure.axes[0]), figure.get_suptitle(), figure.get_figheight()
+    assert remove_caption(figure) == told
+    figure.draw_without_rendering()
+    left, right, low, up = box(figure.axes[0])
+    assert [right - left, up - low] == pytest.approx(np.diff(before)[[0, 2]], rel=0.04)
+    assert figure.get_figheight() < high
+    assert figure.get_suptitle() == ("PHANTOM, synthetic data" if origin == "phantom" else "")
+
+
+def test_regions_have_the_same_words_in_every_figure(bins):
+    words = "labelled foreground (label)"
+    histogram, dice = scored()
+    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    truth = [label.get_text() for label in truth_figure(metrics).axes[0].get_yticklabels()]
+    values = {f"ECE, {words}, pooled": {"ce": ((0.1, 0.0, 0.2), (0.1, 0.0, 0.2))}}
+    measured = measured_figure(values, caption=["acdc"])
+    measured.draw_without_rendering()
+    assert is_whole(measured)
+    for text in (
+        reliability_figure(bins, meta=META, region="label").get_suptitle(),
+        confidence_figure(bins, meta=META).axes[1].get_title(),
+        *[label for label in truth if "label)" in label],
+        measured.axes[0].get_xlabel(),
+    ):
+        assert words in " ".join(text.lower().split())

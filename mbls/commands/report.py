@@ -23,6 +23,10 @@ def main(args: list[str]) -> int:
                    help="where to write (default: report/ in RUNS, or above several)")  # fmt: skip
     p.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with")
     p.add_argument("--tag", default="best", help="which test of each run (default: best)")
+    p.add_argument("--no-captions", action="store_true",
+                   help="figures without the lines above them, for a paper")  # fmt: skip
+    p.add_argument("--no-pictures", action="store_true",
+                   help="no slices of patients: without the worst cases")  # fmt: skip
     options = p.parse_args(args)
     output = options.output or common_parent(options.runs) / "report"
     say(f"Report on {len(options.runs)} folder{'s' * (len(options.runs) > 1)}, written to {output}")
@@ -32,6 +36,7 @@ def main(args: list[str]) -> int:
     build_report(
         options.runs, output, reference=options.reference, tag=options.tag,
         command=shlex.join(["mbls", "report", *args]),
+        captions=not options.no_captions, pictures=not options.no_pictures,
     )  # fmt: skip
     return 0
 

@@ -4,7 +4,7 @@ from mbls.plots.confidence import confidence_figure
 from mbls.plots.multipliers import multipliers_figure
 from mbls.plots.reliability import reliability_figure
 from mbls.plots.spread import spread_figure
-from mbls.plots.style import save_figure
+from mbls.plots.style import remove_caption, save_figure
 from mbls.plots.truth import truth_figure
 from mbls.plots.worst import worst_figure
 
@@ -12,6 +12,7 @@ __all__ = [
     "confidence_figure",
     "multipliers_figure",
     "reliability_figure",
+    "remove_caption",
     "save_figure",
     "spread_figure",
     "truth_figure",

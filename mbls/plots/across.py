@@ -1,12 +1,11 @@
 """What the figures over several losses share: colours, marks and a caption."""
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbls.plots.style import INCHES
+from mbls.plots.style import INCHES, write_caption
 
 # Okabe and Ito's palette without yellow; losses beyond it differ in the mark.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,8 +25,9 @@ def across_figure(caption: Sequence[str], *, height: float, width: float = INCHE
         height: In inches, without the caption.
         width: In inches.
     """
-    lines = [part for line in caption for part in textwrap.wrap(line, int(width * 16))]
-    figure = Figure(figsize=(width, height + 0.16 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle("\n".join(lines), fontsize=8, x=0.01, ha="left")
+    write_caption(figure, caption)
+    lines = figure.get_suptitle().count("\n") + 1
+    figure.set_figheight(height + 0.16 * lines)
     return figure

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.style import BLACK, BLUE, ORANGE, REGION_WORDS, caption, panels, small
+from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
+from mbls.plots.words import region_words
 
 
 def confidence_figure(
@@ -45,14 +46,16 @@ def confidence_figure(
             label="wrong",
         )
         if count.sum():
-            axes.axvline(confidence.sum() / count.sum(), color=BLACK, linewidth=1)
-            axes.axvline(hits.sum() / count.sum(), color=BLACK, linewidth=1, linestyle=":")
-        title = REGION_WORDS.get(region, region).removeprefix("voxels ").capitalize()
+            axes.axvline(confidence.sum() / count.sum(), color=BLACK, linewidth=1,
+                         label="mean confidence")  # fmt: skip
+            axes.axvline(hits.sum() / count.sum(), color=BLACK, linewidth=1, linestyle=":",
+                         label="accuracy")  # fmt: skip
+        title = region_words(region).capitalize().replace(" (", "\n(")
         axes.set_title(title, fontsize=8)
         small(axes, x="confidence of the top label", **({"y": "voxels"} if column == 0 else {}))
-        if position == 0:
-            axes.legend(frameon=False, fontsize=7, loc="upper left")
-    legend = "Solid line: mean confidence; dotted: accuracy."
+    marks, words = figure.axes[0].get_legend_handles_labels()
+    figure.legend(marks, words, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    legend = "Numbers of voxels on a logarithmic scale."
     cases = None if bins.pooled else len(bins.cells)
     about: dict[str, Any] = {"region": "each region", "pooling": "pooled", "n_bins": n_bins}
     caption(figure, meta, cases=cases, legend=legend, **about)

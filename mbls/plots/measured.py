@@ -1,5 +1,6 @@
 """Measured and true calibration errors of several losses on a phantom."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -35,7 +36,7 @@ def measured_figure(
             axes.hlines(place + 0.13, true_low, true_high, color=ORANGE, linewidth=1.2)
         axes.grid(axis="x", linewidth=0.3)
         axes.set_xlim(left=0)
-        small(axes, x=measure)
+        small(axes, x=textwrap.fill(measure, 28))
     grid[0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
     grid[0].set_yticklabels(names, fontsize=8)
     return figure

@@ -1,6 +1,5 @@
 """What an adaptive loss did: its multipliers over the epochs of a run."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mbls.plots.style import INCHES, small
+from mbls.plots.style import INCHES, small, write_caption
 
 # From the palette of Okabe and Ito; lines that share a colour differ in style.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
-LETTERS = 16  # of 8 points to an inch
 TITLES = {"lambda": "multiplier", "rho": "penalty weight", "gamma": "exponent of a bin"}
 
 Lines = dict[str, dict[str, list[tuple[int, float]]]]
@@ -74,9 +72,7 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
         f"{cases} pooled, on the preprocessed grid; no test case enters."
     )
     text += "".join(f" Every {TITLES[kind]} stayed {value:g}." for kind, value in still.items())
-    width = int(INCHES * LETTERS)
-    filled = "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
-    figure.suptitle(filled, fontsize=8, x=0.01, ha="left")
+    write_caption(figure, text.split("\n"))
     return figure
 
 

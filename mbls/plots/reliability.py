@@ -7,14 +7,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.bootstrap import LEVEL, drawn_tables, patient_weights
 from mbls.metrics.calibration import expected_error
-from mbls.plots.style import BLACK, BLUE, GREY, ORANGE, caption, channel_titles, panels, small
+from mbls.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    caption,
+    channel_titles,
+    panels,
+    small,
+    square,
+)
 
 BAND_DRAWS = 1000
+HEIGHTS = (3, 1)  # of a diagram and of the counts below it
+GAP: dict[str, Any] = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 0.6}
 
 
 def reliability_figure(
@@ -43,7 +57,7 @@ def reliability_figure(
     if patients is not None and len(set(patients)) > 1:
         band = share_interval(bins, patients, region=region, n_bins=n_bins)
     names = channel_titles(bins, meta)
-    figure, grid, columns = panels(len(names), heights=(3, 1), shape=1.45)
+    figure, grid, columns = panels(len(names), heights=HEIGHTS, shape=1.45)
     top = 10 ** np.ceil(np.log10(max(10.0, count.max())))
     for position, name in enumerate(names):
         row, column = divmod(position, columns)
@@ -62,6 +76,8 @@ def reliability_figure(
     cases = None if bins.pooled else len(bins.cells)
     about: dict[str, Any] = {"region": region, "pooling": "pooled", "n_bins": n_bins}
     caption(figure, meta, cases=cases, legend=legend, **about)
+    _legend(figure, columns, band=band is not None)
+    square(figure, figure.axes[0], bands=-(-len(names) // columns), heights=HEIGHTS)
     return figure
 
 
@@ -113,16 +129,29 @@ def _bars(
         width=width,
         align="edge",
         facecolor=to_rgba(ORANGE, 0.25),
-        edgecolor=ORANGE,
-        hatch="////",
-        linewidth=0.6,
         label="gap",
+        **GAP,
     )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
     error = expected_error(count, hits, confidence)
     axes.set_title(f"{name}\nECE {error:.4f}", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelsize=7, labelbottom=False)
+
+
+def _legend(figure: Figure, columns: int, *, band: bool) -> None:
+    """Explain the bars; a gap lies above them where hits are fewer than confidence says."""
+    hits = Patch(color=BLUE)
+    over, under = (Patch(facecolor=to_rgba(ORANGE, 0.25), **GAP) for _ in range(2))
+    marks: dict[str, Any] = {
+        "share of hits": hits,
+        "overconfident: fewer hits than confidence": over,
+        "underconfident: more hits than confidence": (Patch(color=BLUE), under),
+    }
+    if band:
+        marks["95 % interval over patients"] = Line2D([], [], color=BLACK, linewidth=1)
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=min(columns, 2),
+                  fontsize=7, frameon=False)  # fmt: skip
 
 
 def _band(axes: Axes, limits: np.ndarray) -> None:

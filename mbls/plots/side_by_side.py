@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mbls.metrics.calibration import expected_error
 from mbls.plots.across import across_figure, style_of
-from mbls.plots.style import GREY, INCHES, small
+from mbls.plots.style import GREY, INCHES, small, square
 
 __all__ = ["side_by_side_figure"]
 
@@ -28,7 +28,7 @@ def side_by_side_figure(
     legend += "each seed. ECE: mean of the seeds' own, not corrected. Grey area: share of the "
     legend += "voxels in each bin (log scale)."
     width = INCHES if columns > 2 else INCHES * 0.65
-    figure = across_figure([*caption, legend], height=width / columns * 1.08 * rows, width=width)
+    figure = across_figure([*caption, legend], height=width / columns * 1.3 * rows, width=width)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(tables) :]:
         axes.set_visible(False)
@@ -39,8 +39,8 @@ def side_by_side_figure(
         n_bins, filled = len(count), count > 0
         left = np.arange(n_bins) / n_bins
         share = np.log10(np.maximum(count, 1)) / max(np.log10(max(count.max(), 10)), 1)
-        axes.fill_between(left + 0.5 / n_bins, 0.25 * share, step="mid", color=GREY, alpha=0.25,
-                          linewidth=0)  # fmt: skip
+        axes.bar(left, 0.25 * share, width=1 / n_bins, align="edge", color=GREY, alpha=0.25,
+                 linewidth=0, label="voxels")  # fmt: skip
         axes.bar(left[filled], hits[filled] / count[filled], width=1 / n_bins, align="edge",
                  color=colour, alpha=0.35, linewidth=0)  # fmt: skip
         for one in seeds:
@@ -51,7 +51,7 @@ def side_by_side_figure(
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
         error = expected_error(*np.stack(seeds, axis=1)).mean()
         axes.set_title(f"{textwrap.fill(name, 24)}\nECE {error:.4f}", fontsize=8)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
         last = place + columns >= len(tables)
         axes.tick_params(labelbottom=last)
         small(
@@ -59,4 +59,5 @@ def side_by_side_figure(
             **({"x": "confidence"} if last else {}),
             **({"y": "share of hits"} if place % columns == 0 else {}),
         )
+    square(figure, grid[0, 0], bands=rows)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.style import GREY, ORANGE, caption, channel_titles, panels, small
+from mbls.plots.style import GREY, ORANGE, caption, channel_titles, panels, small, square
 
 ROWS = 20
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -60,7 +60,7 @@ def spread_figure(
         )
         _line(axes, *together[:, position])
         axes.set_title(name, fontsize=8)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
         small(axes, x="confidence", **({"y": "share of hits"} if column == 0 else {}))
     bar = figure.colorbar(image, ax=drawn, shrink=0.6, pad=0.01, aspect=30)
     ticks = [tick for tick in _TICKS if tick <= top]
@@ -71,6 +71,7 @@ def spread_figure(
     legend = "Colour: number of cases with that share of hits. Line: all cases together."
     about: dict[str, Any] = {"region": region, "pooling": "case by case", "n_bins": n_bins}
     caption(figure, meta, cases=len(bins.cells), legend=legend, **about)
+    square(figure, drawn[0], bands=-(-len(names) // columns))
     return figure
 
 

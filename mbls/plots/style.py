@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from mbls.metrics.bins import CalibrationBins
+from mbls.plots.words import region_words
 
 # From the palette of Okabe and Ito.
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#555555", "#000000"
@@ -18,13 +19,6 @@ INCHES = 7.1
 """The width of a page's text: printed there, letters keep their 7 and 8 points."""
 _MARGIN = 0.5
 _LETTERS = 16  # of 8 points to an inch
-REGION_WORDS = {
-    "all": "all voxels",
-    "label": "voxels labelled foreground",
-    "union": "voxels labelled or predicted foreground",
-    "dilated": "voxels near labelled foreground",
-    "boundary": "voxels near a change of label",
-}
 
 
 def channel_titles(bins: CalibrationBins, meta: Mapping[str, Any]) -> list[str]:
@@ -75,14 +69,52 @@ def caption(
     run = [str(meta[key]) for key in ("network", "loss") if key in meta]
     run += [f"seed {meta['seed']}"] if "seed" in meta else []
     of = f"{meta['dataset']} ({origin})" + (f", {cases} cases" if cases else "")
-    words = REGION_WORDS.get(region, region).capitalize()
-    lines = [
-        " · ".join([of, *run]),
-        f"{words}, {pooling}. Protocol sound, {n_bins} right-closed bins. {legend}",
-    ]
+    words = region_words(region).capitalize()
+    how = f"{words}, {pooling}. Protocol sound, {n_bins} right-closed bins. {legend}"
+    write_caption(figure, [" · ".join([of, *run]), how])
+
+
+def write_caption(figure: Figure, lines: Sequence[str]) -> None:
+    """Write lines above a figure, broken where they are wider than it."""
     width = int(figure.get_figwidth() * _LETTERS)
     text = "\n".join(textwrap.fill(line, width) for line in lines)
     figure.suptitle(text, fontsize=8, x=0.01, ha="left")
+
+
+def remove_caption(figure: Figure) -> str:
+    """Take a figure's caption off, for a page that has its own, and return the caption.
+
+    What is left of it is that the data are a phantom, where they are. The panels keep their size.
+    """
+    text = figure.get_suptitle()
+    figure.draw_without_rendering()
+    before = _caption_height(figure)
+    write_caption(figure, ["PHANTOM, synthetic data"] if "PHANTOM" in text else [])
+    figure.set_figheight(figure.get_figheight() - before + _caption_height(figure))
+    return text
+
+
+def _caption_height(figure: Figure) -> float:
+    text = figure._suptitle  # type: ignore[attr-defined]
+    return float(text.get_window_extent().height / figure.dpi)
+
+
+def square(figure: Figure, axes: Axes, *, bands: int, heights: Sequence[float] = (1,)) -> None:
+    """Give a figure the height at which ``axes`` is as high as wide; call it last.
+
+    ``aspect="equal"`` would make panels narrower than what stands below them, and its labels are
+    more than the layout reckons with.
+
+    Args:
+        figure: Laid out by constrained layout.
+        axes: One of those that are to be square.
+        bands: How many of them stand above each other.
+        heights: Relative heights of the axes of a band, of which they are the first.
+    """
+    figure.draw_without_rendering()
+    box = axes.get_window_extent()
+    lacks = bands * (box.width - box.height) * sum(heights) / heights[0]
+    figure.set_figheight(figure.get_figheight() + lacks / figure.dpi)
 
 
 def small(axes: Axes, **labels: str) -> None:

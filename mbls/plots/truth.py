@@ -1,5 +1,6 @@
 """True and measured calibration errors of a phantom, whose labels' distribution is known."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
+from mbls.plots.words import POOLING_WORDS, region_words
 
 METRICS = {"ece": "ECE", "cece": "class-wise ECE", "signed": "confidence minus accuracy"}
 REGIONS = ("all", "label", "union")
-POOLINGS = {"pooled": "pooled", "per_case": "per case"}
+POOLINGS = ("pooled", "per_case")
 _REACH = 0.14
 
 
@@ -30,7 +32,7 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
     rows = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
     if not rows or any("true_ece" not in sound[r][p] for r, p in rows):
         raise ValueError("True errors need the labels' distribution, and this run knew none.")
-    figure, grid, _ = panels(len(METRICS), heights=(1,), shape=1.2)
+    figure, grid, _ = panels(len(METRICS), heights=(1,), shape=1.4)
     for column, (metric, title) in enumerate(METRICS.items()):
         axes = figure.add_subplot(grid[0, column])
         for place, (region, pooling) in enumerate(rows):
@@ -42,7 +44,7 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
                 axes.plot(true, place, "|", color=ORANGE, markersize=16, markeredgewidth=1.6,
                           label="true", zorder=1)  # fmt: skip
         axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-        names = [f"{region},\n{POOLINGS[pooling]}" for region, pooling in rows]
+        names = [f"{textwrap.fill(region_words(r), 24)},\n{POOLING_WORDS[p]}" for r, p in rows]
         axes.set_yticklabels(names if column == 0 else [""] * len(rows))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", linewidth=0.3)

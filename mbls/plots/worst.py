@@ -11,8 +11,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from mbls.metrics.pictures import IGNORED, Picture
-from mbls.plots.style import INCHES
+from mbls.plots.style import INCHES, write_caption
 
+LETTERS = 110  # of 7 points in a line
 COLUMNS = ("image", "label", "prediction", "confidence", "error")
 # Okabe and Ito's colours for the classes after the background, in turn.
 CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
@@ -50,12 +51,13 @@ def worst_figure(
     bar: Any = None
     for row, picture, name in zip(grid, pictures, words, strict=True):
         bar = _row(row, picture, len(meta["class_names"]))
-        row[0].set_title(name, fontsize=7, loc="left")
+        middle = row[len(COLUMNS) // 2]  # at another place a long name would widen its column
+        middle.set_title(textwrap.fill(name, LETTERS), fontsize=7)
     for axes, title in zip(grid[-1], COLUMNS, strict=True):
         axes.set_xlabel(title, fontsize=8)
     colours = figure.colorbar(bar, ax=grid[:, -1].tolist(), shrink=0.7, aspect=30, pad=0.02)
     colours.ax.tick_params(labelsize=7)
-    colours.set_label("confidence", fontsize=7)
+    colours.set_label("confidence, from 1 / number of classes", fontsize=7)
     _classes(figure, meta["class_names"])
     _caption(figure, scope or _scope(meta))
     return figure
@@ -79,7 +81,12 @@ def _row(row: Sequence[Axes], picture: Picture, classes: int) -> Any:
         axes.imshow(shown.T, cmap=colours, vmin=0, vmax=top, alpha=0.75, aspect=ratio,
                     interpolation="nearest")  # fmt: skip
     confidence = picture.confidence.astype(np.float32)
-    scale: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    scale: dict[str, Any] = {
+        "cmap": "inferno",
+        "vmin": 1 / classes,
+        "vmax": 1,
+        "interpolation": "nearest",
+    }
     bar = row[3].imshow(confidence.T, aspect=ratio, **scale)
     right = (picture.prediction == picture.label) | (picture.label == IGNORED)
     row[4].imshow(np.ma.masked_where(right, confidence).T, aspect=ratio, **scale)
@@ -108,8 +115,7 @@ def _caption(figure: Figure, scope: str) -> None:
         scope,
         "Cases of lowest Dice (each case alone, mean of the foreground structures in its label), "
         "each the slice with most wrong voxels. Confidence: the highest probability of each voxel, "
-        "all voxels, no bins. Error: wrong voxels, in the colour of their confidence: the "
+        "all voxels, no bins. Error: wrong voxels, in the color of their confidence: the "
         "brighter, the surer of it.",
     ]
-    text = "\n".join(textwrap.fill(line, int(INCHES * 16)) for line in lines)
-    figure.suptitle(text, fontsize=8, x=0.01, ha="left")
+    write_caption(figure, lines)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from mbls.report.views import (
     View,
     comparison_view,
     reruns_view,
+    reruns_words,
     scope,
     section_view,
     selection_view,
@@ -42,6 +44,8 @@ def build_report(
     tag: str = "best",
     command: str = "mbls report",
     draws: int = DRAWS,
+    captions: bool = True,
+    pictures: bool = True,
 ) -> list[Analysis]:
     """Write a report over all runs in or below ``places``, and print its main tables.
 
@@ -55,6 +59,8 @@ def build_report(
         tag: Which test of each run.
         command: What was typed, for the report to say.
         draws: Of patients, for the intervals.
+        captions: Whether figures hold their captions; without, ``report.html`` has them below.
+        pictures: Whether to show slices of the worst cases.
 
     Raises:
         ReportError: There is nothing to report, or it cannot be written: ``output`` is not there
@@ -70,8 +76,9 @@ def build_report(
         raise reference_error(list(names), reference)
     analyses = [analyse(group, reference=reference, draws=draws) for group in groups]
     prefixes = [f"group{n}_" for n in range(1, 1 + len(groups))] if len(groups) > 1 else [""]
+    draw = partial(figures_of, captions=captions, pictures=pictures)
     figures = [
-        [replace(drawn, name=f"{prefix}{drawn.name}") for drawn in figures_of(analysis)]
+        [replace(drawn, name=f"{prefix}{drawn.name}") for drawn in draw(analysis)]
         for prefix, analysis in zip(prefixes, analyses, strict=True)
     ]
     with _together(output) as incoming:
@@ -169,6 +176,8 @@ def show(analyses: Sequence[Analysis], left_out: Sequence[LeftOut], output: Path
         for table in (table for view in shown for table in screen_table(view)):
             console.print(table)
         say(" ".join(dict.fromkeys(words for view in shown for words in view.legend)))
+        if text := reruns_words(analysis):
+            say(text)
         for text in (*analysis.cautions, *analysis.group.notes):
             say(f"! {text}")
     for out in left_out:

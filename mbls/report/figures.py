@@ -1,8 +1,8 @@
 """The figures of a report, from the numbers of its tables and the runs' own files."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from mbls.plots.case_spread import case_spread_figure
 from mbls.plots.measured import measured_figure
 from mbls.plots.multipliers import multiplier_lines, multipliers_figure
 from mbls.plots.side_by_side import side_by_side_figure
+from mbls.plots.style import remove_caption
 from mbls.plots.sweep import sweep_figure
 from mbls.plots.tradeoff import Point, tradeoff_figure
+from mbls.plots.words import region_words
 from mbls.plots.worst import worst_figure
 from mbls.report.analysis import Analysis, Cell
 from mbls.report.groups import Arm
@@ -28,6 +30,7 @@ __all__ = ["Drawn", "figures_of"]
 
 SCATTER = "ece_corrected/all/pooled"
 SWEPT = {"dice/mean": "Dice", SCATTER: "ECE, all voxels, pooled", "nll/all/pooled": "NLL"}
+SHOWN_REGIONS = ("all", "label")
 MOST_PICTURES = 12
 FIGURE_FILE = re.compile(
     r"(group\d+_)?(dice_ece|reliability_(all|label)|cases|true_error|sweep_.+|multipliers_\d+"
@@ -46,6 +49,7 @@ class Drawn:
         alt: What it shows, in words.
         figure: The figure.
         picture: Whether it is made of pixels rather than of lines.
+        caption: What is said below it, where the figure itself does not say it.
     """
 
     name: str
@@ -53,14 +57,25 @@ class Drawn:
     alt: str
     figure: Figure
     picture: bool = False
+    caption: str = ""
 
 
-def figures_of(analysis: Analysis) -> list[Drawn]:
-    """Return the figures that a group's runs allow."""
-    makers: tuple[Callable[[Analysis], Iterator[Drawn]], ...] = (
-        *(_tradeoff, _reliability, _cases, _measured, _sweeps, _multipliers, _worst),
-    )
-    return [drawn for make in makers for drawn in make(analysis)]
+def figures_of(analysis: Analysis, *, captions: bool = True, pictures: bool = True) -> list[Drawn]:
+    """Return the figures that a group's runs allow.
+
+    Args:
+        analysis: The group.
+        captions: Whether figures say in themselves what they show.
+        pictures: Whether to show the worst cases, which are slices of patients.
+    """
+    makers: list[Callable[[Analysis], Iterator[Drawn]]] = [
+        *(_tradeoff, _reliability, _cases, _measured, _sweeps, _multipliers),
+        *([_worst] if pictures else []),
+    ]
+    drawn = [one for make in makers for one in make(analysis)]
+    if captions:
+        return drawn
+    return [replace(one, caption=remove_caption(one.figure)) for one in drawn]
 
 
 def _tests(arm: Arm) -> list[Run]:
@@ -71,8 +86,9 @@ def _about(analysis: Analysis, how: str) -> list[str]:
     return [f"{scope(analysis)} {how}"]
 
 
-def _sound(region: str, pooling: str) -> str:
-    return f"Protocol sound, region {region}, {pooling}, {N_BINS} equal right-closed bins."
+def _sound(regions: Sequence[str], pooling: str) -> str:
+    where = " and ".join(map(region_words, regions))
+    return f"Protocol sound, {where}, {pooling}, {N_BINS} equal right-closed bins."
 
 
 def _limits(cell: Cell) -> tuple[float, float, float]:
@@ -89,7 +105,7 @@ def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
         )
         for n in dice
     }
-    caption = _about(analysis, _sound("all", "voxels pooled, less the bias over patients"))
+    caption = _about(analysis, _sound(["all"], "pooled, less the bias over patients"))
     figure = tradeoff_figure(points, caption=caption, label="ECE, all voxels, pooled")
     alt = "Dice against ECE: " + "; ".join(
         f"{n} Dice {dice[n].value:.3f}, ECE {error[n].value:.4f}" for n in dice
@@ -98,12 +114,13 @@ def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
 
 
 def _reliability(analysis: Analysis) -> Iterator[Drawn]:
-    for region, words in (("all", "all voxels"), ("label", "labelled foreground")):
+    for region in SHOWN_REGIONS:
+        words = region_words(region)
         tables = {
             arm.name: [t.bins()[0].pool().table(region, N_BINS)[:, 0, 0] for t in _tests(arm)]
             for arm in analysis.group.arms
         }
-        caption = _about(analysis, _sound(region, "top label, voxels pooled"))
+        caption = _about(analysis, _sound([region], "top label, pooled"))
         figure = side_by_side_figure(tables, caption=caption)
         alt = f"Reliability diagrams of {', '.join(tables)}, {words}: share of hits by confidence"
         yield Drawn(f"reliability_{region}", f"Reliability, {words}", alt, figure)
@@ -115,7 +132,7 @@ def _cases(analysis: Analysis) -> Iterator[Drawn]:
         for measure, by_seed in _case_table(arm).items():
             with np.errstate(invalid="ignore"):
                 values.setdefault(measure, {})[arm.name] = np.mean(by_seed, axis=0)
-    how = f"Each case alone. {_sound('all and label', 'per case')}"
+    how = f"Each case alone. {_sound(SHOWN_REGIONS, 'per case')}"
     figure = case_spread_figure(values, caption=_about(analysis, how))
     alt = "Distribution over cases: " + "; ".join(
         f"{measure}, {name}: median {np.nanmedian(v):.3f}"
@@ -136,9 +153,9 @@ def _case_table(arm: Arm) -> dict[str, list[np.ndarray]]:
         with np.errstate(invalid="ignore"):
             dice = np.where(known, scores, 0).sum(1) / known.sum(1)
         found.setdefault("Dice", []).append(dice)
-        for region, words in (("all", "all voxels"), ("label", "labelled foreground")):
+        for region in SHOWN_REGIONS:
             values = case_values(bins, "ece", region=region, n_bins=N_BINS)
-            found.setdefault(f"ECE, {words}", []).append(values)
+            found.setdefault(f"ECE, {region_words(region)}", []).append(values)
     return found
 
 
@@ -146,7 +163,10 @@ def _measured(analysis: Analysis) -> Iterator[Drawn]:
     pairs = {
         "ECE, all voxels, pooled": (SCATTER, "true_ece/all/pooled"),
         "class-wise ECE, pooled": ("cece_corrected/all/pooled", "true_cece/all/pooled"),
-        "ECE, labelled foreground, pooled": ("ece_corrected/label/pooled", "true_ece/label/pooled"),
+        f"ECE, {region_words('label')}, pooled": (
+            "ece_corrected/label/pooled",
+            "true_ece/label/pooled",
+        ),
     }
     known = {w: p for w, p in pairs.items() if p[1] in analysis.cells}
     if not known:
@@ -158,9 +178,7 @@ def _measured(analysis: Analysis) -> Iterator[Drawn]:
         }
         for words, (m, true) in known.items()
     }
-    caption = _about(
-        analysis, _sound("all and label", "voxels pooled, less the bias over patients")
-    )
+    caption = _about(analysis, _sound(SHOWN_REGIONS, "pooled, less the bias over patients"))
     alt = "Measured and true errors: " + "; ".join(
         f"{words}, {n}: measured {m[0]:.4f}, true {t[0]:.4f}"
         for words, by_loss in values.items()
@@ -180,7 +198,7 @@ def _sweeps(analysis: Analysis) -> Iterator[Drawn]:
                     cell = analysis.cells[key][arm.name]
                     points.append((float(arm.settings[setting]), *_limits(cell), cell.by_seed))
                 curves.setdefault(words, {})[name] = points
-        caption = _about(analysis, _sound("all", "voxels pooled, less the bias over patients"))
+        caption = _about(analysis, _sound(["all"], "pooled, less the bias over patients"))
         figure = sweep_figure(curves, setting=setting, caption=caption)
         alt = f"Dice, ECE and NLL over {setting}: " + "; ".join(
             f"{setting} {point[0]:g} of {name}: {words} {point[1]:.4f}"

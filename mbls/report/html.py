@@ -3,10 +3,13 @@
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mbls import __version__
 from mbls.callbacks.run_card import commit
@@ -17,6 +20,8 @@ from mbls.report.runs import LeftOut
 from mbls.report.views import Entry, View, runs_view, scope
 
 __all__ = ["html_text"]
+
+PAPER, INK = "#14181d", "#e6e8eb"  # of the page where it is dark
 
 
 def html_text(
@@ -50,7 +55,7 @@ def html_text(
     return environment.get_template("report.html.j2").render(
         title=f"Losses compared on {', '.join(datasets)}",
         version=__version__,
-        commit=commit(),
+        commit=commit() or "unknown",
         command=command,
         phantom=any(a.group.first.meta["origin"] == "phantom" for a in analyses),
         groups=groups,
@@ -91,8 +96,9 @@ def _group(
 
 def _table(view: View, anchors: Mapping[str, str], *, words: bool = False) -> dict[str, Any]:
     rows = [[_entry(e, anchors if k == 0 else {}) for k, e in enumerate(row)] for row in view.rows]
+    columns = [re.sub(" (?=[↑↓])", "\u00a0", name) for name in view.columns]
     shown = {"title": view.title, "caption": view.caption, "legend": view.legend,
-             "columns": view.columns, "rows": rows}  # fmt: skip
+             "columns": columns, "rows": rows}  # fmt: skip
     return {"title": view.title, "view": shown, "words": words}
 
 
@@ -113,14 +119,19 @@ def _figure(drawn: Drawn) -> dict[str, Any]:
         "title": drawn.title,
         "view": None,
         "alt": drawn.alt,
-        "caption": f"Files: {drawn.name}.png, {drawn.name}.pdf",
+        "caption": f"{drawn.caption} Files: {drawn.name}.png, {drawn.name}.pdf".strip(),
         "source": data_address(drawn),
-        "picture": drawn.picture,
+        "dark": data_address(drawn, dark=True) if drawn.picture else None,
     }
 
 
-def data_address(drawn: Drawn) -> str:
-    """Return a figure as an address that holds it: lines as SVG, pixels as PNG."""
+def data_address(drawn: Drawn, *, dark: bool = False) -> str:
+    """Return a figure as an address that holds it: lines as SVG, pixels as PNG.
+
+    The page turns the colors of lines around where it is dark; of pixels it needs another figure.
+    """
+    if dark:
+        _darken(drawn.figure)
     file = io.BytesIO()
     if drawn.picture:
         drawn.figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
@@ -129,6 +140,16 @@ def data_address(drawn: Drawn) -> str:
         drawn.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         kind = "svg+xml"
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _darken(figure: Figure) -> None:
+    """Let a figure's words stand out from a dark page, and its images be as they are."""
+    figure.set_facecolor(PAPER)
+    for text in figure.findobj(Text):
+        text.set_color(INK)
+    for axes in figure.axes:
+        axes.tick_params(color=INK)
+        axes.spines[:].set_color(INK)
 
 
 def sort_value(entry: Mapping[str, Any]) -> str:

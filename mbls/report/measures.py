@@ -17,7 +17,7 @@ from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import Pooling
 from mbls.metrics.protocols import PROTOCOLS, protocol_values
 from mbls.metrics.summary import N_BINS
-from mbls.plots.style import REGION_WORDS
+from mbls.plots.words import POOLING_WORDS, region_words
 from mbls.report.runs import Run
 
 __all__ = ["Measure", "Section", "patient_draws", "sample", "sections_of"]
@@ -27,7 +27,6 @@ CALIBRATED: tuple[tuple[str, Pooling], ...] = (
     *(("union", "pooled"), ("union", "per_case"), ("boundary", "pooled"), ("boundary", "per_case")),
 )
 """Regions and poolings of the calibration tables, in order; the first two are on the screen."""
-POOLING_WORDS = {"pooled": "voxels pooled", "per_case": "mean of the cases"}
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,7 @@ def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
             Measure(f"true_{m}/{where}", f"true {word}", f"true_{m}")
             for m, word in (("ece", "ECE"), ("cece", "class-wise ECE"))
         ]
-    words = REGION_WORDS[region].removeprefix("voxels ")
-    title = f"Calibration, {words}, {POOLING_WORDS[pooling]}"
+    title = f"Calibration, {region_words(region)}, {POOLING_WORDS[pooling]}"
     return Section(title, "sound", region, pooling, tuple(measures), lead)
 
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mbls.plots.words import POOLING_WORDS, region_words
 from mbls.report.analysis import Analysis, Cell, Comparison
 from mbls.report.groups import Arm
-from mbls.report.measures import POOLING_WORDS, Measure, Section
+from mbls.report.measures import Measure, Section
 from mbls.report.runs import Run
 from mbls.selection import KEYS, RULES, chosen_epoch
 
@@ -15,6 +16,7 @@ __all__ = [
     "View",
     "comparison_view",
     "reruns_view",
+    "reruns_words",
     "runs_view",
     "scope",
     "section_view",
@@ -118,8 +120,7 @@ def fold_words(fold: int | str) -> str:
 def _how(analysis: Analysis, section: Section) -> str:
     if section.kind == "overlap":
         return "Mean over cases; a structure absent from a label is left out."
-    pooling = POOLING_WORDS.get(section.pooling, section.pooling)
-    way = f"region {section.region}, {pooling}"
+    way = f"{region_words(section.region)}, {POOLING_WORDS[section.pooling]}"
     return f"Protocol {section.kind}, {way}, {_bins(analysis)}."
 
 
@@ -176,6 +177,18 @@ def _signed(value: float, limits: str, digits: int) -> Entry:
     return Entry("n/a" if math.isnan(value) else f"{value:+.{digits}f}", limits, value)
 
 
+def reruns_words(analysis: Analysis) -> str:
+    """Return the sum of :func:`reruns_view` in a sentence; empty without such pairs."""
+    found = [analysis.reruns[m.key] for s in analysis.sections if s.lead for m in s.measures]
+    pairs, different = sum(one.pairs for one in found), sum(one.different for one in found)
+    if not pairs:
+        return ""
+    return (
+        f"Same loss, another seed: found different in {different} of {pairs} comparisons of single "
+        f"runs ({100 * different / pairs:.0f} %; 5 % would be right)."
+    )
+
+
 def reruns_view(analysis: Analysis) -> View | None:
     """Return how often two trainings of one loss were found different; None without such pairs."""
     rows = []
@@ -184,7 +197,8 @@ def reruns_view(analysis: Analysis) -> View | None:
             found = analysis.reruns[measure.key]
             if found.pairs:
                 share = found.different / found.pairs
-                where = ", ".join(filter(None, (section.region, POOLING_WORDS[section.pooling])))
+                region = region_words(section.region) if section.region else ""
+                where = ", ".join(filter(None, (region, POOLING_WORDS[section.pooling])))
                 rows.append(
                     (
                         Entry(f"{measure.label}, {where}"),
@@ -201,7 +215,8 @@ def reruns_view(analysis: Analysis) -> View | None:
     )
     title = "Same loss, another seed: found different"
     caption = f"{scope(analysis)} Protocol sound, {_bins(analysis)}."
-    return View(title, caption, legend, ("measure", "pairs of runs", "share"), tuple(rows))
+    columns = ("measure", "pairs of runs", "share")
+    return View(title, caption, legend, columns, tuple(rows), lead=False)
 
 
 def runs_view(analysis: Analysis) -> View:
@@ -251,7 +266,7 @@ def selection_view(analysis: Analysis) -> View | None:
                "test Dice", "test NLL", "test ECE")  # fmt: skip
     title = "What the choice of the checkpoint does"
     caption = (
-        f"{scope(analysis)} Protocol sound, region all, voxels pooled, {_bins(analysis)}; ECE not "
+        f"{scope(analysis)} Protocol sound, all voxels, pooled, {_bins(analysis)}; ECE not "
         "corrected; Dice mean over cases and foreground structures; validation on the preprocessed "
         "grid."
     )
