@@ -23,6 +23,7 @@ from mbls.inference import (
     volume_logits,
 )
 from mbls.losses import Loss, part_terms
+from mbls.losses.base import check_parts
 from mbls.metrics import (
     REGIONS,
     CalibrationHistogram,
@@ -136,6 +137,7 @@ class SegmentationModule(LightningModule):
         self.train_means = EpochMeans()
         if isinstance(loss, Loss):
             loss.bind(num_classes)
+        check_parts(loss, num_classes, spatial_dims)
 
     # Forward -----------------------------------------------------------------------------------
 

@@ -1,14 +1,16 @@
 """What a loss is here: named terms whose sum is the loss, and what an adaptive one adds."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mbls.losses.foreign import IGNORED, foreign_loss, plan_of
 from mbls.losses.inputs import prepare
 
-__all__ = ["AdaptiveLoss", "ImageLoss", "Loss", "part_terms", "total"]
+__all__ = ["AdaptiveLoss", "ImageLoss", "Loss", "check_parts", "part_terms", "total"]
 
 
 class Loss(nn.Module, ABC):
@@ -146,23 +148,30 @@ class ImageLoss(Loss):
 
 
 def part_terms(
-    loss: nn.Module, logits: Tensor, target: Tensor, image: Tensor | None = None
+    loss: nn.Module,
+    logits: Tensor,
+    target: Tensor,
+    image: Tensor | None = None,
+    *,
+    ignore_index: int = IGNORED,
 ) -> dict[str, Tensor]:
     """Return the terms of any loss module; one that is not a :class:`Loss` has a single one.
 
-    A loss with ``to_onehot_y=True`` in it, as MONAI's have, gets its target as ``(N, 1, *S)``.
+    A loss with ``to_onehot_y=True`` in it, as MONAI's have, gets its target as ``(N, 1, *S)``. How
+    ignored voxels are kept out of what is not ours: :class:`mbls.losses.foreign.Plan`.
 
     Args:
         loss: A :class:`Loss`, or any module called with ``(logits, target)``.
         logits: ``(N, C, *S)``.
         target: Labels ``(N, *S)``.
         image: ``(N, M, *S)``, for a loss that needs it.
+        ignore_index: The label of voxels that take no part in a foreign module; ours have their own.
 
     Returns:
         The terms by name, scalars; the one of a foreign module is called ``loss``.
 
     Raises:
-        ValueError: The loss needs the image and there is none.
+        ValueError: The loss needs the image and there is none, or see :func:`foreign_loss`.
     """
     if isinstance(loss, Loss):
         if not loss.needs_image:
@@ -172,8 +181,44 @@ def part_terms(
                 f"{type(loss).__name__} needs the image: call it as loss(logits, target, image)."
             )
         return loss.terms(logits, target, image)  # type: ignore[call-arg]
-    wants_channel = any(getattr(module, "to_onehot_y", False) for module in loss.modules())
-    return {"loss": loss(logits, target.unsqueeze(1) if wants_channel else target)}
+    return {"loss": foreign_loss(loss, logits, target, ignore_index=ignore_index)}
+
+
+def check_parts(loss: nn.Module, num_classes: int, spatial_dims: int) -> None:
+    """Find out how the losses of others are called, itself or inside ours, before training.
+
+    Args:
+        loss: Any loss module.
+        num_classes: C.
+        spatial_dims: Of the logits ``(N, C, *S)``.
+
+    Raises:
+        ValueError: One cannot be called with logits ``(N, C, *S)`` and labels ``(N, *S)``.
+    """
+    if isinstance(loss, Loss):
+        base, parts = getattr(loss, "base", None), getattr(loss, "losses", None)
+        inside = [] if base is None else [base]
+        for part in [*inside, *(parts.values() if isinstance(parts, nn.ModuleDict) else ())]:
+            check_parts(part, num_classes, spatial_dims)
+        return
+    name, plan = type(loss).__name__, plan_of(loss, num_classes, spatial_dims)
+    if plan.way == "agreed":
+        warnings.warn(
+            f"{name} looks at neighboring voxels: those to ignore count for it as background that "
+            "is predicted rightly.",
+            stacklevel=2,
+        )
+    if any(_lacks_activation(module) for module in loss.modules()):
+        warnings.warn(
+            f"{name} takes the network's raw scores for probabilities: state softmax: true.",
+            stacklevel=2,
+        )
+
+
+def _lacks_activation(module: nn.Module) -> bool:
+    """Whether a loss of MONAI's kind has an activation that it does not use."""
+    names = ("softmax", "sigmoid", "other_act")
+    return hasattr(module, "softmax") and not any(getattr(module, name, None) for name in names)
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

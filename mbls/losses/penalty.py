@@ -74,5 +74,5 @@ class PenaltyLoss(Loss):
 
         The one term of a foreign base is called ``base``: ``loss`` is the name of the sum.
         """
-        terms = part_terms(self.base, logits, target)
+        terms = part_terms(self.base, logits, target, ignore_index=self.ignore_index)
         return {"base" if name == "loss" else name: term for name, term in terms.items()}
