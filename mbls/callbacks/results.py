@@ -70,7 +70,7 @@ class TestResults(Callback):
         self._worst.see(scored, outputs["probs"], float(known.mean()) if known.size else np.nan)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, then forget the states."""
+        """Write; the module forgets the states."""
         assert isinstance(pl_module, SegmentationModule)
         histogram, fine = pl_module.test_histogram, pl_module.test_fine
         dice, hd95, nsd = pl_module.test_dice, pl_module.test_hd95, pl_module.test_nsd
@@ -94,8 +94,6 @@ class TestResults(Callback):
                         self._write_pictures(folder, worst_of(pictures, self.pictures))
 
             on_rank_zero(trainer, write)
-        for metric in metrics:
-            metric.reset()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print when the progress bar is gone."""

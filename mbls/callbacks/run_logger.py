@@ -16,6 +16,7 @@ from mbls.files import replace_file
 __all__ = ["MetricsCSV", "read_rows"]
 
 KEYS = ("epoch", "step")
+TEST = "test/"
 CLOCK = "speed/"  # values that are never the same again
 
 
@@ -66,8 +67,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep a step's values; values of the same step and epoch share a row."""
-        values = dict(metrics)
+        """Keep a step's values; values of the same step and epoch share a row.
+
+        Those of a test are in its folder: the file is the training's.
+        """
+        values = {name: value for name, value in metrics.items() if not name.startswith(TEST)}
         keys = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
         clock = {name: value for name, value in values.items() if name.startswith(CLOCK)}
         rest = {name: value for name, value in values.items() if name not in clock}

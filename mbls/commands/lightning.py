@@ -1,5 +1,6 @@
 """LightningCLI for fit, validate, test and predict, from layered ``--config`` files."""
 
+import copy
 import itertools
 import logging
 import warnings
@@ -156,6 +157,12 @@ class CommandLine(LightningCLI):
         """Make data, model and trainer, and say of a setting that one refuses what it says."""
         with settings_told(MisconfigurationException):
             super().instantiate_classes()
+
+    def _dump_config(self) -> None:
+        """Dump a copy: jsonargparse leaves its dump of a loss within a tuple in what it dumps."""
+        config, self.config = self.config, copy.deepcopy(self.config)
+        super()._dump_config()
+        self.config = config
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Under srun leave signals and requeueing to :class:`GracefulStop` and the batch script."""

@@ -165,7 +165,7 @@ def part_terms(
         logits: ``(N, C, *S)``.
         target: Labels ``(N, *S)``.
         image: ``(N, M, *S)``, for a loss that needs it.
-        ignore_index: The label of voxels that take no part in a foreign module; ours have their own.
+        ignore_index: The label of voxels to leave out of a foreign module; ours know their own.
 
     Returns:
         The terms by name, scalars; the one of a foreign module is called ``loss``.
