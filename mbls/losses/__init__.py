@@ -24,6 +24,7 @@ from mbls.losses.binned import (
     soft_bins,
 )
 from mbls.losses.brier import BrierLoss, FocalCalibrationLoss, brier_map
+from mbls.losses.class_weights import ClassWeightedLoss
 from mbls.losses.compound import CompoundLoss
 from mbls.losses.constraints import Constraint, MarginConstraint, NeighbourConstraint
 from mbls.losses.cross_entropy import CrossEntropyLoss, cross_entropy
@@ -85,6 +86,7 @@ __all__ = [
     "BinnedCalibrationLoss",
     "BrierLoss",
     "ClassAdaptiveMarginLoss",
+    "ClassWeightedLoss",
     "ClasswiseMeanCalibrationLoss",
     "CompoundLoss",
     "Constraint",

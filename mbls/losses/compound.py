@@ -58,7 +58,7 @@ class CompoundLoss(Loss):
         self, logits: Tensor, target: Tensor, image: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return every part's terms times its factor."""
-        logits, target = prepare(logits, target)
+        logits, target = prepare(logits, target, ignore_index=None)  # the parts know theirs
         found = {}
         for name, loss in self.losses.items():
             inner = part_terms(loss, logits, target, image)

@@ -1,11 +1,13 @@
 """Cross-entropy, the base that most calibration losses add a penalty to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbls.losses.base import Loss
+from mbls.losses.class_weights import ClassWeightedLoss
+from mbls.losses.masking import labelled
 from mbls.losses.pointwise import Chunk, Pointwise
 from mbls.losses.settings import check_within
 
@@ -13,17 +15,24 @@ __all__ = ["CrossEntropyLoss", "CrossEntropyTerm", "cross_entropy"]
 
 
 def cross_entropy(
-    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, ignore_index: int = -100
+    logits: Tensor,
+    target: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
 ) -> Tensor:
     r"""Average :math:`-\log p_y` over the labelled voxels; zero where there is none.
 
-    With ``label_smoothing`` a the target is :math:`(1 - a) q + a / C`, the uniform part spread over
-    all C classes.
+    With ``label_smoothing`` a the target is :math:`t = (1 - a) q + a / C`, the uniform part spread
+    over all C classes. With ``weight`` w it is PyTorch's weighted mean,
+    :math:`\sum_{vk} -w_k t_{vk} \log p_{vk} / \sum_v w_{y_v}`.
 
     Args:
         logits: Raw scores ``(N, C, *S)``.
         target: Labels ``(N, *S)``, int64.
         label_smoothing: a, in [0, 1].
+        weight: w ``(C,)``, or None for 1.
         ignore_index: The label of voxels that take no part.
 
     Returns:
@@ -34,10 +43,19 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
         tensor(1.3863)
     """
-    total = F.cross_entropy(
-        logits, target, reduction="sum", label_smoothing=label_smoothing, ignore_index=ignore_index
+    each = F.cross_entropy(  # 0 where ignored; its own sum has no deterministic kernel on CUDA
+        logits,
+        target,
+        None if weight is None else weight.to(logits),
+        reduction="none",
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
     )
-    return total / (target != ignore_index).sum().clamp_min(1)
+    keep, safe = labelled(target, ignore_index)
+    if weight is None:
+        return each.sum() / keep.sum().clamp_min(1)
+    total = weight.to(logits)[safe].masked_fill(~keep, 0).sum()
+    return each.sum() / total.where(total > 0, 1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,7 @@ class CrossEntropyTerm(Pointwise):
             gradient.sub_(weight, alpha=share / gradient.shape[1])
 
 
-class CrossEntropyLoss(Loss):
+class CrossEntropyLoss(ClassWeightedLoss):
     """Cross-entropy, averaged over the labelled voxels; see :func:`cross_entropy`.
 
     Formula: CE = mean_v -log p_y
@@ -79,6 +97,7 @@ class CrossEntropyLoss(Loss):
 
     Args:
         label_smoothing: Share of the target that is spread evenly over all classes.
+        weight: What each class counts, the background first, as PyTorch weights; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -88,10 +107,17 @@ class CrossEntropyLoss(Loss):
         tensor(1.3863)
     """
 
+    means = frozenset({"ce"})
+
     def __init__(
-        self, label_smoothing: float = 0.0, *, ignore_index: int = -100, validate: bool = False
+        self,
+        label_smoothing: float = 0.0,
+        *,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(weight, ignore_index=ignore_index, validate=validate)
         check_within("label_smoothing", label_smoothing, 0, 1)
         self.label_smoothing = label_smoothing
 
@@ -102,6 +128,7 @@ class CrossEntropyLoss(Loss):
             logits,
             target,
             label_smoothing=self.label_smoothing,
+            weight=self.weight,
             ignore_index=self.ignore_index,
         )
         return {"ce": value}

@@ -1,8 +1,10 @@
 """Soft Dice per image and class, alone and with cross-entropy."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from mbls.losses.base import Loss
+from mbls.losses.class_weights import ClassWeightedLoss
 from mbls.losses.cross_entropy import cross_entropy
 from mbls.losses.masking import as_images, image_mean, labelled, one_hot
 from mbls.losses.settings import check_above, check_at_least
@@ -15,6 +17,7 @@ def soft_dice_loss(
     target: Tensor,
     *,
     include_background: bool = True,
+    weight: Tensor | None = None,
     squared: bool = False,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
@@ -30,6 +33,7 @@ def soft_dice_loss(
         probs: Class probabilities ``(N, C, *S)``; ``(N, C)`` counts as one image of N voxels.
         target: Labels ``(N, *S)``, int64.
         include_background: Average over class 0 too.
+        weight: What each class counts in the mean ``(C,)``; None for 1.
         squared: Sum the squares of q and p in the denominator.
         smooth_nr: e_n, added to the numerator.
         smooth_dr: e_d > 0, added to the denominator.
@@ -51,17 +55,24 @@ def soft_dice_loss(
     size = probs.square() if squared else probs
     volume = hot.flatten(2).sum(dim=2) + size.flatten(2).sum(dim=2)
     loss = 1 - (2 * overlap + smooth_nr) / (volume + smooth_dr)
-    return image_mean(loss if include_background else loss[:, 1:], keep)
+    if not include_background:
+        loss, weight = loss[:, 1:], None if weight is None else weight[1:]
+    return image_mean(loss, keep, weight)
 
 
-class DiceLoss(Loss):
+class DiceLoss(ClassWeightedLoss):
     """One minus soft Dice, mean over images and classes; see :func:`soft_dice_loss`.
 
     Formula: mean_nk 1 - (2 sum_v q p + e) / (sum_v q + sum_v p + e), e = 1e-5
     Paper: Milletari et al., 3DV 2016, arXiv:1606.04797
 
+    With ``weight`` w the classes' values L are averaged as ``sum_k w_k L_k / sum_k w_k``, over
+    those that count; MONAI's ``weight`` multiplies and does not divide.
+
     Args:
         include_background: Average over class 0 too.
+        weight: What each class counts, the background first, also where it is left out; None for
+            1.
         squared: Sum squares in the denominator, as Milletari et al. do.
         smooth_nr: Added to the numerator.
         smooth_dr: Added to the denominator, > 0.
@@ -80,13 +91,19 @@ class DiceLoss(Loss):
         self,
         include_background: bool = True,
         *,
+        weight: Sequence[float] | None = None,
         squared: bool = False,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
         ignore_index: int = -100,
         validate: bool = False,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(weight, ignore_index=ignore_index, validate=validate)
+        if not include_background and self.weight is not None and not self.weight[1:].any():
+            raise ValueError(
+                "weight must be > 0 for a class that counts: without the background all others "
+                f"are 0, got {self.weight.tolist()}."
+            )
         check_at_least("smooth_nr", smooth_nr, 0)
         check_above("smooth_dr", smooth_dr, 0)
         self.include_background = include_background
@@ -101,6 +118,7 @@ class DiceLoss(Loss):
             logits.softmax(dim=1),
             target,
             include_background=self.include_background,
+            weight=self.weight,
             squared=self.squared,
             smooth_nr=self.smooth_nr,
             smooth_dr=self.smooth_dr,
@@ -118,6 +136,7 @@ class DiceCrossEntropyLoss(DiceLoss):
 
     Args:
         include_background: Average Dice over class 0 too, as the published ``ce_dice`` does.
+        weight: What each class counts in both, the background first; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -128,13 +147,22 @@ class DiceCrossEntropyLoss(DiceLoss):
         ['ce', 'dice']
     """
 
+    means = frozenset({"ce"})
+
     def __init__(
-        self, include_background: bool = True, *, ignore_index: int = -100, validate: bool = False
+        self,
+        include_background: bool = True,
+        *,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
     ) -> None:
-        super().__init__(include_background, ignore_index=ignore_index, validate=validate)
+        super().__init__(
+            include_background, weight=weight, ignore_index=ignore_index, validate=validate
+        )
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"ce": ..., "dice": ...}``."""
         logits, target = self.prepare(logits, target)
-        ce = cross_entropy(logits, target, ignore_index=self.ignore_index)
+        ce = cross_entropy(logits, target, weight=self.weight, ignore_index=self.ignore_index)
         return {"ce": ce, **super().terms(logits, target)}

@@ -1,10 +1,12 @@
 """Focal losses: cross-entropy weighted by how far the label's probability is from 1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from mbls.losses.base import Loss
+from mbls.losses.class_weights import ClassWeightedLoss, weighted_mean
+from mbls.losses.masking import labelled
 from mbls.losses.pointwise import Chunk, Pointwise, pointwise_means
 from mbls.losses.powers import TINY, label_log_probs, power
 from mbls.losses.settings import check_at_least
@@ -80,14 +82,18 @@ class FocalTerm(Pointwise):
         return adaptive_exponents(log_p.exp(), self.gamma) if self.adaptive else self.gamma
 
 
-class FocalLoss(Loss):
+class FocalLoss(ClassWeightedLoss):
     """Focal loss, mean over the labelled voxels; see :func:`focal_map`.
 
     Formula: mean_v -(1 - p_y)^gamma log p_y
     Paper: Lin et al., ICCV 2017, arXiv:1708.02002
 
+    With ``weight`` w it is ``sum_v -w_y (1 - p_y)^gamma log p_y / sum_v w_y``, so that gamma 0 is
+    weighted cross-entropy; the paper's alpha is w up to that denominator.
+
     Args:
         gamma: Exponent >= 0; 0 is cross-entropy.
+        weight: What each class counts, the background first; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -99,10 +105,17 @@ class FocalLoss(Loss):
 
     flsd = False  # the exponent follows the probability
 
+    means = frozenset({"focal"})
+
     def __init__(
-        self, gamma: float = 3.0, *, ignore_index: int = -100, validate: bool = False
+        self,
+        gamma: float = 3.0,
+        *,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(weight, ignore_index=ignore_index, validate=validate)
         check_at_least("gamma", gamma, 0)
         self.gamma = gamma
 
@@ -110,6 +123,10 @@ class FocalLoss(Loss):
         """Return ``{"focal": ...}``."""
         logits, target = self.prepare(logits, target)
         term = FocalTerm(self.gamma, adaptive=self.flsd)
+        if self.weight is not None:
+            keep, safe = labelled(target, self.ignore_index)
+            value = weighted_mean(term.plain(logits, safe), safe, keep, self.weight)
+            return {"focal": value}
         (value,) = pointwise_means(logits, target, [term], ignore_index=self.ignore_index)
         return {"focal": value}
 
@@ -142,6 +159,7 @@ class AdaptiveFocalLoss(FocalLoss):
 
     Args:
         gamma: Exponent >= 0 where the label's probability is 0.5 or more.
+        weight: What each class counts, the background first, as in :class:`FocalLoss`.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 

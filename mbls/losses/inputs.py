@@ -7,7 +7,7 @@ __all__ = ["check_labels", "check_shapes", "free_to_look", "prepare"]
 
 
 def prepare(
-    logits: Tensor, target: Tensor, *, ignore_index: int = -100, validate: bool = False
+    logits: Tensor, target: Tensor, *, ignore_index: int | None = -100, validate: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Bring logits and target to the one form in which the formulas read them.
 
@@ -16,21 +16,23 @@ def prepare(
     Args:
         logits: Raw scores ``(N, C, *S)``, C >= 2, of any floating dtype, strides or device.
         target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral.
-        ignore_index: The label of voxels that take no part.
-        validate: Also look at every label; see :func:`check_labels`.
+        ignore_index: The label of voxels that take no part; None where that is for others to know:
+            labels are then not held against the classes.
+        validate: Also look at the labels on an accelerator, for which the host then waits; on the
+            CPU a look costs next to nothing, and they are always checked (:func:`check_labels`).
 
     Returns:
         The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64.
 
     Raises:
         TypeError: The logits are not floating, or the target is complex.
-        ValueError: Wrong rank or shape, fewer than two classes, labels that are not integral.
+        ValueError: Wrong rank or shape, fewer than two classes, labels that are no classes.
     """
     check_shapes(logits, target)
     if target.ndim == logits.ndim:
         target = target.squeeze(1)
-    if validate or (target.is_floating_point() and free_to_look(target)):
-        check_labels(target, logits.shape[1], ignore_index, in_range=validate)
+    if validate or free_to_look(target):
+        check_labels(target, logits.shape[1], ignore_index)
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide), target.to(torch.int64)
 
@@ -61,16 +63,13 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
         )
 
 
-def check_labels(
-    target: Tensor, num_classes: int, ignore_index: int, *, in_range: bool = True
-) -> None:
+def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
     """Look at every label; on an accelerator the host waits for the answer.
 
     Args:
         target: Labels of any shape.
         num_classes: C; labels run from 0 to C - 1.
-        ignore_index: The one label that may lie outside.
-        in_range: Check the range too, not only that floats are integral.
+        ignore_index: The one label that may lie outside; None for any.
 
     Raises:
         ValueError: A label that is not integral, or none of 0 .. C - 1 and ``ignore_index``.
@@ -80,8 +79,12 @@ def check_labels(
         if bool(broken.any()):
             found = target[broken][0].item()
             raise ValueError(f"target must be integral labels, got {found}; soft ones do not fit.")
-    if not in_range:
+    if ignore_index is None:
         return
+    if target.numel():
+        low, high = (int(label) for label in torch.aminmax(target))
+        if low >= 0 and high < num_classes:  # most often: one pass
+            return
     outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
     if bool(outside.any()):
         labels = [int(label) for label in target[outside].unique().tolist()[:5]]

@@ -1,15 +1,17 @@
 """Label smoothing: a share of the target is spread evenly over the classes."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from mbls.losses.base import Loss
+from mbls.losses.class_weights import ClassWeightedLoss
 from mbls.losses.cross_entropy import cross_entropy
 from mbls.losses.settings import check_within
 
 __all__ = ["LabelSmoothingLoss"]
 
 
-class LabelSmoothingLoss(Loss):
+class LabelSmoothingLoss(ClassWeightedLoss):
     """Cross-entropy with the target ``(1 - alpha) q + alpha / C``, as PyTorch smooths.
 
     Formula: mean_v -(1 - alpha) log p_y - alpha mean_k log p_k
@@ -21,6 +23,7 @@ class LabelSmoothingLoss(Loss):
 
     Args:
         alpha: Share of the target that is spread, in [0, 1].
+        weight: What each class counts, the background first, as PyTorch weights; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -30,10 +33,17 @@ class LabelSmoothingLoss(Loss):
         tensor(0.2269)
     """
 
+    means = frozenset({"smoothed_ce"})
+
     def __init__(
-        self, alpha: float = 0.1, *, ignore_index: int = -100, validate: bool = False
+        self,
+        alpha: float = 0.1,
+        *,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(weight, ignore_index=ignore_index, validate=validate)
         check_within("alpha", alpha, 0, 1)
         self.alpha = alpha
 
@@ -41,6 +51,10 @@ class LabelSmoothingLoss(Loss):
         """Return ``{"smoothed_ce": ...}``."""
         logits, target = self.prepare(logits, target)
         value = cross_entropy(
-            logits, target, label_smoothing=self.alpha, ignore_index=self.ignore_index
+            logits,
+            target,
+            label_smoothing=self.alpha,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
         )
         return {"smoothed_ce": value}

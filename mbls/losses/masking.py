@@ -70,15 +70,19 @@ def as_images(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.transpose(0, 1).unsqueeze(0), target.unsqueeze(0)
 
 
-def image_mean(values: Tensor, keep: Tensor) -> Tensor:
+def image_mean(values: Tensor, keep: Tensor, weight: Tensor | None = None) -> Tensor:
     """Average per-image values over the images that have a labelled voxel.
 
     Args:
         values: ``(N, K)``, one row an image.
         keep: Bool ``(N, *S)``.
+        weight: What each of the K counts ``(K,)``; None for 1.
 
     Returns:
         A scalar: the mean over those images and all K; zero where there is none.
     """
+    if weight is not None:
+        weight = weight.to(values)
+        values = values @ weight.unsqueeze(1) / weight.sum()
     present = keep.flatten(1).any(dim=1, keepdim=True).expand_as(values)
     return masked_mean(values, present)

@@ -55,7 +55,7 @@ class PenaltyLoss(Loss):
         """
         shared: list[Pointwise] = [term]
         factors = [factor]
-        if type(self.base) is CrossEntropyLoss:
+        if type(self.base) is CrossEntropyLoss and self.base.weight is None:
             shared.insert(0, CrossEntropyTerm(self.base.label_smoothing))
             factors.insert(0, 1.0)
         *ce, penalty = pointwise_means(

@@ -1,8 +1,10 @@
 """The DSC++ family: overlap losses that forgive small errors less than confident ones."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from mbls.losses.base import Loss
+from mbls.losses.class_weights import ClassWeightedLoss
 from mbls.losses.masking import as_images, image_mean, labelled, one_hot
 from mbls.losses.powers import power
 from mbls.losses.settings import check_above, check_at_least, check_within
@@ -46,7 +48,12 @@ def confusion(
 
 
 def dice_plus_plus(
-    probs: Tensor, target: Tensor, gamma: float = 2.0, *, ignore_index: int = -100
+    probs: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
 ) -> Tensor:
     """Average ``1 - (2 TP + e) / (2 TP + FN + FP + e)`` over images and classes, e = 1e-7.
 
@@ -54,6 +61,7 @@ def dice_plus_plus(
         probs: Class probabilities ``(N, C, *S)``; ``(N, C)`` counts as one image of N voxels.
         target: Labels ``(N, *S)``, int64.
         gamma: Exponent >= 1 of the errors; 1 is Dice.
+        weight: What each class counts in the mean ``(C,)``; None for 1.
         ignore_index: The label of voxels that take no part.
 
     Returns:
@@ -67,7 +75,8 @@ def dice_plus_plus(
     """
     probs, target = as_images(probs, target)
     tp, fn, fp = confusion(probs, target, gamma, ignore_index=ignore_index)
-    return image_mean(1 - (2 * tp + EPS) / (2 * tp + fn + fp + EPS), target != ignore_index)
+    loss = 1 - (2 * tp + EPS) / (2 * tp + fn + fp + EPS)
+    return image_mean(loss, target != ignore_index, weight)
 
 
 def tversky_plus_plus(
@@ -77,6 +86,7 @@ def tversky_plus_plus(
     *,
     delta: float = 0.7,
     focal: float = 1.0,
+    weight: Tensor | None = None,
     ignore_index: int = -100,
 ) -> Tensor:
     """Average ``(1 - T) ** focal``, ``T = (TP + e) / (TP + delta FN + (1 - delta) FP + e)``.
@@ -87,6 +97,7 @@ def tversky_plus_plus(
         gamma: Exponent >= 1 of the errors; 1 is Tversky.
         delta: Weight of misses against false alarms, in [0, 1].
         focal: Exponent of each image's and class's loss.
+        weight: What each class counts in the mean ``(C,)``; None for 1.
         ignore_index: The label of voxels that take no part.
 
     Returns:
@@ -103,10 +114,10 @@ def tversky_plus_plus(
     loss = 1 - (tp + EPS) / (tp + delta * fn + (1 - delta) * fp + EPS)
     if focal != 1:
         loss = power(loss.clamp_min(0), focal)
-    return image_mean(loss, target != ignore_index)
+    return image_mean(loss, target != ignore_index, weight)
 
 
-class DicePlusPlusLoss(Loss):
+class DicePlusPlusLoss(ClassWeightedLoss):
     """Dice loss whose errors are raised to a power (DSC++); see :func:`dice_plus_plus`.
 
     Formula: mean_nk 1 - (2 TP + e) / (2 TP + sum_v q (1-p)^gamma + sum_v (1-q) p^gamma + e)
@@ -114,6 +125,7 @@ class DicePlusPlusLoss(Loss):
 
     Args:
         gamma: Exponent >= 1; 1 is Dice.
+        weight: What each class counts in the mean, the background first; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -126,9 +138,14 @@ class DicePlusPlusLoss(Loss):
     batch_terms = frozenset({"dice_plus_plus"})
 
     def __init__(
-        self, gamma: float = 2.0, *, ignore_index: int = -100, validate: bool = False
+        self,
+        gamma: float = 2.0,
+        *,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(weight, ignore_index=ignore_index, validate=validate)
         check_at_least("gamma", gamma, 1)
         self.gamma = gamma
 
@@ -136,12 +153,16 @@ class DicePlusPlusLoss(Loss):
         """Return ``{"dice_plus_plus": ...}``."""
         logits, target = self.prepare(logits, target)
         value = dice_plus_plus(
-            logits.softmax(dim=1), target, self.gamma, ignore_index=self.ignore_index
+            logits.softmax(dim=1),
+            target,
+            self.gamma,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
         )
         return {"dice_plus_plus": value}
 
 
-class TverskyPlusPlusLoss(Loss):
+class TverskyPlusPlusLoss(ClassWeightedLoss):
     """Tversky loss whose errors are raised to a power; see :func:`tversky_plus_plus`.
 
     Formula: mean_nk 1 - T, T = (TP + e) / (TP + delta FN + (1 - delta) FP + e) with FN, FP of DSC++
@@ -150,6 +171,7 @@ class TverskyPlusPlusLoss(Loss):
     Args:
         gamma: Exponent >= 1; 1 is Tversky.
         delta: Weight of misses against false alarms, in [0, 1].
+        weight: What each class counts in the mean, the background first; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -168,10 +190,11 @@ class TverskyPlusPlusLoss(Loss):
         gamma: float = 2.0,
         *,
         delta: float = 0.7,
+        weight: Sequence[float] | None = None,
         ignore_index: int = -100,
         validate: bool = False,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(weight, ignore_index=ignore_index, validate=validate)
         check_at_least("gamma", gamma, 1)
         check_within("delta", delta, 0, 1)
         self.gamma = gamma
@@ -186,6 +209,7 @@ class TverskyPlusPlusLoss(Loss):
             self.gamma,
             delta=self.delta,
             focal=self.focal,
+            weight=self.weight,
             ignore_index=self.ignore_index,
         )
         return {"tversky": value}
@@ -201,6 +225,7 @@ class FocalTverskyPlusPlusLoss(TverskyPlusPlusLoss):
         gamma: Exponent >= 1 of the errors; 1 is focal Tversky.
         delta: Weight of misses against false alarms, in [0, 1].
         focal: Exponent > 0 of each image's and class's loss.
+        weight: What each class counts in the mean, the background first; None for 1.
         ignore_index: The label of voxels that take no part.
         validate: Refuse labels that are no class; the host then waits for the device.
 
@@ -216,9 +241,12 @@ class FocalTverskyPlusPlusLoss(TverskyPlusPlusLoss):
         *,
         delta: float = 0.7,
         focal: float = 0.75,
+        weight: Sequence[float] | None = None,
         ignore_index: int = -100,
         validate: bool = False,
     ) -> None:
-        super().__init__(gamma, delta=delta, ignore_index=ignore_index, validate=validate)
+        super().__init__(
+            gamma, delta=delta, weight=weight, ignore_index=ignore_index, validate=validate
+        )
         check_above("focal", focal, 0)
         self.focal = focal

@@ -14,6 +14,7 @@ CONFIGS = {
     path.stem: path
     for path in sorted(Path(__file__).parents[2].glob("experiments/configs/loss/*.yaml"))
 }
+WEIGHT = [0.2, 1.0, 1.5, 2.0]
 VARIANTS = {
     "mbls_l2": ("mbls", {"norm": "l2", "margin": 1.0}),
     "mbls_tight": ("mbls", {"margin": 0.5}),
@@ -30,7 +31,20 @@ VARIANTS = {
     "cals_hr_tight": ("cals_hr", {"margin": 0.5}),
     "crac_classes": ("crac", {"groups": "class", "border": "replicate", "lambda_min": 0.3}),
     "adafocal_inverse": ("adafocal", {"gamma": -1.5}),
-}
+    "ce_weighted": ("ce", {"weight": WEIGHT, "label_smoothing": 0.1}),
+    "ls_weighted": ("ls", {"weight": WEIGHT}),
+    "focal_weighted": ("focal", {"weight": WEIGHT}),
+    "focal_adaptive_weighted": ("focal_adaptive", {"weight": WEIGHT}),
+    "dice_weighted": ("dice", {"weight": WEIGHT, "include_background": False}),
+    "ce_dice_weighted": ("ce_dice", {"weight": WEIGHT}),
+    "dscpp_weighted": ("dscpp", {"weight": WEIGHT}),
+    "tverskypp_weighted": ("tverskypp", {"weight": WEIGHT}),
+    "focal_tverskypp_weighted": ("focal_tverskypp", {"weight": WEIGHT}),
+    "mbls_weighted": ("mbls", {"margin": 1.0, "base": {
+        "class_path": "mbls.losses.CrossEntropyLoss",
+        "init_args": {"weight": WEIGHT, "ignore_index": -100, "validate": False},
+    }}),
+}  # fmt: skip
 NAMES = [*CONFIGS, *VARIANTS]
 BINARY = {"unified_focalpp"}
 
