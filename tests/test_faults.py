@@ -14,6 +14,7 @@ import torch
 from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
 from tests import tiny
+from tests.damage import flip_bit
 from tests.forks import Forks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -208,6 +209,11 @@ def spoil(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], No
     return write
 
 
+def flipped(path: Path, sound: Path) -> None:
+    path.write_bytes(sound.read_bytes())
+    flip_bit(path)
+
+
 def rename_weight(content: dict[str, Any]) -> None:
     weights = content["state_dict"]
     weights["network.other"] = weights.pop(next(iter(weights)))
@@ -222,6 +228,7 @@ def rename_weight(content: dict[str, Any]) -> None:
             lambda path, sound: path.write_bytes(sound.read_bytes()[:20000]),
             "cannot be read as a checkpoint",
         ),
+        (flipped, "changed since it was written"),
         (
             lambda path, sound: path.write_bytes(pickle.dumps(Evil(path.with_name("ran")))),
             "cannot be read as a checkpoint",
@@ -236,7 +243,7 @@ def rename_weight(content: dict[str, Any]) -> None:
         ),
         (spoil(rename_weight), "of another network or loss: 2 weights differ in name or shape"),
     ],
-    ids=["not ours", "text", "truncated", "pickle", "code in a zip", "classes", "network"],
+    ids="not ours|text|truncated|bit|pickle|code in a zip|classes|network".split("|"),
 )
 def test_a_checkpoint_that_does_not_fit(
     write: Callable[[Path, Path], None],

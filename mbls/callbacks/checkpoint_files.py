@@ -2,13 +2,43 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from mbls.errors import CheckpointError
 from mbls.files import replacing, writing
 
-__all__ = ["PlainCheckpointIO"]
+__all__ = ["PlainCheckpointIO", "load"]
+
+
+def load(path: str | Path, *, map_location: Any = "cpu", way_out: str = "") -> Any:
+    """Read a file of ``torch.save`` whose bytes are those that were written, and run no code.
+
+    ``torch.load`` alone does not compare the checksums (CRC-32) that such a file has for each
+    tensor: a bit that a faulty disk has flipped would be a wrong weight.
+
+    Args:
+        path: The file.
+        map_location: Where its tensors come, as ``torch.load`` has it.
+        way_out: What a user is told to do where it cannot be read.
+
+    Raises:
+        CheckpointError: It is truncated or damaged, no checkpoint, or holds more than tensors and
+            plain values.
+    """
+    try:
+        with ZipFile(path) as file:
+            if (damaged := file.testzip()) is not None:
+                raise BadZipFile(f"{damaged} changed since it was written: a faulty disk?")
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # RuntimeError, pickle's, zipfile's, zlib's and the system's errors
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({reason}). It is truncated or damaged, not a "
+            f"checkpoint, or holds more than tensors.{way_out}"
+        ) from error
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
@@ -42,5 +72,6 @@ class PlainCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint with ``weights_only=True``, whatever is asked for."""
-        return torch.load(path, map_location=map_location, weights_only=True)
+        """Read a checkpoint as :func:`load` does, whatever is asked for."""
+        content: dict[str, Any] = load(path, map_location=map_location)
+        return content

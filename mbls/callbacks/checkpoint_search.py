@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from mbls.callbacks.checkpoint_files import load
 from mbls.errors import CheckpointError
 
 __all__ = ["find_checkpoint", "has_checkpoint", "last_checkpoint", "read_checkpoint"]
@@ -33,23 +32,16 @@ def find_checkpoint(folder: Path, which: str = "best") -> Path:
 def read_checkpoint(
     path: Path, *, way_out: str = " Take another of the run's checkpoints."
 ) -> dict[str, Any]:
-    """Read a checkpoint without running any code from it (``weights_only=True``).
+    """Read a checkpoint as :func:`~mbls.callbacks.checkpoint_files.load` does.
 
     Args:
         path: The file.
         way_out: What a user is told to do where it cannot be read.
 
     Raises:
-        CheckpointError: Not a checkpoint of ours, truncated, or not to be read safely.
+        CheckpointError: Not a checkpoint of ours, truncated, damaged, or not to be read safely.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, pickle's, zipfile's and OS errors
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({reason}). It is truncated, not a "
-            f"checkpoint, or holds more than tensors.{way_out}"
-        ) from error
+    content = load(path, way_out=way_out)
     if not isinstance(content, dict) or not isinstance(content.get("mbls"), dict):
         raise CheckpointError(
             f"{path} was not written by mbls: its 'mbls' entry is missing. Give a file from a "

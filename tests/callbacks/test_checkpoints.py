@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mbls.callbacks import find_checkpoint, last_checkpoint, read_checkpoint
+from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.callbacks.resumption import next_batch
 from mbls.errors import CheckpointError
 from mbls.selection import chosen_epoch
+from tests.damage import flip_bit
 
 NAN = float("nan")
 
@@ -89,3 +91,21 @@ def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
     previous.unlink()
     with pytest.raises(CheckpointError, match=r"best\.ckpt is whole: .*remove last\.ckpt\.$"):
         last_checkpoint(tmp_path)
+
+
+def test_a_flipped_bit_in_a_weight_is_no_checkpoint(tmp_path: Path) -> None:
+    """torch reads it without a word."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    last, previous = folder / "last.ckpt", folder / "previous.ckpt"
+    for path in (last, previous):
+        torch.save({"mbls": {}, "state_dict": {"weight": torch.arange(100.0)}}, path)
+    flip_bit(last)
+    read = torch.load(last, weights_only=True)["state_dict"]["weight"]
+    assert not torch.equal(read, torch.arange(100.0))
+    for reader in (read_checkpoint, PlainCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read .*/data/0 changed"):
+            reader(last)
+    path, fault = last_checkpoint(tmp_path)
+    assert path == previous
+    assert "last.ckpt cannot be read" in str(fault)
