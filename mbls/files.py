@@ -4,15 +4,47 @@ import contextlib
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mbls.errors import OutputError
 
-__all__ = ["replace_file", "replace_files", "replacing", "writing"]
+__all__ = [
+    "clear_incoming",
+    "incoming_name",
+    "replace_file",
+    "replace_files",
+    "replacing",
+    "writing",
+]
 
+INCOMING = "incoming"
 ROOM = ("ENOSPC", "EDQUOT", "EFBIG")
+
+
+def incoming_name(path: Path) -> Path:
+    """Return the name under which this process writes what becomes ``path``; no other has it.
+
+    Two processes that write one file, where nothing could keep them apart, then end with the file
+    of one of them, and not with a mix of both.
+    """
+    return path.with_name(path.name + _suffix())
+
+
+def _suffix() -> str:
+    return f".{socket.gethostname()}-{os.getpid()}.{INCOMING}"
+
+
+def clear_incoming(folder: Path) -> None:
+    """Remove what processes that were killed have left half written; call it with a lock held."""
+    for path in folder.glob(f"*.{INCOMING}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -35,7 +67,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: It cannot be written. Whatever is raised, what was there is still there.
     """
-    incoming = path.with_name(f"{path.name}.incoming")
+    incoming = incoming_name(path)
     try:
         with writing(path):
             with incoming.open("wb") as file:
@@ -68,8 +100,8 @@ def replace_files(folder: Path, *, mark: str) -> Iterator[Path]:
         mark: The file without which nobody reads the others: it goes first and comes last, so
             that files of two sets, which a kill may leave, are never taken for one.
     """
-    incoming = folder / "incoming"
-    shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed
+    clear_incoming(folder)
+    incoming = incoming_name(folder / mark)
     incoming.mkdir(parents=True)
     try:
         yield incoming
@@ -87,8 +119,9 @@ def unwritable(place: Path, error: OSError) -> str:
     """Return the message for a place that the system refuses to write."""
     full = error.errno in (getattr(errno, name, None) for name in ROOM)
     way_out = "Free some room" if full else "Give permission to write there"
+    name = place.with_name(place.name.removesuffix(_suffix()))
     return (
-        f"{place} cannot be written ({error.strerror or error}). What was written before is whole. "
+        f"{name} cannot be written ({error.strerror or error}). What was written before is whole. "
         f"{way_out}; a run goes on with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER "
         "--resume)."
     )

@@ -108,7 +108,7 @@ def test_two_ranks_leave_one_folder_and_speak_with_one_voice(
 ) -> None:
     run, done = trained
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
-    assert not list((run / "checkpoints").glob("incoming*"))
+    assert not list((run / "checkpoints").glob("*.incoming"))
     assert json.loads((run / "run.json").read_text())["ranks"] == 2
     assert done.out.count("Run folder:") == done.out.count("dataset ") == 1
     assert "rank" not in (done.out + done.err).lower()

@@ -243,7 +243,7 @@ def rename_weight(content: dict[str, Any]) -> None:
         ),
         (spoil(rename_weight), "of another network or loss: 2 weights differ in name or shape"),
     ],
-    ids="not ours|text|truncated|bit|pickle|code in a zip|classes|network".split("|"),
+    ids=["not ours", "text", "truncated", "bit", "pickle", "code in a zip", "classes", "network"],
 )
 def test_a_checkpoint_that_does_not_fit(
     write: Callable[[Path, Path], None],

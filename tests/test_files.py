@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mbls.files import replace_files
+from mbls.files import clear_incoming, incoming_name, replace_file, replace_files, replacing
 
 NAMES = ("cases.csv", "metrics.json", "reliability.png")
 
@@ -69,3 +69,26 @@ def test_a_set_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
         NAMES, "old"
     )
+
+
+def test_two_writers_of_a_file_leave_that_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no lock kept them apart: on another machine, of which the process id may be equal."""
+    path = tmp_path / "last.ckpt"
+    with replacing(path) as ours:
+        ours.write(b"ours, which is longer")
+        with monkeypatch.context() as there:
+            there.setattr("socket.gethostname", lambda: "node7")
+            replace_file(path, b"theirs")
+        assert path.read_bytes() == b"theirs"
+    assert path.read_bytes() == b"ours, which is longer"
+
+
+def test_what_a_killed_process_left_half_written_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    incoming_name(tmp_path / "last.ckpt").touch()
+    incoming_name(tmp_path / "metrics.json").mkdir()
+    (incoming_name(tmp_path / "metrics.json") / "metrics.json").touch()
+    clear_incoming(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

@@ -15,7 +15,7 @@ from mbls.callbacks.rank_zero import on_rank_zero, share_error
 from mbls.callbacks.run_folder import run_folder
 from mbls.callbacks.run_logger import MetricsCSV
 from mbls.errors import CheckpointError, is_lost_rank
-from mbls.files import writing
+from mbls.files import incoming_name, writing
 from mbls.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
 
 __all__ = ["Checkpoints"]
@@ -178,7 +178,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, names: list[str]) -> None:
         """Write the state once, under each of some names."""
         folder = run_folder(trainer) / "checkpoints"
-        incoming = folder / "incoming.ckpt"
+        incoming = trainer.strategy.broadcast(incoming_name(folder / f"{names[0]}.ckpt"))
         error: Exception | None = None
         try:
             trainer.save_checkpoint(incoming, weights_only=False)
@@ -217,7 +217,7 @@ class Checkpoints(Checkpoint):
 def _put(folder: Path, sources: Mapping[str, str]) -> None:
     """Give checkpoints, the values, further names; by a link where the disk has them, or a copy."""
     for name, source in sources.items():
-        beside = folder / "incoming-link.ckpt"
+        beside = incoming_name(folder / f"{name}.ckpt")
         with writing(folder):
             beside.unlink(missing_ok=True)
             try:

@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
 from mbls.callbacks.rank_zero import on_rank_zero, share_errors
 from mbls.errors import CheckpointError, RunFolderError
+from mbls.files import clear_incoming
 from mbls.jobs import job_of, mark
-from mbls.locks import hold, let_go
+from mbls.locks import has_shared_locks, hold, let_go, owner_of
 from mbls.ranks import say
 
 __all__ = ["RunFolder", "claim", "run_folder"]
@@ -68,6 +69,8 @@ class RunFolder(Callback):
         seed: The run's seed, part of the folder's name.
         job: Id of the batch job that runs it, kept as ``job`` in a new folder: the same job,
             queued again, may begin anew in ``folder`` where it left no checkpoint.
+        without_lock: Resume also where no lock keeps another machine's process out; the job that
+            made the folder may always, since a batch system runs it once.
     """
 
     def __init__(
@@ -82,10 +85,12 @@ class RunFolder(Callback):
         tag: str = "best",
         seed: int = 0,
         job: str | None = None,
+        without_lock: bool = False,
     ) -> None:
         self.root, self.dataset, self.network, self.loss = Path(root), dataset, network, loss
         self.folder = None if folder is None else Path(folder)
         self.resume, self.tag, self.seed, self.job = resume, tag, seed, job
+        self.without_lock = without_lock
         self._path: Path | None = None
         self._lock: IO[str] | None = None  # of rank 0
         self._scratch: Path | None = None  # of a fast_dev_run
@@ -196,8 +201,17 @@ class RunFolder(Callback):
         share_errors(trainer, self._fault)
 
     def _hold(self, folder: Path) -> None:
-        if self._lock is None:
-            self._lock = hold(folder, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
+        if self._lock is not None:
+            return
+        if self.resume and not self.without_lock and not self._is_job_of(folder):
+            require_lock(folder)
+        self._lock = hold(folder, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
+        if self.resume:
+            for place in (folder, folder / "checkpoints"):
+                clear_incoming(place)
+
+    def _is_job_of(self, folder: Path) -> bool:
+        return self.job is not None and job_of(folder) == self.job
 
     def _resolve(self, stage: str) -> Path:
         if self.folder is None:
@@ -213,13 +227,36 @@ class RunFolder(Callback):
                 if self.job is not None:
                     mark(self.folder, self.job)
             except FileExistsError:
-                if self.job is None or job_of(self.folder) != self.job:
+                if not self._is_job_of(self.folder):
                     raise taken(self.folder) from None
             except OSError as error:
                 raise _not_made(self.folder, error) from error
         elif not self.folder.is_dir():
             raise RunFolderError(f"Run folder {self.folder} does not exist.")
         return self.folder
+
+
+def require_lock(folder: Path) -> None:
+    """Refuse to go on in a folder where no lock tells of a process on another machine.
+
+    Raises:
+        RunFolderError: The file system has no locks, or keeps them to each machine.
+    """
+    try:
+        if has_shared_locks(folder):
+            return
+    except OSError as error:
+        raise RunFolderError(
+            f"Run folder {folder} cannot be written to ({error.strerror})."
+        ) from error
+    owner = owner_of(folder)
+    last = f" The last that said so is {owner}." if owner is not None else ""
+    raise RunFolderError(
+        f"Run folder {folder} is on a file system without locks, or with locks that other machines "
+        f"do not see: whether another process is at work there cannot be told.{last} Two would "
+        "spoil its checkpoints. Make sure that there is none, and add --run.without_lock true "
+        "(make: ARGS=), or keep runs on a file system with locks (Lustre: mount with -o flock)."
+    )
 
 
 def checkpoint_of(folder: Path) -> Path | None:

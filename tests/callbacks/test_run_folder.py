@@ -2,8 +2,14 @@
 
 import errno
 import fcntl
+import json
 import multiprocessing
+import os
+import socket
+import subprocess
+import sys
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +22,19 @@ from mbls.callbacks.run_folder import claim
 from mbls.commands.train import data_words, parser, requeued
 from mbls.errors import RunFolderError
 from mbls.jobs import mark
-from mbls.locks import LOCK, hold, is_held, let_go, try_hold
+from mbls.locks import (
+    LOCK,
+    Owner,
+    _mount_options,
+    has_shared_locks,
+    hold,
+    is_held,
+    let_go,
+    owner_of,
+    try_hold,
+)
+
+NODE7 = json.dumps(asdict(Owner("node7", 7, "42", "2026-11-30 19:52")))
 
 
 def claim_many(parent: Path, gate, claimed) -> None:
@@ -141,6 +159,92 @@ def test_a_file_system_without_locks_holds_nothing(
     monkeypatch.setattr("fcntl.flock", no_locks)
     hold(tmp_path).close()
     hold(tmp_path).close()
+
+
+def goes_on(folder: Path, **settings: Any) -> None:
+    ours = RunFolder(folder=folder, resume=True, **settings)
+    ours._hold(folder)
+    ours.release()
+
+
+@pytest.fixture(params=["none", "local"])
+def unshared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks, or with locks that other machines do not see."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if request.param == "none":
+        monkeypatch.setattr("fcntl.flock", no_locks)
+    else:
+        monkeypatch.setattr("mbls.locks._mount_options", lambda _: {"rw", "localflock"})
+
+
+@pytest.mark.usefixtures("unshared")
+def test_a_run_goes_on_without_locks_when_asked_alone(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"add --run\.without_lock true") as told:
+        goes_on(tmp_path)
+    assert "The last that said so" not in str(told.value)
+    (tmp_path / LOCK).write_text(NODE7)  # which was killed, or is at work
+    with pytest.raises(RunFolderError, match=r"process 7 on node7 of job 42, since 2026-11-30"):
+        goes_on(tmp_path)
+    goes_on(tmp_path, without_lock=True)
+    mark(tmp_path, "42")
+    goes_on(tmp_path, job="42")  # a batch system runs it once
+    with pytest.raises(RunFolderError, match="without locks"):
+        goes_on(tmp_path, job="43")
+
+
+@pytest.mark.usefixtures("unshared")
+def test_a_new_run_needs_no_lock(tmp_path: Path) -> None:
+    ours = RunFolder(folder=tmp_path / "new")
+    ours._hold(ours._resolve("fit"))
+    ours.release()
+
+
+def test_this_file_system_has_locks(tmp_path: Path) -> None:
+    assert has_shared_locks(tmp_path)
+    with hold(tmp_path):
+        assert has_shared_locks(tmp_path)
+
+
+def test_the_options_of_a_mount_are_found() -> None:
+    """Those of the root: it is rw or ro, whatever it is."""
+    device = Path("/").stat().st_dev
+    found = _mount_options(f"{os.major(device)}:{os.minor(device)}")
+    assert found & {"rw", "ro"}
+    assert not _mount_options("999:999")
+
+
+def test_who_holds_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    lock = hold(tmp_path)
+    ours = owner_of(tmp_path)
+    assert ours is not None
+    assert (ours.host, ours.process, ours.job) == (socket.gethostname(), os.getpid(), "42")
+    with pytest.raises(RunFolderError) as told:
+        hold(tmp_path)
+    assert f"process {os.getpid()} on {ours.host} of job 42, since {ours.since}" in str(told.value)
+    assert "remove" not in str(told.value)
+    let_go(lock)
+    assert owner_of(tmp_path) is None
+
+
+def test_the_way_out_where_the_owner_is_gone_or_elsewhere(tmp_path: Path) -> None:
+    lock = hold(tmp_path)
+    (tmp_path / LOCK).write_text(NODE7)
+    with pytest.raises(RunFolderError, match=rf"node7 is down.*remove {tmp_path / LOCK}\."):
+        hold(tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / LOCK).write_text(json.dumps(asdict(replace(Owner.this(), process=gone.pid))))
+    with pytest.raises(RunFolderError, match=rf"has ended.*fuser {tmp_path / LOCK}"):
+        hold(tmp_path)
+    for text in ("", "1", "{}", "no JSON"):  # of an earlier version
+        (tmp_path / LOCK).write_text(text)
+        with pytest.raises(RunFolderError, match=f"work in run folder {tmp_path}\\. Wait"):
+            hold(tmp_path)
+    lock.close()
 
 
 def test_a_run_that_goes_on_needs_its_folder(tmp_path: Path) -> None:
