@@ -20,6 +20,7 @@ class EpochMeans:
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
         self._sums = torch.zeros(1, dtype=torch.float64)  # of each value, then of the samples
+        self._shared: Tensor | None = None  # the sums of every rank, until they change
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Add a batch: each value is a scalar, the batch's mean over its ``samples``."""
@@ -30,6 +31,7 @@ class EpochMeans:
         ones = torch.ones_like(batch[0])
         weighted = torch.stack([*batch, ones]).double() * samples
         self._sums = self._sums.to(weighted.device) + weighted
+        self._shared = None
 
     def take(self, trainer: Trainer) -> dict[str, Tensor]:
         """Return the means over all ranks' samples, float32, and begin anew."""
@@ -37,19 +39,31 @@ class EpochMeans:
         assert isinstance(sums, Tensor)
         means = {name: (sums[k] / sums[-1]).float() for k, name in enumerate(self._names)}
         self._names, self._sums = (), torch.zeros(1, dtype=torch.float64)
+        self._shared = None
         return means
 
+    def share(self, trainer: Trainer) -> Tensor:
+        """Return the sums of every rank, ``(ranks, values + 1)``; all ranks call it.
+
+        Called before a checkpoint is made, it leaves nothing to exchange while that is done, where
+        one rank may fail and the others would wait for it.
+        """
+        if self._shared is None:
+            sums = [self._here(trainer)]
+            if trainer.world_size > 1:
+                sums = [torch.empty_like(sums[0]) for _ in range(trainer.world_size)]
+                torch.distributed.all_gather(sums, self._here(trainer))
+            self._shared = torch.stack(sums).cpu()
+        return self._shared
+
     def state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return the sums of every rank, ``(ranks, values + 1)``; all ranks call it."""
-        sums = [self._here(trainer)]
-        if trainer.world_size > 1:
-            sums = [torch.empty_like(sums[0]) for _ in range(trainer.world_size)]
-            torch.distributed.all_gather(sums, self._here(trainer))
-        return {"names": list(self._names), "sums": torch.stack(sums).cpu()}
+        """Return what a checkpoint keeps, the sums of every rank; all ranks call it."""
+        return {"names": list(self._names), "sums": self.share(trainer)}
 
     def load(self, state: Mapping[str, Any], trainer: Trainer) -> None:
         """Take up this rank's sums; where the number of ranks is another, rank 0 takes all."""
         self._names, sums = tuple(state["names"]), state["sums"]
+        self._shared = None
         if len(sums) == trainer.world_size:
             self._sums = sums[trainer.global_rank]
         else:

@@ -38,3 +38,15 @@ def test_the_mean_goes_on() -> None:
     means.load(STATE, rank(0, 1))
     means.add({"loss": torch.tensor(4.0)}, samples=2)
     assert means.take(rank(0, 1))["loss"].item() == pytest.approx((8 + 4 * 2) / 10)
+
+
+def test_what_ranks_have_exchanged_is_of_now() -> None:
+    means, here = EpochMeans(), rank(0, 1)
+    for n in (1, 2):
+        means.add({"loss": torch.tensor(4.0)}, samples=2)
+        assert means.share(here) is means.share(here)  # nothing is exchanged in between
+        assert means.state(here)["sums"].tolist() == [[8.0 * n, 2.0 * n]]
+    means.take(here)
+    assert means.state(here)["sums"].tolist() == [[0.0]]
+    means.load({"names": ["loss"], "sums": torch.ones(1, 2)}, here)
+    assert means.state(here)["sums"].tolist() == [[1.0, 1.0]]

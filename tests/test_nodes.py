@@ -30,6 +30,14 @@ class Refuse(Callback):
         trainer.strategy.barrier()
 
 
+class RefuseToSave(Callback):
+    """Raise while a checkpoint is made, on rank 0 alone."""
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        if trainer.is_global_zero:
+            raise ValueError("a fault of a callback")
+
+
 def refuse(folder: Path, **settings: int) -> list[str]:
     words = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
     callback = "--trainer.callbacks+=tests.test_nodes.Refuse"
@@ -108,6 +116,16 @@ def test_a_rank_that_fails_alone_says_so(forks: Forks, tmp_path: Path) -> None:
     assert (first.code, second.code) == (1, 1)
     assert second.out.count("Rank 1 on ") == second.out.count(": It is refused.") == 1
     assert "Another process of this job ended" in first.out
+
+
+def test_no_rank_waits_for_one_that_could_not_make_a_checkpoint(
+    forks: Forks, tmp_path: Path
+) -> None:
+    words = tiny.words(tmp_path, batch_size=4)
+    callback = "--trainer.callbacks+=tests.test_nodes.RefuseToSave"
+    first, second = forks.finish(*forks.start_ranks("train", *words, callback), limit=60)
+    assert (first.code, first.out.count("ValueError: a fault of a callback")) == (1, 1), first.out
+    assert second.code == 0, second.out  # the first speaks
 
 
 @pytest.mark.slow

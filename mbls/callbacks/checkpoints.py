@@ -14,6 +14,7 @@ from mbls.callbacks.nan_guard import require_finite
 from mbls.callbacks.rank_zero import on_rank_zero, share_error
 from mbls.callbacks.run_folder import run_folder
 from mbls.callbacks.run_logger import MetricsCSV
+from mbls.epoch_means import EpochMeans
 from mbls.errors import CheckpointError, is_lost_rank
 from mbls.files import incoming_name, writing
 from mbls.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
@@ -179,6 +180,9 @@ class Checkpoints(Checkpoint):
         """Write the state once, under each of some names."""
         folder = run_folder(trainer) / "checkpoints"
         incoming = trainer.strategy.broadcast(incoming_name(folder / f"{names[0]}.ckpt"))
+        means = getattr(trainer.lightning_module, "train_means", None)
+        if isinstance(means, EpochMeans):
+            means.share(trainer)
         error: Exception | None = None
         try:
             trainer.save_checkpoint(incoming, weights_only=False)
