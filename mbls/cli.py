@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from mbls import __version__
 from mbls.errors import is_lost_rank, message_for_user
-from mbls.ranks import end_at_once, in_job, leave_job, may_tell_of_loss
+from mbls.ranks import PREPARED, end_at_once, in_job, leave_job, may_tell_of_loss
 
 __all__ = ["main"]
 
@@ -82,6 +82,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if lost or in_job():  # the others may wait for this one, and it for them
             end_at_once(status)
         return status
+    finally:  # what this process starts later is another job
+        os.environ.pop(PREPARED, None)
     atexit.unregister(leave_job)
     atexit.register(leave_job)  # the others are at their end, too
     return status

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 __all__ = [
+    "PREPARED",
     "end_at_once",
     "in_job",
     "is_first",
@@ -14,6 +15,9 @@ __all__ = [
     "may_tell_of_loss",
     "say",
 ]
+
+PREPARED = "MBLS_PREPARED"
+"""Which process has prepared the data, in the environment of the ranks that lightning starts."""
 
 
 def is_first(env: Mapping[str, str] | None = None) -> bool:

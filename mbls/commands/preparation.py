@@ -1,11 +1,13 @@
 """What comes before training: settings that ranks can share, and data prepared once."""
 
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +15,12 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, Trainer
 
 from mbls.errors import ChoiceError, FirstRankError, rank_lost
-from mbls.ranks import end_at_once, may_tell_of_loss
+from mbls.ranks import PREPARED, end_at_once, may_tell_of_loss
 
-__all__ = ["check_ranks", "first_ends", "prepare_once", "started_by_hand"]
+__all__ = ["check_ranks", "first_ends", "mark_of", "prepare_once", "started_by_hand"]
 
 GRACE = 3.0  # seconds in which a rank ends by itself after rank 0, in good order or not
 PATIENCE = 10.0  # seconds in which rank 0 raises what another rank did, and says it
-PREPARED = "MBLS_PREPARED"  # this process's id, told to the ranks that lightning starts from it
 
 
 def check_ranks(trainer: Trainer, data: LightningDataModule) -> None:
@@ -53,11 +54,11 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         FirstRankError: On the waiting ranks, where rank 0 failed; its own error says why.
     """
     if os.environ.get("LOCAL_RANK") and prepared_by_first():
-        _end_with(int(os.environ[PREPARED]))
+        _end_with(int(os.environ[PREPARED].split(" ")[1]))
         return
     if trainer.world_size == 1 or not _launched(trainer):
         prepare()
-        os.environ[PREPARED] = str(os.getpid())
+        os.environ[PREPARED] = mark_of(os.getpid())
         return
     trainer.strategy.setup_environment()  # joins the ranks; lightning's own call finds it done
     group = dist.new_group(backend="gloo", timeout=timedelta(days=1000))
@@ -73,17 +74,36 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         raise FirstRankError("Rank 0 could not prepare the data; what it printed says why.")
 
 
-def prepared_by_first(env: Mapping[str, str] | None = None) -> bool:
-    """Say whether rank 0 has prepared the data: this process, or its parent, be it gone.
+def mark_of(process: int) -> str:
+    """Return what tells a process of this machine from all others: host, id, and when it began."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:  # it has ended, or the system is not Linux
+        began = ""
+    else:
+        began = stat.rpartition(")")[2].split()[19]  # field 22, in ticks since the system began
+    return f"{socket.gethostname()} {process} {began}"
 
-    A job that is started from within another one inherits that one's mark, which is not its own.
+
+def prepared_by_first(env: Mapping[str, str] | None = None) -> bool:
+    """Return True if rank 0 has prepared the data: this process, or its parent, be it gone.
+
+    A job that is started from within another one, or after it, may inherit that one's mark, which
+    is not its own: torchrun's ranks never have one, nor has a rank a parent on another machine.
     """
-    first = int((os.environ if env is None else env).get(PREPARED, 0))
-    return first in (os.getpid(), os.getppid()) or (first > 0 and not is_alive(first))
+    env = os.environ if env is None else env
+    mark = env.get(PREPARED, "")
+    host, _, rest = mark.partition(" ")
+    number = rest.partition(" ")[0]
+    if "RANK" in env or host != socket.gethostname() or not number.isdecimal():
+        return False
+    first = int(number)
+    there = is_alive(first) and mark_of(first) == mark
+    return first in (os.getpid(), os.getppid()) if there else True
 
 
 def is_alive(process: int) -> bool:
-    """Say whether there is a process of this id."""
+    """Return True if there is a process of this id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -115,7 +135,7 @@ def started_by_hand() -> bool:
     that of this process, too, once they run.
     """
     named = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
-    return not named or os.environ.get(PREPARED) == str(os.getpid())
+    return not named or os.environ.get(PREPARED) == mark_of(os.getpid())
 
 
 def first_ends() -> bool:
@@ -124,10 +144,11 @@ def first_ends() -> bool:
     It is looked at where it is this process's parent. Whoever else starts ranks, torchrun or srun,
     ends this one when rank 0 fails.
     """
-    child = os.environ.get(PREPARED) == str(os.getppid())
+    parent = os.getppid()
+    child = os.environ.get(PREPARED) == mark_of(parent)
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        if child and os.environ[PREPARED] != str(os.getppid()):
+        if child and os.getppid() != parent:
             return True
         time.sleep(0.1)
     return False
