@@ -152,9 +152,8 @@ def test_ctrl_c_ends_runs_in_order_and_the_same_command_goes_on(
     assert starts(cells[0]) == ["seed0 train", "seed0 resume"]
 
 
-def test_a_grid_that_fails_itself_leaves_no_process(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "ce")[0]
-    tell(cell, "hang")
+def broken_grid(cell: Cell) -> Runner:
+    """A grid that fails when its run is at work."""
 
     class Broken(LineView):
         def tick(self, entries) -> None:
@@ -165,14 +164,38 @@ def test_a_grid_that_fails_itself_leaves_no_process(tmp_path: Path) -> None:
     runner = Runner([cell], jobs=1, view=view)
     with pytest.raises(OSError, match="no space left"):
         runner.run()
-    assert runner.entries[0].code is not None
+    return runner
+
+
+def test_a_grid_that_fails_itself_leaves_no_process(tmp_path: Path) -> None:
+    cell = grid(tmp_path, "ce")[0]
+    tell(cell, "hang")
+    assert broken_grid(cell).entries[0].code is not None
     assert cell.state() is State.STOPPED
 
 
-def interrupt_when(path: Path) -> None:
+@pytest.mark.parametrize("signaled", [False, True], ids=["after a while", "with a signal"])
+def test_nor_one_that_does_not_hear(
+    signaled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = grid(tmp_path, "ce")[0]
+    tell(cell, "deaf")
+    monkeypatch.setattr(runner_module, "PATIENCE", 30.0 if signaled else 0.1)
+    thread = threading.Thread(
+        target=interrupt_when, args=(cell.folder.with_name("hangs"),), kwargs={"wait": 0.5}
+    )
+    if signaled:
+        thread.start()
+    begin = time.monotonic()
+    assert broken_grid(cell).entries[0].code == -signal.SIGKILL
+    assert time.monotonic() - begin < 20
+
+
+def interrupt_when(path: Path, wait: float = 0.0) -> None:
     begin = time.monotonic()
     while not path.exists() and time.monotonic() - begin < 20:
         time.sleep(0.01)
+    time.sleep(wait)
     os.kill(os.getpid(), signal.SIGINT)
 
 

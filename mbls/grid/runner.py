@@ -21,6 +21,7 @@ from mbls.grid.claims import claim
 __all__ = ["Entry", "Runner", "Status", "View"]
 
 LOOK = 0.2  # seconds between two looks at the processes
+PATIENCE = 120.0  # seconds for a run to finish its batch and write a checkpoint
 LOOK_ELSEWHERE = 5.0  # ... and at cells that another grid runs
 
 
@@ -119,14 +120,22 @@ class Runner:
 
     @contextmanager
     def _leaving_none(self) -> Iterator[None]:
-        """Where the grid itself fails, end its processes in good order first."""
+        """Where the grid itself fails, end its processes: in good order, or else at once.
+
+        At once is after ``PATIENCE``, or with a signal that comes meanwhile.
+        """
         try:
             yield
         finally:
-            for entry in self._with(Status.RUNNING):
-                if entry.process is not None:
-                    entry.process.terminate()
-                    entry.process.wait()
+            running = [e.process for e in self._with(Status.RUNNING) if e.process is not None]
+            for process in running:
+                process.terminate()
+            end, heard = time.monotonic() + PATIENCE, self.signals
+            while any(process.poll() is None for process in running):
+                if time.monotonic() > end or self.signals > heard:
+                    for process in running:
+                        _kill(process)
+                time.sleep(LOOK)
 
     def _left(self) -> bool:
         if self.signals:
@@ -209,8 +218,14 @@ class Runner:
             if self.signals == 1:
                 entry.process.terminate()  # it finishes its batch and writes a checkpoint
             else:
-                os.killpg(entry.process.pid, signal.SIGKILL)
+                _kill(entry.process)
             entry.told = min(self.signals, 2)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with all that it started, unless it has ended and its id is another's."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def mbls_command(words: Sequence[str]) -> list[str]:
