@@ -1,12 +1,11 @@
 """The folder of all caches: what is in it, and what of it is of no use any more."""
 
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.cache.leftovers import STALE
+from datamodules.cache.leftovers import STALE, now_in
 from datamodules.cache.preparation import CACHE_VERSION
 
 _USUAL = ("version", "reader", "labels", "planar", "zero_background")
@@ -68,7 +67,7 @@ def read_cache(path: Path) -> CacheFolder | None:
         return None
     if not isinstance(settings, dict) or "version" not in settings:
         return None
-    now, newest, size = time.time(), 0.0, 0
+    now, newest, size = now_in(path), 0.0, 0
     for file in path.rglob("*"):
         stat = file.lstat()
         size += stat.st_size if file.is_file() else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.cache.folder import list_caches
+from datamodules.cache.leftovers import clear_leftovers
 from datamodules.cache.preparation import CACHE_VERSION
 from mbls.cli import main
 
@@ -87,3 +88,17 @@ def test_old_caches_go_by_days(folder: Path) -> None:
 def test_no_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache-info", "--cache", str(tmp_path / "none")]) == 0
     assert "No caches in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_goes_wrong_removes_no_live_draft(
+    hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine's, beside that of the file server, which stamps the files."""
+    clock = time.time
+    for name, age in (("live", 60), ("dead", 7200)):
+        (tmp_path / f".{name}.tmp").mkdir()
+        os.utime(tmp_path / f".{name}.tmp", (clock() - age,) * 2)
+    monkeypatch.setattr(time, "time", lambda: clock() + hours * 3600)
+    clear_leftovers(tmp_path, ".*.tmp")
+    assert [path.name for path in tmp_path.iterdir()] == [".live.tmp"]
