@@ -16,11 +16,12 @@ import pytest
 from rich.console import Console
 
 from mbls.cli import main
+from mbls.clock import duration
 from mbls.commands import benchmark
 from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
 from mbls.grid import runner as runner_module
 from mbls.grid.asked import differences
-from mbls.grid.progress import counts, duration, last_lines, seconds_left
+from mbls.grid.progress import counts, last_lines, seconds_left
 from mbls.grid.runner import Entry, Runner, Status
 from mbls.grid.views import LineView, LiveView, make_view
 from mbls.locks import hold

@@ -12,7 +12,7 @@ from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.multipliers import MultiplierFigure
 from mbls.callbacks.nan_guard import NaNGuard
 from mbls.callbacks.predictions import PredictionWriter
-from mbls.callbacks.progress import ProgressBar
+from mbls.callbacks.progress import EpochLines, ProgressBar
 from mbls.callbacks.results import TestResults
 from mbls.callbacks.resumption import Resumption
 from mbls.callbacks.run_card import RunCard
@@ -24,6 +24,7 @@ from mbls.callbacks.step_seed import StepSeed
 __all__ = [
     "Checkpoints",
     "Diagrams",
+    "EpochLines",
     "GracefulStop",
     "MetricsCSV",
     "MultiplierFigure",

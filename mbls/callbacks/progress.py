@@ -1,16 +1,143 @@
-"""The progress bar: lightning's, without a wait for the device at every step."""
+"""How a run shows how far it is: a bar in a terminal, a line an epoch elsewhere."""
 
+import time
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, Timer
+from rich.console import Console
 from torch import Tensor
 
-__all__ = ["ProgressBar"]
+from mbls.clock import clock, duration, stamped
+from mbls.ranks import say
+
+__all__ = ["EpochLines", "ProgressBar", "say_stage", "shows_bars"]
+
+SHOWN = {"train/loss": "train loss", "val/dice": "val Dice", "val/ece": "val ECE"}
+
+
+def shows_bars() -> bool:
+    """Return True if what is printed comes to a terminal or a notebook, which can draw a bar."""
+    console = Console()
+    return console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+
+
+def say_stage(text: str) -> None:
+    """Print what a run does now as a line of a log, where no bar shows it."""
+    if not shows_bars():
+        say(stamped(text))
+
+
+class EpochLines(Callback):
+    """Print a line an epoch where no progress bar is shown: in a file, a batch job, a pipe.
+
+    Each has the number of the epoch, from 1, its logged loss, Dice and ECE, what an epoch takes on
+    average, its validation included, and when training will end. A bar gets one line above it, of
+    the first epoch that this process trained, so that days of training are no surprise.
+    """
+
+    def __init__(self) -> None:
+        self._told = False  # an epoch, beside a bar
+        self._begin = 0.0  # on the monotonic clock
+        self._from = self._done = 0.0  # epochs; a run may be resumed within one
+        self._first_step = 0
+        self._seconds = 0.0  # from the beginning to the last epoch's end
+        self._over = self._validated = False  # an epoch since the last line
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        batches: int = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        self._begin, self._first_step = time.monotonic(), trainer.global_step
+        self._from = self._done = trainer.current_epoch + batches / trainer.num_training_batches
+        self._over = self._validated = False
+        if not self._bar_is_shown(trainer):
+            first = f"epoch {trainer.current_epoch + 1}{_of(trainer)}"
+            say(stamped(f"training from {first}, {trainer.num_training_batches} steps each"))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch has values of its own."""
+        self._validated = trainer.state.fn == "fit" and not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock; the epoch's values are not logged yet."""
+        self._seconds = time.monotonic() - self._begin
+        self._done, self._over = int(self._done) + 1, True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of the epoch that is over."""
+        left = self.seconds_left(trainer)
+        self._print(trainer, "" if left is None or left < 1 else f"; {self._end(trainer, left)}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the last line."""
+        self._print(trainer, "")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what begins."""
+        self._say_evaluation(trainer, "testing")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what begins."""
+        self._say_evaluation(trainer, "predicting with")
+
+    def seconds_left(self, trainer: Trainer) -> float | None:
+        """Return the seconds until training ends, or None as long as nothing tells.
+
+        The epochs that this process has trained tell what one takes.
+        """
+        done = self._done - self._from
+        if done <= 0:
+            return None
+        left = []
+        if trainer.max_epochs not in (None, -1):
+            left.append(trainer.max_epochs - self._done)
+        if trainer.max_steps != -1:
+            steps = (trainer.global_step - self._first_step) / done  # an epoch
+            left.append((trainer.max_steps - trainer.global_step) / max(steps, 1e-9))
+        seconds = [max(min(left), 0.0) * self._seconds / done] if left else []
+        timers = (c for c in _callbacks(trainer) if isinstance(c, Timer))
+        seconds += [rest for timer in timers if (rest := timer.time_remaining()) is not None]
+        return min(seconds, default=None)
+
+    def _end(self, trainer: Trainer, left: float) -> str:
+        early = any(isinstance(c, EarlyStopping) for c in _callbacks(trainer))
+        return f"ends about {clock(left)}" + " or earlier" * early
+
+    def _print(self, trainer: Trainer, end: str) -> None:
+        if not self._over:
+            return
+        logged = trainer.callback_metrics  # all ranks look, for lightning may exchange values
+        values = [
+            f"{name} {float(logged[key]):.4f}"
+            for key, name in SHOWN.items()
+            if key in logged and (self._validated or not key.startswith("val/"))
+        ]
+        origin = getattr(trainer.datamodule, "origin", None)  # type: ignore[attr-defined]
+        phantom = " PHANTOM" * (origin == "phantom" and bool(values))
+        seconds = self._seconds / (self._done - self._from)
+        each = duration(seconds) if seconds >= 60 else f"{seconds:.2g} s"
+        numbers = f": {', '.join(values)}{phantom}" if values else ""
+        self._over = self._validated = False
+        if not (self._told and self._bar_is_shown(trainer)):
+            epoch = f"epoch {self._done:.0f}{_of(trainer)}"
+            say(stamped(f"{epoch}{numbers}; {each} an epoch{end}"))
+        self._told = True
+
+    def _say_evaluation(self, trainer: Trainer, what: str) -> None:
+        if not self._bar_is_shown(trainer):
+            path = trainer.ckpt_path
+            say(stamped(f"{what} {Path(path).name if path else 'the weights in memory'}"))
+
+    def _bar_is_shown(self, trainer: Trainer) -> bool:
+        bar = trainer.progress_bar_callback
+        return bar is not None and getattr(bar, "is_enabled", True) and shows_bars()
 
 
 class ProgressBar(RichProgressBar):
     """Show the loss, and what is logged with ``prog_bar``, read once a logging interval.
+
+    Where nothing can draw a bar it keeps still: :class:`EpochLines` speaks there.
 
     Args:
         refresh_rate: How often a second the bar may be drawn; each time costs milliseconds.
@@ -21,6 +148,12 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self, refresh_rate: int = 4) -> None:
         super().__init__(refresh_rate=refresh_rate)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep still where no bar can be drawn."""
+        super().setup(trainer, pl_module, stage)
+        if not shows_bars():
+            self.disable()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -38,3 +171,18 @@ class ProgressBar(RichProgressBar):
             loss = {} if self._loss is None else {"loss": float(self._loss)}
             self._shown = values | loss
         return self._shown
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Count epochs from 1."""
+        text = f"Epoch {current_epoch + 1}{_of(self.trainer)}"
+        return text.ljust(len(self.validation_description))  # so that nothing jumps
+
+
+def _of(trainer: Trainer) -> str:
+    """Return ``/100`` where the number of epochs is known."""
+    return "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return found

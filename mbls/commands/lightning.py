@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import yaml
 from lightning.fabric.strategies.launchers import subprocess_script
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -28,10 +29,12 @@ from mbls.allocator import keep_freed_memory
 from mbls.callbacks import (
     Checkpoints,
     Diagrams,
+    EpochLines,
     GracefulStop,
     MultiplierFigure,
     NaNGuard,
     PredictionWriter,
+    ProgressBar,
     Resumption,
     RunCard,
     RunFolder,
@@ -121,6 +124,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(RunFolder, "run")
         parser.add_lightning_class_args(RunCard, "card")
         parser.add_lightning_class_args(NaNGuard, "nan_guard")
+        parser.add_lightning_class_args(EpochLines, "lines")
         parser.add_lightning_class_args(GracefulStop, "stop")
         parser.add_lightning_class_args(Speed, "speed")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -165,9 +169,19 @@ class CommandLine(LightningCLI):
         self.config = config
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Under srun leave signals and requeueing to :class:`GracefulStop` and the batch script."""
-        stated = self.config_init[self.subcommand]["trainer"].get("plugins")
-        if not stated and SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        """Make the trainer, with what goes together where lightning would refuse.
+
+        Under srun signals and requeueing are left to :class:`GracefulStop` and the batch script;
+        the configuration's bar makes room for none and for another one.
+        """
+        stated = self.config_init[self.subcommand]["trainer"]
+        if callbacks := stated.get("callbacks"):
+            kwargs["callbacks"] = _with_one_bar(callbacks, stated.get("enable_progress_bar"))
+        if (
+            not stated.get("plugins")
+            and SLURMEnvironment.detect()
+            and not TorchElasticEnvironment.detect()
+        ):
             kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
         return super().instantiate_trainer(**kwargs)
 
@@ -278,6 +292,14 @@ def one_voice() -> Iterator[None]:
         if not getattr(error, "of_all_ranks", False) and not first_ends():
             raise type(error)(told_by(error, _rank())) from error
         end_at_once(0)
+
+
+def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:
+    """Return the callbacks without our bar where no bar is asked for, or another one."""
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    bars = [each for each in given if isinstance(each, LightningBar)]
+    superfluous = enabled is False or len(bars) > 1
+    return [each for each in given if not (superfluous and isinstance(each, ProgressBar))]
 
 
 def _patch_size(data: LightningDataModule) -> tuple[int, ...] | None:

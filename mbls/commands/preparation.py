@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, Trainer
 
+from mbls.callbacks.progress import say_stage
 from mbls.errors import ChoiceError, FirstRankError, rank_lost
 from mbls.ranks import PREPARED, end_at_once, may_tell_of_loss
 
@@ -57,6 +58,7 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         _end_with(int(os.environ[PREPARED].split(" ")[1]))
         return
     if trainer.world_size == 1 or not _launched(trainer):
+        say_stage("preparing the data")
         prepare()
         os.environ[PREPARED] = mark_of(os.getpid())
         return
@@ -65,6 +67,7 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
     done = torch.zeros(1)
     try:
         if trainer.is_global_zero:
+            say_stage("preparing the data")
             prepare()
             done += 1
     finally:

@@ -84,13 +84,6 @@ def last_lines(log: Path, count: int = 12) -> list[str]:
     return [line for line in lines if line][-count:]
 
 
-def duration(seconds: float) -> str:
-    """Return ``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def counts(entries: Sequence[Any]) -> str:
     """Return ``12 of 18 finished (3 kept), 2 running, 4 waiting, 1 failed``."""
     number = {status: sum(e.status is status for e in entries) for status in Status}

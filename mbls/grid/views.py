@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 from rich import box
 from rich.console import Console, Group
@@ -11,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mbls.grid.progress import counts, duration, epochs_done, fraction, result, seconds_left
+from mbls.clock import clock, duration, stamped
+from mbls.grid.progress import counts, epochs_done, fraction, result, seconds_left
 from mbls.grid.runner import Entry, Status
 
 __all__ = ["LineView", "LiveView", "make_view"]
@@ -82,8 +82,7 @@ class LineView:
         """Nothing: the last event said it."""
 
     def _say(self, text: str) -> None:
-        line = f"[{datetime.now():%H:%M:%S}] {text}"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(stamped(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveView:
@@ -199,9 +198,3 @@ def numbers_of(entry: Entry) -> str:
     if found is None:
         return ""
     return f"Dice {found.dice:.4f}, ECE {found.ece:.4f}" + " PHANTOM" * found.phantom
-
-
-def clock(seconds: float) -> str:
-    """Return the time of day in ``seconds`` from now; the day too if it is not today."""
-    then = datetime.now() + timedelta(seconds=seconds)
-    return f"{then:%H:%M}" if then.date() == datetime.now().date() else f"{then:%a %H:%M}"
