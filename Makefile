@@ -8,38 +8,77 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
+TARGETS := help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean \
+  test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
+  bench-bootstrap bench-data bench-train bench-evaluation bench-ddp clean
+
+# The variables of each target beside those of EVERY target; another one on the command line is refused.
+EVERY := PYTHON ARGS SHELL MAKE% BIN MBLS PYTEST
+HARDWARE := DEVICES NODES ACCELERATOR PRECISION
+CHOICES := DATASET NETWORK DATA_ROOT PRESET DIM SPLIT ADAPT EPOCHS BATCH_SIZE SYNC_BATCHNORM CACHE LOGGER SELECT \
+  WINDOW VERBOSE $(HARDWARE)
+AGAIN := RUN CKPT DATA_ROOT CACHE MIRROR WINDOW $(HARDWARE)
+GRIDS := LOSSES SEEDS FOLDS ROOT
+vars.help        := DATASET LOSS NETWORK PRESET DATA_ROOT DIM
+vars.train       := $(CHOICES) LOSS SEED FOLD RUN RESUME
+vars.benchmark   := $(CHOICES) $(GRIDS) JOBS
+vars.slurm       := $(CHOICES) $(GRIDS) LOSS SEED FOLD TIME SITE DRY
+vars.evaluate    := $(AGAIN) SPLIT FOLD GRID TAG VERBOSE
+vars.predict     := $(AGAIN) INPUT OUTPUT PROBABILITIES OVERWRITE
+vars.report      := RUNS OUTPUT REFERENCE NO_CAPTIONS NO_PICTURES
+vars.data        := DATASET DATA_ROOT PRESET DIM CACHE
+vars.check-data  := $(vars.data)
+vars.splits      := DATASET DATA_ROOT FOLDS OUTPUT SPLIT
+vars.cache-info  := CACHE
+vars.cache-clean := CACHE YES ALL DAYS
+
+# Those of the command line are not those of the environment, nor what another Makefile hands down.
+GOALS   := $(filter $(TARGETS),$(or $(MAKECMDGOALS),help))
+KNOWN   := $(foreach goal,$(GOALS),$(vars.$(goal)))
+GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(if $(GOALS),$(if $(filter 0,$(MAKELEVEL)),$(filter-out $(EVERY) $(KNOWN),$(GIVEN))))
+NEAREST := import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))
+OTHERS  = $(strip $(foreach target,$(filter-out help,$(TARGETS)),$(if $(filter $(1),$(vars.$(target))),$(target))))
+no_variable = $(1) is no variable of $(GOALS)$(call others,$(call OTHERS,$(1))).$(call nearest,$(shell \
+  $(PYTHON) -c '$(NEAREST)' '$(1)' $(KNOWN))) There are: $(sort $(KNOWN)) ARGS; see make help
+others = $(if $(1), (but of $(1)))
+nearest = $(if $(1), Did you mean $(1)?)
+ifneq ($(UNKNOWN),)
+  $(error $(call no_variable,$(firstword $(UNKNOWN))))
+endif
+
 # Variables that become options; one that is not set is not given.
+on = $(filter 1 yes true,$($(1)))
 OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-  $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD)) \
-  $(if $(SPLIT),--split "$(SPLIT)") $(if $(DIM),--dim $(DIM)) \
+  $(if $(PRESET),--preset $(PRESET)) $(if $(SPLIT),--split "$(SPLIT)") $(if $(DIM),--dim $(DIM)) \
   $(if $(ADAPT),--adapt $(ADAPT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
   $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
   $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
-  $(if $(filter 1 yes true,$(SYNC_BATCHNORM)),--trainer.sync_batchnorm true) \
+  $(if $(call on,SYNC_BATCHNORM),--trainer.sync_batchnorm true) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
   $(if $(LOGGER),--logger $(LOGGER)) \
-  $(if $(SELECT),--select $(SELECT)) $(if $(RUN),--run "$(RUN)") $(if $(filter 1 yes true,$(RESUME)),--resume)
+  $(if $(SELECT),--select $(SELECT)) $(WINDOWED) $(TABLE)
+OF_ONE_RUN = $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD))
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(DIM),--dim $(DIM)) \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
 
 # What may differ when a run is evaluated or applied again.
-AGAIN = $(if $(DATA_ROOT),--data.init_args.root "$(DATA_ROOT)") \
+AGAIN_OPTIONS = $(if $(DATA_ROOT),--data.init_args.root "$(DATA_ROOT)") \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
   $(if $(DEVICES),--trainer.devices $(DEVICES)) $(if $(NODES),--trainer.num_nodes $(NODES)) \
   $(if $(ACCELERATOR),--trainer.accelerator $(ACCELERATOR)) \
-  $(if $(PRECISION),--trainer.precision $(PRECISION))
+  $(if $(PRECISION),--trainer.precision $(PRECISION)) $(WINDOWED)
+WINDOWED = $(if $(WINDOW),--model.window $(WINDOW))
+TABLE = $(if $(call on,VERBOSE),--verbose)
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
 NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet)))
-VERBOSELY = $(if $(filter 1 yes true,$(VERBOSE)),--verbose)
 MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean test test-all coverage lint format \
-  error-rates readme losses bench bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train \
-  bench-evaluation bench-ddp clean
+.PHONY: $(TARGETS)
 
 help:  ## Show the targets, the variables and what they can be
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -51,18 +90,22 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"
 	@echo "  SPLIT        JSON file with the patients of each part, or with folds (FOLD=k takes one)"
 	@echo "  ADAPT=val|holdout  what a loss adapts to: validation cases, or training patients held out"
+	@echo '  LOSS takes settings: LOSS=mbls:margin=8,alpha=0.3; its file states them (make losses)'
 	@echo "  SEED FOLD EPOCHS BATCH_SIZE (over all ranks) DEVICES NODES ACCELERATOR PRECISION"
 	@echo "  SYNC_BATCHNORM=1  batch norm over all GPUs"
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
-	@echo "  RESUME=1     train: go on in RUN"
+	@echo "  RESUME=1     train: go on in RUN; with EPOCHS=n, to more epochs than it was trained"
+	@echo "  WINDOW=patch|whole  evaluation sees windows of the training size, or whole slices"
+	@echo "  VERBOSE=1    the whole table of a test on screen"
 	@echo "  SELECT=dice|nll|ece|compromise   which epoch is best"
-	@echo "  VERBOSE=1    print all numbers of the test (train, evaluate)"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
 	@echo '  LOSSES SEEDS FOLDS JOBS ROOT   benchmark: LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"'
-	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file INPUT OUTPUT PROBABILITIES=1"
-	@echo "  MIRROR=0,1 (axes whose mirrorings are averaged)   GRID=preprocessed|native (evaluate)"
-	@echo "Variables of report: RUNS (folders; default runs) OUTPUT REFERENCE=loss"
+	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file MIRROR=0,1 (axes whose mirrorings"
+	@echo "  are averaged) WINDOW DATA_ROOT CACHE DEVICES NODES ACCELERATOR PRECISION"
+	@echo "Variables of evaluate: GRID=preprocessed|native SPLIT FOLD (other patients) TAG=name VERBOSE=1;"
+	@echo "  of predict: INPUT OUTPUT PROBABILITIES=1 OVERWRITE=1"
+	@echo "Variables of report: RUNS (folders; default runs) OUTPUT REFERENCE=loss NO_CAPTIONS=1 NO_PICTURES=1"
 	@echo "Variables of slurm: those of train, TIME=24:00:00 SITE=file.yaml DRY=1, LOSSES SEEDS FOLDS"
 	@echo "Variables of splits: FOLDS=5 OUTPUT; of cache-clean: YES=1 ALL=1 DAYS=n"
 	@echo "Now: DATASET=$(DATASET) LOSS=$(LOSS) NETWORK=$(NETWORK_NOW) PRESET=$(PRESET_NOW)"
@@ -77,7 +120,8 @@ install: .venv/installed  ## Make .venv with the pinned versions
 	@touch $@
 
 train: install  ## Train on DATASET with LOSS, then test the best checkpoint
-	@$(MBLS) train $(if $(filter 1 yes true,$(RESUME)),,--dataset $(DATASET) --loss $(LOSS)) $(OPTIONS) $(VERBOSELY) $(ARGS)
+	@$(MBLS) train $(if $(call on,RESUME),,--dataset "$(DATASET)" --loss "$(LOSS)") $(OPTIONS) $(OF_ONE_RUN) \
+	  $(if $(RUN),--run "$(RUN)") $(if $(call on,RESUME),--resume) $(ARGS)
 
 benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and report; alone: a small default
 	@$(MBLS) benchmark $(if $(filter file,$(origin DATASET)),,--dataset $(DATASET)) \
@@ -89,21 +133,24 @@ slurm: install  ## Train in a batch job: NODES DEVICES TIME, an array with LOSSE
 	@$(BIN)/python -m experiments.slurm --dataset $(DATASET) --losses "$(or $(LOSSES),$(LOSS))" \
 	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FOLDS),--folds "$(FOLDS)") \
 	  $(if $(ROOT),--root "$(ROOT)") $(if $(TIME),--time "$(TIME)") $(if $(SITE),--site "$(SITE)") \
-	  $(if $(filter 1 yes true,$(DRY)),--dry-run) $(OPTIONS) $(ARGS)
+	  $(if $(call on,DRY),--dry-run) $(OPTIONS) $(OF_ONE_RUN) $(ARGS)
 
 evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)
-	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") \
-	  $(if $(GRID),--grid $(GRID)) $(MIRRORED) $(AGAIN) $(VERBOSELY) $(ARGS)
+	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") $(if $(TAG),--tag "$(TAG)") \
+	  $(if $(SPLIT),--split "$(SPLIT)") $(if $(FOLD),--fold $(FOLD)) $(if $(GRID),--grid $(GRID)) \
+	  $(MIRRORED) $(AGAIN_OPTIONS) $(TABLE) $(ARGS)
 
 report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML file
 	@$(MBLS) report $(or $(RUNS),runs) $(if $(OUTPUT),--output "$(OUTPUT)") \
-	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(if $(call on,NO_CAPTIONS),--no-captions) \
+	  $(if $(call on,NO_PICTURES),--no-pictures) $(ARGS)
 
 predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
 	$(call needs,RUN)$(call needs,INPUT)$(call needs,OUTPUT)
 	@$(MBLS) predict --run "$(RUN)" --input "$(INPUT)" --output "$(OUTPUT)" \
-	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(PROBABILITIES),--probabilities) $(MIRRORED) $(AGAIN) $(ARGS)
+	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(call on,PROBABILITIES),--probabilities) \
+	  $(if $(call on,OVERWRITE),--overwrite) $(MIRRORED) $(AGAIN_OPTIONS) $(ARGS)
 
 data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache
 	@$(MBLS) data $(DATA_OPTIONS) $(ARGS)
@@ -117,11 +164,11 @@ splits: install  ## Write FOLDS folds of DATASET's patients as JSON
 	  $(if $(SPLIT),--data.init_args.split "$(SPLIT)") $(ARGS)
 
 cache-info: install  ## List the caches: dataset, settings, size, age
-	@$(MBLS) cache-info $(if $(CACHE),--cache "$(CACHE)")
+	@$(MBLS) cache-info $(if $(CACHE),--cache "$(CACHE)") $(ARGS)
 
 cache-clean: install  ## Remove caches of no use any more (YES=1: do not ask; ALL=1; DAYS=n)
-	@$(MBLS) cache-clean $(if $(CACHE),--cache "$(CACHE)") $(if $(YES),--yes) \
-	  $(if $(ALL),--all) $(if $(DAYS),--days $(DAYS))
+	@$(MBLS) cache-clean $(if $(CACHE),--cache "$(CACHE)") $(if $(call on,YES),--yes) \
+	  $(if $(call on,ALL),--all) $(if $(DAYS),--days $(DAYS)) $(ARGS)
 
 test: install  ## Run the tests (a few minutes)
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
@@ -136,7 +183,7 @@ readme: install  ## Write the README's tables anew: the losses, and the results 
 	@$(BIN)/python -m experiments.readme $(ARGS)
 
 losses: install  ## Print the losses: class, formula, defaults, paper
-	@$(MBLS) losses
+	@$(MBLS) losses $(ARGS)
 
 bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation bench-ddp  ## Measure speed and memory beside the peers (minutes)
 
