@@ -8,26 +8,31 @@ once.
 import difflib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mbls.errors import ChoiceError, MissingExtraError
 
 __all__ = [
+    "below",
     "choices",
     "choose",
     "compose",
     "config_folder",
     "data_files",
+    "did_you_mean",
     "names_of",
+    "read_yaml",
     "require_tracker",
     "stated_dims",
 ]
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # whose package and extra have the name
 KINDS = ("data", "loss", "network", "trainer", "logger")
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is there
 
 
 def config_folder() -> Path:
@@ -35,6 +40,41 @@ def config_folder() -> Path:
     if folder := os.environ.get("MBLS_CONFIGS"):
         return Path(folder)
     return Path(__file__).parents[1] / "experiments" / "configs"
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return `` Did you mean 'mbls'?`` for the nearest of the known names, or nothing.
+
+    Example:
+        >>> did_you_mean("mbsl", ["ce", "mbls"])
+        " Did you mean 'mbls'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Return what a YAML file states, read by a safe loader; an empty file states nothing.
+
+    Raises:
+        ChoiceError: The file cannot be read, is no YAML (with the line), or is no mapping.
+    """
+    try:
+        content = yaml.load(file.read_text(), SafeLoader)
+    except OSError as error:
+        raise ChoiceError(f"{file} cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}, line {mark.line + 1}" if mark else str(file)
+        reason = getattr(error, "problem", None) or str(error)
+        raise ChoiceError(
+            f"{where}: {reason}. The file must be YAML, `name: value` a line, indented by spaces."
+        ) from error
+    if content is not None and not isinstance(content, dict):
+        raise ChoiceError(
+            f"{file} must hold settings, `name: value` a line, found {str(content)[:80]!r}."
+        )
+    return content or {}
 
 
 def choices(kind: str) -> list[str]:
@@ -57,8 +97,7 @@ def choose(kind: str, name: str) -> Path:
     known = choices(kind)
     if name in known:
         return config_folder() / kind / f"{name}.yaml"
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name.lower(), known, cutoff=0.5)
     label = {"data": "dataset", "trainer": "preset"}.get(kind, kind)
     raise ChoiceError(
         f"Unknown {label} {name!r}.{hint} There are: {', '.join(known) or 'none'}; "
@@ -137,9 +176,15 @@ def data_files(dataset: str, preset: str, dims: int | None) -> list[Path]:
 
 def stated_dims(file: Path) -> int | None:
     """Return the ``spatial_dims`` that a file asks of the data, or None if it asks for none."""
-    content = yaml.safe_load(file.read_text()) or {}
-    stated = ((content.get("data") or {}).get("init_args") or {}).get("spatial_dims")
+    stated = below(read_yaml(file), "data", "init_args", "spatial_dims")
     return None if stated is None else int(stated)
+
+
+def below(content: Any, *keys: str) -> Any:
+    """Return the value at a path of keys, None where the path ends before."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
 
 
 def _layers(file: Path, preset: str) -> list[Path]:

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from mbls import __version__
 from mbls.errors import is_lost_rank, message_for_user
@@ -63,6 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         sys.stderr.write(f"mbls: unknown command {command!r}.{hint} {_known()}\n")
         return 2
+    look_here()
     try:
         status = run(command, words[1:])
     except KeyboardInterrupt:  # before training takes over the signals
@@ -95,6 +97,16 @@ def run(command: str, args: list[str]) -> int:
     if command in ("fit", "validate", "test", "cache-info", "cache-clean"):
         args = [command, *args]
     return int(module.main(args) or 0)
+
+
+def look_here() -> None:
+    """Let a ``class_path`` name a module of the current folder, after all installed ones.
+
+    ``python -m mbls.cli`` has it so; a console script has its own folder in its place.
+    """
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and here not in sys.path:
+        sys.path.append(here)
 
 
 def usage() -> str:

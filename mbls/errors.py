@@ -20,6 +20,7 @@ __all__ = [
     "ReportError",
     "RunFolderError",
     "SettingError",
+    "UsageError",
     "is_lost_rank",
     "message_for_user",
     "rank_lost",
@@ -44,6 +45,12 @@ class ChoiceError(ValueError):
     """A name that no configuration file has."""
 
     for_user = True
+
+
+class UsageError(ChoiceError):
+    """An option or a setting that does not exist, or a value that it does not take."""
+
+    status = 2
 
 
 class SettingError(ValueError):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbls.choices import choices, choose, compose, names_of
+from mbls.choices import choices, choose, compose, names_of, read_yaml
 from mbls.errors import ChoiceError
 
 
@@ -59,3 +59,26 @@ def test_a_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_p
     own.write_text("{}")
     files = compose(dataset="acdc", loss="mbls", network="unet", preset=str(own))
     assert [file.stem for file in files] == ["base", "paper", "acdc", "acdc.paper", "unet", "mbls"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data:\n  class_path: [a\n  b: 1\n", r"livers\.yaml, line 3: .*must be YAML"),
+        ("data:\n\tclass_path: a\n", r"livers\.yaml, line 2: .*spaces"),
+        ("- data\n", r"livers\.yaml must hold settings, .*\['data'\]"),
+        ("data: \xff", r"livers\.yaml: .*must be YAML"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_named_with_the_line(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "livers.yaml"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(ChoiceError, match=told):
+        read_yaml(file)
+
+
+def test_a_file_without_settings_states_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "empty.yaml") == {}

@@ -180,7 +180,7 @@ def test_variables_and_choices_in_tables_exist(page: Path) -> None:
         target = command.split()[0]
         assert target in known, command
         for kind, variable in (("loss", "LOSS"), ("network", "NETWORK"), ("data", "DATASET")):
-            for name in re.findall(rf"\b{variable}=([\w./]+)", command):
+            for name in re.findall(rf"\b{variable}=([\w.]+)", command):
                 assert name.endswith(".yaml") or name in choices(kind), command
         for variable in re.findall(r"\b([A-Z_]+)=", command):
             assert variable in (*known[target], "ARGS", "PYTHON"), f"{command}: {variable}"

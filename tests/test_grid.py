@@ -112,9 +112,9 @@ def test_the_words_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
     command, *words = cell.words()
     options, rest = train_parser().parse_known_args(words)
     assert command == "train"
-    assert (options.dataset, options.loss, options.epochs) == ("acdc", "mbls", 3)
+    assert (options.dataset, options.loss, options.epochs) == ("acdc", "mbls:margin=3", 3)
     assert (options.seed, options.fold, options.run) == (1, 2, cell.folder)
-    assert rest == ["--run.loss=mbls,margin=3", "--model.loss.init_args.margin=3"]
+    assert not rest
 
 
 def test_states_and_what_comes_next(tmp_path: Path) -> None:

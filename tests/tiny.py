@@ -168,13 +168,13 @@ class Done:
     seconds: float
 
 
-def start(*args: str) -> subprocess.Popen:
+def start(*args: str, folder: Path = ROOT) -> subprocess.Popen:
     """Start ``mbls`` in a process group of its own, one thread a process."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)
     process = subprocess.Popen(
-        [str(MBLS), *args], cwd=ROOT, env=env, text=True, start_new_session=True,
+        [str(MBLS), *args], cwd=folder, env=env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     return killed_after_the_test(process)
@@ -201,9 +201,9 @@ def stop_hanging(*processes: subprocess.Popen) -> NoReturn:
     raise AssertionError(f"{processes[0].args} hung{told}")
 
 
-def mbls(*args: str, limit: float = 300) -> Done:
+def mbls(*args: str, limit: float = 300, folder: Path = ROOT) -> Done:
     """Run ``mbls`` to its end."""
-    return finish(start(*args), limit=limit)
+    return finish(start(*args, folder=folder), limit=limit)
 
 
 class Process(Protocol):

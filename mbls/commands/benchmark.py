@@ -5,7 +5,6 @@ Everything heavy happens in the runs' own processes.
 """
 
 import argparse
-import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mbls.commands.train import parser as train_parser
+from mbls.commands.wrong_words import refuse_unknown
 from mbls.errors import ChoiceError, RunFolderError
 from mbls.grid import Cell, State, log_file, make_cells, parse_losses
 from mbls.grid.asked import asked, differences
@@ -92,7 +92,7 @@ def grid_cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Cell]:
     words = list(rest)
     given, unknown = train_parser().parse_known_args(words)
     _refuse_own(given)
-    _refuse_unknown(unknown)
+    refuse_unknown(unknown, parser(), train_parser())
     if given.dataset is None:
         words += ["--dataset", "acdc"]
     if options.losses is None and given.preset is None and given.data_root is None:
@@ -166,17 +166,6 @@ def _refuse_own(given: argparse.Namespace) -> None:
         if getattr(given, name):
             option = "--" + name.replace("_", "-")
             raise ChoiceError(f"A grid has no {option}: the same command goes on, --list shows it.")
-
-
-def _refuse_unknown(words: Sequence[str]) -> None:
-    """Answer a mistyped option at once; dotted ones are LightningCLI's to judge."""
-    known = [o for p in (parser(), train_parser()) for o in p._option_string_actions]
-    for word in words:
-        name = word.partition("=")[0]
-        if name.startswith("--") and "." not in name and name not in ("--config", "--verbose"):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ChoiceError(f"Unknown option {name}.{hint} See mbls train --help.")
 
 
 def numbers(text: str) -> list[int]:

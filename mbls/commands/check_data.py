@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.commands.data import datamodule, parser
+from mbls.commands.wrong_words import refuse_unknown
 from mbls.errors import OutputError
 
 __all__ = ["main", "problem_table"]
@@ -30,6 +31,7 @@ def main(args: list[str]) -> int:
     p.add_argument("--every", action="store_true",
                    help="a row for every problem, not one for those alike; every note")  # fmt: skip
     options, rest = p.parse_known_args(args)
+    refuse_unknown(rest, p)
     data = datamodule(options, rest)
     found = data.examine(pictures=options.pictures)
     root, console = Path(data.data_root), Console()

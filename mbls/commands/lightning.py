@@ -46,8 +46,9 @@ from mbls.callbacks import (
 )
 from mbls.callbacks.rank_zero import on_rank_zero, told_by
 from mbls.callbacks.run_folder import folder_callback
-from mbls.choices import names_of, require_tracker
+from mbls.choices import names_of, read_yaml, require_tracker
 from mbls.commands.preparation import check_ranks, first_ends, prepare_once, started_by_hand
+from mbls.commands.wrong_words import explain
 from mbls.errors import (
     CheckpointError,
     ChoiceError,
@@ -57,6 +58,7 @@ from mbls.errors import (
     OutputError,
     RunFolderError,
     SettingError,
+    UsageError,
     rank_lost,
     settings_told,
 )
@@ -109,7 +111,7 @@ class RunConfig(SaveConfigCallback):
 
 def _raise_epochs(path: Path, epochs: int | None) -> None:
     """Keep that a run goes on to more epochs, for the time it goes on again."""
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path)
     stated = content["trainer"]["max_epochs"]
     if stated is not None and epochs is not None and stated < epochs:
         content["trainer"]["max_epochs"] = epochs
@@ -144,7 +146,12 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before lightning reads it."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            configs = config_paths(args if isinstance(args, list) else [])
+            told = explain(str(error), options=_options(self), configs=configs)
+            raise UsageError(told) from error
         command = self.config["subcommand"]
         path = self.config[command].get("ckpt_path")
         if self.config[command].run.resume and command == "fit":
@@ -230,10 +237,11 @@ def command_line(args: Sequence[str]) -> CommandLine:
     _quieten()
     _hush()
     logging.getLogger(subprocess_script.__name__).addFilter(_say_why_it_ends)
-    for path in map(Path, config_paths(args)):
-        if path.parent.name == "logger":
-            require_tracker(path)
     with one_voice():
+        for path in map(Path, config_paths(args)):
+            if path.parent.name == "logger":
+                require_tracker(path)
+            read_yaml(path)  # which names the file and the line of what is no YAML
         return _made(CommandLine, args)
 
 
@@ -241,13 +249,11 @@ def check_words(args: Sequence[str]) -> None:
     """Parse the words of a LightningCLI subcommand, and build nothing.
 
     Raises:
-        ChoiceError: An option or a value that does not exist.
+        UsageError: An option or a value that does not exist.
     """
     _quieten()
     try:
-        _made(_Parsed, args, exit_on_error=False)
-    except ArgumentError as error:
-        raise ChoiceError(str(error)) from error
+        _made(_Parsed, args)
     except _WordsAreRight:
         return
 
@@ -261,8 +267,8 @@ class _Parsed(CommandLine):
         raise _WordsAreRight
 
 
-def _made(cls: type[CommandLine], args: Sequence[str], **settings: bool) -> CommandLine:
-    strict = {"allow_abbrev": False} | settings
+def _made(cls: type[CommandLine], args: Sequence[str]) -> CommandLine:
+    strict = {"allow_abbrev": False, "exit_on_error": False}
     return cls(
         SegmentationModule,
         LightningDataModule,
@@ -273,6 +279,12 @@ def _made(cls: type[CommandLine], args: Sequence[str], **settings: bool) -> Comm
         parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
         args=_with_names(list(args), names_of(config_paths(args))),
     )
+
+
+def _options(cli: CommandLine) -> list[str]:
+    """Return the names of all options of LightningCLI's subcommands, ``trainer.max_epochs``."""
+    parsers = cli._subcommand_parsers.values()
+    return sorted({word[2:] for p in parsers for word in p._option_string_actions})
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mbls.commands.data import datamodule, parser
+from mbls.commands.wrong_words import refuse_unknown
 from mbls.errors import OutputError
 
 __all__ = ["main"]
@@ -16,6 +17,7 @@ def main(args: list[str]) -> int:
     p.add_argument("--output", type=Path, metavar="FILE",
                    help="default: splits/<dataset>-<folds>.json")  # fmt: skip
     options, rest = p.parse_known_args(args)
+    refuse_unknown(rest, p)
     if options.folds < 2:
         p.error(f"--folds must be at least 2, got {options.folds}")
     data = datamodule(options, rest)

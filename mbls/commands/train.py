@@ -5,6 +5,7 @@ checkpoint. Everything heavy is imported after the names are known to be right.
 """
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -12,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from mbls.choices import choices, choose, compose, data_files, stated_dims
+from mbls.choices import below, choices, choose, compose, data_files, read_yaml, stated_dims
+from mbls.commands.wrong_words import refuse_unknown
 from mbls.errors import ChoiceError, RunFolderError
 from mbls.jobs import has_begun
 from mbls.ranks import say
@@ -22,6 +22,7 @@ from mbls.selection import RULES
 
 if TYPE_CHECKING:
     from mbls.commands.lightning import CommandLine
+    from mbls.grid.specs import LossSpec
 
 __all__ = ["main", "parser"]
 
@@ -30,12 +31,14 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``mbls train``."""
     p = argparse.ArgumentParser(
         prog="mbls train",
+        usage="%(prog)s [options]",
         allow_abbrev=False,
         description="Train a network on a dataset with a loss, and test its best checkpoint. "
         "Further options go to LightningCLI as they are, e.g. --trainer.gradient_clip_val 1.",
     )
     p.add_argument("--dataset", metavar="NAME", help=", ".join(choices("data")))
-    p.add_argument("--loss", metavar="NAME", help=", ".join(choices("loss")))
+    p.add_argument("--loss", metavar="NAME", help=", ".join(choices("loss"))
+                   + "; with settings of its own as mbls:margin=8,alpha=0.3")  # fmt: skip
     p.add_argument("--network", metavar="NAME", help=", ".join(choices("network"))
                    + "; default: unet, in 3D unet3d, with --preset paper unet_paper")  # fmt: skip
     p.add_argument("--dim", type=int, choices=(2, 3),
@@ -79,6 +82,7 @@ def _at_least_one(word: str) -> int:
 def main(args: list[str]) -> int:
     """Train, then test the best checkpoint."""
     options, rest = requeued(*parser().parse_known_args(args))
+    refuse_unknown(rest, parser())
     if options.prepare:
         prepare(options, rest)
         return 0
@@ -146,7 +150,7 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> None:
     from mbls.commands.data import datamodule_of
 
     if options.resume:
-        stated = yaml.safe_load(config_of(options.run).read_text())
+        stated = read_yaml(config_of(options.run))
         configs = [json.dumps({"data": stated["data"]})]
     else:
         _require(options, "dataset")
@@ -172,11 +176,20 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
     _require(options, "dataset", "loss")
     words = chosen_words(options)
     names = chosen_names(options)
+    epochs = options.epochs or stated_epochs(words)
     say(
-        f"dataset {names['dataset']} · loss {names['loss']} · network {names['network']} · "
-        f"preset {names['preset']} · seed {options.seed or 0}"
+        f"dataset {names['dataset']} · loss {chosen_loss(options).label} · network "
+        f"{names['network']} · preset {names['preset']} ({epochs} epochs) · seed "
+        f"{options.seed or 0}"
     )
     return words
+
+
+def stated_epochs(words: Sequence[str]) -> int | None:
+    """Return the epochs that the last of the ``--config`` files with a number of them states."""
+    files = [Path(word) for before, word in itertools.pairwise(words) if before == "--config"]
+    stated = [below(read_yaml(file), "trainer", "max_epochs") for file in files]
+    return next((number for number in reversed(stated) if number is not None), None)
 
 
 def chosen_words(options: argparse.Namespace) -> list[str]:
@@ -185,7 +198,9 @@ def chosen_words(options: argparse.Namespace) -> list[str]:
     loggers = options.logger.split(",") if options.logger else ()
     files = compose(**names, dims=options.dim, loggers=loggers)
     words = [word for file in files for word in ("--config", str(file))]
-    words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network", "loss")]
+    loss = chosen_loss(options)
+    words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network")]
+    words += [f"--run.loss={loss.label}", *loss.setting_words()]
     return [*words, *dim_words(options, names["network"]), "--card.preset", names["preset"]]
 
 
@@ -196,13 +211,24 @@ def _require(options: argparse.Namespace, *names: str) -> None:
             raise ChoiceError(f"--{name} is needed: one of {', '.join(choices(kind))}.")
 
 
+def chosen_loss(options: argparse.Namespace) -> "LossSpec":
+    """Return the loss of a run with the settings of its own, as one of a grid is written.
+
+    Raises:
+        ChoiceError: A loss or a setting that does not exist.
+    """
+    from mbls.grid.specs import parse_loss  # its package is built upon this module
+
+    return parse_loss(options.loss)
+
+
 def chosen_names(options: argparse.Namespace) -> dict[str, str]:
     """Return the dataset, loss, network and preset of a run, defaults filled in."""
     preset = options.preset or ("quick" if options.data_root is None else "paper")
     network = options.network or default_network(options, preset)
     return {
         "dataset": options.dataset,
-        "loss": options.loss,
+        "loss": options.loss and chosen_loss(options).name,
         "network": network,
         "preset": preset,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mbls.choices import compose
+from mbls.choices import compose, read_yaml
 from mbls.commands.train import chosen_names, option_words
 from mbls.commands.train import parser as train_parser
 from mbls.grid.cells import Cell
@@ -23,8 +23,8 @@ def asked(cell: Cell) -> dict[str, Any]:
     own = [Path(value) for key, value in _options(rest) if key == "config"]
     config: dict[str, Any] = {"seed_everything": cell.seed}
     for file in [*compose(**names, dims=options.dim), *own]:
-        config = _layered(config, _read(file))
-    for key, value in _options([*option_words(options), *rest]):
+        config = _layered(config, read_yaml(file))
+    for key, value in _options([*cell.loss.setting_words(), *option_words(options), *rest]):
         if key != "config":
             _set(config, key.split("."), yaml.safe_load(value))
     return config
@@ -39,7 +39,7 @@ def differences(cell: Cell) -> list[str]:
     path = cell.folder / "config.yaml"
     if not path.is_file():
         return []
-    wanted, found = asked(cell), _read(path)
+    wanted, found = asked(cell), read_yaml(path)
     told = [
         f"{name} is {_shown(there)}, not {_shown(want)}"
         for name, want, there in _compared(wanted, found)
@@ -128,7 +128,3 @@ def _root(config: Mapping[str, Any]) -> Any:
 
 def _shown(value: Any) -> str:
     return str(value.get("class_path", value)) if isinstance(value, Mapping) else str(value)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}

@@ -1,6 +1,5 @@
 """``LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"``: losses and the settings to sweep."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -8,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mbls.choices import choose
+from mbls.choices import below, choose, did_you_mean, read_yaml
 from mbls.errors import ChoiceError
 
-__all__ = ["LossSpec", "parse_losses"]
+__all__ = ["LossSpec", "parse_loss", "parse_losses"]
 
 SETTING = re.compile(r"([\w.]+)=(\[[^\]]*\]|[^,]*)(?:,|$)")
 
@@ -39,13 +36,27 @@ class LossSpec:
 
     def words(self) -> list[str]:
         """Return the words of ``mbls train`` that choose this loss."""
-        words = ["--loss", self.name]
-        if self.settings:
-            words += [f"--run.loss={self.label}"]
-        for key, value in self.settings:
-            path = key.replace(".", ".init_args.")
-            words.append(f"--model.loss.init_args.{path}={value}")
-        return words
+        settings = ",".join(f"{key}={value}" for key, value in self.settings)
+        return ["--loss", f"{self.name}:{settings}" if settings else self.name]
+
+    def setting_words(self) -> list[str]:
+        """Return LightningCLI's words for the settings."""
+        paths = [(key.replace(".", ".init_args."), value) for key, value in self.settings]
+        return [f"--model.loss.init_args.{path}={value}" for path, value in paths]
+
+
+def parse_loss(word: str) -> LossSpec:
+    """Read one loss, ``name`` or ``name:setting=value,...``; see :func:`parse_losses`."""
+    name, colon, rest = word.partition(":")
+    stated = _stated(choose("loss", name))
+    given: dict[str, str] = {}
+    for key, value in _pairs(word, rest) if colon else ():
+        if key not in stated:
+            raise _unknown_setting(name, key, list(stated))
+        if key in given:
+            raise ChoiceError(f"{word}: {key} is given twice.")
+        given[key] = _normal(f"{name}:{key}", value, stated[key])
+    return LossSpec(name, tuple((key, given[key]) for key in stated if key in given))
 
 
 def parse_losses(text: str) -> list[LossSpec]:
@@ -59,24 +70,11 @@ def parse_losses(text: str) -> list[LossSpec]:
         >>> [spec.label for spec in parse_losses("ce mbls:alpha=0.30,margin=10")]
         ['ce', 'mbls,margin=10,alpha=0.3']
     """
-    specs = [_parse(word) for word in text.split()]
+    specs = [parse_loss(word) for word in text.split()]
     if not specs:
         raise ChoiceError('A grid needs losses: LOSSES="ce mbls mbls:margin=3" (--losses).')
     _refuse_twins(specs)
     return specs
-
-
-def _parse(word: str) -> LossSpec:
-    name, colon, rest = word.partition(":")
-    stated = _stated(choose("loss", name))
-    given: dict[str, str] = {}
-    for key, value in _pairs(word, rest) if colon else ():
-        if key not in stated:
-            raise _unknown_setting(name, key, list(stated))
-        if key in given:
-            raise ChoiceError(f"{word}: {key} is given twice.")
-        given[key] = _normal(f"{name}:{key}", value, stated[key])
-    return LossSpec(name, tuple((key, given[key]) for key in stated if key in given))
 
 
 def _pairs(word: str, rest: str) -> Iterator[tuple[str, str]]:
@@ -96,7 +94,7 @@ def _pairs(word: str, rest: str) -> Iterator[tuple[str, str]]:
 
 def _stated(file: Path) -> dict[str, Any]:
     """Return each setting that a loss's file states, and its value there."""
-    loss = (yaml.safe_load(file.read_text()) or {}).get("model", {}).get("loss")
+    loss = below(read_yaml(file), "model", "loss")
     if not isinstance(loss, dict) or "class_path" not in loss:
         raise ChoiceError(f"{file} is no loss: it must state model.loss.class_path.")
     return dict(_leaves(loss))
@@ -111,8 +109,7 @@ def _leaves(loss: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _unknown_setting(loss: str, key: str, stated: list[str]) -> ChoiceError:
-    near = difflib.get_close_matches(key, stated, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(key, stated, cutoff=0.5)
     return ChoiceError(
         f"Unknown setting {key!r} of loss {loss}.{hint} Its file states: "
         f"{', '.join(stated) or 'none'}."

@@ -68,7 +68,7 @@ def test_an_array_runs_each_cell_once(capsys: pytest.CaptureFixture[str]) -> Non
             env={"SLURM_ARRAY_TASK_ID": str(k)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         options, _ = train_parser().parse_known_args(done.stdout.splitlines()[1:])
-        assert (options.run, options.loss) == (cell.folder, cell.loss.name)
+        assert (options.run, options.loss) == (cell.folder, cell.loss.words()[1])
         assert (options.seed, options.fold) == (cell.seed, cell.fold)
 
 
@@ -105,10 +105,12 @@ def test_what_would_fail_after_the_queue_is_refused_before(
     assert "lead must be a whole number >= 1, got 'x'" in refused(
         capsys, "--site", site(tmp_path, lead="x")
     )
-    assert "unrecognized arguments: --trainer.max_epoch 3" in refused(
+    assert "Unknown option --trainer.max_epoch. Did you mean --trainer.max_epochs?" in refused(
         capsys, "--trainer.max_epoch", "3"
     )
-    assert "Option 'lrr' is not accepted" in refused(capsys, "--model.optimizer.init_args.lrr=3")
+    assert "Unknown setting 'lrr' of torch.optim.Adam. Did you mean 'lr'?" in refused(
+        capsys, "--model.optimizer.init_args.lrr=3"
+    )
     monkeypatch.setenv("PATH", "/nowhere")
     assert "There is no sbatch here" in refused(capsys)
 
