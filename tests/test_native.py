@@ -1,6 +1,7 @@
 """A 3D run: scored on the grids of the files, where its predictions are written too."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -28,12 +29,39 @@ def test_both_grids_are_scored_and_named(run: Path, capsys: pytest.CaptureFixtur
     assert "native grid · mirrored" in " ".join(capsys.readouterr().out.split())
     metas = {
         tag: json.loads((run / "test" / tag / "metrics.json").read_text())["meta"]
-        for tag in ("best", "best-native-mirrored")
+        for tag in ("best", "best-native-mirrored-01")
     }
     assert metas["best"]["grid"] == "preprocessed"
     assert metas["best"]["mirror"] == []
-    assert metas["best-native-mirrored"]["grid"] == "native"
-    assert metas["best-native-mirrored"]["mirror"] == [0, 1]
+    assert metas["best-native-mirrored-01"]["grid"] == "native"
+    assert metas["best-native-mirrored-01"]["mirror"] == [0, 1]
+
+
+def test_other_patients_and_other_data_get_a_folder_of_their_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = run.parents[3] / "ACDC" / "database"
+    moved, other = (shutil.copytree(root, tmp_path / name / "database") for name in "ab")
+    shutil.rmtree(other / "testing" / "patient101")
+    split = tmp_path / "ours.json"
+    names = {"train": ["patient001"], "val": ["patient002"], "test": ["patient008"]}
+    split.write_text(json.dumps(names))
+    results = run / "test/best/metrics.json"
+    before = results.stat().st_mtime_ns
+    assert main(["evaluate", str(run), "--split", str(split)]) == 0
+    cases = (run / "test/best-ours/cases.csv").read_text()
+    assert "patient008" in cases
+    assert "patient101" not in cases
+    assert main(["evaluate", str(run), "--data.init_args.root", str(other)]) == 1
+    told = capsys.readouterr().err
+    assert f"{results.parent} is for the results of other data" in told
+    assert "TAG=NAME (--tag)" in told
+    assert results.stat().st_mtime_ns == before
+    words = ["--data.init_args.root", str(other), "--tag", "b"]
+    assert main(["evaluate", str(run), *words]) == 0
+    assert (run / "test/b/metrics.json").is_file()
+    assert main(["evaluate", str(run), "--data.init_args.root", str(moved)]) == 0  # the same data
+    assert results.stat().st_mtime_ns > before
 
 
 def test_native_scores_are_those_of_the_written_predictions(run: Path, tmp_path: Path) -> None:

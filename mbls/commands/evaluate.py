@@ -1,11 +1,16 @@
 """``mbls evaluate RUN``: test a run's checkpoint again, from the run folder alone."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mbls.choices import below, read_yaml
+from mbls.commands.train import options_of
+from mbls.commands.wrong_words import refuse_unknown
 from mbls.errors import CheckpointError, RunFolderError
 
-__all__ = ["add_mirror", "main", "mirror_words", "run_words"]
+__all__ = ["add_mirror", "main", "mirror_words", "run_words", "tag_of"]
 
 
 def main(args: list[str]) -> int:
@@ -13,25 +18,29 @@ def main(args: list[str]) -> int:
     p = argparse.ArgumentParser(prog="mbls evaluate", allow_abbrev=False, description=__doc__)
     p.add_argument("run", type=Path, help="run folder")
     p.add_argument("--ckpt", default="best", help="best, last, or a file (default: best)")
-    p.add_argument("--tag", help="folder below test/ (default: the checkpoint's name, with "
-                   "-native and -mirrored where that is so)")  # fmt: skip
+    p.add_argument("--tag", help="folder below test/ (default: the checkpoint's name and what is "
+                   "not as in the run, best-native-mirrored-01)")  # fmt: skip
+    p.add_argument("--split", type=Path, metavar="FILE",
+                   help="the patients of each part, as JSON, in place of the run's")  # fmt: skip
+    p.add_argument("--fold", type=int, metavar="K", help="which of the file's folds")
     p.add_argument("--grid", choices=("preprocessed", "native"), default="preprocessed",
                    help="where to score: on the cache's grid, or on that of the files")  # fmt: skip
     p.add_argument("--verbose", action="store_true", help="print all numbers of the test")
     add_mirror(p)
     options, rest = p.parse_known_args(args)
+    refuse_unknown(rest, p)
     if options.ckpt.endswith(".ckpt") and options.tag is None:
         path = Path(options.ckpt)
         if path.is_file() and path.resolve().parent != (options.run / "checkpoints").resolve():
             raise CheckpointError(
                 f"{path} is not one of {options.run}/checkpoints: its results need a name of their "
-                'own, --tag NAME (make: ARGS="--tag NAME").'
+                "own, --tag NAME (make: TAG=NAME)."
             )
     words = run_words(options.run, options.ckpt)
-    suffix = ("-native" if options.grid == "native" else "") + (
-        "-mirrored" if options.mirror else ""
-    )
-    words += ["--run.tag", options.tag or Path(options.ckpt).stem + suffix, "--verbose", "false"]
+    tag = options.tag or tag_of(options, rest, read_yaml(options.run / "config.yaml"))
+    words += ["--run.tag", tag, "--verbose", "false"]
+    data = {"split": options.split, "fold": options.fold}
+    words += [f"--data.init_args.{key}={v}" for key, v in data.items() if v is not None]
     words += [f"--results.verbose={options.verbose}"]
     words += [f"--model.grid={options.grid}", *mirror_words(options)]
 
@@ -39,6 +48,36 @@ def main(args: list[str]) -> int:
 
     command_line(["test", *words, *rest])
     return 0
+
+
+def tag_of(options: argparse.Namespace, rest: Sequence[str], stated: Mapping[str, Any]) -> str:
+    """Return the name of a test's results: its checkpoint's, and what is not as in the run.
+
+    Args:
+        options: What ``mbls evaluate`` was asked for.
+        rest: The other words, those of LightningCLI.
+        stated: The run's configuration.
+
+    Example:
+        >>> options = argparse.Namespace(ckpt="best", split=Path("ours.json"), fold=None,
+        ...                              grid="native", mirror=[0, 1])
+        >>> tag_of(options, ["--model.window=whole"], {})
+        'best-ours-native-mirrored-01-whole'
+    """
+    data = below(stated, "data", "init_args") or {}
+    parts = [Path(options.ckpt).stem]
+    if options.split is not None and str(options.split) != str(data.get("split")):
+        parts.append(options.split.stem)
+    if options.fold is not None and options.fold != data.get("fold"):
+        parts.append(f"fold{options.fold}")
+    if options.grid == "native":
+        parts.append("native")
+    if options.mirror:
+        parts.append("mirrored-" + "".join(map(str, options.mirror)))
+    window = dict(options_of(rest)).get("model.window")
+    if window not in (None, below(stated, "model", "window")):
+        parts.append(str(window))
+    return "-".join(parts)
 
 
 def add_mirror(p: argparse.ArgumentParser) -> None:
@@ -56,7 +95,7 @@ def _axes(word: str) -> list[int]:
     parts = word.split(",")
     if not all(part in ("0", "1", "2") for part in parts):
         raise argparse.ArgumentTypeError(f"must be axes such as 0 or 0,1,2, got {word}")
-    return [int(part) for part in parts]
+    return sorted({int(part) for part in parts})
 
 
 def run_words(folder: Path, which: str) -> list[str]:

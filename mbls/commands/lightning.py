@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import logging
 import warnings
 from argparse import ArgumentError
@@ -46,8 +47,15 @@ from mbls.callbacks import (
 )
 from mbls.callbacks.rank_zero import on_rank_zero, told_by
 from mbls.callbacks.run_folder import folder_callback
-from mbls.choices import names_of, read_yaml, require_tracker
-from mbls.commands.preparation import check_ranks, first_ends, prepare_once, started_by_hand
+from mbls.choices import below, names_of, read_yaml, require_tracker
+from mbls.commands.preparation import (
+    check_launcher,
+    check_ranks,
+    first_ends,
+    prepare_once,
+    require_gpu,
+    started_by_hand,
+)
 from mbls.commands.wrong_words import explain
 from mbls.errors import (
     CheckpointError,
@@ -65,7 +73,8 @@ from mbls.errors import (
 from mbls.files import replace_file
 from mbls.module import SegmentationModule
 from mbls.networks.trial import check_patch
-from mbls.ranks import end_at_once
+from mbls.neutral import NEUTRAL, is_below
+from mbls.ranks import end_at_once, say
 
 __all__ = ["CommandLine", "RunConfig", "check_words", "command_line", "main", "one_voice"]
 
@@ -80,6 +89,9 @@ SHARED_ERRORS = (
     RunFolderError,
     SettingError,
 )
+
+CHECKPOINTS = ("best", "last", "previous")  # tags that are the run's own
+FEW = 10  # epochs of which nobody is warned
 
 FACTS = {  # what the datamodule knows -> where the model wants it
     "num_classes": ("model.num_classes", "model.network.init_args.out_channels"),
@@ -190,7 +202,16 @@ class CommandLine(LightningCLI):
             and not TorchElasticEnvironment.detect()
         ):
             kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
-        return super().instantiate_trainer(**kwargs)
+        asked = self.config[self.subcommand].trainer
+        require_gpu(asked.get("accelerator"))
+        trainer = super().instantiate_trainer(**kwargs)
+        check_launcher(trainer)
+        if asked.get("precision") == "16-mixed" and trainer.precision == "bf16-mixed":
+            say(
+                "Warning: 16-mixed is for GPUs. On the CPU bf16-mixed runs in its place; "
+                "PRECISION=32-true (--precision) is full precision."
+            )
+        return trainer
 
     def before_fit(self) -> None:
         """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
@@ -198,6 +219,7 @@ class CommandLine(LightningCLI):
         options["weights_only"] = True
         if "return_predictions" in options:
             options["return_predictions"] = False  # they are written, not kept
+        self._warn()
         run = folder_callback(self.trainer)
         goes_on = self.subcommand == "fit" and run.resume
         if self.subcommand == "fit":
@@ -219,7 +241,34 @@ class CommandLine(LightningCLI):
         if goes_on and (checkpoint := run.checkpoint(self.trainer)):
             options["ckpt_path"] = str(checkpoint)
 
-    before_validate = before_test = before_predict = before_fit
+    before_validate = before_predict = before_fit
+
+    def before_test(self) -> None:
+        """As :meth:`before_fit`; and leave results of other data where they are."""
+        self.before_fit()
+        run = folder_callback(self.trainer)
+        if run.folder is not None:
+            parser, stated = self._parser(self.subcommand), self.config[self.subcommand]
+            config = yaml.safe_load(parser.dump(stated, skip_none=False))  # as in config.yaml
+            refuse_other_data(run.folder, run.tag, self.datamodule, config["data"])
+
+    def _warn(self) -> None:
+        """Tell of what is allowed and most often not meant."""
+        stated, fit = self.config[self.subcommand], self.subcommand == "fit"
+        flip = below(stated.data.as_dict(), "init_args", "augmentation", "flip")
+        if self.model.mirror and not flip:
+            say(
+                f"Warning: logits are averaged over mirrorings along the axes "
+                f"{', '.join(map(str, self.model.mirror))}, of which this network never saw one "
+                f"(data.init_args.augmentation.flip is {flip}): expect a lower Dice. Leave out "
+                "MIRROR (--mirror), or train with flips."
+            )
+        epochs, cpu = self.trainer.max_epochs or 0, self.trainer.strategy.root_device.type == "cpu"
+        if fit and cpu and stated.card.preset == "paper" and epochs > FEW and not stated.run.resume:
+            say(
+                f"Warning: no GPU is used, and PRESET=paper trains for {epochs} epochs: on a CPU "
+                "that may take days. A short run is EPOCHS=2 PRESET=quick (--epochs, --preset)."
+            )
 
     def _check_patch(self) -> None:
         """Raise SettingError if the network cannot be trained on what the data say they yield."""
@@ -279,6 +328,53 @@ def _made(cls: type[CommandLine], args: Sequence[str]) -> CommandLine:
         parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
         args=_with_names(list(args), names_of(config_paths(args))),
     )
+
+
+def refuse_other_data(
+    run: Path, tag: str, data: LightningDataModule, stated: dict[str, Any]
+) -> None:
+    """Refuse to overwrite the results of a run's test by those of other data.
+
+    Args:
+        run: The run folder.
+        tag: Name of the results' folder.
+        data: What is tested.
+        stated: The configuration of ``data``; what the run itself states may be tested again.
+
+    Raises:
+        RunFolderError: The results that are there, or those a run has by this name, are of others.
+    """
+    config, ours = run / "config.yaml", getattr(data, "fingerprint", None)
+    own = below(read_yaml(config), "data", "init_args") if config.is_file() else None
+    if ours is None or own is None or _same(own, stated.get("init_args") or {}):
+        return
+    results, card = run / "test" / tag / "metrics.json", run / "run.json"
+    if results.is_file():
+        theirs = below(_read_json(results), "meta", "data_fingerprint")
+    else:
+        theirs = below(_read_json(card), "data_fingerprint") if tag in CHECKPOINTS else None
+    if theirs not in (None, ours):
+        raise RunFolderError(
+            f"{results.parent} is for the results of other data than these (data_fingerprint "
+            f"{str(theirs)[:12]}, not {ours[:12]}), which are not overwritten. Give these a name "
+            "of their own: TAG=NAME (--tag)."
+        )
+
+
+def _same(own: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Return True if two configurations of the data differ in nothing that changes a test."""
+    return all(
+        str(own[name]) == str(asked[name])
+        for name in own.keys() & asked.keys()
+        if name == "root" or not is_below(f"data.init_args.{name}", NEUTRAL)
+    )
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):  # none, or half of one
+        return None
 
 
 def _options(cli: CommandLine) -> list[str]:
@@ -353,6 +449,7 @@ def _quieten() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*The number of training batches.*",
         ".*LightningCLI's args parameter is intended.*",
+        ".*AMP with fp16 is not supported on CPU.*",  # said in fewer words
         ".*The `srun` command is available on your system but is not used.*",
     ):
         warnings.filterwarnings("ignore", message=text)

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from mbls.commands.evaluate import add_mirror, mirror_words, run_words
+from mbls.commands.wrong_words import refuse_unknown
 
 __all__ = ["main"]
 
@@ -34,6 +35,7 @@ def _words_from_run(args: list[str]) -> list[str]:
                    help="replace files in OUTPUT that are no predictions of mbls")  # fmt: skip
     add_mirror(p)
     options, rest = p.parse_known_args(args)
+    refuse_unknown(rest, p)
     words = [*run_words(options.run, options.ckpt), *mirror_words(options)]
     words += ["--data.init_args.predict_input", str(options.input)]
     words += ["--predictions.output", str(options.output), "--return_predictions", "false"]

@@ -13,12 +13,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from mbls.callbacks.progress import say_stage
 from mbls.errors import ChoiceError, FirstRankError, rank_lost
 from mbls.ranks import PREPARED, end_at_once, may_tell_of_loss
 
-__all__ = ["check_ranks", "first_ends", "mark_of", "prepare_once", "started_by_hand"]
+__all__ = [
+    "check_launcher",
+    "check_ranks",
+    "first_ends",
+    "mark_of",
+    "prepare_once",
+    "require_gpu",
+    "started_by_hand",
+]
 
 GRACE = 3.0  # seconds in which a rank ends by itself after rank 0, in good order or not
 PATIENCE = 10.0  # seconds in which rank 0 raises what another rank did, and says it
@@ -42,6 +51,32 @@ def check_ranks(trainer: Trainer, data: LightningDataModule) -> None:
         raise ChoiceError(
             "trainer.sync_batchnorm must be false on the CPU: torch synchronises batch norm on "
             "GPUs alone. Leave it out (make: SYNC_BATCHNORM), or take a network without batch norm."
+        )
+
+
+def require_gpu(accelerator: object) -> None:
+    """Raise ChoiceError where a GPU is asked for and torch has none."""
+    asked = str(accelerator).lower()
+    here = torch.cuda.is_available() or (asked != "cuda" and torch.backends.mps.is_available())
+    if asked not in ("gpu", "cuda") or here:
+        return
+    reason = "built without CUDA" if torch.version.cuda is None else "which finds none"
+    raise ChoiceError(
+        f"accelerator={asked} needs a GPU that torch can use, found torch {torch.__version__}, "
+        f"{reason}. Take ACCELERATOR=cpu (--accelerator cpu), or a machine with a GPU."
+    )
+
+
+def check_launcher(trainer: Trainer) -> None:
+    """Raise ChoiceError where ranks are no programs of their own, as with ``ddp_spawn``.
+
+    The trained state would stay in them, and the test after it be of untrained weights.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ChoiceError(
+            "trainer.strategy must start ranks as programs of their own, got one that forks or "
+            "spawns them: the trained weights would be lost with them. Leave it out, or take ddp "
+            "(--trainer.strategy ddp)."
         )
 
 

@@ -9,7 +9,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,9 @@ def main(args: list[str]) -> int:
     words += option_words(options) + rest
     if options.dry_run:
         sys.stdout.write("mbls fit " + shlex.join(words) + "\n")
+        return 0
+    if options.resume and (told := finished_before(options, rest)):
+        say(told)
         return 0
 
     from mbls.callbacks.run_folder import folder_callback
@@ -187,7 +190,7 @@ def fresh_words(options: argparse.Namespace) -> list[str]:
 
 def stated_epochs(words: Sequence[str]) -> int | None:
     """Return the epochs that the last of the ``--config`` files with a number of them states."""
-    files = [Path(word) for before, word in itertools.pairwise(words) if before == "--config"]
+    files = [Path(value) for key, value in options_of(words) if key == "config"]
     stated = [below(read_yaml(file), "trainer", "max_epochs") for file in files]
     return next((number for number in reversed(stated) if number is not None), None)
 
@@ -267,6 +270,23 @@ def resume_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[
     return ["--config", str(config_of(options.run)), "--run.resume", "true"]
 
 
+def finished_before(options: argparse.Namespace, rest: Sequence[str]) -> str | None:
+    """Return what is told where a run to go on in is trained and tested, as far as is asked for."""
+    from mbls.grid.cells import finished
+
+    more = any(key.startswith("trainer.max_") for key, _ in options_of(rest))
+    if more or not finished(options.run):
+        return None
+    done = json.loads((options.run / "run.json").read_text())["epochs"]
+    if options.epochs not in (None, done):
+        return None
+    return (
+        f"{options.run} is finished: trained for {done} epochs, and tested. Nothing is done. To "
+        f"train longer give EPOCHS={done + 1} or more (--epochs); to test again: make evaluate "
+        f"RUN={options.run} (mbls evaluate {options.run})."
+    )
+
+
 def config_of(run: Path) -> Path:
     """Return the configuration that a run folder was started with.
 
@@ -280,6 +300,14 @@ def config_of(run: Path) -> Path:
             "before it wrote the file may be removed, and the run started anew."
         )
     return run / "config.yaml"
+
+
+def options_of(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield ``(key, value)`` of ``--key=value`` and ``--key value``."""
+    for word, after in itertools.zip_longest(words, words[1:]):
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            yield key, value if equals else (after or "")
 
 
 def option_words(options: argparse.Namespace) -> list[str]:

@@ -1,6 +1,5 @@
 """What a cell asks for beside what its run folder was made with: a kept run must be the same."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import yaml
 
 from mbls.choices import compose, read_yaml
-from mbls.commands.train import chosen_names, option_words
+from mbls.commands.train import chosen_names, option_words, options_of
 from mbls.commands.train import parser as train_parser
 from mbls.grid.cells import Cell
 from mbls.neutral import NEUTRAL, added_callbacks, is_below
@@ -20,11 +19,11 @@ def asked(cell: Cell) -> dict[str, Any]:
     """Return the configuration that a cell's words add up to, as far as files and words say."""
     options, rest = train_parser().parse_known_args(cell.words()[1:])
     names = chosen_names(options)
-    own = [Path(value) for key, value in _options(rest) if key == "config"]
+    own = [Path(value) for key, value in options_of(rest) if key == "config"]
     config: dict[str, Any] = {"seed_everything": cell.seed}
     for file in [*compose(**names, dims=options.dim), *own]:
         config = _layered(config, read_yaml(file))
-    for key, value in _options([*cell.loss.setting_words(), *option_words(options), *rest]):
+    for key, value in options_of([*cell.loss.setting_words(), *option_words(options), *rest]):
         if key != "config":
             _set(config, key.split("."), yaml.safe_load(value))
     return config
@@ -87,14 +86,6 @@ def _layered(below: Any, above: Any) -> Any:
     for key, value in above.items():
         merged[key] = _layered(below.get(key), value)
     return merged
-
-
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield ``(key, value)`` of ``--key=value`` and ``--key value``."""
-    for word, after in itertools.zip_longest(words, words[1:]):
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            yield key, value if equals else (after or "")
 
 
 def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
