@@ -106,3 +106,73 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
         assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
     parent = tiny.run_folder(tmp_path).parent
     assert sorted(path.name for path in parent.iterdir()) == ["seed0", "seed0-2"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_mirrorings_that_were_never_trained_on_are_told_and_kept_apart(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--mirror", "1,0"]) == 0
+    told = capfd.readouterr().out
+    assert "mirrorings along the axes 0, 1, of which this network never saw one" in told
+    assert "augmentation.flip is None" in told
+    assert main(["evaluate", str(run), "--mirror", "1"]) == 0
+    for axes in ([0, 1], [1]):
+        tag = "best-mirrored-" + "".join(map(str, axes))
+        metrics = json.loads((run / "test" / tag / "metrics.json").read_text())
+        assert metrics["meta"]["mirror"] == axes
+
+
+def test_a_finished_run_is_not_tested_again_where_it_is_to_go_on(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results = [run / "test/best/metrics.json", run / "run.json"]
+    before = [file.stat().st_mtime_ns for file in results]
+    assert main(["train", "--run", str(run), "--resume"]) == 0
+    told = capfd.readouterr().out
+    assert f"{run} is finished: trained for 2 epochs, and tested." in told
+    assert "EPOCHS=3 or more" in told
+    assert f"make evaluate RUN={run}" in told
+    assert [file.stat().st_mtime_ns for file in results] == before
+    assert main(["train", "--run", str(run), "--resume", "--epochs", "1"]) == 1
+    assert "max_epochs must be at least the checkpoint's 2 epochs" in capfd.readouterr().err
+    assert main(["train", "--run", str(run), "--resume", "--epochs", "3"]) == 0
+    assert json.loads(results[1].read_text())["epochs"] == 3
+    assert all(file.stat().st_mtime_ns > b for file, b in zip(results, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--accelerator", "gpu"], "accelerator=gpu needs a GPU that torch can use, found torch"),
+        (["--trainer.strategy", "ddp_spawn", "--devices", "2"], "trainer.strategy must start"),
+    ],
+)
+def test_hardware_that_is_not_there_is_refused_before_training(
+    more: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert main(["train", *tiny.words(tmp_path), *more]) == 1
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_takes_long_or_runs_otherwise_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = tiny.words(tmp_path, epochs=1)
+    words[words.index("quick")] = "paper"
+    assert tiny.fit(*words, "--precision", "16-mixed") == 0
+    told = capfd.readouterr()
+    assert "preset paper (1 epochs)" in told.out
+    assert "16-mixed is for GPUs. On the CPU bf16-mixed runs in its place" in told.out
+    assert "fp16 is not supported" not in told.err
+    assert "may take days" not in told.out  # an epoch does not
+    del words[words.index("--epochs") : words.index("--epochs") + 2]
+    assert tiny.fit(*words, "--run", str(tiny.run_folder(tmp_path))) == 1  # it exists
+    told = capfd.readouterr()
+    assert "preset paper (100 epochs)" in told.out
+    assert "PRESET=paper trains for 100 epochs: on a CPU that may take days" in told.out
+    assert "EPOCHS=2 PRESET=quick" in told.out
