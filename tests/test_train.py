@@ -166,13 +166,13 @@ def test_what_takes_long_or_runs_otherwise_is_told(
     words[words.index("quick")] = "paper"
     assert tiny.fit(*words, "--precision", "16-mixed") == 0
     told = capfd.readouterr()
-    assert "preset paper (1 epochs)" in told.out
+    assert "preset paper · epochs 1 ·" in told.out
     assert "16-mixed is for GPUs. On the CPU bf16-mixed runs in its place" in told.out
     assert "fp16 is not supported" not in told.err
     assert "may take days" not in told.out  # an epoch does not
     del words[words.index("--epochs") : words.index("--epochs") + 2]
     assert tiny.fit(*words, "--run", str(tiny.run_folder(tmp_path))) == 1  # it exists
     told = capfd.readouterr()
-    assert "preset paper (100 epochs)" in told.out
+    assert "preset paper · epochs 100 ·" in told.out
     assert "PRESET=paper trains for 100 epochs: on a CPU that may take days" in told.out
     assert "EPOCHS=2 PRESET=quick" in told.out

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``mbls benchmark``."""
     p = argparse.ArgumentParser(
         prog="mbls benchmark",
+        usage="%(prog)s [options]",
         allow_abbrev=False,
         description="Train and test each loss with each seed, and report. Finished runs are kept. "
         "Options of mbls train (--network, --data-root, --epochs, ...) hold for every run.",

@@ -1,5 +1,6 @@
 """``mbls list``: the datasets, losses, networks, presets and trackers there are."""
 
+import argparse
 import sys
 
 from mbls.choices import choices
@@ -17,6 +18,7 @@ LABELS = {
 
 def main(args: list[str]) -> int:
     """Print one line a kind."""
+    argparse.ArgumentParser(prog="mbls list", description=main.__doc__).parse_args(args)
     for kind, label in LABELS.items():
         sys.stdout.write(f"{label:<8} {' '.join(choices(kind))}\n")
     return 0

@@ -1,5 +1,7 @@
 """``mbls losses``: the table of the losses there are."""
 
+import argparse
+
 from rich.console import Console
 
 from mbls.choices import config_folder
@@ -10,5 +12,6 @@ __all__ = ["main"]
 
 def main(args: list[str]) -> int:
     """Print name, class, formula, defaults and paper of each loss."""
+    argparse.ArgumentParser(prog="mbls losses", description=main.__doc__).parse_args(args)
     Console().print(loss_table(config_folder() / "loss"))
     return 0

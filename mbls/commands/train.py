@@ -86,7 +86,7 @@ def main(args: list[str]) -> int:
     if options.prepare:
         prepare(options, rest)
         return 0
-    words = resume_words(options, rest) if options.resume else fresh_words(options)
+    words = resume_words(options, rest) if options.resume else fresh_words(options, rest)
     words += option_words(options) + rest
     if options.dry_run:
         sys.stdout.write("mbls fit " + shlex.join(words) + "\n")
@@ -174,25 +174,29 @@ def data_words(words: Sequence[str]) -> list[str]:
     return found
 
 
-def fresh_words(options: argparse.Namespace) -> list[str]:
+def fresh_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[str]:
     """Return the ``--config`` words of a new run, and say what was chosen."""
     _require(options, "dataset", "loss")
     words = chosen_words(options)
     names = chosen_names(options)
-    epochs = options.epochs or stated_epochs(words)
+    epochs = stated_epochs([*words, *option_words(options), *rest])
     say(
         f"dataset {names['dataset']} · loss {chosen_loss(options).label} · network "
-        f"{names['network']} · preset {names['preset']} ({epochs} epochs) · seed "
+        f"{names['network']} · preset {names['preset']} · epochs {epochs} · seed "
         f"{options.seed or 0}"
     )
     return words
 
 
-def stated_epochs(words: Sequence[str]) -> int | None:
-    """Return the epochs that the last of the ``--config`` files with a number of them states."""
-    files = [Path(value) for key, value in options_of(words) if key == "config"]
-    stated = [below(read_yaml(file), "trainer", "max_epochs") for file in files]
-    return next((number for number in reversed(stated) if number is not None), None)
+def stated_epochs(words: Sequence[str]) -> object:
+    """Return the number of epochs that LightningCLI's words and their files state last."""
+    stated: object = None
+    for key, value in options_of(words):
+        if key == "trainer.max_epochs":
+            stated = value
+        elif key == "config":
+            stated = below(read_yaml(Path(value)), "trainer", "max_epochs") or stated
+    return stated
 
 
 def chosen_words(options: argparse.Namespace) -> list[str]:
