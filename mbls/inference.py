@@ -5,50 +5,91 @@ The inferer itself is monai's: ``SliceInferer`` for 2D networks, ``SlidingWindow
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
-__all__ = ["head_weights", "inferer_for", "pad_to_multiple", "split_heads", "volume_logits"]
+__all__ = [
+    "head_weights",
+    "inference_words",
+    "inferer_for",
+    "pad_to_multiple",
+    "split_heads",
+    "volume_logits",
+]
 
 
 def inferer_for(
     spatial_dims: int,
     patch_size: Sequence[int] | None,
     *,
+    window: Literal["patch", "whole"] = "patch",
     overlap: float = 0.5,
     device: str | None = None,
 ) -> Inferer:
-    """Return how a volume is cut for a network: whole slices in 2D, overlapping windows in 3D.
+    """Return how a volume is cut for a network: into windows of the training samples' size.
 
-    Windows are weighted by a Gaussian of an eighth of their size; what is averaged are logits. A
-    volume smaller than a window is padded by 0, as in training, and the padding's logits are cut
-    off. One window goes through the network at a time.
+    So evaluation sees what training saw, in 2D as in 3D: what is larger than a window is covered by
+    overlapping ones, whose logits are averaged with the weights of a Gaussian of an eighth of their
+    size; what is smaller is padded to it, as training samples are (0, the same on both sides), and
+    the padding's logits are cut off.
 
     Args:
-        spatial_dims: Of the network, 2 or 3.
-        patch_size: Size of the windows in 3D: that of the training samples.
+        spatial_dims: Of the network, 2 for the slices of a volume or 3.
+        patch_size: Size of the training samples; None where it is not known, then volumes go whole.
+        window: ``"patch"`` for windows of ``patch_size``, ``"whole"`` for slices or volumes as they
+            are.
         overlap: Share of a window that it has in common with the next.
         device: Where the logits are put together; None for where the volume is.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
-    if spatial_dims == 2:
-        return SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=16, device=device)
-    if patch_size is None or len(patch_size) != spatial_dims:
+    if window not in ("patch", "whole"):
+        raise ValueError(f"window must be patch or whole, got {window!r}.")
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap must be in [0, 1), got {overlap}.")
+    if window == "whole" or patch_size is None:
+        size, mode = (-1,) * spatial_dims, "constant"
+    elif len(patch_size) == spatial_dims:
+        size, mode = tuple(patch_size), "gaussian"
+    else:
         raise ValueError(
             f"patch_size must have {spatial_dims} values for spatial_dims {spatial_dims}, got "
             f"{patch_size}."
         )
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap must be in [0, 1), got {overlap}.")
+    if spatial_dims == 2:
+        return SliceInferer(
+            roi_size=size,
+            spatial_dim=2,
+            sw_batch_size=16,
+            overlap=overlap,
+            mode=mode,
+            device=device,
+        )
     return SlidingWindowInferer(
-        roi_size=tuple(patch_size),
-        sw_batch_size=1,
-        overlap=overlap,
-        mode="gaussian",
-        device=device,
+        roi_size=size, sw_batch_size=1, overlap=overlap, mode=mode, device=device
     )
+
+
+def inference_words(inferer: Inferer) -> str:
+    """Return what a network sees at once, in words.
+
+    Example:
+        >>> inference_words(inferer_for(2, (48, 48)))
+        'windows of 48 x 48'
+        >>> inference_words(inferer_for(2, (48, 48), window="whole"))
+        'whole slices'
+    """
+    size = getattr(inferer, "orig_roi_size", None) or getattr(inferer, "roi_size", None)
+    if not isinstance(size, Sequence):
+        return type(inferer).__name__
+    if max(size) < 1:
+        return "whole slices" if len(size) == 2 else "whole volumes"
+    return f"windows of {' x '.join(map(str, size))}"
 
 
 def pad_to_multiple(

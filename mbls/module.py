@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Wei
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_warn
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -21,6 +21,7 @@ from mbls.epoch_means import EpochMeans
 from mbls.errors import CheckpointError, SettingError
 from mbls.inference import (
     head_weights,
+    inference_words,
     inferer_for,
     pad_to_multiple,
     split_heads,
@@ -88,10 +89,12 @@ class SegmentationModule(LightningModule):
             which wants ``mode: max``.
         scheduler_interval: Whether the scheduler steps once an ``epoch`` or with every ``step`` of
             the optimiser, as a warm-up within the first epoch wants.
-        inferer: How a volume is cut for the network at evaluation; None for slices in 2D and
-            overlapping windows of ``patch_size`` in 3D (:func:`mbls.inference.inferer_for`).
+        inferer: How a volume is cut for the network at evaluation; None for what ``window`` says.
         spatial_dims: Of the network, 2 or 3; the datamodule's.
         patch_size: Size of the training samples; the datamodule's.
+        window: ``"patch"`` shows the network windows of ``patch_size`` at evaluation, so that it
+            sees what it was trained on; ``"whole"`` shows it whole slices, or volumes in 3D
+            (:func:`mbls.inference.inferer_for`).
         overlap: Share that neighbouring windows have in common.
         output_device: Where a volume's logits are put together, such as ``cpu`` where those of a
             large CT don't fit beside the network, and its metrics are counted; None for where the
@@ -128,6 +131,7 @@ class SegmentationModule(LightningModule):
         inferer: Inferer | None = None,
         spatial_dims: int = 2,
         patch_size: Sequence[int] | None = None,
+        window: Literal["patch", "whole"] = "patch",
         overlap: float = 0.5,
         output_device: str | None = None,
         mirror: Sequence[int] = (),
@@ -164,8 +168,10 @@ class SegmentationModule(LightningModule):
                 f"{type(inferer).__name__}, its own device."
             )
         self.inferer = inferer or inferer_for(
-            spatial_dims, patch_size, overlap=overlap, device=output_device
+            spatial_dims, patch_size, window=window, overlap=overlap, device=output_device
         )
+        self.inference = inference_words(self.inferer)
+        self.patch_size = None if patch_size is None else tuple(patch_size)
         self.mirror, self.grid = tuple(mirror), grid
         self.num_classes = num_classes
         self.class_keys = tuple(class_keys) or tuple(f"class{k}" for k in range(num_classes))
@@ -184,7 +190,8 @@ class SegmentationModule(LightningModule):
 
     def heads(self, image: Tensor) -> list[Tensor]:
         """Return every head's logits ``(N, C, *S)`` for ``(N, M, *S)``, at the input's size."""
-        least = 1 if self.training else 2  # a patch for training is chosen, a slice is not
+        chosen = self.training or tuple(image.shape[2:]) == self.patch_size
+        least = 1 if chosen else 2  # a slice's size is nobody's choice
         padded, crop = pad_to_multiple(image, self.divisor, least=least)
         heads = split_heads(self.network(padded), spatial_dims=image.ndim - 2)
         return [_resize(head, padded.shape[2:])[crop] for head in heads]
@@ -417,6 +424,7 @@ class SegmentationModule(LightningModule):
             "version": __version__,
             "num_classes": self.num_classes,
             "class_keys": list(self.class_keys),
+            "inference": self.inference,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -437,6 +445,13 @@ class SegmentationModule(LightningModule):
             raise CheckpointError(
                 f"The checkpoint is of another network or loss: {len(differing)} weights differ in "
                 f"name or shape, {differing[0]} the first. Take a checkpoint of this run."
+            )
+        windows = isinstance(self.inferer, SliceInferer) and self.inference != "whole slices"
+        if windows and "inference" not in card:
+            rank_zero_warn(
+                "The checkpoint is of a version of mbls that showed a 2D network whole slices at "
+                f"evaluation. Now it is shown {self.inference}, the size of its training samples; "
+                "--model.window whole gives the former numbers."
             )
         attached = self._trainer is not None  # not within load_from_checkpoint
         if attached and self.trainer.state.fn == "fit" and "train_means" in checkpoint:

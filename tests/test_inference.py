@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from monai.inferers import SliceInferer, SlidingWindowInferer
-from torch import nn
+from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
+from torch import Tensor, nn
 
+from datamodules.loading.patches import cut_patch
 from mbls.inference import (
     head_weights,
+    inference_words,
     inferer_for,
     pad_to_multiple,
     split_heads,
@@ -59,23 +61,63 @@ def test_head_weights_halve_from_the_main_head() -> None:
 
 def test_a_volume_is_its_slices() -> None:
     network = nn.Conv2d(1, 3, 3, padding=1)
-    volume = torch.randn(1, 1, 11, 13, 5)
-    inferer = SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=2)
+    volume = torch.randn(1, 1, 11, 13, 18)  # more slices than go through the network at once
+    inferer = inferer_for(2, (8, 8), window="whole")
     with torch.no_grad():
         logits = volume_logits(volume, network, inferer)
-        slices = torch.stack([network(volume[..., z]) for z in range(5)], dim=-1)
+        slices = torch.stack([network(volume[..., z]) for z in range(18)], dim=-1)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, slices)
 
 
-def test_windows_of_a_pointwise_network_give_the_volume_back() -> None:
+@pytest.mark.parametrize("size", [(9, 20, 13), (3, 4, 5), (9, 4, 6), (8, 8, 6)])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_windows_of_a_pointwise_network_give_the_volume_back(
+    dims: int, size: tuple[int, ...]
+) -> None:
     """Also where the volume is smaller than a window: what was padded is cut off."""
     network = nn.Conv3d(2, 3, 1)
-    for size in ((9, 20, 13), (3, 4, 5)):
-        volume = torch.randn(1, 2, *size)
-        with torch.no_grad():
-            logits = volume_logits(volume, network, inferer_for(3, (8, 8, 6)))
-            torch.testing.assert_close(logits, network(volume))
+    volume = torch.randn(1, 2, *size)
+
+    def slices(image: Tensor) -> Tensor:
+        return network(image[..., None])[..., 0]
+
+    with torch.no_grad():
+        chosen = slices if dims == 2 else network
+        logits = volume_logits(volume, chosen, inferer_for(dims, (8, 8, 6)[:dims]))
+        torch.testing.assert_close(logits, network(volume))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_is_smaller_is_padded_as_in_training(dims: int) -> None:
+    """Smaller on the first axis, as large on the second: the network's input is the sample."""
+    patch = (11, 6, 4)[:dims]
+    volume = torch.randn(1, 2, 6, 6, 4)
+    seen: list[Tensor] = []
+
+    def network(image: Tensor) -> Tensor:
+        seen.append(image.clone())
+        return image
+
+    volume_logits(volume, network, inferer_for(dims, patch))
+    parts = volume[0].unbind(-1) if dims == 2 else [volume[0]]
+    samples = [
+        cut_patch(p.numpy(), p[0].numpy().astype("uint8"), patch, (0.5,) * dims)[0] for p in parts
+    ]
+    assert torch.equal(torch.cat(seen), torch.stack(samples))
+
+
+def test_what_is_larger_is_seen_in_windows_of_the_training_size() -> None:
+    """One axis larger, the other smaller: every window has the size of a sample."""
+    shapes: list[tuple[int, ...]] = []
+
+    def network(image: Tensor) -> Tensor:
+        shapes.append(tuple(image.shape))
+        return image
+
+    volume_logits(torch.randn(1, 1, 20, 5, 7), network, inferer_for(2, (8, 12)))
+    assert {shape[1:] for shape in shapes} == {(1, 8, 12)}
+    assert [shape[0] for shape in shapes] == [16, 12]  # four windows of each of seven slices
 
 
 def test_overlapping_windows_are_weighted_by_a_gaussian() -> None:
@@ -127,8 +169,17 @@ def test_the_inferer_fits_the_dimensions() -> None:
     inferer = inferer_for(3, [16, 16, 8])
     assert isinstance(inferer, SlidingWindowInferer)
     assert (inferer.roi_size, inferer.sw_batch_size) == ((16, 16, 8), 1)
-    for patch in (None, (64, 64)):
-        with pytest.raises(ValueError, match="patch_size must have 3 values for spatial_dims 3"):
-            inferer_for(3, patch)
+    with pytest.raises(ValueError, match="patch_size must have 3 values for spatial_dims 3"):
+        inferer_for(3, (64, 64))
     with pytest.raises(ValueError, match=r"overlap must be in \[0, 1\), got 1"):
         inferer_for(3, (8, 8, 8), overlap=1)
+    with pytest.raises(ValueError, match="window must be patch or whole, got 'slice'"):
+        inferer_for(2, (8, 8), window="slice")  # type: ignore[arg-type]
+
+
+def test_inference_is_told_in_words() -> None:
+    assert inference_words(inferer_for(2, [112, 96])) == "windows of 112 x 96"
+    assert inference_words(inferer_for(3, [16, 16, 8])) == "windows of 16 x 16 x 8"
+    assert inference_words(inferer_for(3, (8, 8, 8), window="whole")) == "whole volumes"
+    assert inference_words(inferer_for(2, None)) == "whole slices"
+    assert inference_words(SimpleInferer()) == "SimpleInferer"

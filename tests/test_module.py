@@ -182,3 +182,17 @@ def test_a_loss_that_needs_the_image_gets_it() -> None:
 def test_settings_are_checked(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         SegmentationModule(nn.Identity(), nn.Identity(), **{"num_classes": 3} | settings)
+
+
+def test_an_input_of_the_training_size_is_padded_as_in_training() -> None:
+    """One multiple of the divisor stays one, which a slice of that size does not."""
+    shapes: list[tuple[int, ...]] = []
+
+    class Noted(Pixelwise):
+        def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+            shapes.append(tuple(image.shape[2:]))
+            return super().forward(image)
+
+    for patch in ((16, 16), (32, 32)):
+        module(network=Noted(), divisor=16, patch_size=patch).eval()(torch.zeros(1, 1, 16, 16))
+    assert shapes == [(16, 16), (16, 32)]

@@ -161,4 +161,5 @@ class TestResults(Callback):
             "nsd_tolerance_mm": pl_module.test_nsd.tolerance,
             "grid": pl_module.grid,
             "mirror": list(pl_module.mirror),
+            "inference": pl_module.inference,
         }

@@ -53,6 +53,7 @@ class RunCard(Callback):
             "data_fingerprint": getattr(data, "fingerprint", None),
             "cases": {part: len(data.cases(part)) for part in _parts(data)},
             "adapts_on": getattr(pl_module, "adapts_on", None),
+            "inference": getattr(pl_module, "inference", None),
             "commit": commit(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "python": platform.python_version(),

@@ -411,7 +411,7 @@ def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:
 
 
 def _patch_size(data: LightningDataModule) -> tuple[int, ...] | None:
-    """Return the size of the windows in which a 3D network sees a volume."""
+    """Return the size of the windows in which a network sees a volume."""
     return getattr(data, "patch_size", None)
 
 

@@ -13,7 +13,7 @@ __all__ = ["Arm", "Group", "groups_of"]
 
 FAMILY = (
     *("seed_everything", "data.init_args.seed", "model.loss", "model.network", "trainer.callbacks"),
-    *("model.grid", "model.mirror", "model.n_bins", "model.overlap"),
+    *("model.grid", "model.mirror", "model.n_bins", "model.overlap", "model.window"),
     *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
 )
 """Settings that are told of in other ways."""
@@ -106,6 +106,7 @@ def comparable(run: Run) -> dict[str, Any]:
         "classes": ", ".join(meta["class_names"]),
         "grid": meta.get("grid", "preprocessed"),
         "mirrored axes": ", ".join(map(str, meta.get("mirror") or [])) or "none",
+        "inference": meta.get("inference", "not stated"),
         "bins": meta["n_bins"],
         "test": run.tag,
     }

@@ -94,6 +94,7 @@ def _title(metrics: Mapping[str, Any]) -> str:
     run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
     run += [f"{meta['grid']} grid"] if "grid" in meta else []
     run += ["mirrored"] if meta.get("mirror") else []
+    run += [meta["inference"]] if "inference" in meta else []
     counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
     return " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])
 
