@@ -29,7 +29,7 @@ from datamodules.loading.samplers import rank_and_world
 from datamodules.origin import origin_of, phantom_home, refuse_hidden_phantom
 from datamodules.parallel import console
 from datamodules.reading.checks import RawCase
-from datamodules.reading.examination import Examination
+from datamodules.reading.examination import Examination, patch_notes
 from datamodules.reading.grids import Box
 from datamodules.reading.nifti import read_grid
 from datamodules.reading.truth import native_truth
@@ -335,7 +335,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
                 step()
             except DataError as error:
                 problems += error.problems
-        return Examination(tuple(problems), found.facts)
+        notes = patch_notes(found.facts, self.patch_size)
+        return Examination(tuple(problems), found.facts, tuple(notes))
 
     def prepare(self, *, progress: bool = True) -> None:
         """Write the phantom if there is no root, and read every case of the split into the cache.

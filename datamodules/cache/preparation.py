@@ -96,9 +96,11 @@ class Preparer:
             raw, problems = self.read(case)
             if raw is None:
                 return problems, None
+            box = self.preprocessing.box(raw.image)
             facts = case_facts(
                 case,
                 raw,
+                prepared=self.preprocessing.grid(raw.image.shape[1:], raw.affine, box).shape,
                 num_classes=self.num_classes,
                 pictured=case.id in pictured,
                 zero_background=self.zero_background,

@@ -36,6 +36,7 @@ class CaseFacts:
     Attributes:
         id: The case's name.
         shape: Voxels along the file's axes.
+        prepared: Voxels along the axes of the cache's grid, of which training samples are cut.
         spacing: Voxel size in mm along them.
         codes: Where the axes point to, such as ``LPS``.
         intensities: For each modality, minimum, 1st, 50th and 99th percentile, and maximum; where
@@ -48,6 +49,7 @@ class CaseFacts:
 
     id: str
     shape: tuple[int, ...]
+    prepared: tuple[int, ...]
     spacing: tuple[float, ...]
     codes: str
     intensities: tuple[tuple[float, ...], ...]
@@ -59,16 +61,18 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class Examination:
-    """All problems of a dataset, and the facts about the cases that have none."""
+    """All problems of a dataset, the facts about the cases that have none, and what to know."""
 
     problems: tuple[Problem, ...]
     facts: tuple[CaseFacts, ...]
+    notes: tuple[str, ...] = ()
 
 
 def case_facts(
     case: Case,
     raw: RawCase,
     *,
+    prepared: tuple[int, ...],
     num_classes: int,
     pictured: bool,
     zero_background: bool = False,
@@ -86,6 +90,7 @@ def case_facts(
     return CaseFacts(
         id=case.id,
         shape=raw.image.shape[1:],
+        prepared=prepared,
         spacing=tuple(float(size) for size in spacing),
         codes=axis_codes(raw.affine),
         intensities=tuple(
@@ -114,6 +119,21 @@ def picture(raw: RawCase, num_classes: int, window: tuple[float, float] | None =
         channels.append((255 * scaled.clip(0, 1)).astype(np.uint8))
     width, height, _ = voxel_sizes(grid.affine)
     return Picture(np.stack(channels), seen[:, :, z], float(height / width))
+
+
+def patch_notes(facts: Sequence[CaseFacts], patch_size: Sequence[int]) -> list[str]:
+    """Return on which axes training samples are larger than what they are cut from, a line each."""
+    kind = "slices" if len(patch_size) == 2 else "volumes"
+    notes = []
+    for axis, wanted in enumerate(patch_size):
+        sizes = sorted(fact.prepared[axis] for fact in facts)
+        if smaller := sum(size < wanted for size in sizes):
+            notes.append(
+                f"patch_size {list(patch_size)} is larger than the {kind} of {smaller} of "
+                f"{len(sizes)} cases on axis {axis + 1} ({sizes[0]} to {sizes[-1]} voxels after "
+                "orientation and resampling): training and evaluation pad them by 0 there."
+            )
+    return notes
 
 
 def spread_over(cases: Sequence[Case], count: int) -> set[str]:

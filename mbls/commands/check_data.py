@@ -39,7 +39,7 @@ def main(args: list[str]) -> int:
     if found.facts:
         console.print(summary(found.facts, data, root, name=name))
         parts = {} if found.problems else {part: data.cases(part) for part in data.parts}
-        notes = absent(found.facts, data.class_names, parts, every=options.every)
+        notes = [*found.notes, *absent(found.facts, data.class_names, parts, every=options.every)]
         notes += [text for fact in found.facts for text in fact.notes]
         shown = notes if options.every else notes[:NOTES]
         if len(shown) < len(notes):

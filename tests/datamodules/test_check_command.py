@@ -88,6 +88,18 @@ def test_a_dataset_has_one_name(
     assert "heart: 20 cases" in shown
 
 
+def test_a_patch_that_does_not_fit_the_slices_is_told(
+    acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes are those of the cache's grid: slices of 20 x 24 pixels of 1.5 mm become 15 x 18."""
+    patch = ["--data.init_args.patch_size", "[16, 16]", "--data.init_args.spacing", "[2.0, 2.0]"]
+    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0", *patch]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    told = "patch_size [16, 16] is larger than the slices of 20 of 20 cases on axis 1 (15 to 15"
+    assert told in shown
+    assert "cases on axis 2" not in shown
+
+
 def test_a_picture_is_the_slice_with_most_foreground() -> None:
     image = np.zeros((1, 8, 10, 5), np.float32)
     image[0, :, :, 3] = np.arange(80).reshape(8, 10)
@@ -97,7 +109,7 @@ def test_a_picture_is_the_slice_with_most_foreground() -> None:
     label[0, 0, 4] = 255
     affine = np.diag([1.5, 1.5, 4.0, 1.0])  # RAS: both axes are mirrored
     raw = RawCase(image, label, None, affine, affine)
-    facts = case_facts(Case("a", "a", ()), raw, num_classes=3, pictured=True)
+    facts = case_facts(Case("a", "a", ()), raw, prepared=(8, 10, 5), num_classes=3, pictured=True)
     assert facts.picture is not None
     np.testing.assert_array_equal(facts.picture.label, label[::-1, ::-1, 3])
     assert facts.picture.image.shape == (1, 8, 10)
