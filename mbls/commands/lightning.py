@@ -181,6 +181,9 @@ class CommandLine(LightningCLI):
         with settings_told(MisconfigurationException):
             super().instantiate_classes()
 
+    def _parse_ckpt_path(self) -> None:
+        """Keep to the words: lightning lets the settings in a checkpoint override them."""
+
     def _dump_config(self) -> None:
         """Dump a copy: jsonargparse leaves its dump of a loss within a tuple in what it dumps."""
         config, self.config = self.config, copy.deepcopy(self.config)

@@ -83,6 +83,6 @@ def image_mean(values: Tensor, keep: Tensor, weight: Tensor | None = None) -> Te
     """
     if weight is not None:
         weight = weight.to(values)
-        values = values @ weight.unsqueeze(1) / weight.sum()
+        values = (values * weight).sum(dim=1, keepdim=True) / weight.sum()
     present = keep.flatten(1).any(dim=1, keepdim=True).expand_as(values)
     return masked_mean(values, present)

@@ -1,5 +1,6 @@
 """Every loss there is to test: each configuration, and variants that no configuration has."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ CONFIGS = {
     path.stem: path
     for path in sorted(Path(__file__).parents[2].glob("experiments/configs/loss/*.yaml"))
 }
-WEIGHT = [0.2, 1.0, 1.5, 2.0]
+WEIGHT = [0.2, 1.0, 1.5, 2.0]  # of classes
+
+
+def _values(node: Any) -> list[Any]:
+    """Every value in nested mappings."""
+    inner = list(node.values()) if isinstance(node, dict) else []
+    return inner + [value for child in inner for value in _values(child)]
+
+
 VARIANTS = {
     "mbls_l2": ("mbls", {"norm": "l2", "margin": 1.0}),
     "mbls_tight": ("mbls", {"margin": 0.5}),
@@ -46,6 +55,7 @@ VARIANTS = {
     }}),
 }  # fmt: skip
 NAMES = [*CONFIGS, *VARIANTS]
+WEIGHTED = {name for name, (_, settings) in VARIANTS.items() if WEIGHT in _values(settings)}
 BINARY = {"unified_focalpp"}
 
 
@@ -53,7 +63,7 @@ def loss_config(name: str, **changes: Any) -> dict[str, Any]:
     """Return a loss's configuration; the changes go to every nested loss that has the argument."""
     base, variant = VARIANTS.get(name, (name, {}))
     config = yaml.safe_load(CONFIGS[base].read_text())["model"]["loss"]
-    config["init_args"] |= variant
+    config["init_args"] |= copy.deepcopy(variant)
     _change(config, changes)
     return config
 
