@@ -180,6 +180,7 @@ class SegmentationModule(LightningModule):
         self.main_head = main_head
         self.n_bins = n_bins
         self.train_means = EpochMeans()
+        self._told_of_accumulation = False
         if isinstance(loss, Loss):
             loss.bind(num_classes)
         check_parts(loss, num_classes, spatial_dims)
@@ -225,6 +226,20 @@ class SegmentationModule(LightningModule):
         parts = terms if len(terms) > 1 else {}
         self.train_means.add(parts | {"loss": loss}, image.shape[0])
         return loss
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Tell once, by a look before the device has it, that accumulation weighs batches alike."""
+        several = self.trainer.accumulate_grad_batches
+        if (
+            several > 1 and self.trainer.training and not self._told_of_accumulation
+            and bool((batch["label"] == IGNORE_INDEX).any())
+        ):  # fmt: skip
+            self._told_of_accumulation = True
+            rank_zero_warn(
+                f"Accumulation over {several} batches averages them alike, and this one has "
+                "ignored voxels: the gradient is near that of one batch as large, not equal."
+            )
+        return batch
 
     def on_train_epoch_end(self) -> None:
         """Log the loss and its terms, as means over the epoch's samples on all ranks."""

@@ -1,5 +1,6 @@
 """The module: any loss, several heads, precision, and what a step may not do."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -157,6 +158,36 @@ def test_terms_are_logged_and_sum_to_the_loss() -> None:
     parts = logged["train/ce"] + logged["train/margin"]
     assert logged["train/loss"].item() == pytest.approx(parts.item(), rel=1e-5)
     assert {"val/dice", "val/ece", "val/ece_label", "val/cece", "val/nll"} <= logged.keys()
+
+
+@pytest.mark.parametrize(("several", "ignored"), [(2, True), (2, False), (1, True)])
+def test_accumulation_with_ignored_voxels_is_told_once(several: int, ignored: bool) -> None:
+    data = BlobDataModule(size=16, train=16)
+    inner = data.train_dataloader
+
+    def loader() -> Any:
+        found = inner()
+        collate = found.collate_fn
+
+        def with_ignored(items: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = collate(items)
+            batch["label"][:, 0] = -100 if ignored else batch["label"][:, 0]
+            return batch
+
+        found.collate_fn = with_ignored
+        return found
+
+    data.train_dataloader = loader  # type: ignore[method-assign]
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        max_epochs=1, accumulate_grad_batches=several,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer.fit(module(), datamodule=data)
+    found = [str(one.message) for one in told if "Accumulation over 2" in str(one.message)]
+    assert len(found) == (several > 1 and ignored)
 
 
 class Contrast(ImageLoss):
