@@ -278,7 +278,7 @@ def test_a_cell_that_another_process_holds_is_waited_for(tmp_path: Path) -> None
 def test_a_word_that_is_wrong_is_answered_before_anything_runs(
     words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["benchmark", *words, "--root", str(tmp_path)]) == 1
+    assert main(["benchmark", *words, "--root", str(tmp_path)]) in (1, 2)
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
