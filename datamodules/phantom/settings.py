@@ -25,7 +25,8 @@ class CardiacPhantom(PhantomSettings):
     """Settings of the phantom; what they mean for anatomy is in ``heart.py``.
 
     Args:
-        field_of_view_mm: Least and greatest extent of the image along x and along y, mm.
+        field_of_view_mm: Least and greatest extent of the image along x and along y, mm: as in
+            real stacks, a heart takes most of one image and a small part of another.
         pixel_mm: Least and greatest in-plane spacing, mm.
         slice_distances_mm: Slice distances of the ordinary stacks, mm; slices are 0.6 to 0.8 of
             it thick, so the stack has gaps.
@@ -50,8 +51,8 @@ class CardiacPhantom(PhantomSettings):
         ValueError: A setting is out of its range.
     """
 
-    field_of_view_mm: tuple[float, float] = (168.0, 196.0)
-    pixel_mm: tuple[float, float] = (1.4, 1.9)
+    field_of_view_mm: tuple[float, float] = (172.0, 320.0)
+    pixel_mm: tuple[float, float] = (1.4, 2.0)
     slice_distances_mm: tuple[float, ...] = (8.0, 9.0, 10.0, 10.0, 10.0)
     fine_slices_mm: tuple[float, float] = (5.0, 7.0)
     fine_fraction: float = 0.1

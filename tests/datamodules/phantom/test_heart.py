@@ -1,18 +1,24 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from datamodules.phantom import make_patient
 from datamodules.phantom.anatomy import GROUPS, draw_anatomy
+from datamodules.phantom.annotator import posterior
 from datamodules.phantom.heart import HeartModel
 from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom
 
 
+def anatomy(group, number, settings=None):
+    rng = stream(0, number, "anatomy")
+    return draw_anatomy(settings or CardiacPhantom(), number=number, group=group, rng=rng)
+
+
 def heart_model(group, number, settings=None):
-    anatomy = draw_anatomy(
-        settings or CardiacPhantom(), number=number, group=group, rng=stream(0, number, "anatomy")
-    )
-    return HeartModel(anatomy, stream(0, number, "heart"))
+    return HeartModel(anatomy(group, number, settings), stream(0, number, "heart"))
 
 
 def voxel_volumes(model, frame):
@@ -83,3 +89,25 @@ def test_one_slice_lies_at_the_valve_plane():
             assert abs(gap[anatomy.basal[frame]]) <= 0.15 * anatomy.spacing[2] + 1e-6
             assert np.abs(np.delete(gap, anatomy.basal[frame])).min() > 0.8 * anatomy.spacing[2]
         assert anatomy.valve["ES"] >= 0
+
+
+def test_images_are_larger_and_smaller_than_the_quick_samples():
+    """As in real stacks, so that evaluation has slices to cut and slices to pad."""
+    config = yaml.safe_load(Path("experiments/configs/data/acdc.quick.yaml").read_text())
+    (side, _) = config["data"]["init_args"]["patch_size"]
+    sizes = np.array([anatomy("NOR", n).shape[:2] for n in range(1, 41)])
+    smaller = (sizes < side).any(axis=1).mean()
+    assert 0.05 < smaller < 0.3
+    assert (sizes > side).all(axis=1).mean() > 0.6
+    assert (sizes.max(axis=1) > 1.5 * side).mean() > 0.1
+    assert len(np.unique(sizes, axis=0)) > 30
+
+
+@pytest.mark.parametrize("group", ["DCM", "RV"])
+def test_the_smallest_image_holds_the_largest_heart(group):
+    least, _ = CardiacPhantom().field_of_view_mm
+    settings = CardiacPhantom(field_of_view_mm=(least, least), pixel_mm=(2.5, 2.5))
+    for number in (1, 2):
+        known = posterior(make_patient(settings, number=number, group=group).annotations["ED"])
+        border = [known[1:, [0, -1]].max(), known[1:, :, [0, -1]].max()]
+        assert max(border) < 1e-3, number
