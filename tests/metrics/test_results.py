@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mbls.metrics import (
+    REGIONS,
     CalibrationHistogram,
     DiceScore,
+    FineHistogram,
     HausdorffDistance95,
     NormalizedSurfaceDice,
     case_values,
@@ -176,3 +178,42 @@ def test_missing_files_are_named(folder, tmp_path):
     torch.save({}, tmp_path / "bins.npz")
     with pytest.raises(ValueError, match="must hold a calibration histogram"):
         from_bins(tmp_path / "bins.npz")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["all are healthy", "all are healthy, invented", "one is missed"])
+def test_structures_that_no_label_holds_are_left_out_and_counted(kind, no_figures, tmp_path):
+    target = torch.zeros(4, 8, 9, 5, dtype=torch.long)
+    predicted = target.clone()
+    if kind.endswith("invented"):
+        predicted[:, 2:4, 2:5, 1:3] = 1
+    if kind == "one is missed":
+        target[0, 2:4, 2:5, 1:3] = 1
+    probs = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1) * 5 + torch.rand(4, 3, 8, 9, 5)
+    given = {"probs": probs.softmax(1), "target": target, "index": torch.arange(4)}
+    given["spacing"] = torch.ones(4, 3)
+    settings = {"num_classes": 3, "unions": {"both": (1, 2)}, "num_cases": 4}
+    histogram, dice = CalibrationHistogram(regions=REGIONS, **settings), DiceScore(**settings)
+    hd95, nsd = HausdorffDistance95(**settings), NormalizedSurfaceDice(**settings)
+    fine = FineHistogram(3, unions={"both": (1, 2)})
+    for metric in (histogram, dice, hd95, nsd, fine):
+        metric.update(**given)
+    about = {"cases": list("abcd"), "patients": list("abcd"), "meta": META}
+    found = write_results(tmp_path, histogram, dice, hd95=hd95, nsd=nsd, fine=fine, **about)
+    assert json.dumps(from_bins(tmp_path / "bins.npz")) == json.dumps(found)
+    ill = int(kind == "one is missed")
+    for overlap, missed in {"dice": 0, "nsd": 0, "hd95": (8**2 + 9**2 + 5**2) ** 0.5}.items():
+        for name, cases in {"RV": ill, "MYO": 0, "both": ill, "mean": ill}.items():
+            value = found[overlap][name]["value"]
+            assert found[overlap][name]["n_cases"] == cases
+            assert value == pytest.approx(missed) if cases else math.isnan(value)
+    assert found["dice"]["RV"]["n_absent"] == 4 - ill
+    assert found["dice"]["RV"]["n_false"] == 4 * kind.endswith("invented")
+    sound = found["sound"]
+    for pooling, number in {"pooled": ill, "per_case": ill}.items():
+        assert sound["label"][pooling]["ece"]["n_cases"] == number
+        assert math.isfinite(sound["label"][pooling]["ece"]["value"]) == bool(ill)
+        assert math.isfinite(sound["all"][pooling]["ece"]["value"])
+    rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
+    assert [row["hd95/RV"] == "" for row in rows] == [not ill, True, True, True]
+    assert all(row["ece/all"] for row in rows)
