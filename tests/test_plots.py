@@ -14,6 +14,7 @@ from mbls.plots import (
     truth_figure,
     worst_figure,
 )
+from mbls.plots.case_spread import case_spread_figure
 from mbls.plots.measured import measured_figure
 from mbls.plots.reliability import share_interval
 from mbls.plots.side_by_side import side_by_side_figure
@@ -231,9 +232,19 @@ def test_a_caption_can_be_taken_off(bins, draw, origin):
     assert remove_caption(figure) == told
     figure.draw_without_rendering()
     left, right, low, up = box(figure.axes[0])
-    assert [right - left, up - low] == pytest.approx(np.diff(before)[[0, 2]], rel=0.04)
+    assert [right - left, up - low] == pytest.approx(np.diff(before)[[0, 2]], rel=0.01)
     assert figure.get_figheight() < high
     assert figure.get_suptitle() == ("PHANTOM, synthetic data" if origin == "phantom" else "")
+
+
+def test_cases_without_a_value_are_counted():
+    values = {"Dice": {"ce": np.array([0.5, np.nan, 0.7])}, "ECE": {"ce": np.array([0.1] * 3)}}
+    dice, ece = case_spread_figure(values, caption=["acdc"]).axes
+    assert "2 of 3 cases" in dice.get_xlabel()
+    assert ece.get_xlabel() == "ECE"
+    assert side_by_side_figure({"ce": [np.zeros((3, 15))]}, caption=["acdc"]).axes[
+        0
+    ].get_title() == ("ce\nno voxels")
 
 
 def test_regions_have_the_same_words_in_every_figure(bins):

@@ -39,7 +39,9 @@ def case_spread_figure(
                          boxprops={"linewidth": 0.7}, whiskerprops={"linewidth": 0.7},
                          capprops={"linewidth": 0.7}, manage_ticks=False)  # fmt: skip
         axes.grid(axis="x", linewidth=0.3)
-        small(axes, x=textwrap.fill(measure, 28))
+        known, cases = max((~np.isnan(v)).sum() for v in by_loss.values()), len(by_loss[names[0]])
+        some = f"\n{known} of {cases} cases have one" if known < cases else ""
+        small(axes, x=textwrap.fill(measure, 28) + some)
     grid[0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
     grid[0].set_yticklabels([textwrap.fill(name, 24) for name in names], fontsize=8)
     return figure

@@ -21,6 +21,7 @@ from mbls.plots.style import (
     ORANGE,
     caption,
     channel_titles,
+    error_words,
     panels,
     small,
     square,
@@ -134,7 +135,7 @@ def _bars(
     )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
     error = expected_error(count, hits, confidence)
-    axes.set_title(f"{name}\nECE {error:.4f}", fontsize=8)
+    axes.set_title(f"{name}\n{error_words(error)}", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelsize=7, labelbottom=False)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mbls.metrics.calibration import expected_error
 from mbls.plots.across import across_figure, style_of
-from mbls.plots.style import GREY, INCHES, small, square
+from mbls.plots.style import GREY, INCHES, error_words, small, square
 
 __all__ = ["side_by_side_figure"]
 
@@ -50,7 +50,7 @@ def side_by_side_figure(
                       marker=".", markersize=2)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
         error = expected_error(*np.stack(seeds, axis=1)).mean()
-        axes.set_title(f"{textwrap.fill(name, 24)}\nECE {error:.4f}", fontsize=8)
+        axes.set_title(f"{textwrap.fill(name, 24)}\n{error_words(error)}", fontsize=8)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         last = place + columns >= len(tables)
         axes.tick_params(labelbottom=last)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -88,15 +89,18 @@ def remove_caption(figure: Figure) -> str:
     """
     text = figure.get_suptitle()
     figure.draw_without_rendering()
-    before = _caption_height(figure)
+    before = _caption_room(figure)
     write_caption(figure, ["PHANTOM, synthetic data"] if "PHANTOM" in text else [])
-    figure.set_figheight(figure.get_figheight() - before + _caption_height(figure))
+    figure.set_figheight(figure.get_figheight() - before + _caption_room(figure))
     return text
 
 
-def _caption_height(figure: Figure) -> float:
-    text = figure._suptitle  # type: ignore[attr-defined]
-    return float(text.get_window_extent().height / figure.dpi)
+def _caption_room(figure: Figure) -> float:
+    """Return the inches that constrained layout keeps for the caption and the pads around it."""
+    if not figure.get_suptitle():
+        return 0.0
+    text, engine = figure._suptitle, figure.get_layout_engine()  # type: ignore[attr-defined]
+    return float(text.get_window_extent().height / figure.dpi + 2 * engine.get()["h_pad"])
 
 
 def square(figure: Figure, axes: Axes, *, bands: int, heights: Sequence[float] = (1,)) -> None:
@@ -115,6 +119,11 @@ def square(figure: Figure, axes: Axes, *, bands: int, heights: Sequence[float] =
     box = axes.get_window_extent()
     lacks = bands * (box.width - box.height) * sum(heights) / heights[0]
     figure.set_figheight(figure.get_figheight() + lacks / figure.dpi)
+
+
+def error_words(error: float) -> str:
+    """Return a title's line for an ECE; without a voxel there is none."""
+    return "no voxels" if np.isnan(error) else f"ECE {error:.4f}"
 
 
 def small(axes: Axes, **labels: str) -> None:

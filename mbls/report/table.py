@@ -82,6 +82,10 @@ def _summary_caption(metrics: Mapping[str, Any]) -> str:
     if absent:
         told = ", ".join(f"{n} ({cell['n_absent']})" for n, cell in absent.items())
         text += f" Left out where absent from the label, of {meta['n_cases']} cases: {told}."
+    for region, pooling in MAIN_FORMS:
+        known = metrics["sound"].get(region, {}).get(pooling, {}).get("ece", {}).get("n_cases")
+        if known is not None and known < meta["n_cases"]:
+            text += f" {region_words(region).capitalize()}: {known} of {meta['n_cases']} cases."
     if meta["origin"] == "phantom":
         text += f" PHANTOM: synthetic images, no statement about {meta['dataset']}."
     return text

@@ -119,9 +119,37 @@ def fold_words(fold: int | str) -> str:
 
 def _how(analysis: Analysis, section: Section) -> str:
     if section.kind == "overlap":
-        return "Mean over cases; a structure absent from a label is left out."
+        return f"Mean over cases; a structure absent from a label is left out{_absent(analysis)}."
     way = f"{region_words(section.region)}, {POOLING_WORDS[section.pooling]}"
+    if section.kind == "sound" and section.pooling == "per_case":
+        way += _known(analysis, section.region)
     return f"Protocol {section.kind}, {way}, {_bins(analysis)}."
+
+
+def _absent(analysis: Analysis) -> str:
+    """Return in how many cases each structure is absent, where it is in any."""
+    tests = _first_tests(analysis)
+    names = [
+        n for n in tests[0].metrics["dice"] if n not in ("mean", tests[0].meta["class_names"][0])
+    ]
+    counts = {n: sum(test.metrics["dice"][n]["n_absent"] for test in tests) for n in names}
+    cases = sum(test.meta["n_cases"] for test in tests)
+    told = ", ".join(f"{name} in {count} of {cases}" for name, count in counts.items() if count)
+    return told and f" ({told})"
+
+
+def _known(analysis: Analysis, region: str) -> str:
+    """Return how many cases have voxels of a region, where not all have."""
+    tests = _first_tests(analysis)
+    known = sum(t.metrics["sound"][region]["per_case"]["ece"]["n_cases"] for t in tests)
+    cases = sum(test.meta["n_cases"] for test in tests)
+    return f" ({known} of {cases} cases have any)" if known < cases else ""
+
+
+def _first_tests(analysis: Analysis) -> tuple[Run, ...]:
+    """Return the tests of the cases that all runs share: one, or one a fold."""
+    run = analysis.group.first
+    return run.folds if run.pooled else (run,)
 
 
 def _bins(analysis: Analysis) -> str:

@@ -16,7 +16,7 @@ from tests.report.fake import DRAWS, write_run
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests draw them."""
-    monkeypatch.setattr(build, "figures_of", lambda _: [])
+    monkeypatch.setattr(build, "figures_of", lambda *_, **__: [])
 
 
 def bomb(path: Path) -> None:

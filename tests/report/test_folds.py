@@ -69,7 +69,7 @@ def test_patients_of_folds_that_tested_their_own_are_pooled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one test of all patients would be."""
-    monkeypatch.setattr(build, "figures_of", lambda _: [])
+    monkeypatch.setattr(build, "figures_of", lambda *_, **__: [])
     for loss, sharpness in (("ce", 1.5), ("mbls", 1.0)):
         for seed in range(2):
             write_run(tmp_path / "whole", loss, seed, patients=5, sharpness=sharpness)

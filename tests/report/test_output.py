@@ -19,7 +19,7 @@ TABLES = ("report.html", "table.csv", "table.md", "table.tex")
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """Other tests draw them."""
-    monkeypatch.setattr(build, "figures_of", lambda _: [])
+    monkeypatch.setattr(build, "figures_of", lambda *_, **__: [])
 
 
 @pytest.fixture(scope="module")

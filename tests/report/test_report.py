@@ -21,7 +21,7 @@ from tests.report.fake import DRAWS, write_run
 def _no_figures():
     """Other tests draw them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "figures_of", lambda _: [])
+        patch.setattr(build, "figures_of", lambda *_, **__: [])
         yield
 
 

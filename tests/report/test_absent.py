@@ -1,0 +1,63 @@
+"""Structures that no label has, or not each: counted in words, and no reason to warn or to end."""
+
+import re
+
+import pytest
+
+from mbls.cli import main
+from mbls.report import summary_table
+from mbls.report.runs import find_runs
+from tests.report import fake
+
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs on cases without myocardium, of which the first two have no foreground at all."""
+    root, made = tmp_path_factory.mktemp("runs"), fake.predictions
+
+    def predictions(case, **settings):
+        probs, label, known = made(case, **settings)
+        return probs, label.masked_fill(label == 2 if case > 1 else label > 0, 0), known
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake, "predictions", predictions)
+        for loss in ("ce", "mbls"):
+            fake.write_run(root, loss, patients=3, pictures=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(runs):
+    output = runs / "report"
+    assert main(["report", str(runs), "--output", str(output)]) == 0
+    return output
+
+
+def test_tables_count_the_cases_that_have_a_structure(written, runs):
+    text = (written / "table.md").read_text()
+    assert "left out (right ventricle in 2 of 6, myocardium in 6 of 6)" in text
+    assert "labelled foreground (label), per case (4 of 6 cases have any)" in text
+    row = next(line for line in text.splitlines() if line.startswith("| ce") and "n/a" in line)
+    assert "nan" not in row
+    metrics = find_runs([runs])[0][0].metrics
+    told = str(summary_table(metrics).caption)
+    assert "of 6 cases: right ventricle (2), myocardium (6)" in told
+    assert "(label): 4 of 6 cases" in told
+
+
+def test_pictures_are_in_a_report_unless_they_shall_not(written, runs):
+    page = (written / "report.html").read_text()
+    (media,) = re.findall('<source media="([^"]*)" srcset="data:image/png', page)
+    assert media == "screen and (prefers-color-scheme: dark)"
+    assert (written / "worst_cases.png").is_file()
+
+
+def test_a_report_without_pictures_and_captions(written, runs):
+    words = ["--no-pictures", "--no-captions", "--output", str(written)]
+    assert main(["report", str(runs), *words]) == 0
+    page = (written / "report.html").read_text()
+    assert "image/png" not in page
+    assert not list(written.glob("worst_cases.*"))  # nor those of the report before
+    assert "Large marks: means over seeds" in page  # a figure's caption, now the page's
