@@ -134,7 +134,7 @@ def _bars(
         **GAP,
     )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
-    error = expected_error(count, hits, confidence)
+    error = float(expected_error(count, hits, confidence))
     axes.set_title(f"{name}\n{error_words(error)}", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelsize=7, labelbottom=False)

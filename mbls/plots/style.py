@@ -100,7 +100,8 @@ def _caption_room(figure: Figure) -> float:
     if not figure.get_suptitle():
         return 0.0
     text, engine = figure._suptitle, figure.get_layout_engine()  # type: ignore[attr-defined]
-    return float(text.get_window_extent().height / figure.dpi + 2 * engine.get()["h_pad"])
+    pad = engine.get()["h_pad"] if engine is not None else 0.0
+    return float(text.get_window_extent().height / figure.dpi + 2 * pad)
 
 
 def square(figure: Figure, axes: Axes, *, bands: int, heights: Sequence[float] = (1,)) -> None:
