@@ -3,10 +3,11 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
 from mbls.callbacks.rank_zero import on_rank_zero, share_errors
@@ -153,6 +154,9 @@ class RunFolder(Callback):
             return folder
 
         self._path = on_rank_zero(trainer, claimed)
+        for callback in cast(list[Callback], trainer.callbacks):  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self._path / "checkpoints" / "own")  # not the working one
         if self.resume and stage == "fit":
             self._compare(trainer)
         for logger in trainer.loggers:
@@ -180,6 +184,10 @@ class RunFolder(Callback):
     ) -> None:
         """Let go of the folder."""
         self.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let a copy hold nothing: lightning's weight averaging copies what refers to this."""
+        return self.__dict__ | {"_lock": None, "_scratch": None}
 
     def release(self) -> None:
         """Let go of the folder."""

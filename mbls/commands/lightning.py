@@ -6,13 +6,15 @@ import json
 import logging
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jsonargparse.typing import register_type
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
@@ -75,6 +77,10 @@ from mbls.module import SegmentationModule
 from mbls.networks.trial import check_patch
 from mbls.neutral import NEUTRAL, is_below
 from mbls.ranks import end_at_once, say
+
+# what callbacks of lightning's have among their settings, so that config.yaml can be read again
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_data(each.value))
+register_type(torch.device, str, torch.device)
 
 __all__ = ["CommandLine", "RunConfig", "check_words", "command_line", "main", "one_voice"]
 
@@ -197,6 +203,7 @@ class CommandLine(LightningCLI):
         the configuration's bar makes room for none and for another one.
         """
         stated = self.config_init[self.subcommand]["trainer"]
+        _refuse(stated)
         if callbacks := stated.get("callbacks"):
             kwargs["callbacks"] = _with_one_bar(callbacks, stated.get("enable_progress_bar"))
         if (
@@ -403,6 +410,35 @@ def one_voice() -> Iterator[None]:
         if not getattr(error, "of_all_ranks", False) and not first_ends():
             raise type(error)(told_by(error, _rank())) from error
         end_at_once(0)
+
+
+def _refuse(trainer: Mapping[str, Any]) -> None:
+    """Refuse settings of the trainer that no run here can have.
+
+    Raises:
+        ChoiceError: Says which one, and what to do instead.
+    """
+    if trainer.get("enable_checkpointing") is False:
+        raise ChoiceError(
+            "trainer.enable_checkpointing must not be false: a run is tested and resumed from its "
+            "checkpoints. Leave it out."
+        )
+    if trainer.get("overfit_batches"):
+        raise ChoiceError(
+            "trainer.overfit_batches must be 0: it would replace the sampler, which draws samples "
+            "by seed and epoch. To train on few cases name them in a split (SPLIT=file.json, "
+            "--split); to train for few steps take --trainer.limit_train_batches."
+        )
+    if trainer.get("limit_train_batches") == 0:
+        raise ChoiceError(
+            "trainer.limit_train_batches must be above 0, got 0: nothing would be trained. To test "
+            "a checkpoint take make evaluate RUN=FOLDER (mbls evaluate FOLDER)."
+        )
+    if trainer.get("barebones"):
+        raise ChoiceError(
+            "trainer.barebones must be false: it leaves out checkpoints and logged values, which a "
+            "run is made of. Leave it out."
+        )
 
 
 def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:

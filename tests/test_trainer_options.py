@@ -1,0 +1,116 @@
+"""What lightning lets a user add to a run: callbacks of its own, and limits."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mbls.callbacks import RunFolder
+from mbls.locks import is_held
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+CALLBACKS = {
+    "ModelCheckpoint": {"save_last": "true", "monitor": "val/dice", "mode": "max"},
+    "EarlyStopping": {"monitor": "train/loss", "patience": "5"},
+    "Timer": {"duration": "00:01:00:00"},
+    "StochasticWeightAveraging": {"swa_lrs": "0.01", "swa_epoch_start": "1"},
+    "LearningRateMonitor": {},
+}
+
+
+def added(name: str, settings: dict[str, str]) -> list[str]:
+    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
+    return [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}", *given]
+
+
+def test_lightnings_callbacks_go_along_and_are_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = [word for name, settings in CALLBACKS.items() for word in added(name, settings)]
+    assert tiny.fit(*tiny.words(tmp_path, epochs=2), *more) == 0
+    run = tiny.run_folder(tmp_path)
+    own = run / "checkpoints" / "own"  # its last.ckpt is not ours
+    before = {name: (run / f"checkpoints/{name}.ckpt").stat().st_ino for name in ("last", "best")}
+    assert (own / "last.ckpt").is_file()
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "lightning_logs").exists()
+    callbacks = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"]
+    settings = {each["class_path"].rpartition(".")[2]: each["init_args"] for each in callbacks}
+    assert settings["Timer"]["interval"] == "step"
+    assert settings["StochasticWeightAveraging"]["device"] == "cpu"
+    assert tiny.fit("--run", str(run), "--resume", "--epochs", "3") == 0
+    assert (run / "checkpoints/last.ckpt").stat().st_ino != before["last"]
+    assert (own / "last.ckpt").is_file()
+
+
+def test_a_copy_of_the_callback_that_holds_a_folder_holds_nothing(tmp_path: Path) -> None:
+    ours = RunFolder(folder=tmp_path)
+    ours._hold(tmp_path)
+    copy.deepcopy(ours).release()
+    assert is_held(tmp_path)
+    ours.release()
+    assert not is_held(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["enable_checkpointing", "false"], "enable_checkpointing must not be false"),
+        (["overfit_batches", "2"], "overfit_batches must be 0.*SPLIT=file.json"),
+        (["overfit_batches", "0.5"], "overfit_batches must be 0"),
+        (["limit_train_batches", "0"], "limit_train_batches must be above 0, got 0"),
+        (["barebones", "true"], "barebones must be false"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_what_no_run_can_have_is_refused_before_it_begins(
+    words: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    option, value = words
+    assert tiny.fit(*tiny.words(tmp_path), f"--trainer.{option}", value) == 1
+    error = capfd.readouterr().err
+    assert all(part in error for part in told.split(".*"))
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (["max_steps", "3"], 3),
+        (["limit_train_batches", "1"], 2),
+        (["limit_val_batches", "0"], 4),
+        (["val_check_interval", "0.5"], 4),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_limits(
+    words: list[str], steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, value = words
+    assert tiny.fit(*tiny.words(tmp_path), f"--trainer.{option}", value) == 0
+    run = tiny.run_folder(tmp_path)
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert f'"steps": {steps},' in (run / "run.json").read_text()
+    assert "] epoch 1/2: train loss " in capsys.readouterr().out
+
+
+def test_a_time_limit_ends_the_epoch_and_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tiny.words(tmp_path, train=20_000)
+    assert tiny.fit(*words, "--trainer.max_time", "00:00:00:01") == 0
+    assert (tiny.run_folder(tmp_path) / "checkpoints/last.ckpt").is_file()
+    told = capsys.readouterr().out
+    assert "] epoch 1/2: train loss " in told
+    assert "epoch 2/2" not in told
+
+
+def test_a_quick_trial_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*tiny.words(tmp_path), *added("ModelCheckpoint", {"save_last": "true"})]
+    assert tiny.fit(*words, "--trainer.fast_dev_run", "true") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "network"}
