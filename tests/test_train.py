@@ -58,7 +58,8 @@ def test_files_of_two_tests_are_not_mixed(
     before = (run / "test/best/cases.csv").stat().st_mtime_ns
     with hold(run / "test/best"):
         assert main(["evaluate", str(run)]) == 1
-    assert f"Another process is at work in run folder {run}/test/best." in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"Another process is at work in run folder {run}/test/best (process" in told
     assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
