@@ -51,9 +51,9 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
     )
-    keep, safe = labelled(target, ignore_index)
     if weight is None:
-        return each.sum() / keep.sum().clamp_min(1)
+        return each.sum() / (target != ignore_index).sum().clamp_min(1)
+    keep, safe = labelled(target, ignore_index)
     total = weight.to(logits)[safe].masked_fill(~keep, 0).sum()
     return each.sum() / total.where(total > 0, 1)
 

@@ -18,8 +18,8 @@ def prepare(
         target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral.
         ignore_index: The label of voxels that take no part; None where that is for others to know:
             labels are then not held against the classes.
-        validate: Also look at the labels on an accelerator, for which the host then waits; on the
-            CPU a look costs next to nothing, and they are always checked (:func:`check_labels`).
+        validate: Also look at every label, on an accelerator too, for which the host then waits;
+            else on the CPU alone, and at the least and the largest (:func:`check_labels`).
 
     Returns:
         The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64.
@@ -32,7 +32,7 @@ def prepare(
     if target.ndim == logits.ndim:
         target = target.squeeze(1)
     if validate or free_to_look(target):
-        check_labels(target, logits.shape[1], ignore_index)
+        check_labels(target, logits.shape[1], ignore_index, each=validate)
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide), target.to(torch.int64)
 
@@ -63,13 +63,16 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
         )
 
 
-def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
+def check_labels(
+    target: Tensor, num_classes: int, ignore_index: int | None, *, each: bool = True
+) -> None:
     """Look at every label; on an accelerator the host waits for the answer.
 
     Args:
         target: Labels of any shape.
         num_classes: C; labels run from 0 to C - 1.
         ignore_index: The one label that may lie outside; None for any.
+        each: Look at each; else one that lies between ``ignore_index`` and the classes may pass.
 
     Raises:
         ValueError: A label that is not integral, or none of 0 .. C - 1 and ``ignore_index``.
@@ -83,8 +86,9 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> 
         return
     if target.numel():
         low, high = (int(label) for label in torch.aminmax(target))
-        if low >= 0 and high < num_classes:  # most often: one pass
-            return
+        far = (low < 0 and low != ignore_index) or (high >= num_classes and high != ignore_index)
+        if not far and not (each and (low < 0 or high >= num_classes)):
+            return  # one pass
     outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
     if bool(outside.any()):
         labels = [int(label) for label in target[outside].unique().tolist()[:5]]
