@@ -43,19 +43,20 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
         tensor(1.3863)
     """
-    each = F.cross_entropy(  # 0 where ignored; its own sum has no deterministic kernel on CUDA
+    on_cpu = logits.device.type == "cpu"  # its own sum is faster there, and on CUDA it has no
+    total = F.cross_entropy(  # deterministic kernel; the map is 0 where a voxel is ignored
         logits,
         target,
         None if weight is None else weight.to(logits),
-        reduction="none",
+        reduction="sum" if on_cpu else "none",
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
-    )
+    ).sum()
     if weight is None:
-        return each.sum() / (target != ignore_index).sum().clamp_min(1)
+        return total / (target != ignore_index).sum().clamp_min(1)
     keep, safe = labelled(target, ignore_index)
-    total = weight.to(logits)[safe].masked_fill(~keep, 0).sum()
-    return each.sum() / total.where(total > 0, 1)
+    count = weight.to(logits)[safe].masked_fill(~keep, 0).sum()
+    return total / count.where(count > 0, 1)
 
 
 @dataclass(frozen=True)
