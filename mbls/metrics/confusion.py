@@ -1,9 +1,11 @@
 """Count pairs of predicted and labelled class in pieces that stay in the processor's cache."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from mbls.metrics.voxels import pieces
+from mbls.metrics.voxels import count_pieces
 from mbls.scratch import Scratch
 
 
@@ -22,10 +24,22 @@ def confusion(probs: Tensor, target: Tensor, ignore_index: int) -> Tensor | None
         int64 ``(C, C)``, predicted by labelled; None where the numbers ask for a closer look: not
         all are finite, or a label is no class.
     """
-    C = len(probs)
+
+    def count(pieces: Iterator[tuple[Tensor, ...]]) -> Tensor | None:
+        return _table(pieces, len(probs), ignore_index)
+
+    tables = count_pieces([probs[None], target[None, None]], len(probs), count)
+    found = [table for table in tables if table is not None]
+    return torch.stack(found).sum(0) if len(found) == len(tables) else None
+
+
+def _table(
+    pieces: Iterator[tuple[Tensor, ...]], num_classes: int, ignore_index: int
+) -> Tensor | None:
+    C = num_classes
     table = torch.zeros((C + 1) ** 2, dtype=torch.int64)
-    scratch = Scratch(probs.device)
-    for scores, labels in pieces([probs[None], target[None, None]], C):
+    scratch = Scratch(torch.device("cpu"))
+    for scores, labels in pieces:
         shape = (scores.shape[1],)
         lab = scratch("label", shape, torch.float32).copy_(labels[0])
         ignored = torch.sub(lab, ignore_index, out=scratch("ignored", shape, torch.float32))

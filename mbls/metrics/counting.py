@@ -56,23 +56,28 @@ class Tally:
         self.top = zeros(2, codes, GRID_CELLS, 2)
         self.scores = zeros(codes, 3)
         self.doubts: list[Tensor] = []
-        # Packed: top label, classes and unions, each in shares that are scattered in parallel; only
-        # the top label tells misses (second half).
-        shares = torch.get_num_threads() if device.type == "cpu" else 1
-        self._cells = zeros(1 + num_classes + unions, shares, 2 * codes * GRID_CELLS)
-        self._scores = zeros(2, shares, codes)
+        # Packed: top label, classes and unions; only the top label tells misses (second half).
+        self._cells = zeros(1 + num_classes + unions, 2 * codes * GRID_CELLS)
+        self._scores = zeros(2, codes)
         self._voxels = 0
         self._scratch = Scratch(device)
 
+    def merge(self, other: "Tally") -> None:
+        """Add the public sums of a tally of other voxels of the case."""
+        self.classes += other.classes
+        self.top += other.top
+        self.scores += other.scores
+        self.doubts += other.doubts
+
     def flush(self) -> None:
         """Move the packed sums of the last pieces to the public ones."""
-        both = torch.stack(unpacked(self._cells, FIXED_BITS), -1).sum(1)
+        both = torch.stack(unpacked(self._cells, FIXED_BITS), -1)
         both = both.unflatten(1, (2, -1, GRID_CELLS))
         self.top += both[0]
         self.classes += both[1:, 0]
         voxels, squares = unpacked(self._scores[0], FIXED_BITS)
         floored, logs = unpacked_overflow(self._scores[1], LOG_BITS, voxels)
-        self.scores += torch.stack([squares, logs, floored], -1).sum(0)
+        self.scores += torch.stack([squares, logs, floored], -1)
         self._cells.zero_()
         self._scores.zero_()
         self._voxels = 0
@@ -124,7 +129,7 @@ class Tally:
         for channel, probs in enumerate((*facts.probs, *joined), 1):
             self._scatter(channel, probs, start)
         # The top label comes last, since its misses change the start.
-        missed = start.add_(facts.missed, alpha=self._cells.shape[2] // 2)
+        missed = start.add_(facts.missed, alpha=self._cells.shape[1] // 2)
         self._scatter(0, facts.top.to(facts.probs.dtype), missed)
 
     def _scatter(self, channel: int, probs: Tensor, start: Tensor) -> None:
@@ -134,13 +139,11 @@ class Tally:
         self._add_packed(self._cells[channel], floats, packed(values, FIXED_BITS, values))
 
     def _add_packed(self, sums: Tensor, places: Tensor, values: Tensor) -> None:
-        """Add ``(L,)`` packed values at the places given as floats to ``(shares, places)``."""
+        """Add ``(L,)`` packed values at the places given as floats to ``(places,)``."""
         scratch, voxels = self._scratch, values.shape
         # The bounds matter to what is NaN and will be refused.
-        index = scratch("int32", voxels, torch.int32).copy_(places).clamp_(0, sums.shape[1] - 1)
-        index = scratch("index", voxels, torch.int64).copy_(index)
-        shares = len(sums) if len(values) % len(sums) == 0 else 1
-        sums[:shares].scatter_add_(1, index.view(shares, -1), values.view(shares, -1))
+        index = scratch("int32", voxels, torch.int32).copy_(places).clamp_(0, len(sums) - 1)
+        sums.scatter_add_(0, scratch("index", voxels, torch.int64).copy_(index), values)
 
     def _add_scores(self, facts: PieceFacts, code: Tensor) -> None:
         scratch, voxels = self._scratch, code.shape

@@ -6,7 +6,7 @@ in probability, less towards 0 and 1. Its mean confidence is kept exactly, so a 
 from the cells differs from that of the single voxels only by where inside a cell a voxel lay.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
 from mbls.metrics.fixed_point import negative_log, to_fixed
 from mbls.metrics.regions import CODE_REGIONS
 from mbls.metrics.settings import settings_digest
-from mbls.metrics.voxels import check_ignore_index, check_shapes, check_unions, pieces
+from mbls.metrics.voxels import check_ignore_index, check_shapes, check_unions, count_pieces
 from mbls.scratch import Scratch
 
 _SMALLEST = 1e-30
@@ -106,17 +106,24 @@ class FineHistogram(ExactMetric):
         """
         del spacing, index
         target = check_shapes(probs, target, self.num_classes)
-        doubts: list[Tensor] = []
-        shape = (self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
-        counted = torch.zeros(shape, dtype=torch.int64, device=probs.device)
-        scratch = Scratch(probs.device)
-        for piece, labels in pieces([probs.detach(), target[:, None]], self.num_classes):
-            self._count(counted, piece, labels, doubts, scratch)
+
+        def count(pieces: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, list[Tensor]]:
+            doubts: list[Tensor] = []
+            shape = (self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
+            counted = torch.zeros(shape, dtype=torch.int64, device=probs.device)
+            scratch = Scratch(probs.device)
+            for piece, labels in pieces:
+                self._count(counted, piece, labels, doubts, scratch)
+            return counted, doubts
+
+        found = count_pieces([probs.detach(), target[:, None]], self.num_classes, count)
+        doubts = [doubt for _, doubts in found for doubt in doubts]
         if not doubts:
             return
         noted = worst(doubts).tolist()
         refuse_doubtful(noted, probs.dtype, self.num_classes, self.ignore_index)
-        counted = counted.to(self.cells.device).unflatten(1, (_PARTS, 2))
+        counted = torch.stack([cells for cells, _ in found]).sum(0).to(self.cells.device)
+        counted = counted.unflatten(1, (_PARTS, 2))
         for position, region in enumerate(self.regions):
             missed, hit = counted[:, _REGION_PARTS[region]].sum(1).unbind(1)
             voxels, confidence = (missed + hit).unbind(-1)

@@ -1,6 +1,6 @@
 """The histogram under all calibration metrics: exact sums, the same for any batching and order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from mbls.metrics.voxels import (
     check_index,
     check_shapes,
     check_unions,
-    pieces,
+    count_pieces,
 )
 
 
@@ -185,16 +185,23 @@ class CalibrationHistogram(ExactMetric):
         unions = tuple(self.unions.values())
         masks = len(self._masks)
 
-        tally = Tally(self.num_classes, len(unions), masks, tensors[0].device)
-        truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
-        for piece in pieces(tensors, self.num_classes):
-            bits = piece[2] if masks else None
-            tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
-            if posterior:
-                keep = piece[1][0] != self.ignore_index
-                expected = expected_cells(piece[0], piece[-1], keep, unions, self.regions)
-                truth += expected.to(truth.device)
-        tally.flush()
+        def count(pieces: Iterator[tuple[Tensor, ...]]) -> tuple[Tally, Tensor]:
+            tally = Tally(self.num_classes, len(unions), masks, tensors[0].device)
+            truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
+            for piece in pieces:
+                bits = piece[2] if masks else None
+                tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
+                if posterior:
+                    keep = piece[1][0] != self.ignore_index
+                    expected = expected_cells(piece[0], piece[-1], keep, unions, self.regions)
+                    truth += expected.to(truth.device)
+            tally.flush()
+            return tally, truth
+
+        (tally, truth), *others = count_pieces(tensors, self.num_classes, count)
+        for other, expected in others:
+            tally.merge(other)
+            truth += expected
         cells, sums = self._regions(tally)
         known = sums.new_zeros(())
         if posterior:

@@ -1,15 +1,20 @@
 """From the tensors a metric is called with to ``(C, L)`` pieces of a size that fits the cache."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-PIECE_VOXELS = (1 << 15) - (1 << 6)
-"""Voxels of a piece for each thread: enough to be worth an operation, few enough for the cache."""
-MAX_VOXELS = 2 * PIECE_VOXELS
+from mbls.threads import in_threads
+
+Result = TypeVar("Result")
+
+MAX_VOXELS = (1 << 15) - (1 << 6)
+"""Voxels of a piece: enough to be worth an operation, few enough for the cache, and fewer than
+torch shares out to threads."""
 PIECE_VALUES = 1 << 18
 SLAB_VOXELS = 1 << 20
 """Voxels of a slab, in which whole volumes are worked on one part after the other."""
@@ -140,6 +145,50 @@ def slabs(shape: Sequence[int]) -> Iterator[Any]:
         yield slice(start, start + rows)
 
 
+def count_pieces(
+    tensors: Sequence[Tensor],
+    num_classes: int,
+    count: Callable[[Iterator[tuple[Tensor, ...]]], Result],
+) -> list[Result]:
+    """Return what ``count`` makes of the pieces: on the CPU each of torch's threads counts some.
+
+    Threads meet at the end alone. If they shared out each operation on a piece, they would meet a
+    hundred times a piece, and wait each time for one that another process keeps from its processor.
+
+    Args:
+        tensors: See :func:`pieces`.
+        num_classes: See :func:`pieces`.
+        count: Goes through its pieces; its results must be sums that do not depend on which.
+    """
+    first, todo = tensors[0], _Shared(pieces(tensors, num_classes))
+    whole_pieces = first.shape[0] * first[0, 0].numel() // _length(num_classes) if len(first) else 0
+    threads = min(torch.get_num_threads(), whole_pieces) if first.device.type == "cpu" else 1
+    if threads <= 1:
+        return [count(todo)]
+    inference = torch.is_inference_mode_enabled()  # a thread's own setting
+
+    def work() -> Result:
+        with torch.inference_mode(inference):
+            return count(todo)
+
+    return in_threads(threads, work)
+
+
+class _Shared(Iterator[Result]):
+    """An iterator that several threads may ask."""
+
+    def __init__(self, items: Iterator[Result]) -> None:
+        self._items, self._lock = items, threading.Lock()
+
+    def __next__(self) -> Result:
+        with self._lock:
+            return next(self._items)
+
+
+def _length(num_classes: int) -> int:
+    return min(MAX_VOXELS, max(1024, PIECE_VALUES // num_classes))
+
+
 def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor, ...]]:
     """Cut matching ``(N, c, *S)`` tensors into ``(c, L)`` pieces without copying a whole volume.
 
@@ -151,8 +200,7 @@ def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor
         One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`. The order of voxels
         is that of memory, not of space: sums do not depend on it.
     """
-    threads = torch.get_num_threads()
-    length = min(MAX_VOXELS, PIECE_VOXELS * threads, max(1024, PIECE_VALUES // num_classes))
+    length = _length(num_classes)
     first = tensors[0]
     voxels = first[0, 0].numel() if first.shape[0] else 0
     if voxels == 0:

@@ -30,6 +30,24 @@ def test_it_is_the_table_of_argmax(dtype: torch.dtype, shape: tuple[int, ...], i
     assert torch.equal(flipped, found)
 
 
+def test_threads_do_not_matter() -> None:
+    scores, target = torch.randn(4, 300, 400), torch.randint(4, (300, 400))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = confusion(scores, target, -100)
+        target[0, 0] = 7
+        assert confusion(scores, target, -100) is None
+    finally:
+        torch.set_num_threads(before)
+    target[0, 0] = 0
+    assert found is not None
+    assert found.sum() == target.numel()
+    target_one = confusion(scores, target, -100)
+    assert target_one is not None
+    assert (found - target_one).abs().sum() <= 2  # the label that was changed
+
+
 def test_close_scores_of_doubles_are_told_apart() -> None:
     scores = torch.tensor([[0.5], [0.5 + 1e-15], [0.0]], dtype=torch.float64)
     table = confusion(scores, torch.tensor([2]), -100)

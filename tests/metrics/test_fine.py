@@ -54,6 +54,19 @@ def test_cells_are_ordered_narrow_and_cover_everything():
     assert fine_cells(torch.tensor([0.5])).item() == FINE_CELLS // 2
 
 
+def test_threads_do_not_matter():
+    probs, target = overconfident(100_000)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(FineHistogram(3))
+            found[-1].update(probs, target)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].cells, found[1].cells)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sums_are_those_of_the_voxels_for_any_split(dtype):
     probs, target = overconfident(3000)

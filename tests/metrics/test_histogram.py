@@ -1,12 +1,14 @@
 """The histogram against a slow oracle, and the same sums for any way of feeding it."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from mbls.metrics import CalibrationHistogram, FineHistogram, estimate
+from mbls.metrics.counting import Tally
 from tests.metrics import oracle
 
 STATES = ("cells", "sums", "truth", "known")
@@ -196,17 +198,58 @@ def test_merge_of_shards():
     assert_same(whole, left)
 
 
-def test_threads_do_not_matter():
-    probs, target = softmax_case(1, 300, 300)
-    results = []
+@pytest.fixture
+def threads():
+    """Give torch so many threads, until the test's end."""
     before = torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        metric = CalibrationHistogram(4)
-        metric.update(probs, target)
-        results.append(metric)
+    yield torch.set_num_threads
     torch.set_num_threads(before)
-    assert_same(*results)
+
+
+@pytest.mark.parametrize("context", [torch.inference_mode, torch.enable_grad])
+def test_threads_do_not_matter(threads, context):
+    results = []
+    with context():
+        probs, target = softmax_case(1, 400, 400)
+    for number in (1, 2, 3):
+        threads(number)
+        with context():
+            metric = CalibrationHistogram(4, regions=("all", "label", "boundary"), boundary_mm=2.0)
+            metric.update(probs, target, spacing=torch.ones(1, 2), posterior=probs)
+        results.append(metric)
+        assert torch.get_num_threads() == number
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+    assert torch.equal(results[0].truth, results[2].truth)
+
+
+def test_a_thread_counts_its_pieces_by_itself(threads, monkeypatch):
+    """Threads that meet in every operation wait for each other wherever a processor is shared."""
+    seen = []
+    meet = threading.Barrier(2)  # so that one thread cannot take all pieces
+    add = Tally.add
+
+    def noted(tally, *piece):
+        if threading.get_ident() not in dict(seen):
+            seen.append((threading.get_ident(), torch.get_num_threads()))
+            meet.wait(10)
+        add(tally, *piece)
+
+    monkeypatch.setattr(Tally, "add", noted)
+    threads(2)
+    CalibrationHistogram(4).update(*softmax_case(1, 300, 300))
+    assert [number for _, number in seen] == [1, 1]
+
+
+def test_a_refused_piece_is_refused_by_any_number_of_threads(threads):
+    probs, target = softmax_case(1, 300, 300)
+    target[0, 299, 299] = 9
+    threads(2)
+    metric = CalibrationHistogram(4)
+    with pytest.raises(ValueError, match="labels from 0 to 9"):
+        metric.update(probs, target)
+    assert not metric.cells.any()
+    assert torch.get_num_threads() == 2
 
 
 def test_under_inference_mode_and_with_gradients():
