@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import cached_property
 from queue import SimpleQueue
@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from mbls.threads import compute_alone
+
 __all__ = ["AheadLoader"]
 
+PATIENCE = 5.0  # seconds
 _END = object()
-_PATIENCE = 5.0  # seconds for the batch that is being made when the process ends
+_Asked = SimpleQueue[tuple[Future[Any], Iterator[Any]] | None]
 
 
 class AheadLoader(DataLoader[Any]):
@@ -31,50 +34,48 @@ class AheadLoader(DataLoader[Any]):
         return batches if self.num_workers else _Ahead(batches, self._thread)
 
     @cached_property
-    def _thread(self) -> "_Thread":
+    def _thread(self) -> "_LoaderThread":
         """One thread for all epochs, whose torch takes one processor; the others are the steps'."""
-        thread = _Thread()
-        threads = torch.get_num_threads()
-        thread.submit(torch.get_num_threads).result()  # or it would take the number set last
-        thread.submit(torch.set_num_threads, 1).result()
-        torch.set_num_threads(threads)  # of threads to come too
-        return thread
+        return _LoaderThread()
 
 
-class _Thread:
-    """A thread that does one task after the other, until nobody holds this or the process ends.
+class _LoaderThread:
+    """A thread that makes batches, until neither the loader nor a pass over it is there.
 
-    Unlike an executor's it keeps no process alive that has ended but for it: a read from a server
-    that is gone may hang for ever.
+    It is a daemon: a program that has ended waits for the batch in hand, for which Python must be
+    there, but no longer than PATIENCE, since a network disk may never hand out a file.
     """
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[Any] = SimpleQueue()
-        thread = threading.Thread(target=_work, args=(self._tasks,), name="loader", daemon=True)
+        self._asked: _Asked = SimpleQueue()
+        thread = threading.Thread(target=_serve, args=(self._asked,), name="loader", daemon=True)
+        threads = torch.get_num_threads()
         thread.start()
-        weakref.finalize(self, _end, thread, self._tasks)  # at exit too
+        self.next(iter([None])).result()  # it has set its number
+        torch.set_num_threads(threads)  # of threads to come too
+        weakref.finalize(self, _end, self._asked, thread)
 
-    def submit(self, work: Callable[..., Any], *args: Any) -> "Future[Any]":
-        """Return the result to come of ``work(*args)``."""
-        coming: Future[Any] = Future()
-        self._tasks.put((coming, work, args))
-        return coming
+    def next(self, batches: Iterator[Any]) -> "Future[Any]":
+        """Ask for the next of the batches, or _END."""
+        future: Future[Any] = Future()
+        self._asked.put((future, batches))
+        return future
 
 
-def _work(tasks: "SimpleQueue[Any]") -> None:
-    while (task := tasks.get()) is not None:
-        coming, work, args = task
+def _serve(asked: _Asked) -> None:
+    compute_alone()
+    for future, batches in iter(asked.get, None):
         try:
-            coming.set_result(work(*args))
-        except BaseException as error:  # whoever asked for the result raises it
-            coming.set_exception(error)
-        del task, coming, work, args  # the batch is the reader's alone
+            future.set_result(next(batches, _END))
+        except BaseException as error:
+            future.set_exception(error)
+        del future, batches  # or what was asked last would live until more is
 
 
-def _end(thread: threading.Thread, tasks: "SimpleQueue[Any]") -> None:
-    tasks.put(None)
+def _end(asked: _Asked, thread: threading.Thread) -> None:
+    asked.put(None)
     if thread is not threading.current_thread():
-        thread.join(_PATIENCE)
+        thread.join(PATIENCE)
 
 
 class _Ahead(Iterator[Any]):
@@ -83,18 +84,15 @@ class _Ahead(Iterator[Any]):
     Lightning tells the sampler the epoch after it has asked for the pass.
     """
 
-    def __init__(self, batches: Iterator[Any], thread: _Thread) -> None:
+    def __init__(self, batches: Iterator[Any], thread: _LoaderThread) -> None:
         self._batches, self._thread = batches, thread
         self._coming: Future[Any] | None = None
 
     def __next__(self) -> Any:
         if self._coming is None:
-            self._coming = self._ask()
+            self._coming = self._thread.next(self._batches)
         batch = self._coming.result()
         if batch is _END:
             raise StopIteration
-        self._coming = self._ask()
+        self._coming = self._thread.next(self._batches)
         return batch
-
-    def _ask(self) -> Future[Any]:
-        return self._thread.submit(next, self._batches, _END)

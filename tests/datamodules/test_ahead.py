@@ -1,11 +1,13 @@
 """The loader that makes a batch ahead: same batches, no waiting, errors told where they are met."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,25 +116,44 @@ def test_the_thread_ends_with_the_loader() -> None:
         assert not thread.is_alive()
 
 
-def test_a_read_that_hangs_does_not_keep_the_process() -> None:
-    code = """
-import threading
+HANGS = """
+import sys, threading, time
+from torch.utils.data import Dataset
 from datamodules.loading import ahead
 
-class Hanging:
-    def __len__(self):
-        return 2
-    def __getitem__(self, index):
-        return threading.Event().wait() if index else 0
+ahead.PATIENCE = 0.1
 
-ahead._PATIENCE = 0.1
-next(iter(ahead.AheadLoader(Hanging(), batch_size=None)))
-print("done")
+
+class Stuck(Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if index == 1:
+            open(sys.argv[1]).read()  # a pipe that nobody writes to
+        return index
+
+
+batches = iter(loader := ahead.AheadLoader(Stuck(), batch_size=None))
+print(int(next(batches)), flush=True)
 """
+
+
+def test_a_read_that_hangs_does_not_keep_a_program_that_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", HANGS, tmp_path / "pipe"], capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
+def test_a_program_that_ends_waits_for_the_batch_in_hand() -> None:
+    """Python must not be gone while torch computes."""
+    code = HANGS.replace("= 0.1", "= 30").replace(
+        "open(sys.argv[1]).read()", "time.sleep(0.5); print('made', flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("0\nmade\n", 0)
 
 
 def test_workers_load_where_they_are_asked_for() -> None:
