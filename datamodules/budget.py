@@ -8,6 +8,8 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 
+from mbls.cgroups import control_groups
+
 _GROUPS = {  # files of a control group, by version: limit, use, and what of it the kernel may drop
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -88,23 +90,8 @@ def _of_machine(root: Path) -> int:
 
 def _of_groups(root: Path) -> list[int]:
     """Return what is left in each control group that has a limit."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    top = root / "sys/fs/cgroup"
-    left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        version = 1 if controllers else 2
-        if version == 1 and "memory" not in controllers.split(","):
-            continue
-        base = top / "memory" if version == 1 else top
-        inner = base / path.strip("/")
-        for folder in (inner, *(above for above in inner.parents if above.is_relative_to(base))):
-            found = _left_in(folder, *_GROUPS[version])
-            left += [] if found is None else [found]
-    return left
+    found = (_left_in(folder, *_GROUPS[v]) for v, folder in control_groups("memory", root))
+    return [left for left in found if left is not None]
 
 
 def _left_in(folder: Path, limit: str, use: str, droppable: str) -> int | None:

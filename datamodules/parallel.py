@@ -1,12 +1,14 @@
 """Work on many cases at once, with a progress bar."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mbls.threads import compute_alone, cpus
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +28,8 @@ def in_parallel(
     """Yield each item with the result of ``work``, as the results come.
 
     Threads, not processes: unpacking, copying and resampling release Python's lock, and nothing
-    has to be imported again or sent across. The first exception cancels what has not begun.
+    has to be imported again or sent across. In each torch computes alone, since a case has one
+    already. The first exception cancels what has not begun.
 
     Args:
         work: What to do with an item.
@@ -36,14 +39,15 @@ def in_parallel(
         progress: Whether to show the bar.
         on_end: Called before what has begun is waited for.
     """
-    count = workers or min(16, _cpus())
+    count = workers or min(16, cpus())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    pool = ThreadPoolExecutor(count)
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=compute_alone)
     try:
         with Progress(*columns, console=console, disable=not progress) as bar:
             task = bar.add_task(description, total=len(items))
@@ -54,9 +58,4 @@ def in_parallel(
     finally:
         on_end()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        torch.set_num_threads(before)
