@@ -16,6 +16,7 @@ from pathlib import Path
 from mbls import __version__
 from mbls.errors import is_lost_rank, message_for_user
 from mbls.ranks import PREPARED, end_at_once, in_job, leave_job, may_tell_of_loss
+from mbls.threads import set_defaults
 
 __all__ = ["main"]
 
@@ -93,6 +94,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run(command: str, args: list[str]) -> int:
     """Import a command's module and run it."""
+    set_defaults()
     module = importlib.import_module(COMMANDS[command][0])
     if command in ("fit", "validate", "test", "cache-info", "cache-clean"):
         args = [command, *args]

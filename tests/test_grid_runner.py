@@ -25,6 +25,7 @@ from mbls.grid.progress import counts, last_lines, seconds_left
 from mbls.grid.runner import Entry, Runner, Status
 from mbls.grid.views import LineView, LiveView, make_view
 from mbls.locks import hold
+from mbls.threads import cpus
 from tests import fake_run
 
 GRID = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
@@ -131,7 +132,7 @@ def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
     assert len(result[0]) == 2  # never three
     assert [entry.status for entry in entries] == ["stopped", "stopped", "waiting"]
     assert "Stopping: each run finishes its batch" in shown
-    each = max(1, runner_module.cores() // 2)
+    each = max(1, cpus() // 2)
     assert f"threads {each}\n" in log_file(cells[0].folder).read_text()
 
 

@@ -16,6 +16,7 @@ from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.callbacks.speed import peak_memory
 from mbls.files import replace_file
+from mbls.threads import threads_in_force
 from mbls.trackers import facts
 
 __all__ = ["RunCard", "commit"]
@@ -61,7 +62,7 @@ class RunCard(Callback):
             "ranks": trainer.world_size,
             "nodes": trainer.num_nodes,
             "device": _device_name(trainer.strategy.root_device),
-            "threads": torch.get_num_threads(),
+            **threads_in_force(),
             "precision": trainer.precision,
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "finished": False,

@@ -18,8 +18,9 @@ from mbls.errors import ChoiceError, RunFolderError
 from mbls.grid import Cell, State, log_file, make_cells, parse_losses
 from mbls.grid.asked import asked, differences
 from mbls.grid.progress import counts, last_lines
-from mbls.grid.runner import Entry, Runner, Status, cores
+from mbls.grid.runner import Entry, Runner, Status
 from mbls.grid.views import make_view
+from mbls.threads import cpus
 
 __all__ = ["at_least_one", "grid_cells", "main", "numbers", "parser", "refuse_other_runs"]
 
@@ -66,7 +67,7 @@ def main(args: list[str]) -> int:
         return 0
     refuse_other_runs(cells)
     console = Console()
-    jobs = options.jobs or (cores() if options.losses is None else 1)
+    jobs = options.jobs or (cpus() if options.losses is None else 1)
     entries = run(cells, jobs=jobs, console=console)
     console.print(f"{counts(entries)}.", highlight=False)
     if any(entry.status in LEFT for entry in entries):

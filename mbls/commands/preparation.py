@@ -18,6 +18,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from mbls.callbacks.progress import say_stage
 from mbls.errors import ChoiceError, FirstRankError, rank_lost
 from mbls.ranks import PREPARED, end_at_once, may_tell_of_loss
+from mbls.threads import share_cpus
 
 __all__ = [
     "check_launcher",
@@ -83,8 +84,9 @@ def check_launcher(trainer: Trainer) -> None:
 def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
     """Prepare the data in one process.
 
-    Where lightning will start the ranks, that is before there are any. Where torchrun or srun
-    started them, rank 0 prepares and the others wait, for as long as it takes.
+    Where lightning will start the ranks, that is before there are any, and they share the CPUs.
+    Where torchrun or srun started them, rank 0 prepares and the others wait, for as long as it
+    takes.
 
     Raises:
         FirstRankError: On the waiting ranks, where rank 0 failed; its own error says why.
@@ -96,6 +98,8 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         say_stage("preparing the data")
         prepare()
         os.environ[PREPARED] = mark_of(os.getpid())
+        if trainer.num_devices > 1:
+            share_cpus(trainer.num_devices)
         return
     trainer.strategy.setup_environment()  # joins the ranks; lightning's own call finds it done
     group = dist.new_group(backend="gloo", timeout=timedelta(days=1000))

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from mbls.grid.cells import Cell, State
 from mbls.grid.claims import claim
+from mbls.threads import shared_environment
 
 __all__ = ["Entry", "Runner", "Status", "View"]
 
@@ -175,7 +176,7 @@ class Runner:
             # a terminal's Ctrl-C would reach it a second time
             entry.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=environment(self.jobs), start_new_session=True,
+                env=shared_environment(self.jobs), start_new_session=True,
             )  # fmt: skip
         entry.status, entry.started = Status.RUNNING, time.monotonic()
         self.view.started(entry, self.entries)
@@ -232,16 +233,3 @@ def mbls_command(words: Sequence[str]) -> list[str]:
     """Return the command line of ``mbls`` in this environment."""
     script = Path(sys.executable).with_name("mbls")
     return [*([str(script)] if script.is_file() else [sys.executable, "-m", "mbls.cli"]), *words]
-
-
-def environment(jobs: int) -> dict[str, str]:
-    """Return the environment of a cell: the cores divided among the jobs, unless it says itself."""
-    env = dict(os.environ)
-    if jobs > 1:
-        env.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    return env
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
