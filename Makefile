@@ -10,7 +10,7 @@ LOSS    ?= mbls
 
 TARGETS := help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
-  bench-bootstrap bench-data bench-train bench-evaluation bench-ddp clean
+  bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared clean
 
 # The variables of each target beside those of EVERY target; another one on the command line is refused.
 EVERY := PYTHON ARGS SHELL MAKE% BIN MBLS PYTEST
@@ -210,6 +210,9 @@ bench-evaluation: install  ## Scoring a volume beside the published way
 
 bench-ddp: install  ## Training on two processes beside one
 	@$(BIN)/python -m experiments.benchmarks.ddp $(ARGS)
+
+bench-shared: install  ## Counting and training beside busy processes; OLD=another checkout (12 minutes)
+	@$(BIN)/python -m experiments.benchmarks.shared $(if $(OLD),--old "$(OLD)") $(ARGS)
 
 coverage: install  ## Run the tests and show what they reach
 	@$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term $(ARGS)

@@ -1,9 +1,11 @@
 """The benchmarks run, at sizes that measure nothing, and compare what they say they compare."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from experiments.benchmarks import data, ddp, evaluation, metrics, steps
+from experiments.benchmarks import data, ddp, evaluation, metrics, shared, steps
 
 
 def test_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +46,23 @@ def test_distances() -> None:
     assert organs.unique().tolist() == [0, 1, 2, 3, 4]
     found = metrics.distance_times(1, (12, 10, 6), 3)
     assert all(seconds > 0 for seconds in found.values())
+
+
+def test_shared(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--only=count", "--beside=0,1", "--rounds=1", "--counts=1", "--voxels=60000"]
+    shared.main([*sizes, "--also", "OMP_WAIT_POLICY=PASSIVE"])
+    shown = capsys.readouterr().out
+    assert "beside 1" in shown
+    assert "(1.00)" in shown
+    assert "new, OMP_WAIT_POLICY=PASSIVE" in shown
+
+
+@pytest.mark.slow
+def test_shared_training(tmp_path: Path) -> None:
+    variant = shared.Variant("new", shared.HERE, {"OMP_NUM_THREADS": "1"})
+    assert shared.training(variant, tmp_path, 1) > 0
+    with pytest.raises(RuntimeError, match="failed .new.*steps"):
+        shared.training(variant, tmp_path, -1)
 
 
 @pytest.mark.slow
