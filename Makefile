@@ -31,6 +31,7 @@ vars.check-data  := $(vars.data)
 vars.splits      := DATASET DATA_ROOT FOLDS OUTPUT SPLIT
 vars.cache-info  := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
+vars.bench-shared := OLD
 
 # Those of the command line are not those of the environment, nor what another Makefile hands down.
 GOALS   := $(filter $(TARGETS),$(or $(MAKECMDGOALS),help))
