@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mbls.cli import main
 from mbls.locks import hold, is_held
@@ -36,6 +37,9 @@ def test_a_run_leaves_what_the_design_lists(run: Path) -> None:
     assert card["finished"] is True
     assert (card["dataset"], card["network"], card["loss"]) == ("blobs", "tiny", "mbls")
     assert card["data_origin"] == "phantom"
+    assert card["threads"] == torch.get_num_threads()
+    assert set(card["cpus"]) == {"seen", "allowed"}
+    assert card["threads_set_by"].get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     wanted = {"train/loss", "train/ce", "train/margin", "val/dice", "val/dice/ring",
