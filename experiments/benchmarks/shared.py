@@ -168,8 +168,9 @@ def measure(
         if only != "count":
             for each in variants:  # also compiles what Python keeps
                 training(each, data, 1)
-        for _ in range(rounds):
+        for number in range(rounds):
             for others in beside:
+                sys.stderr.write(f"round {number + 1} of {rounds}, beside {others}\n")
                 with busy(others):
                     for _ in range(counts if processes else 0):
                         for each in random.sample(variants, len(variants)):
