@@ -198,7 +198,8 @@ def test_a_test_scores_alike_with_its_logits_on_the_host(
         def truth(self, case: str) -> dict[str, Tensor]:
             return {"label": label.flip(1), "spacing": spacing}
 
-    monkeypatch.setattr(SegmentationModule, "trainer", SimpleNamespace(datamodule=Data()))
+    trainer = SimpleNamespace(datamodule=Data(), callbacks=[])
+    monkeypatch.setattr(SegmentationModule, "trainer", trainer)
     case = {"image": image, "label": label.to(device), "spacing": spacing, "case": ["only"]}
     case |= {"index": torch.tensor([0]), "scored": torch.tensor([True])}
     found = []
@@ -206,7 +207,7 @@ def test_a_test_scores_alike_with_its_logits_on_the_host(
         torch.manual_seed(1)
         conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims](1, 4, 3, padding=1)
         module = SegmentationModule(
-            conv, build("ce"), spatial_dims=dims, patch_size=(8, 8, 4), num_classes=4, grid=grid,
+            conv, build("ce"), spatial_dims=dims, patch_size=(8, 8, 4)[:dims], num_classes=4, grid=grid,
             output_device=output_device,
         )  # fmt: skip
         module.setup("test")

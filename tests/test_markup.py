@@ -42,7 +42,7 @@ def of_cases(name):
     data = SimpleNamespace(dataset=name, origin="real", modalities=(name, "T2"),
                            class_names=["background", name])  # fmt: skip
     problem = SimpleNamespace(path=name, rule=name, found=name, fix=name)
-    return [summary([fact], data, Path(name)), problem_table([problem], Path(name))]
+    return [summary([fact], data, Path(name), name=name), problem_table([problem], Path(name))]
 
 
 def of_grid(name):

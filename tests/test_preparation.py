@@ -58,7 +58,7 @@ def test_the_environment_of_what_comes_after_a_run_has_no_mark(
     prepared: list[int] = []
 
     def run(command: str, args: list[str]) -> int:
-        trainer: Any = SimpleNamespace(world_size=1)
+        trainer: Any = SimpleNamespace(world_size=1, num_devices=1)
         prepare_once(trainer, lambda: prepared.append(1))
         assert os.environ[PREPARED] == mark_of(os.getpid())
         return 0

@@ -25,9 +25,10 @@ def trainers() -> tuple[Any, Any]:
         sent.append(value)
         return value
 
-    first = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(broadcast=send))
+    common: dict[str, Any] = {"lightning_module": None}
+    first = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(broadcast=send), **common)
     heard = SimpleNamespace(broadcast=lambda mine: sent.pop(0))
-    return first, SimpleNamespace(is_global_zero=False, strategy=heard)
+    return first, SimpleNamespace(is_global_zero=False, strategy=heard, **common)
 
 
 def test_the_result_is_known_to_all() -> None:

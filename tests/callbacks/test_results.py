@@ -34,6 +34,7 @@ def test_the_option_reaches_the_test(capsys, monkeypatch, tmp_path):
     assert main(words) == 0
     assert "--results.verbose" not in capsys.readouterr().out
     heard = []
+    (tmp_path / "config.yaml").write_text("data: {init_args: {}}\nmodel: {}\n")
     monkeypatch.setattr("mbls.commands.evaluate.run_words", lambda *args: [])
     monkeypatch.setattr("mbls.commands.lightning.command_line", heard.append)
     for more in ([], ["--verbose"]):

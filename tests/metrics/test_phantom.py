@@ -84,8 +84,9 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
             measured, true = cells[metric], cells[f"true_{metric}"]["value"]
             assert measured["low"] <= true <= measured["high"], (region, metric, measured, true)
     # Over all voxels the error is small against what whole slices drawn in or out add to it: the
-    # measured one is too high, more so per case, while the signed one has no such bias. Pooled,
-    # the draws of patients show the bias.
+    # measured one is too high per case, while the signed one has no such bias. Pooled it is too high
+    # as well, but no more than one draw of the labels differs from another; the draws of patients
+    # show it.
     for metric in ("ece", "cece"):
         for region in REGIONS:
             better = metrics[region]["pooled"][f"{metric}_corrected"]
@@ -96,7 +97,7 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
         measured, true = cells["signed"], cells["true_signed"]["value"]
         assert measured["low"] <= true <= measured["high"]
         assert true * (1 if sharpness > 1 else -1) > 0
-        for metric in ("ece", "cece"):
+        for metric in ("ece", "cece") if pooling == "per_case" else ():
             assert cells[metric]["value"] > cells[f"true_{metric}"]["value"]
 
 

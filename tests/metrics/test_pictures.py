@@ -71,7 +71,7 @@ def test_the_figure_says_what_it_shows():
     meta = {"dataset": "acdc", "origin": "phantom", "class_names": ["bg", "ring", "core"]}
     figure = worst_figure(seen(range(7)), meta=meta)
     assert "PHANTOM" in figure.get_suptitle()
-    assert figure.axes[0].get_title("left").startswith("case1, slice ")
+    assert any(axes.get_title().startswith("case1, slice ") for axes in figure.axes[:3])
     with pytest.raises(ValueError, match="at least one picture"):
         worst_figure([], meta=meta)
 
