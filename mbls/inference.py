@@ -1,11 +1,11 @@
 """A volume in, its logits out: padding to what a network can halve, and its output heads.
 
-The inferer itself is monai's: ``SliceInferer`` for 2D networks, ``SlidingWindowInferer`` for 3D.
+The inferers are monai's: ``SliceInferer`` for 2D networks, ``SlidingWindowInferer`` for 3D.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
 __all__ = [
+    "PaddedSlices",
+    "Window",
     "head_weights",
     "inference_words",
     "inferer_for",
@@ -22,57 +24,79 @@ __all__ = [
 ]
 
 
+Window = Literal["patch", "padded", "whole"]
+
+
+class PaddedSlices(SliceInferer):
+    """Whole slices, those smaller than ``least`` padded to it by 0, the same on both sides."""
+
+    def __init__(self, least: tuple[int, ...], **settings: Any) -> None:
+        super().__init__(roi_size=least, **settings)
+        self.least = least
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the logits of a volume ``(N, M, X, Y, Z)``."""
+        sizes = zip(inputs.shape[2:4], self.least, strict=True)
+        self.orig_roi_size = tuple(max(pair) for pair in sizes)
+        return super().__call__(inputs, network, *args, **kwargs)
+
+
 def inferer_for(
     spatial_dims: int,
     patch_size: Sequence[int] | None,
     *,
-    window: Literal["patch", "whole"] = "patch",
+    crop: Literal["center", "random"] = "random",
+    window: Window | None = None,
     overlap: float = 0.5,
     device: str | None = None,
 ) -> Inferer:
-    """Return how a volume is cut for a network: into windows of the training samples' size.
+    """Return how a volume is cut for a network, so that evaluation sees what training saw.
 
-    So evaluation sees what training saw, in 2D as in 3D: what is larger than a window is covered by
-    overlapping ones, whose logits are averaged with the weights of a Gaussian of an eighth of their
-    size; what is smaller is padded to it, as training samples are (0, the same on both sides), and
-    the padding's logits are cut off.
+    What is smaller than a training sample is padded to its size, as samples are (0, the same on
+    both sides), and the padding's logits are cut off. What is larger is covered by windows of its
+    size, which overlap and whose logits are averaged with the weights of a Gaussian of an eighth of
+    their size. Slices of which training shows the middle alone are not: a network that has seen
+    nothing but hearts in the middle takes a window at the border for another such, so these go
+    whole. Volumes are too large for that.
 
     Args:
         spatial_dims: Of the network, 2 for the slices of a volume or 3.
         patch_size: Size of the training samples; None where it is not known, then volumes go whole.
-        window: ``"patch"`` for windows of ``patch_size``, ``"whole"`` for slices or volumes as they
-            are.
+        crop: Where the samples are cut out of what is larger.
+        window: ``"patch"`` for windows of ``patch_size``, ``"padded"`` for whole slices of at least
+            that size, ``"whole"`` for slices or volumes as they are; None for padded slices where
+            ``crop`` is center, windows otherwise.
         overlap: Share of a window that it has in common with the next.
         device: Where the logits are put together; None for where the volume is.
 
     Raises:
         ValueError: An argument is out of its range.
     """
-    if window not in ("patch", "whole"):
-        raise ValueError(f"window must be patch or whole, got {window!r}.")
+    window = window or ("padded" if crop == "center" and spatial_dims == 2 else "patch")
+    allowed = ("patch", "padded", "whole") if spatial_dims == 2 else ("patch", "whole")
+    if window not in allowed:
+        raise ValueError(
+            f"window must be {' or '.join(allowed)} for spatial_dims {spatial_dims}, got "
+            f"{window!r}."
+        )
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be in [0, 1), got {overlap}.")
-    if window == "whole" or patch_size is None:
-        size, mode = (-1,) * spatial_dims, "constant"
-    elif len(patch_size) == spatial_dims:
-        size, mode = tuple(patch_size), "gaussian"
-    else:
+    if patch_size is not None and len(patch_size) != spatial_dims:
         raise ValueError(
             f"patch_size must have {spatial_dims} values for spatial_dims {spatial_dims}, got "
             f"{patch_size}."
         )
+    settings: dict[str, Any] = {"sw_batch_size": 1, "device": device}
     if spatial_dims == 2:
-        return SliceInferer(
-            roi_size=size,
-            spatial_dim=2,
-            sw_batch_size=16,
-            overlap=overlap,
-            mode=mode,
-            device=device,
-        )
-    return SlidingWindowInferer(
-        roi_size=size, sw_batch_size=1, overlap=overlap, mode=mode, device=device
-    )
+        settings = {"sw_batch_size": 16, "spatial_dim": 2, "device": device}
+    kind = SliceInferer if spatial_dims == 2 else SlidingWindowInferer
+    if patch_size is None or window == "whole":
+        return kind(roi_size=(-1,) * spatial_dims, **settings)
+    if window == "padded":
+        return PaddedSlices(tuple(patch_size), **settings)
+    return kind(roi_size=tuple(patch_size), overlap=overlap, mode="gaussian", **settings)
 
 
 def inference_words(inferer: Inferer) -> str:
@@ -84,6 +108,8 @@ def inference_words(inferer: Inferer) -> str:
         >>> inference_words(inferer_for(2, (48, 48), window="whole"))
         'whole slices'
     """
+    if isinstance(inferer, PaddedSlices):
+        return f"whole slices, at least {' x '.join(map(str, inferer.least))}"
     size = getattr(inferer, "orig_roi_size", None) or getattr(inferer, "roi_size", None)
     if not isinstance(size, Sequence):
         return type(inferer).__name__

@@ -20,6 +20,7 @@ from mbls import __version__
 from mbls.epoch_means import EpochMeans
 from mbls.errors import CheckpointError, SettingError
 from mbls.inference import (
+    Window,
     head_weights,
     inference_words,
     inferer_for,
@@ -92,9 +93,11 @@ class SegmentationModule(LightningModule):
         inferer: How a volume is cut for the network at evaluation; None for what ``window`` says.
         spatial_dims: Of the network, 2 or 3; the datamodule's.
         patch_size: Size of the training samples; the datamodule's.
-        window: ``"patch"`` shows the network windows of ``patch_size`` at evaluation, so that it
-            sees what it was trained on; ``"whole"`` shows it whole slices, or volumes in 3D
-            (:func:`mbls.inference.inferer_for`).
+        crop: Where the samples are cut out of what is larger, ``"random"`` or ``"center"``; the
+            datamodule's.
+        window: What the network sees at evaluation: windows of ``"patch"`` size, slices
+            ``"padded"`` to at least that, or the ``"whole"`` as it is; None for what it saw in
+            training by ``crop`` (:func:`mbls.inference.inferer_for`).
         overlap: Share that neighbouring windows have in common.
         output_device: Where a volume's logits are put together, such as ``cpu`` where those of a
             large CT don't fit beside the network, and its metrics are counted; None for where the
@@ -131,7 +134,8 @@ class SegmentationModule(LightningModule):
         inferer: Inferer | None = None,
         spatial_dims: int = 2,
         patch_size: Sequence[int] | None = None,
-        window: Literal["patch", "whole"] = "patch",
+        crop: Literal["center", "random"] = "random",
+        window: Window | None = None,
         overlap: float = 0.5,
         output_device: str | None = None,
         mirror: Sequence[int] = (),
@@ -168,7 +172,12 @@ class SegmentationModule(LightningModule):
                 f"{type(inferer).__name__}, its own device."
             )
         self.inferer = inferer or inferer_for(
-            spatial_dims, patch_size, window=window, overlap=overlap, device=output_device
+            spatial_dims,
+            patch_size,
+            crop=crop,
+            window=window,
+            overlap=overlap,
+            device=output_device,
         )
         self.inference = inference_words(self.inferer)
         self.patch_size = None if patch_size is None else tuple(patch_size)
@@ -461,12 +470,12 @@ class SegmentationModule(LightningModule):
                 f"The checkpoint is of another network or loss: {len(differing)} weights differ in "
                 f"name or shape, {differing[0]} the first. Take a checkpoint of this run."
             )
-        windows = isinstance(self.inferer, SliceInferer) and self.inference != "whole slices"
-        if windows and "inference" not in card:
+        changed = isinstance(self.inferer, SliceInferer) and self.inference != "whole slices"
+        if changed and "inference" not in card:
             rank_zero_warn(
                 "The checkpoint is of a version of mbls that showed a 2D network whole slices at "
-                f"evaluation. Now it is shown {self.inference}, the size of its training samples; "
-                "--model.window whole gives the former numbers."
+                f"evaluation. Now it is shown {self.inference}, by the size of its training "
+                "samples; --model.window whole gives the former numbers."
             )
         attached = self._trainer is not None  # not within load_from_checkpoint
         if attached and self.trainer.state.fn == "fit" and "train_means" in checkpoint:

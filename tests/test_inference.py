@@ -1,5 +1,7 @@
 """Padding, heads, and whole volumes through 2D networks."""
 
+from typing import Literal
+
 import pytest
 import torch
 from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
@@ -88,8 +90,10 @@ def test_windows_of_a_pointwise_network_give_the_volume_back(
         torch.testing.assert_close(logits, network(volume))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_what_is_smaller_is_padded_as_in_training(dims: int) -> None:
+@pytest.mark.parametrize(("dims", "crop"), [(2, "random"), (2, "center"), (3, "random")])
+def test_what_is_smaller_is_padded_as_in_training(
+    dims: int, crop: Literal["center", "random"]
+) -> None:
     """Smaller on the first axis, as large on the second: the network's input is the sample."""
     patch = (11, 6, 4)[:dims]
     volume = torch.randn(1, 2, 6, 6, 4)
@@ -99,7 +103,7 @@ def test_what_is_smaller_is_padded_as_in_training(dims: int) -> None:
         seen.append(image.clone())
         return image
 
-    volume_logits(volume, network, inferer_for(dims, patch))
+    volume_logits(volume, network, inferer_for(dims, patch, crop=crop))
     parts = volume[0].unbind(-1) if dims == 2 else [volume[0]]
     samples = [
         cut_patch(p.numpy(), p[0].numpy().astype("uint8"), patch, (0.5,) * dims)[0] for p in parts
@@ -118,6 +122,21 @@ def test_what_is_larger_is_seen_in_windows_of_the_training_size() -> None:
     volume_logits(torch.randn(1, 1, 20, 5, 7), network, inferer_for(2, (8, 12)))
     assert {shape[1:] for shape in shapes} == {(1, 8, 12)}
     assert [shape[0] for shape in shapes] == [16, 12]  # four windows of each of seven slices
+
+
+def test_slices_larger_than_samples_of_the_middle_go_whole() -> None:
+    """Padded on the axis where they are smaller; the next volume is of another size."""
+    shapes: list[tuple[int, ...]] = []
+
+    def network(image: Tensor) -> Tensor:
+        shapes.append(tuple(image.shape))
+        return image.clone()
+
+    inferer = inferer_for(2, (8, 12), crop="center")
+    for size in ((20, 5, 7), (6, 13, 7)):
+        volume = torch.randn(1, 1, *size)
+        assert torch.equal(volume_logits(volume, network, inferer), volume)
+    assert shapes == [(7, 1, 20, 12), (7, 1, 8, 13)]
 
 
 def test_overlapping_windows_are_weighted_by_a_gaussian() -> None:
@@ -173,7 +192,7 @@ def test_the_inferer_fits_the_dimensions() -> None:
         inferer_for(3, (64, 64))
     with pytest.raises(ValueError, match=r"overlap must be in \[0, 1\), got 1"):
         inferer_for(3, (8, 8, 8), overlap=1)
-    with pytest.raises(ValueError, match="window must be patch or whole, got 'slice'"):
+    with pytest.raises(ValueError, match="window must be patch or padded or whole for"):
         inferer_for(2, (8, 8), window="slice")  # type: ignore[arg-type]
 
 
@@ -182,4 +201,7 @@ def test_inference_is_told_in_words() -> None:
     assert inference_words(inferer_for(3, [16, 16, 8])) == "windows of 16 x 16 x 8"
     assert inference_words(inferer_for(3, (8, 8, 8), window="whole")) == "whole volumes"
     assert inference_words(inferer_for(2, None)) == "whole slices"
+    padded = "whole slices, at least 8 x 9"
+    assert inference_words(inferer_for(2, (8, 9), crop="center")) == padded
+    assert inference_words(inferer_for(3, (8, 8, 8), crop="center")) == "windows of 8 x 8 x 8"
     assert inference_words(SimpleInferer()) == "SimpleInferer"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def run(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
     """The folder of a trained run: samples of 16 x 32, slices of 19 to 26 by 24 voxels."""
     folder = tmp_path_factory.mktemp("windows")
-    assert main(["train", *few_acdc.words(folder, patch_size=[16, 32])]) == 0
+    assert main(["train", *few_acdc.words(folder, patch_size=[16, 32], crop="random")]) == 0
     return tiny.run_folder(folder)
 
 
@@ -30,6 +30,8 @@ def results(run: Path, tag: str) -> dict[str, Any]:
 def test_a_run_says_what_it_was_evaluated_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((run / "run.json").read_text())["inference"] == "windows of 16 x 32"
     assert results(run, "best")["meta"]["inference"] == "windows of 16 x 32"
+    assert main(["evaluate", str(run), "--tag", "middle", "--data.init_args.crop", "center"]) == 0
+    assert results(run, "middle")["meta"]["inference"] == "whole slices, at least 16 x 32"
     assert main(["evaluate", str(run), "--tag", "whole", "--model.window", "whole"]) == 0
     assert "whole slices" in " ".join(capsys.readouterr().out.split())
     assert results(run, "whole")["meta"]["inference"] == "whole slices"
@@ -40,7 +42,7 @@ def test_a_run_of_an_earlier_version_is_told_the_rule(run: Path) -> None:
     """Neither its configuration nor its checkpoints say how volumes are cut."""
     config, checkpoint = run / "config.yaml", run / "checkpoints" / "best.ckpt"
     settings = yaml.safe_load(config.read_text())
-    assert settings["model"].pop("window") == "patch"
+    assert settings["model"].pop("window") is None
     config.write_text(yaml.safe_dump(settings))
     kept = torch.load(checkpoint, weights_only=True)
     assert kept["mbls"].pop("inference") == "windows of 16 x 32"

@@ -158,6 +158,7 @@ class CommandLine(LightningCLI):
             for target in targets:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
         parser.link_arguments("data", "model.patch_size", _patch_size, apply_on="instantiate")
+        parser.link_arguments("data", "model.crop", _crop, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "run.seed")
         parser.link_arguments("seed_everything", "step_seed.seed")
@@ -452,6 +453,11 @@ def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:
 def _patch_size(data: LightningDataModule) -> tuple[int, ...] | None:
     """Return the size of the windows in which a network sees a volume."""
     return getattr(data, "patch_size", None)
+
+
+def _crop(data: LightningDataModule) -> str:
+    """Return where training samples are cut out of what is larger."""
+    return getattr(data, "crop", "random")
 
 
 def config_paths(args: Sequence[str]) -> list[str]:
