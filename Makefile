@@ -97,7 +97,7 @@ help:  ## Show the targets, the variables and what they can be
 	@echo "  CACHE        folder of the preprocessed data (cache/)"
 	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
 	@echo "  RESUME=1     train: go on in RUN; with EPOCHS=n, to more epochs than it was trained"
-	@echo "  WINDOW=patch|whole  evaluation sees windows of the training size, or whole slices"
+	@echo "  WINDOW=patch|padded|whole  evaluation sees windows of the training size, or whole slices"
 	@echo "  VERBOSE=1    the whole table of a test on screen"
 	@echo "  SELECT=dice|nll|ece|compromise   which epoch is best"
 	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'

@@ -207,8 +207,8 @@ def test_a_test_scores_alike_with_its_logits_on_the_host(
         torch.manual_seed(1)
         conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims](1, 4, 3, padding=1)
         module = SegmentationModule(
-            conv, build("ce"), spatial_dims=dims, patch_size=(8, 8, 4)[:dims], num_classes=4, grid=grid,
-            output_device=output_device,
+            conv, build("ce"), spatial_dims=dims, patch_size=(8, 8, 4)[:dims], num_classes=4,
+            grid=grid, output_device=output_device,
         )  # fmt: skip
         module.setup("test")
         module.to(device).eval()
