@@ -84,9 +84,8 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
             measured, true = cells[metric], cells[f"true_{metric}"]["value"]
             assert measured["low"] <= true <= measured["high"], (region, metric, measured, true)
     # Over all voxels the error is small against what whole slices drawn in or out add to it: the
-    # measured one is too high per case, while the signed one has no such bias. Pooled it is too high
-    # as well, but no more than one draw of the labels differs from another; the draws of patients
-    # show it.
+    # measured one is too high per case, while the signed one has no such bias. Pooled the bias is
+    # no larger than the difference of two draws of the labels; the draws of patients show it.
     for metric in ("ece", "cece"):
         for region in REGIONS:
             better = metrics[region]["pooled"][f"{metric}_corrected"]
