@@ -37,9 +37,14 @@ def _suffix() -> str:
     return f".{socket.gethostname()}-{os.getpid()}.{INCOMING}"
 
 
-def clear_incoming(folder: Path) -> None:
-    """Remove what processes that were killed have left half written; call it with a lock held."""
-    for path in folder.glob(f"*.{INCOMING}"):
+def clear_incoming(folder: Path, names: str = "*") -> None:
+    """Remove what processes that were killed have left half written; call it with a lock held.
+
+    Args:
+        folder: Where they wrote.
+        names: Pattern of the names, for a folder that is not ours alone.
+    """
+    for path in folder.glob(f"{names}.{INCOMING}"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -223,9 +223,11 @@ def test_files_of_somebodys_own_are_replaced_only_where_it_is_asked_for(
     assert predict(run, images, labels) == 0, "its own are replaced"
     assert (labels / "b.nii.gz").read_bytes() == written, "the same bytes each time"
     changed = nib.load(labels / "a.nii.gz")
-    changed.header["descrip"] = "corrected"
-    nib.save(changed, labels / "a.nii.gz")
-    assert predict(run, images, labels) == 1
+    corrected = np.array(changed.dataobj)
+    corrected[3, 3, 1] += 1
+    nib.save(nib.Nifti1Image(corrected, changed.affine, changed.header), labels / "a.nii.gz")
+    assert predict(run, images, labels) == 1, "though its header is still ours"
+    assert f"{labels} holds 1 of the 2 files" in " ".join(capfd.readouterr().err.split())
 
 
 def test_one_process_at_a_time_writes_predictions(
@@ -240,6 +242,7 @@ def test_one_process_at_a_time_writes_predictions(
     assert "Another process writes into the output folder" in told
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
     let_go(held)
+    (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of one that was killed")
     assert predict(run, source, tmp_path / "out") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 

@@ -17,14 +17,17 @@ from rich.console import Console
 from torch import Tensor
 
 from mbls.callbacks.rank_zero import share_errors
-from mbls.errors import OutputError
-from mbls.files import replacing
+from mbls.errors import OutputError, RunFolderError
+from mbls.files import clear_incoming, replacing
 from mbls.locks import LOCK, let_go, try_hold
 
 __all__ = ["PredictionWriter"]
 
 MARK = "mbls prediction"
-"""The header's description of what is written: a file without it is somebody's own."""
+"""The header's description of what is written: a file without it is somebody's own.
+
+The CRC-32 of a label map's voxels follows, since who corrects one by hand may keep its header.
+"""
 
 LABEL_TYPES = (np.uint8, np.int16, np.int32, np.int64)  # what every reader of NIfTI takes, first
 GEOMETRY = (
@@ -59,7 +62,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.output = None if output is None else Path(output)
         self.probabilities, self.overwrite = probabilities, overwrite
-        self._error: OutputError | None = None
+        self._error: OutputError | RunFolderError | None = None
         self._held: IO[str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -93,7 +96,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero and self._error is None:
             try:
                 self._claim(trainer.datamodule.cases("predict"))  # type: ignore[attr-defined]
-            except OutputError as error:
+            except (OutputError, RunFolderError) as error:
                 self._error = error
         share_errors(trainer, self._error)
 
@@ -112,14 +115,15 @@ class PredictionWriter(BasePredictionWriter):
                 f"{twice[0]} would be the label map of one input and the probabilities of another. "
                 "Rename one of them, or predict without probabilities."
             )
-        own = [name for name in names if _is_foreign(folder / name)]
-        if own and not self.overwrite:
+        own = [] if self.overwrite else [name for name in names if _is_foreign(folder / name)]
+        if own:
             raise OutputError(
                 f"The output folder {folder} holds {len(own)} of the {len(names)} files to be "
                 f"written, such as {own[0]}, and they are no predictions of mbls, or were changed. "
                 "Choose another: OUTPUT=FOLDER (--output), or replace them: OVERWRITE=1 "
                 "(--overwrite)."
             )
+        clear_incoming(folder, "*.nii.gz.*")
 
     def _names(self, case: str) -> Iterator[str]:
         """The files of a case."""
@@ -210,7 +214,7 @@ class PredictionWriter(BasePredictionWriter):
             image.header["pixdim"][:4] = header["pixdim"][:4]
         image.header.set_intent(intent)
         image.header.set_xyzt_units(_unit_of_length(header))
-        image.header["descrip"] = MARK
+        image.header["descrip"] = MARK if intent == "estimate" else _mark(array.tobytes(order="F"))
         with (
             replacing(Path(str(self.output)) / name) as file,
             gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
@@ -228,14 +232,22 @@ def label_values(values: Sequence[int]) -> np.ndarray:
     return np.array(values, dtype=next(fits))
 
 
+def _mark(voxels: bytes) -> str:
+    return f"{MARK} {zlib.crc32(voxels):08x}"
+
+
 def _is_foreign(path: Path) -> bool:
     """Return True if there is a file, and this writer has not written it, or it was changed."""
     if not path.exists() and not path.is_symlink():
         return False
     try:
         with gzip.open(path) as file:
-            found = nib.Nifti1Header.from_fileobj(file, check=False)
-        return bytes(found["descrip"].item()) != MARK.encode()
+            header = nib.Nifti1Header.from_fileobj(file, check=False)
+            found = header["descrip"].item().decode("latin-1")
+            if found == MARK:  # probabilities, which nobody corrects by hand
+                return False
+            file.seek(header.get_data_offset())
+            return not found.startswith(MARK) or bool(found != _mark(file.read()))
     except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError):
         return True
 
