@@ -68,7 +68,8 @@ def foreign_loss(
     keep = target != ignore_index
     if plan.way == "itself":
         some = keep.any()
-        target = target.masked_fill(~keep, plan.label).masked_fill(~some, 0)
+        counts = int(plan.label == 0)  # a class that it does not leave out, or it has no mean
+        target = target.masked_fill(~keep, plan.label).masked_fill(~some, counts)
         return _call(loss, plan, logits, target) * some
     if plan.way == "agreed":
         return _call(loss, plan, *_agreed(logits, target, keep)) * keep.any()

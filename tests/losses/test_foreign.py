@@ -25,6 +25,7 @@ LOSSES = {
     "hausdorff": (lambda: monai.HausdorffDTLoss(**SETTINGS), "agreed"),
     "ce": (nn.CrossEntropyLoss, "itself"),
     "ce of its own index": (lambda: nn.CrossEntropyLoss(ignore_index=255), "itself"),
+    "ce without background": (lambda: nn.CrossEntropyLoss(ignore_index=0), "itself"),
     "weighted ce": (lambda: nn.CrossEntropyLoss(torch.tensor([0.1, 1, 1, 2])), "itself"),
 }  # fmt: skip
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -182,6 +183,6 @@ def test_the_trial_leaves_no_trace() -> None:
 def test_a_loss_with_a_broken_score_is_not_finite() -> None:
     logits, target = batch()
     target[1] = -100
-    logits[0, 0, 3, 3] = float("nan")
+    target[0, 3, 3], logits[0, 0, 3, 3] = 1, float("nan")
     for make, _ in LOSSES.values():
         assert not foreign_loss(make(), logits, target).isfinite()
