@@ -54,7 +54,7 @@ DICE = "val/dice"  # more is better
 # a list in a configuration is a tensor where a loss of torch's or MONAI's wants one: its weights
 register_type(
     Tensor,
-    serializer=lambda values: [float(str(value)) for value in values.numpy().flatten()],
+    serializer=lambda values: values.numpy().astype(str).astype(float).tolist(),  # 0.1 stays 0.1
     deserializer=lambda values: torch.tensor(values, dtype=torch.float32),
     type_check=isinstance,
 )

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNetPlusPlus, DynUNet
@@ -227,3 +229,14 @@ def test_an_input_of_the_training_size_is_padded_as_in_training() -> None:
     for patch in ((16, 16), (32, 32)):
         module(network=Noted(), divisor=16, patch_size=patch).eval()(torch.zeros(1, 1, 16, 16))
     assert shapes == [(16, 16), (16, 32)]
+
+
+@pytest.mark.parametrize("given", ["[0.1, 2.0]", "[[0.1, 1.0], [0.7, 0.3]]"])
+def test_a_tensor_of_a_configuration_is_read_again_as_it_was(given: str) -> None:
+    """A matrix of costs, say: config.yaml is what a resumed run is built from."""
+    parser = ArgumentParser()
+    parser.add_argument("--costs", type=Tensor)
+    stated = parser.parse_args([f"--costs={given}"])
+    dumped = parser.dump(stated)
+    assert yaml.safe_load(dumped)["costs"] == yaml.safe_load(given)
+    assert torch.equal(parser.parse_string(dumped).costs, stated.costs)
