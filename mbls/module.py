@@ -237,7 +237,13 @@ class SegmentationModule(LightningModule):
         return loss
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Tell once, by a look before the device has it, that accumulation weighs batches alike."""
+        """Tell once, by a look before the device has it, that accumulation weighs batches alike.
+
+        Lightning also hands over an example input, of a summary or a trace: no batch, and there may
+        be no trainer.
+        """
+        if self._trainer is None or not isinstance(batch, dict):
+            return batch
         several = self.trainer.accumulate_grad_batches
         if (
             several > 1 and self.trainer.training and not self._told_of_accumulation

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.utilities.model_summary import summarize
 
 from mbls.commands.lightning import CommandLine, command_line
 from mbls.errors import CheckpointError, SettingError
@@ -31,8 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def trainer(**settings: Any) -> Trainer:
     return Trainer(
         accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        **{"logger": False, "max_epochs": 1} | settings,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
+        **{"logger": False, "max_epochs": 1, "enable_model_summary": False} | settings,
     )  # fmt: skip
 
 
@@ -88,6 +89,18 @@ def test_a_module_of_the_command_line_can_be_copied(run: tuple[CommandLine, Path
     copied = copy.deepcopy(run[0].model)
     assert copied.network is not run[0].model.network
     assert copied.optimizer(copied.parameters()).param_groups[0]["lr"] == pytest.approx(2e-3)
+
+
+def test_an_example_input_is_traced_and_summarized() -> None:
+    """Lightning hands it to the hooks of a batch, with and without a trainer."""
+    built, image = module(), torch.randn(1, 1, 16, 16)
+    expected = built.eval()(image)
+    assert torch.equal(built.to_torchscript(method="trace", example_inputs=image)(image), expected)
+    built.example_input_array = image
+    assert summarize(built).out_sizes[0] == list(expected.shape)
+    fitted = trainer(accumulate_grad_batches=2, enable_model_summary=True)
+    fitted.fit(built, datamodule=BlobDataModule(size=16))
+    assert fitted.state.finished
 
 
 def test_loaders_in_place_of_a_datamodule() -> None:
