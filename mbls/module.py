@@ -389,7 +389,8 @@ class SegmentationModule(LightningModule):
             return
         logits = self.volume_logits(batch["image"])
         if validates:
-            self._score(batch, logits.softmax(dim=1), self.val_histogram, self.val_dice)
+            probs = torch.softmax(logits, dim=1, out=None if loss else logits)  # one map, if it can
+            self._score(batch, probs, self.val_histogram, self.val_dice)
         if loss:
             with torch.autocast(logits.device.type, enabled=False):
                 loss.observe(logits.to(batch["label"].device), batch["label"])
@@ -405,8 +406,9 @@ class SegmentationModule(LightningModule):
             names = ", ".join([*self.class_keys[1:], *self.unions])
             rank_zero_warn(
                 f"No case of the validation has a voxel of any class ({names}), so there is no "
-                "val/dice: by dice or compromise, the best epoch is that of the lowest val/nll. "
-                "Put patients with structures into val."
+                "val/dice: by dice or compromise, the best epoch is that of the lowest val/nll, and a "
+                "scheduler that watches val/dice sees no improvement. Put patients with structures "
+                "into val."
             )
         same: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
         self.log("val/dice_se", error.to(self.device, torch.float32), **same)
@@ -580,7 +582,8 @@ class SegmentationModule(LightningModule):
 
 def _cases_of(loaders: Any) -> int:
     """Return how many cases the first of the loaders has; the batches say which is which."""
-    first = loaders[0] if isinstance(loaders, Sequence) else loaders
+    several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+    first = several[0] if isinstance(several, Sequence) else several
     return len(first.dataset)
 
 
