@@ -406,8 +406,8 @@ class SegmentationModule(LightningModule):
             names = ", ".join([*self.class_keys[1:], *self.unions])
             rank_zero_warn(
                 f"No case of the validation has a voxel of any class ({names}), so there is no "
-                "val/dice: by dice or compromise, the best epoch is that of the lowest val/nll, and "
-                "a scheduler that watches val/dice sees no improvement. Put patients with "
+                "val/dice: by dice or compromise, the best epoch is that of the lowest val/nll, "
+                "and a scheduler that watches val/dice sees no improvement. Put patients with "
                 "structures into val."
             )
         same: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
