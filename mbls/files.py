@@ -12,6 +12,7 @@ from typing import BinaryIO
 from mbls.errors import OutputError
 
 __all__ = [
+    "INCOMING",
     "clear_incoming",
     "incoming_name",
     "replace_file",

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mbls.errors import OutputError, ReportError, RunFolderError
-from mbls.files import replace_files, writing
+from mbls.files import INCOMING, replace_files, writing
 from mbls.locks import LOCK, hold
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
@@ -103,7 +103,8 @@ def refuse_other_content(output: Path) -> None:
     if not output.is_dir():
         raise ReportError(f"{output} is a file. Choose a folder: --output FOLDER (make: OUTPUT=).")
     there = {path.name for path in output.iterdir()} - {LOCK}
-    if there and not there & {MARK, "table.csv", "incoming"}:
+    half = any(name.endswith(f".{INCOMING}") for name in there)  # of one that was killed
+    if there and not half and not there & {MARK, "table.csv"}:
         raise ReportError(
             f"{output} holds {len(there)} files or folders ({min(there)}, ...) and no report. "
             "Choose another: --output FOLDER (make: OUTPUT=FOLDER)."

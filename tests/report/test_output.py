@@ -52,6 +52,13 @@ def test_an_earlier_report_is_replaced_as_a_whole(run, tmp_path):
     assert set(again) == {*earlier, "mine.png"}  # figures that are not of this report are gone
 
 
+def test_what_a_killed_report_left_is_no_one_else_s(run, tmp_path):
+    (tmp_path / "report.html.node1-7.incoming").mkdir()
+    (tmp_path / "report.html.node1-7.incoming/table.md").touch()
+    (tmp_path / "lock").touch()
+    assert set(report(run, tmp_path)) == {*TABLES, "lock"}
+
+
 def test_a_full_disk_leaves_the_earlier_report(run, tmp_path, monkeypatch):
     earlier = report(run, tmp_path)
     monkeypatch.setattr(build, "markdown_text", lambda _: "new")
