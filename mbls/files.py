@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 INCOMING = "incoming"
+"""Suffix of what is not written to its end yet."""
+
 ROOM = ("ENOSPC", "EDQUOT", "EFBIG")
 
 
@@ -125,7 +127,7 @@ def unwritable(place: Path, error: OSError) -> str:
     """Return the message for a place that the system refuses to write."""
     full = error.errno in (getattr(errno, name, None) for name in ROOM)
     way_out = "Free some room" if full else "Give permission to write there"
-    name = place.with_name(place.name.removesuffix(_suffix()))
+    name = str(place).removesuffix(_suffix())
     return (
         f"{name} cannot be written ({error.strerror or error}). What was written before is whole. "
         f"{way_out}; a run goes on with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER "

@@ -1,12 +1,21 @@
 """Files that belong together: a kill leaves the old set, the new one, or one that nobody reads."""
 
+import errno
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from mbls.files import clear_incoming, incoming_name, replace_file, replace_files, replacing
+from mbls.errors import OutputError
+from mbls.files import (
+    clear_incoming,
+    incoming_name,
+    replace_file,
+    replace_files,
+    replacing,
+    writing,
+)
 
 NAMES = ("cases.csv", "metrics.json", "reliability.png")
 
@@ -92,3 +101,11 @@ def test_what_a_killed_process_left_half_written_is_cleared(tmp_path: Path) -> N
     (incoming_name(tmp_path / "metrics.json") / "metrics.json").touch()
     clear_incoming(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("place", [Path(), Path("/"), incoming_name(Path("out/a.nii.gz"))])
+def test_a_place_that_cannot_be_written_is_named(place: Path) -> None:
+    told = str(place).removesuffix(incoming_name(Path("x")).name[1:])
+    with pytest.raises(OutputError) as raised, writing(place):
+        raise OSError(errno.EACCES, "Permission denied")
+    assert str(raised.value).startswith(f"{told} cannot be written (Permission denied)")
