@@ -108,6 +108,8 @@ def test_signals_to_two_ranks_and_the_way_on(
 
     state = torch.load(checkpoint(run), weights_only=True)
     assert state["global_step"] > step
+    place = f"Stopped in epoch {state['epoch'] + 1}, step {state['global_step']}."
+    assert place in stopped[-1][1]  # counted from 1, as in the lines of the log
     end = state["epoch"] + 2
     assert tiny.fit(*again, "--devices", "1", "--epochs", str(end)) == 0
     rows = read_rows(run / "metrics.csv")
@@ -149,7 +151,7 @@ def test_a_loss_that_becomes_nan_names_its_cases(
     words = tiny.words(tmp_path, bad=5)
     assert tiny.fit(*words) == 1
     told = capfd.readouterr().err
-    assert "mbls fit: The loss became NaN or infinite in epoch 0, step " in told
+    assert "mbls fit: The loss became NaN or infinite in epoch 1, step " in told
     assert "case005" in told
     assert "Traceback" not in told
     assert not list((tiny.run_folder(tmp_path)).glob("checkpoints/*.ckpt"))
@@ -158,8 +160,8 @@ def test_a_loss_that_becomes_nan_names_its_cases(
 @pytest.mark.parametrize(
     ("batch", "told"),
     [
-        (0, "The loss became NaN or infinite in epoch 1, step 4; the batch holds case"),
-        (1, "A weight became NaN or infinite by epoch 1, step 4, under a loss that was finite"),
+        (0, "The loss became NaN or infinite in epoch 2, step 4; the batch holds case"),
+        (1, "A weight became NaN or infinite by epoch 2, step 4, under a loss that was finite"),
     ],
     ids=["mid-epoch", "last batch"],
 )

@@ -127,5 +127,5 @@ def test_a_loss_that_is_not_finite_stops_a_run_with_a_scaler_too() -> None:
         def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
             return {"ce": logits.mean() / 0}
 
-    with pytest.raises(NonFiniteError, match="The loss became NaN or infinite in epoch 0, step 1"):
+    with pytest.raises(NonFiniteError, match="The loss became NaN or infinite in epoch 1, step 1"):
         trained(scaled(2.0**16), Bad(), NaNGuard())

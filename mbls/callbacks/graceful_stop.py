@@ -105,8 +105,11 @@ class GracefulStop(Callback):
                 callback.save_last(trainer)
         folder = run_folder(trainer)
         last = folder / "checkpoints" / "last.ckpt"
+        epoch = trainer.current_epoch + 1  # of the next one, where one is over
+        if trainer.max_epochs not in (None, -1):
+            epoch = min(epoch, trainer.max_epochs)
         raise Interrupted(
-            f"Stopped in epoch {trainer.current_epoch}, step {trainer.global_step}. "
+            f"Stopped in epoch {epoch}, step {trainer.global_step}. "
             + (f"{last} holds the state. Go on with: make train RUN={quote(str(folder))} RESUME=1 "
                f"(or mbls train --run {quote(str(folder))} --resume)"
                if last.is_file() else "There is no checkpoint to go on from."),

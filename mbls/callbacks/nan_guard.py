@@ -80,7 +80,7 @@ class NaNGuard(Callback):
         first = steps[bad[0]]
         earlier = steps[bad[0] - 1] if bad[0] else before
         raise NonFiniteError(
-            f"The loss became NaN or infinite in epoch {first.epoch}, step {first.step}; "
+            f"The loss became NaN or infinite in epoch {first.epoch + 1}, step {first.step}; "
             + _batch("the batch holds", first.cases if bool(first.bad) else [], trainer)
             + (_batch(", the one before it", earlier.cases, trainer) if earlier else "")
             + f". {ADVICE}"
@@ -100,7 +100,7 @@ class NaNGuard(Callback):
             return
         last = self._before
         raise NonFiniteError(
-            f"A weight became NaN or infinite by epoch {trainer.current_epoch}, step "
+            f"A weight became NaN or infinite by epoch {trainer.current_epoch + 1}, step "
             f"{trainer.global_step}, under a loss that was finite; "
             + _batch("the last batch holds", last.cases if last else [], trainer)
             + f". {ADVICE}"
@@ -125,10 +125,11 @@ def _require_scale(trainer: Trainer) -> None:
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is not None and scaler.get_scale() < LEAST_SCALE:
         raise NonFiniteError(
-            f"Gradients are NaN or infinite in step after step by epoch {trainer.current_epoch}, "
-            f"step {trainer.global_step}, under a loss that is finite: the gradient scaler's scale "
-            f"has fallen to {scaler.get_scale():.1g}, and no step was taken meanwhile. Look for a "
-            "root or a logarithm of 0 in the loss, or train with --precision bf16-mixed or 32-true."
+            "Gradients are NaN or infinite in step after step by epoch "
+            f"{trainer.current_epoch + 1}, step {trainer.global_step}, under a loss that is "
+            f"finite: the gradient scaler's scale has fallen to {scaler.get_scale():.1g}, and no "
+            "step was taken meanwhile. Look for a root or a logarithm of 0 in the loss, or train "
+            "with --precision bf16-mixed or 32-true."
         )
 
 

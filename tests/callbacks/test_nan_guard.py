@@ -49,7 +49,7 @@ def test_a_bad_loss_stops_within_an_interval(
     losses[first_bad:] = [value] * (20 - first_bad)
     guard = NaNGuard()
     assert feed(guard, fake_trainer(every, guard), losses) == seen
-    assert f"in epoch 2, step {first_bad + 1}; the batch holds c{first_bad}" in guard.told
+    assert f"in epoch 3, step {first_bad + 1}; the batch holds c{first_bad}" in guard.told
     # the step before may have spoiled the weights, also when it was in the interval before
     assert ("the one before it" in guard.told) == (first_bad > 0)
     if first_bad:
@@ -76,7 +76,7 @@ def test_a_weight_under_sound_losses() -> None:
     assert feed(guard, trainer, [1.0, 2.0]) == 0
     require_finite(trainer)
     network.running_mean[0] = float("nan")  # buffers count: they are written too
-    with pytest.raises(NonFiniteError, match=r"by epoch 2, step 2, .* the last batch holds c1"):
+    with pytest.raises(NonFiniteError, match=r"by epoch 3, step 2, .* the last batch holds c1"):
         require_finite(trainer)
 
 
@@ -91,5 +91,5 @@ def test_a_buffer_of_another_rank() -> None:
     trainer = fake_trainer(100, NaNGuard(), network=nn.BatchNorm1d(2))
     require_finite(trainer)
     trainer.strategy.reduce = lambda flag, reduce_op: flag + 1
-    with pytest.raises(NonFiniteError, match="A weight became NaN or infinite by epoch 2"):
+    with pytest.raises(NonFiniteError, match="A weight became NaN or infinite by epoch 3"):
         require_finite(trainer)

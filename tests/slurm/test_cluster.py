@@ -85,7 +85,7 @@ def test_a_job_sent_back_twice_ends_as_one_that_was_not(
     found = finish(slurm, job, parts)
 
     told = printed(parts)
-    assert told.count("Stopped in epoch 0") == told.count("Stopped in epoch 1") == 1
+    assert told.count("Stopped in epoch 1") == told.count("Stopped in epoch 2") == 1
     assert [path.name for path in found.parent.iterdir() if path.is_dir()] == ["seed0"]
     for name in ("best", "last"):
         ours, theirs = (
