@@ -146,6 +146,17 @@ def test_a_finished_run_is_not_tested_again_where_it_is_to_go_on(
     assert all(file.stat().st_mtime_ns > b for file, b in zip(results, before, strict=True))
 
 
+def test_a_class_that_is_gone_is_told_where_a_run_prepares_its_data_again(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    text = (run / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("class_path: tests.", "class_path: gone."))
+    assert main(["train", "--run", str(folder), "--resume", "--prepare"]) == 2
+    assert "there is no module gone" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -60,9 +60,9 @@ def datamodule_of(configs: Sequence[str], words: Sequence[str]) -> Any:
     from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
 
-    for config in configs:
-        if not config.startswith("{"):
-            read_yaml(Path(config))  # which names the file and the line of what is no YAML
+    files = [config for config in configs if not config.startswith("{")]
+    for file in files:
+        read_yaml(Path(file))  # which names the file and the line of what is no YAML
     p = ArgumentParser(prog="mbls data", allow_abbrev=False, exit_on_error=False)
     p.add_argument("--config", action="config")
     p.add_subclass_arguments(LightningDataModule, "data", required=True)
@@ -71,6 +71,6 @@ def datamodule_of(configs: Sequence[str], words: Sequence[str]) -> Any:
         stated = p.parse_args([*layers, *words])
     except ArgumentError as error:
         options = [word.removeprefix("--") for word in p._option_string_actions]
-        raise UsageError(explain(str(error), options=options, configs=configs)) from error
+        raise UsageError(explain(str(error), options=options, configs=files)) from error
     with settings_told():
         return p.instantiate(stated).data
