@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,13 @@ def test_a_setting_that_a_class_refuses(
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"mbls train: {told}")
     assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_warned_of_that_is_as_it_is_meant(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
+    assert not [str(one.message) for one in told if one.category is not DeprecationWarning]
 
 
 def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:

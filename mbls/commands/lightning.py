@@ -494,6 +494,7 @@ def _quieten() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*The number of training batches.*",
         ".*LightningCLI's args parameter is intended.*",
+        ".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",  # as is meant
         ".*AMP with fp16 is not supported on CPU.*",  # said in fewer words
         ".*The `srun` command is available on your system but is not used.*",
     ):
