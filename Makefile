@@ -26,7 +26,7 @@ vars.slurm       := $(CHOICES) $(GRIDS) LOSS SEED FOLD TIME SITE DRY
 vars.evaluate    := $(AGAIN) SPLIT FOLD GRID TAG VERBOSE
 vars.predict     := $(AGAIN) INPUT OUTPUT PROBABILITIES OVERWRITE
 vars.report      := RUNS OUTPUT REFERENCE NO_CAPTIONS NO_PICTURES
-vars.data        := DATASET DATA_ROOT PRESET DIM CACHE
+vars.data        := DATASET DATA_ROOT PRESET DIM SPLIT CACHE
 vars.check-data  := $(vars.data)
 vars.splits      := DATASET DATA_ROOT FOLDS OUTPUT SPLIT
 vars.cache-info  := CACHE
@@ -62,6 +62,7 @@ OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$
 OF_ONE_RUN = $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD))
 DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
   $(if $(PRESET),--preset $(PRESET)) $(if $(DIM),--dim $(DIM)) \
+  $(if $(SPLIT),--data.init_args.split "$(SPLIT)") \
   $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
 
 # What may differ when a run is evaluated or applied again.

@@ -14,7 +14,8 @@ Split = dict[str, list[str]]  # part -> patients, sorted
 
 _NAME_SOME = "Name patients for it in the file."
 _OTHER_SHARES = (
-    "Give a split file with --data.init_args.split (make: SPLIT=FILE), or other fractions."
+    "Give a split file with --data.init_args.split (make: SPLIT=FILE), or other fractions"
+    " (--data.init_args.val_fraction, test_fraction)."
 )
 _FEWER_FOLDS = "Take fewer folds, or another one; or give a split file (make: SPLIT=FILE)."
 
