@@ -77,6 +77,8 @@ needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
 NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet)))
+# a resumed run has its own; one that is given all the same is refused
+new = $(if $(call on,RESUME),$(filter $(1),$(GIVEN)),yes)
 MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
@@ -122,8 +124,8 @@ install: .venv/installed  ## Make .venv with the pinned versions
 	@touch $@
 
 train: install  ## Train on DATASET with LOSS, then test the best checkpoint
-	@$(MBLS) train $(if $(call on,RESUME),,--dataset "$(DATASET)" --loss "$(LOSS)") $(OPTIONS) $(OF_ONE_RUN) \
-	  $(if $(RUN),--run "$(RUN)") $(if $(call on,RESUME),--resume) $(ARGS)
+	@$(MBLS) train $(if $(call new,DATASET),--dataset "$(DATASET)") $(if $(call new,LOSS),--loss "$(LOSS)") \
+	  $(OPTIONS) $(OF_ONE_RUN) $(if $(RUN),--run "$(RUN)") $(if $(call on,RESUME),--resume) $(ARGS)
 
 benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and report; alone: a small default
 	@$(MBLS) benchmark $(if $(filter file,$(origin DATASET)),,--dataset $(DATASET)) \

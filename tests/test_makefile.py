@@ -74,6 +74,14 @@ def test_each_variable_of_the_table_reaches_its_target_s_command() -> None:
                 assert make(target, *given, f"{name}=0").stdout == plain, f"{name}=0 of {target}"
 
 
+def test_a_resumed_run_takes_no_default_and_is_told_what_was_given() -> None:
+    plain = make("train", "RUN=r", "RESUME=1").stdout
+    assert "--dataset" not in plain
+    assert "--loss" not in plain
+    assert '--loss "ce"' in make("train", "RUN=r", "RESUME=1", "LOSS=ce").stdout
+    assert '--dataset "brats"' in make("train", "RUN=r", "RESUME=1", "DATASET=brats").stdout
+
+
 def test_each_variable_of_a_recipe_is_in_the_table() -> None:
     """A variable of a recipe, or of what it expands, that the table lacks could not be given."""
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
