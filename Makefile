@@ -85,7 +85,7 @@ MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 .PHONY: $(TARGETS)
 
 help:  ## Show the targets, the variables and what they can be
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables of train:"
 	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET logger:LOGGER; do \
