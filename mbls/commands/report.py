@@ -29,7 +29,8 @@ def main(args: list[str]) -> int:
                    help="no slices of patients: without the worst cases")  # fmt: skip
     options = p.parse_args(args)
     output = options.output or common_parent(options.runs) / "report"
-    say(f"Report on {len(options.runs)} folder{'s' * (len(options.runs) > 1)}, written to {output}")
+    folders = f"{len(options.runs)} folder{'s' * (len(options.runs) > 1)}"
+    say(f"Report on {folders}, to be written to {output}")
 
     from mbls.report.build import build_report
 

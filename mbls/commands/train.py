@@ -284,9 +284,10 @@ def finished_before(options: argparse.Namespace, rest: Sequence[str]) -> str | N
     done = json.loads((options.run / "run.json").read_text())["epochs"]
     if options.epochs not in (None, done):
         return None
+    epochs = f"{done} epoch{'s' * (done != 1)}"
     return (
-        f"{options.run} is finished: trained for {done} epochs, and tested. Nothing is done. To "
-        f"train longer give EPOCHS={done + 1} or more (--epochs); to test again: make evaluate "
+        f"{options.run} is finished: trained for {epochs}, and tested. Nothing is done. To train "
+        f"longer give EPOCHS={done + 1} or more (--epochs); to test again: make evaluate "
         f"RUN={options.run} (mbls evaluate {options.run})."
     )
 
