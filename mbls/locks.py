@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "Owner",
     "has_shared_locks",
     "hold",
+    "holding",
     "is_held",
     "let_go",
     "owner_of",
@@ -201,6 +203,16 @@ def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
             )
         time.sleep(min(1.0, patience))
     return file
+
+
+@contextmanager
+def holding(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder as :func:`hold` does while something is written there, and let it go."""
+    file = hold(folder, patience=patience)
+    try:
+        yield
+    finally:
+        let_go(file)
 
 
 def _who(folder: Path) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.files import replace_files, writing
-from mbls.locks import hold
+from mbls.locks import holding
 from mbls.metrics import dice_scores, write_results
 from mbls.metrics.pictures import Picture, WorstPictures, save_pictures, worst_of
 from mbls.module import SegmentationModule
@@ -136,7 +136,7 @@ class TestResults(Callback):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with (
-            hold(folder, patience=PATIENCE),
+            holding(folder, patience=PATIENCE),
             writing(folder),
             replace_files(folder, mark="metrics.json") as incoming,
         ):

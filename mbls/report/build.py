@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mbls.errors import OutputError, ReportError, RunFolderError
 from mbls.files import INCOMING, replace_files, writing
-from mbls.locks import LOCK, hold
+from mbls.locks import LOCK, holding
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
 from mbls.report.analysis import Analysis, analyse, reference_arm, reference_error
@@ -122,7 +122,7 @@ def _together(output: Path) -> Iterator[Path]:
         with writing(output):
             output.mkdir(parents=True, exist_ok=True)
         with (
-            hold(output, patience=PATIENCE),
+            holding(output, patience=PATIENCE),
             writing(output),
             replace_files(output, mark=MARK) as incoming,
         ):

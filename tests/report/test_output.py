@@ -57,6 +57,7 @@ def test_what_a_killed_report_left_is_no_one_else_s(run, tmp_path):
     (tmp_path / "report.html.node1-7.incoming/table.md").touch()
     (tmp_path / "lock").touch()
     assert set(report(run, tmp_path)) == {*TABLES, "lock"}
+    assert not (tmp_path / "lock").read_text()  # which names who holds it
 
 
 def test_a_full_disk_leaves_the_earlier_report(run, tmp_path, monkeypatch):
