@@ -122,6 +122,7 @@ def test_mirrorings_that_were_never_trained_on_are_told_and_kept_apart(
     assert "mirrorings along the axes 0, 1, of which this network never saw one" in told
     assert "augmentation.flip is None" in told
     assert main(["evaluate", str(run), "--mirror", "1"]) == 0
+    assert "mirrorings along axis 1, of which" in capfd.readouterr().out
     for axes in ([0, 1], [1]):
         tag = "best-mirrored-" + "".join(map(str, axes))
         metrics = json.loads((run / "test" / tag / "metrics.json").read_text())

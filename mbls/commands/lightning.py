@@ -267,10 +267,11 @@ class CommandLine(LightningCLI):
         """Tell of what is allowed and most often not meant."""
         stated, fit = self.config[self.subcommand], self.subcommand == "fit"
         flip = below(stated.data.as_dict(), "init_args", "augmentation", "flip")
-        if self.model.mirror and not flip:
+        if (axes := self.model.mirror) and not flip:
+            along = f"{'the axes' if len(axes) > 1 else 'axis'} {', '.join(map(str, axes))}"
             say(
-                f"Warning: logits are averaged over mirrorings along the axes "
-                f"{', '.join(map(str, self.model.mirror))}, of which this network never saw one "
+                f"Warning: logits are averaged over mirrorings along {along}, of which this "
+                "network never saw one "
                 f"(data.init_args.augmentation.flip is {flip}): expect a lower Dice. Leave out "
                 "MIRROR (--mirror), or train with flips."
             )
