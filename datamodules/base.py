@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from datamodules.loading.samplers import rank_and_world
 from datamodules.origin import origin_of, phantom_home, refuse_hidden_phantom
 from datamodules.parallel import console
 from datamodules.reading.checks import RawCase
-from datamodules.reading.examination import Examination, patch_notes
+from datamodules.reading.examination import CaseFacts, Examination, patch_notes
 from datamodules.reading.grids import Box
 from datamodules.reading.nifti import read_grid
 from datamodules.reading.truth import native_truth
@@ -337,6 +337,19 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
                 problems += error.problems
         notes = patch_notes(found.facts, self.patch_size)
         return Examination(tuple(problems), found.facts, tuple(notes))
+
+    def save_contact_sheet(self, path: Path, facts: Sequence[CaseFacts], *, title: str) -> None:
+        """Write a PNG of the cases that :meth:`examine` took a picture of.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        from datamodules.reading.contact_sheet import save_contact_sheet  # with matplotlib
+
+        channels = getattr(self, "modalities", ())
+        save_contact_sheet(
+            path, facts, class_names=self.class_names, title=title, channel_names=channels
+        )
 
     def prepare(self, *, progress: bool = True) -> None:
         """Write the phantom if there is no root, and read every case of the split into the cache.

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 
-from mbls.cgroups import control_groups
+from mbls.runtime.cgroups import control_groups
 
 _GROUPS = {  # files of a control group, by version: limit, use, and what of it the kernel may drop
     2: ("memory.max", "memory.current", "inactive_file"),

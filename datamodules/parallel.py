@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mbls.threads import compute_alone, cpus
+from mbls.runtime.threads import compute_alone, cpus
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

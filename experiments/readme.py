@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import mbls.losses
-from mbls.choices import config_folder
 from mbls.commands.benchmark import DEFAULT_LOSSES, DEFAULT_PRESET, DEFAULT_ROOT
+from mbls.config.choices import config_folder
 from mbls.losses.catalogue import Entry, loss_entries
 
 __all__ = ["benchmark_table", "losses_table", "main", "section", "with_section"]

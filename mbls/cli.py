@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbls import __version__
-from mbls.errors import is_lost_rank, message_for_user
-from mbls.ranks import PREPARED, end_at_once, in_job, leave_job, may_tell_of_loss
-from mbls.threads import set_defaults
+from mbls.runtime.errors import is_lost_rank, message_for_user
+from mbls.runtime.ranks import PREPARED, end_at_once, in_job, leave_job, may_tell_of_loss
+from mbls.runtime.threads import set_defaults
 
 __all__ = ["main"]
 
@@ -30,13 +30,13 @@ COMMANDS = {
     "data": ("mbls.commands.data", "write the phantom where no data is given, build the cache"),
     "check-data": ("mbls.commands.check_data", "check every case and list all problems"),
     "splits": ("mbls.commands.splits", "write the folds of a dataset's patients as JSON"),
-    "cache-info": ("mbls.commands.cache", "list the caches: dataset, settings, size, age"),
-    "cache-clean": ("mbls.commands.cache", "remove what no settings of today use any more"),
+    "cache-info": ("datamodules.cache.commands", "list the caches: dataset, settings, size, age"),
+    "cache-clean": ("datamodules.cache.commands", "remove what no settings of today use any more"),
     "list": ("mbls.commands.list_choices", "list datasets, losses, networks and presets"),
     "losses": ("mbls.commands.losses", "print the table of the losses, with formulas and papers"),
-    "fit": ("mbls.commands.lightning", "LightningCLI: fit --config FILE ..."),
-    "validate": ("mbls.commands.lightning", "LightningCLI: validate --config FILE ..."),
-    "test": ("mbls.commands.lightning", "LightningCLI: test --config FILE ..."),
+    "fit": ("mbls.config.cli", "LightningCLI: fit --config FILE ..."),
+    "validate": ("mbls.config.cli", "LightningCLI: validate --config FILE ..."),
+    "test": ("mbls.config.cli", "LightningCLI: test --config FILE ..."),
 }
 
 USAGE = """mbls {version}: calibrated medical image segmentation

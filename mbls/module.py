@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mbls import __version__
-from mbls.epoch_means import EpochMeans
-from mbls.errors import CheckpointError, SettingError
 from mbls.inference import (
     Window,
     head_weights,
@@ -28,6 +26,7 @@ from mbls.inference import (
     split_heads,
     volume_logits,
 )
+from mbls.loggers.epoch_means import EpochMeans
 from mbls.losses import Loss, part_terms
 from mbls.losses.base import check_parts
 from mbls.metrics import (
@@ -39,6 +38,7 @@ from mbls.metrics import (
     NormalizedSurfaceDice,
     estimate,
 )
+from mbls.runtime.errors import CheckpointError, SettingError
 
 __all__ = ["SegmentationModule"]
 

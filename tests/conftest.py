@@ -24,7 +24,7 @@ def _seed() -> None:
 def no_figures() -> Iterator[None]:
     """Leave out a test run's figures, which take longer to draw than a tiny run to train."""
     from mbls.callbacks import results as callback
-    from mbls.metrics import results
+    from mbls.evaluation import results
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "write_figures", lambda *_, **__: None)

@@ -158,7 +158,7 @@ def reap(running: dict[int, Path]) -> None:
 
 def serve() -> None:
     """Fork a child for each line, and print its id, until the input ends."""
-    import mbls.commands.lightning  # noqa: F401  (what the children need)
+    import mbls.config.cli  # noqa: F401  (what the children need)
     import tests.few_acdc  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a test sends it to the whole group

@@ -60,7 +60,7 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     from mbls.cli import main
-    from mbls.metrics import results
+    from mbls.evaluation import results
 
     results.write_figures = lambda *_, **__: None
     sys.exit(sum(main(words) != 0 for words in json.loads(Path(sys.argv[1]).read_text())))

@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from mbls.allocator import keep_freed_memory
+from mbls.runtime.allocator import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

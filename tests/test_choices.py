@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mbls.choices import choices, choose, compose, names_of, read_yaml
-from mbls.errors import ChoiceError
+from mbls.config.choices import choices, choose, compose, names_of, read_yaml
+from mbls.runtime.errors import ChoiceError
 
 
 @pytest.fixture

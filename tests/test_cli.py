@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mbls import cli
 from mbls.cli import COMMANDS, main
-from mbls.errors import Interrupted
+from mbls.runtime.errors import Interrupted
 
 HEAVY = ("torch", "lightning", "monai")
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
-from mbls.commands.train import fresh_words, option_words, parser
+from mbls.config.options import fresh_words, option_words, parser
+from mbls.loggers.metrics_csv import read_rows
 from tests import few_acdc, tiny
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("no_figures")]

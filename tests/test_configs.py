@@ -11,9 +11,9 @@ import pytest
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mbls.choices import choices, choose, compose, config_folder
-from mbls.commands.lightning import FACTS, CommandLine, command_line
-from mbls.errors import ChoiceError
+from mbls.config.choices import choices, choose, compose, config_folder
+from mbls.config.cli import FACTS, CommandLine, command_line
+from mbls.runtime.errors import ChoiceError
 
 LINKED = {target.rpartition(".")[2] for targets in FACTS.values() for target in targets}
 

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from monai.networks.nets import UNet
 
-from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
-from mbls.selection import RULES
+from mbls.loggers.metrics_csv import read_rows
+from mbls.loggers.selection import RULES
 from tests import few_acdc, ranks, tiny
 from tests.datamodules.conftest import blobs, save
 from tests.losses.every_loss import build

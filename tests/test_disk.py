@@ -21,8 +21,8 @@ from lightning.pytorch import Callback
 from mbls.callbacks import MetricsCSV, PredictionWriter, run_folder
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.cli import main
-from mbls.errors import OutputError
-from mbls.files import incoming_name, replace_file, replace_files
+from mbls.runtime.errors import OutputError
+from mbls.runtime.files import incoming_name, replace_file, replace_files
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -183,7 +183,7 @@ def test_a_prediction_that_cannot_be_written(
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mbls.files.os.fsync", full)
+    monkeypatch.setattr("mbls.runtime.files.os.fsync", full)
     writer = PredictionWriter(output=tmp_path)
     data = SimpleNamespace(restore=lambda case, logits: (logits, np.eye(4)))
     trainer: Any = SimpleNamespace(datamodule=data, world_size=1)

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from experiments import readme
-from mbls.choices import choices
+from mbls.benchmark import parse_losses
 from mbls.cli import COMMANDS, main
 from mbls.commands.benchmark import DEFAULT_LOSSES
-from mbls.grid import parse_losses
+from mbls.config.choices import choices
 from tests.docs_blocks import PAGES, ROOT, Block, blocks
 from tests.report.fake import write_run
 from tests.test_makefile import table as variables

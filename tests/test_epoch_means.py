@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mbls.epoch_means import EpochMeans
+from mbls.loggers.epoch_means import EpochMeans
 
 
 def rank(number: int, world: int) -> Any:

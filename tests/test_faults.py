@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
+from mbls.loggers.metrics_csv import read_rows
 from tests import tiny
 from tests.damage import flip_bit
 from tests.forks import Forks

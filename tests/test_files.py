@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mbls.errors import OutputError
-from mbls.files import (
+from mbls.runtime.errors import OutputError
+from mbls.runtime.files import (
     clear_incoming,
     incoming_name,
     replace_file,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mbls.commands.train import parser as train_parser
-from mbls.errors import ChoiceError, RunFolderError
-from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
+from mbls.benchmark import Cell, State, claim, log_file, make_cells, parse_losses
+from mbls.config.options import parser as train_parser
+from mbls.runtime.errors import ChoiceError, RunFolderError
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_claim_is_held_once_and_given_back(tmp_path: Path) -> None:
 def claimed_elsewhere(folder: Path) -> bool:
     """Ask another process."""
     code = (
-        "import sys; from pathlib import Path; from mbls.grid import claim\n"
+        "import sys; from pathlib import Path; from mbls.benchmark import claim\n"
         "with claim(Path(sys.argv[1])) as file: print(file is None)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)

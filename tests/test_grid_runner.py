@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mbls.benchmark import Cell, State, claim, log_file, make_cells, parse_losses
+from mbls.benchmark import runner as runner_module
+from mbls.benchmark.asked import differences
+from mbls.benchmark.progress import counts, last_lines, seconds_left
+from mbls.benchmark.runner import Entry, Runner, Status
+from mbls.benchmark.views import LineView, LiveView, make_view
 from mbls.cli import main
-from mbls.clock import duration
 from mbls.commands import benchmark
-from mbls.grid import Cell, State, claim, log_file, make_cells, parse_losses
-from mbls.grid import runner as runner_module
-from mbls.grid.asked import differences
-from mbls.grid.progress import counts, last_lines, seconds_left
-from mbls.grid.runner import Entry, Runner, Status
-from mbls.grid.views import LineView, LiveView, make_view
-from mbls.locks import hold
-from mbls.threads import cpus
+from mbls.runtime.clock import duration
+from mbls.runtime.locks import hold
+from mbls.runtime.threads import cpus
 from tests import fake_run
 
 GRID = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
@@ -411,7 +411,7 @@ def test_a_folder_that_a_training_has_just_made_is_left_to_it(
     cell.folder.mkdir(parents=True)
     lock = hold(cell.folder)
     looks = iter((False, False, False))  # before it was locked
-    monkeypatch.setattr("mbls.grid.cells.is_held", lambda folder: next(looks, True))
+    monkeypatch.setattr("mbls.benchmark.cells.is_held", lambda folder: next(looks, True))
     end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
     end.start()
     entries, _ = run([cell])

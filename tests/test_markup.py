@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from datamodules.cache.commands import cache_table
+from mbls.benchmark.views import LiveView
 from mbls.commands import benchmark
-from mbls.commands.cache import cache_table
 from mbls.commands.check_data import problem_table, summary
-from mbls.grid.views import LiveView
 from mbls.losses.catalogue import loss_table
 from mbls.report.screen import screen_table
 from mbls.report.views import Entry, View

@@ -11,8 +11,8 @@ import pytest
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import Callback
 
-from mbls.commands.lightning import command_line
-from mbls.errors import CheckpointError
+from mbls.config.cli import command_line
+from mbls.runtime.errors import CheckpointError
 from tests import tiny
 from tests.forks import Ended, Forks
 from tests.ranks import free_port

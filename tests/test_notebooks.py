@@ -86,7 +86,7 @@ def test_it_runs(
 ) -> None:
     monkeypatch.setenv("MBLS_RUNS", str(runs))
     fewer = partial(patient_weights, draws=DRAWS)  # as the runs' own intervals were drawn
-    monkeypatch.setattr("mbls.metrics.summary.patient_weights", fewer)
+    monkeypatch.setattr("mbls.evaluation.summary.patient_weights", fewer)
     monkeypatch.setattr("mbls.report.analysis.analyse", partial(analyse, draws=DRAWS))
     check(run_all(shell, ROOT / "notebooks" / f"{name}.ipynb"), name)
     if name == "04_truth":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbls.metrics.summary import summarize
+from mbls.evaluation.summary import summarize
 from mbls.plots import (
     confidence_figure,
     multipliers_figure,

@@ -11,9 +11,9 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from mbls.callbacks import NaNGuard
-from mbls.errors import NonFiniteError
 from mbls.losses import AdaptiveLoss, CrossEntropyLoss
 from mbls.module import SegmentationModule
+from mbls.runtime.errors import NonFiniteError
 from tests import tiny
 from tests.blobs import BlobDataModule
 

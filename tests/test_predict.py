@@ -12,7 +12,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from mbls.callbacks.predictions import PredictionWriter, label_values
 from mbls.cli import main
-from mbls.locks import LOCK, let_go, try_hold
+from mbls.runtime.locks import LOCK, let_go, try_hold
 from tests import few_acdc, tiny
 from tests.datamodules.conftest import AFFINE, blobs, save
 

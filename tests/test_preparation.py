@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mbls import cli
-from mbls.commands.preparation import mark_of, prepare_once, prepared_by_first
-from mbls.ranks import PREPARED
+from mbls.config.preparation import mark_of, prepare_once, prepared_by_first
+from mbls.runtime.ranks import PREPARED
 
 
 @pytest.mark.parametrize("process", [os.getpid, os.getppid])

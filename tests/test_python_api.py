@@ -18,10 +18,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.model_summary import summarize
 
-from mbls.commands.lightning import CommandLine, command_line
-from mbls.errors import CheckpointError, SettingError
+from mbls.config.cli import CommandLine, command_line
 from mbls.losses import CrossEntropyLoss, HeuristicMarginLoss, MarginLoss
 from mbls.module import SegmentationModule
+from mbls.runtime.errors import CheckpointError, SettingError
 from tests import tiny
 from tests.blobs import BlobDataModule
 from tests.test_module import Pixelwise, module

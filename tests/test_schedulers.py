@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import lr_scheduler
 
-from mbls.errors import SettingError
+from mbls.runtime.errors import SettingError
 from tests.blobs import BlobDataModule
 from tests.test_module import module
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
+from mbls.loggers.metrics_csv import read_rows
+from mbls.loggers.selection import KEYS, RULES, chosen_epoch, contenders, threshold
 from mbls.module import patient_error
-from mbls.selection import KEYS, RULES, chosen_epoch, contenders, threshold
 from tests import tiny
 
 NAN = float("nan")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbls import threads
-from mbls.threads import (
+from mbls.runtime import threads
+from mbls.runtime.threads import (
     NUMBERS,
     SPIN,
     WAITING,
@@ -100,7 +100,8 @@ def test_cpus_are_those_of_the_affinity(tmp_path: Path, monkeypatch: pytest.Monk
 
 STARTED = """
 import json, os, sys
-from mbls import cli, threads
+from mbls import cli
+from mbls.runtime import threads
 from mbls.cli import main
 
 def command(args):

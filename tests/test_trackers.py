@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
-from mbls.trackers import TensorBoard, stem
+from mbls.loggers.metrics_csv import read_rows
+from mbls.loggers.trackers import TensorBoard, stem
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -85,7 +85,7 @@ def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_tracker_that_is_not_installed_names_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mbls.choices.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mbls.config.choices.importlib.util.find_spec", lambda name: None)
     assert main(["train", *tiny.words(tmp_path), "--logger", "tensorboard"]) == 1
     told = capfd.readouterr().err
     assert "needs the package tensorboard: pip install" in told

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mbls.cli import main
-from mbls.locks import hold, is_held
-from mbls.metrics import from_bins
+from mbls.evaluation import from_bins
+from mbls.runtime.locks import hold, is_held
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -69,7 +69,7 @@ def test_files_of_two_tests_are_not_mixed(
 
 KILLED_WHILE_IT_DRAWS = """
 import os, signal, sys
-import mbls.metrics.results as results
+import mbls.evaluation.results as results
 from mbls.cli import main
 results.write_figures = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 main(sys.argv[1:])

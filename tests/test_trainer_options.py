@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mbls.callbacks import RunFolder
-from mbls.locks import is_held
+from mbls.runtime.locks import is_held
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -18,12 +18,12 @@ from lightning.pytorch import Trainer
 from datamodules.reading.posterior import load_shares
 from mbls.callbacks import Checkpoints, read_checkpoint
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
-from mbls.choices import stated_dims
 from mbls.cli import main
-from mbls.errors import CheckpointError, ChoiceError
+from mbls.config.choices import stated_dims
+from mbls.evaluation import from_bins, load_results
 from mbls.losses.catalogue import loss_table
-from mbls.metrics import from_bins, load_results
 from mbls.module import SegmentationModule
+from mbls.runtime.errors import CheckpointError, ChoiceError
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,10 +17,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from mbls.callbacks import run_folder as run_folder_of
-from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.cli import main
-from mbls.commands.train import fresh_words, option_words, parser, resume_words
-from mbls.locks import is_held
+from mbls.config.options import fresh_words, option_words, parser, resume_words
+from mbls.runtime.locks import is_held
+from mbls.runtime.rank_zero import on_rank_zero
 from tests.processes import killed_after_the_test
 
 ROOT = Path(__file__).parents[1]

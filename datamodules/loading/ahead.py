@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from mbls.threads import compute_alone
+from mbls.runtime.threads import compute_alone
 
 __all__ = ["AheadLoader"]
 

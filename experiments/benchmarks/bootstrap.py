@@ -13,12 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mbls.evaluation.summary import summarize
+from mbls.metrics._kernel.edges import GRID_CELLS
+from mbls.metrics._kernel.fixed_point import FIXED_ONE
 from mbls.metrics.bins import QUANTITIES, SCORES, CalibrationBins
 from mbls.metrics.bootstrap import DRAWS
-from mbls.metrics.fixed_point import FIXED_ONE
-from mbls.metrics.grid import GRID_CELLS
 from mbls.metrics.regions import REGIONS
-from mbls.metrics.summary import summarize
 
 
 def make_bins(cases: int, classes: int, *, posterior: bool, seed: int = 0) -> CalibrationBins:

@@ -25,7 +25,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mbls.choices import compose
+from mbls.config.choices import compose
 
 CASES = ("acdc,2,16", "brats,3,8")
 PATIENTS = {"train": 16, "val": 1, "test": 1}

@@ -23,15 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mbls.evaluation import PROTOCOLS, protocol_values
 from mbls.metrics import (
-    PROTOCOLS,
     REGIONS,
     CalibrationHistogram,
     DiceScore,
     FineHistogram,
     HausdorffDistance95,
     NormalizedSurfaceDice,
-    protocol_values,
 )
 from mbls.metrics.dice import dice_scores
 

@@ -44,7 +44,7 @@ while os.getppid() == parent:  # also where that was killed
 COUNT = """
 import sys, time
 try:
-    from mbls.threads import set_defaults
+    from mbls.runtime.threads import set_defaults
     set_defaults()
 except ImportError:  # an older checkout
     pass

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from experiments.benchmarks.losses import configured_losses
-from mbls.choices import choices, compose
+from mbls.config.choices import choices, compose
 from mbls.losses import Loss
 
 __all__ = ["Case", "measure"]

@@ -34,8 +34,8 @@ from lightning.pytorch.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
 
-from mbls.choices import compose
-from mbls.commands.lightning import command_line
+from mbls.config.choices import compose
+from mbls.config.cli import command_line
 
 NETWORKS = {2: "unet", 3: "unet3d"}
 BLOCK = 5  # steps between bare ones

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from experiments.slurm.script import Job, batch_script
 from experiments.slurm.site import Site, load_site
+from mbls.benchmark import Cell, State
+from mbls.benchmark.asked import asked
 from mbls.commands.benchmark import at_least_one, grid_cells, numbers, refuse_other_runs
-from mbls.commands.train import chosen_words, option_words
-from mbls.commands.train import parser as train_parser
-from mbls.errors import ChoiceError, RunFolderError
-from mbls.grid import Cell, State
-from mbls.grid.asked import asked
+from mbls.config.options import chosen_words, option_words
+from mbls.config.options import parser as train_parser
+from mbls.runtime.errors import ChoiceError, RunFolderError
 
 TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}")
 
@@ -110,7 +110,7 @@ def check_options(cell: Cell, rest: Sequence[str]) -> None:
     given = [word.partition("=")[0] for word in rest if word.startswith("--")]
     if not any("." in name or name == "--precision" for name in given):
         return
-    from mbls.commands.lightning import check_words
+    from mbls.config.cli import check_words
 
     options, others = train_parser().parse_known_args(cell.words()[1:])
     check_words(["fit", *chosen_words(options), *option_words(options), *others])

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mbls.errors import ChoiceError
+from mbls.runtime.errors import ChoiceError
 
 __all__ = ["Site", "load_site"]
 

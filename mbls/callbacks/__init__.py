@@ -17,9 +17,9 @@ from mbls.callbacks.results import TestResults
 from mbls.callbacks.resumption import Resumption
 from mbls.callbacks.run_card import RunCard
 from mbls.callbacks.run_folder import RunFolder, run_folder
-from mbls.callbacks.run_logger import MetricsCSV
 from mbls.callbacks.speed import Speed
 from mbls.callbacks.step_seed import StepSeed
+from mbls.loggers.metrics_csv import MetricsCSV
 
 __all__ = [
     "Checkpoints",

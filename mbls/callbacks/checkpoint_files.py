@@ -7,8 +7,8 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from mbls.errors import CheckpointError
-from mbls.files import replacing, writing
+from mbls.runtime.errors import CheckpointError
+from mbls.runtime.files import replacing, writing
 
 __all__ = ["PlainCheckpointIO", "load"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mbls.callbacks.checkpoint_files import load
-from mbls.errors import CheckpointError
+from mbls.runtime.errors import CheckpointError
 
 __all__ = ["find_checkpoint", "has_checkpoint", "last_checkpoint", "read_checkpoint"]
 

@@ -11,13 +11,13 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.callbacks.nan_guard import require_finite
-from mbls.callbacks.rank_zero import on_rank_zero, share_error
 from mbls.callbacks.run_folder import run_folder
-from mbls.callbacks.run_logger import MetricsCSV
-from mbls.epoch_means import EpochMeans
-from mbls.errors import CheckpointError, is_lost_rank
-from mbls.files import incoming_name, writing
-from mbls.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
+from mbls.loggers.epoch_means import EpochMeans
+from mbls.loggers.metrics_csv import MetricsCSV
+from mbls.loggers.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
+from mbls.runtime.errors import CheckpointError, is_lost_rank
+from mbls.runtime.files import incoming_name, writing
+from mbls.runtime.rank_zero import on_rank_zero, share_error
 
 __all__ = ["Checkpoints"]
 
@@ -32,7 +32,7 @@ class Checkpoints(Checkpoint):
 
     Args:
         select: Which epoch is best: that of the best ``dice``, ``nll`` or ``ece`` of a validation,
-            or the ``compromise`` of :mod:`mbls.selection`, whose contenders are kept as
+            or the ``compromise`` of :mod:`mbls.loggers.selection`, whose contenders are kept as
             ``contender-<n>.ckpt``, n the number of the validation.
         keep: Whether to write ``best-<rule>.ckpt`` for every rule too.
         monitor: A logged value of one's own in place of ``select``.

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
-from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
+from mbls.loggers.trackers import FigureLogger
 from mbls.metrics.bins import CalibrationBins
 from mbls.module import SegmentationModule
 from mbls.plots import reliability_figure
-from mbls.trackers import FigureLogger
+from mbls.runtime.rank_zero import on_rank_zero
 
 __all__ = ["Diagrams"]
 

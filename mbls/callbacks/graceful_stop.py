@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbls.callbacks.checkpoints import Checkpoints
 from mbls.callbacks.run_folder import run_folder
-from mbls.errors import Interrupted
+from mbls.runtime.errors import Interrupted
 
 __all__ = ["GracefulStop"]
 

@@ -2,12 +2,12 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
-from mbls.callbacks.run_logger import MetricsCSV, read_rows
-from mbls.files import writing
+from mbls.loggers.metrics_csv import MetricsCSV, read_rows
 from mbls.plots import multipliers_figure, save_figure
 from mbls.plots.multipliers import multiplier_lines
+from mbls.runtime.files import writing
+from mbls.runtime.rank_zero import on_rank_zero
 
 __all__ = ["MultiplierFigure"]
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from mbls.errors import NonFiniteError
+from mbls.runtime.errors import NonFiniteError
 
 __all__ = ["NaNGuard", "require_finite"]
 

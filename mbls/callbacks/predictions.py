@@ -16,10 +16,10 @@ from nibabel.wrapstruct import WrapStructError
 from rich.console import Console
 from torch import Tensor
 
-from mbls.callbacks.rank_zero import share_errors
-from mbls.errors import OutputError, RunFolderError
-from mbls.files import clear_incoming, replacing
-from mbls.locks import LOCK, let_go, try_hold
+from mbls.runtime.errors import OutputError, RunFolderError
+from mbls.runtime.files import clear_incoming, replacing
+from mbls.runtime.locks import LOCK, let_go, try_hold
+from mbls.runtime.rank_zero import share_errors
 
 __all__ = ["PredictionWriter"]
 

@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, Timer
 from rich.console import Console
 from torch import Tensor
 
-from mbls.clock import clock, duration, stamped
-from mbls.ranks import say
+from mbls.runtime.clock import clock, duration, stamped
+from mbls.runtime.ranks import say
 
 __all__ = ["EpochLines", "ProgressBar", "say_stage", "shows_bars"]
 

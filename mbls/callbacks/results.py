@@ -11,15 +11,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
-from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
-from mbls.files import replace_files, writing
-from mbls.locks import holding
-from mbls.metrics import dice_scores, write_results
-from mbls.metrics.pictures import Picture, WorstPictures, save_pictures, worst_of
+from mbls.evaluation import results_table, summary_table, write_results
+from mbls.metrics import dice_scores
 from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
-from mbls.report import results_table, summary_table
+from mbls.plots.worst_cases import Picture, WorstPictures, save_pictures, worst_of
+from mbls.runtime.files import replace_files, writing
+from mbls.runtime.locks import holding
+from mbls.runtime.rank_zero import on_rank_zero
 
 __all__ = ["TestResults"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mbls.errors import CheckpointError
+from mbls.runtime.errors import CheckpointError
 
 __all__ = ["Resumption", "next_batch"]
 

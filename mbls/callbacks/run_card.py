@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.callbacks.run_folder import folder_callback
 from mbls.callbacks.speed import peak_memory
-from mbls.files import replace_file
-from mbls.threads import threads_in_force
-from mbls.trackers import facts
+from mbls.loggers.trackers import facts
+from mbls.runtime.files import replace_file
+from mbls.runtime.rank_zero import on_rank_zero
+from mbls.runtime.threads import threads_in_force
 
 __all__ = ["RunCard", "commit"]
 

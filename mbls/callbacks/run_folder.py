@@ -10,12 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
-from mbls.callbacks.rank_zero import on_rank_zero, share_errors
-from mbls.errors import CheckpointError, RunFolderError
-from mbls.files import clear_incoming
-from mbls.jobs import job_of, mark
-from mbls.locks import has_shared_locks, hold, let_go, owner_of
-from mbls.ranks import say
+from mbls.runtime.errors import CheckpointError, RunFolderError
+from mbls.runtime.files import clear_incoming
+from mbls.runtime.jobs import job_of, mark
+from mbls.runtime.locks import has_shared_locks, hold, let_go, owner_of
+from mbls.runtime.rank_zero import on_rank_zero, share_errors
+from mbls.runtime.ranks import say
 
 __all__ = ["RunFolder", "claim", "run_folder"]
 

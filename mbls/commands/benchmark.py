@@ -12,15 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mbls.commands.train import parser as train_parser
-from mbls.commands.wrong_words import refuse_unknown
-from mbls.errors import ChoiceError, RunFolderError
-from mbls.grid import Cell, State, log_file, make_cells, parse_losses
-from mbls.grid.asked import asked, differences
-from mbls.grid.progress import counts, last_lines
-from mbls.grid.runner import Entry, Runner, Status
-from mbls.grid.views import make_view
-from mbls.threads import cpus
+from mbls.benchmark import Cell, State, log_file, make_cells, parse_losses
+from mbls.benchmark.asked import asked, differences
+from mbls.benchmark.progress import counts, last_lines
+from mbls.benchmark.runner import Entry, Runner, Status
+from mbls.benchmark.views import make_view
+from mbls.config.options import parser as train_parser
+from mbls.config.wrong_words import refuse_unknown
+from mbls.runtime.errors import ChoiceError, RunFolderError
+from mbls.runtime.threads import cpus
 
 __all__ = ["at_least_one", "grid_cells", "main", "numbers", "parser", "refuse_other_runs"]
 
@@ -141,7 +141,7 @@ def report(cells: Sequence[Cell]) -> None:
     finished = [cell for cell in cells if cell.state() is State.FINISHED]
     if not finished:
         return
-    from mbls.cli import run as run_command
+    from mbls.commands.report import main as report
 
     folders = [str(cell.folder) for cell in finished]
     home = finished[0].folder.parent.parent
@@ -151,7 +151,7 @@ def report(cells: Sequence[Cell]) -> None:
     )
     if not any((cell.folder / "test/best").is_dir() for cell in finished):
         compared += ["--tag", "last"]  # trained without validation, so without a best checkpoint
-    run_command("report", [*folders, "--output", str(home / "report"), *compared])
+    report([*folders, "--output", str(home / "report"), *compared])
 
 
 def _list(cells: Sequence[Cell]) -> None:

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.commands.data import datamodule, parser
-from mbls.commands.wrong_words import refuse_unknown
-from mbls.errors import OutputError
+from mbls.config.wrong_words import refuse_unknown
+from mbls.runtime.errors import OutputError
 
 __all__ = ["main", "problem_table"]
 
@@ -96,17 +96,9 @@ def absent(
 
 def save_sheet(sheet: Path, facts: Sequence[Any], data: Any, *, name: str) -> None:
     """Write the contact sheet; a phantom's says what it is."""
-    from datamodules.reading.contact_sheet import save_contact_sheet
-
     phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
     try:
-        save_contact_sheet(
-            sheet,
-            facts,
-            class_names=data.class_names,
-            title=f"{name}{phantom}",
-            channel_names=getattr(data, "modalities", ()),
-        )
+        data.save_contact_sheet(sheet, facts, title=f"{name}{phantom}")
     except OSError as error:
         raise OutputError(
             f"The contact sheet {sheet} cannot be written ({error.strerror}). Choose another: "

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbls.choices import choices, choose, data_files, read_yaml
-from mbls.commands.wrong_words import explain, refuse_unknown
-from mbls.errors import UsageError, settings_told
+from mbls.config.choices import choices, choose, data_files, read_yaml
+from mbls.config.wrong_words import explain, refuse_unknown
+from mbls.runtime.errors import UsageError, settings_told
 
 __all__ = ["datamodule", "main", "parser"]
 

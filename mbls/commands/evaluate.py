@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbls.choices import below, read_yaml
-from mbls.commands.train import options_of
-from mbls.commands.wrong_words import refuse_unknown
-from mbls.errors import CheckpointError, RunFolderError
+from mbls.config.choices import below, read_yaml
+from mbls.config.options import options_of
+from mbls.config.wrong_words import refuse_unknown
+from mbls.runtime.errors import CheckpointError, RunFolderError
 
 __all__ = ["add_mirror", "main", "mirror_words", "run_words", "tag_of"]
 
@@ -44,7 +44,7 @@ def main(args: list[str]) -> int:
     words += [f"--results.verbose={options.verbose}"]
     words += [f"--model.grid={options.grid}", *mirror_words(options)]
 
-    from mbls.commands.lightning import command_line
+    from mbls.config.cli import command_line
 
     command_line(["test", *words, *rest])
     return 0

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mbls.choices import choices
+from mbls.config.choices import choices
 
 __all__ = ["main"]
 

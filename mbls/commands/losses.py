@@ -4,7 +4,7 @@ import argparse
 
 from rich.console import Console
 
-from mbls.choices import config_folder
+from mbls.config.choices import config_folder
 from mbls.losses.catalogue import loss_table
 
 __all__ = ["main"]

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from mbls.commands.evaluate import add_mirror, mirror_words, run_words
-from mbls.commands.wrong_words import refuse_unknown
+from mbls.config.wrong_words import refuse_unknown
 
 __all__ = ["main"]
 
@@ -18,7 +18,7 @@ def main(args: list[str]) -> int:
     from_run = "--config" not in args and not any(a.startswith("--config=") for a in args)
     words = _words_from_run(args) if from_run else args
 
-    from mbls.commands.lightning import command_line
+    from mbls.config.cli import command_line
 
     command_line(["predict", *words])
     return 0

@@ -5,7 +5,7 @@ import os
 import shlex
 from pathlib import Path
 
-from mbls.ranks import say
+from mbls.runtime.ranks import say
 
 __all__ = ["main"]
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from mbls.commands.data import datamodule, parser
-from mbls.commands.wrong_words import refuse_unknown
-from mbls.errors import OutputError
+from mbls.config.wrong_words import refuse_unknown
+from mbls.runtime.errors import OutputError
 
 __all__ = ["main"]
 

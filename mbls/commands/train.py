@@ -5,78 +5,34 @@ checkpoint. Everything heavy is imported after the names are known to be right.
 """
 
 import argparse
-import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbls.choices import below, choices, choose, compose, data_files, read_yaml, stated_dims
-from mbls.commands.wrong_words import refuse_unknown
-from mbls.errors import ChoiceError, RunFolderError
-from mbls.jobs import has_begun
-from mbls.ranks import say
-from mbls.selection import RULES
+from mbls.config.choices import choose, data_files, read_yaml, stated_dims
+from mbls.config.options import (
+    chosen_names,
+    config_of,
+    data_words,
+    dim_words,
+    fresh_words,
+    option_words,
+    options_of,
+    parser,
+    requeued,
+    require,
+    resume_words,
+)
+from mbls.config.wrong_words import refuse_unknown
+from mbls.runtime.ranks import say
 
 if TYPE_CHECKING:
-    from mbls.commands.lightning import CommandLine
-    from mbls.grid.specs import LossSpec
+    from mbls.config.cli import CommandLine
 
-__all__ = ["main", "parser"]
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``mbls train``."""
-    p = argparse.ArgumentParser(
-        prog="mbls train",
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-        description="Train a network on a dataset with a loss, and test its best checkpoint. "
-        "Further options go to LightningCLI as they are, e.g. --trainer.gradient_clip_val 1.",
-    )
-    p.add_argument("--dataset", metavar="NAME", help=", ".join(choices("data")))
-    p.add_argument("--loss", metavar="NAME", help=", ".join(choices("loss"))
-                   + "; with settings of its own as mbls:margin=8,alpha=0.3")  # fmt: skip
-    p.add_argument("--network", metavar="NAME", help=", ".join(choices("network"))
-                   + "; default: unet, in 3D unet3d, with --preset paper unet_paper")  # fmt: skip
-    p.add_argument("--dim", type=int, choices=(2, 3),
-                   help="slices or volumes; default: what the network's file asks for")  # fmt: skip
-    p.add_argument("--data-root", type=Path, metavar="FOLDER",
-                   help="the dataset's folder; without it a phantom is written")  # fmt: skip
-    p.add_argument("--preset", metavar="NAME", help=", ".join(choices("trainer"))
-                   + "; default: quick on a phantom, paper with --data-root")  # fmt: skip
-    p.add_argument("--logger", metavar="NAME", help="a tracker beside metrics.csv, or several with "
-                   f"commas: {', '.join(choices('logger'))}")  # fmt: skip
-    p.add_argument("--seed", type=int, default=None)
-    p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
-    p.add_argument("--split", type=Path, metavar="FILE", help="the patients of each part, as JSON")
-    p.add_argument("--adapt", choices=("val", "holdout"), help="what a loss that adapts observes: "
-                   "the validation split, or training patients held out for it")  # fmt: skip
-    p.add_argument("--epochs", type=_at_least_one)
-    p.add_argument("--batch-size", type=int, help="samples a step over all ranks")
-    p.add_argument("--devices", help="processes a node, or 'auto'")
-    p.add_argument("--nodes", type=int)
-    p.add_argument("--accelerator", help="cpu, gpu, auto")
-    p.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed")
-    p.add_argument("--select", choices=RULES,
-                   help="which epoch is best (default: dice; see docs/statistics.md)")  # fmt: skip
-    p.add_argument("--run", type=Path, metavar="FOLDER", help="run folder of your own naming")
-    p.add_argument("--resume", action="store_true", help="go on in the folder given by --run")
-    p.add_argument("--job", metavar="ID",
-                   help="batch job of this run; queued again, it goes on in its --run")  # fmt: skip
-    p.add_argument("--prepare", action="store_true",
-                   help="prepare the data of this run, phantom and cache, and stop")  # fmt: skip
-    p.add_argument("--verbose", action="store_true", help="print all numbers of the test")
-    p.add_argument("--dry-run", action="store_true", help="print the mbls fit command and stop")
-    return p
-
-
-def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word}")
-    return int(word)
+__all__ = ["main"]
 
 
 def main(args: list[str]) -> int:
@@ -96,7 +52,7 @@ def main(args: list[str]) -> int:
         return 0
 
     from mbls.callbacks.run_folder import folder_callback
-    from mbls.commands.lightning import command_line
+    from mbls.config.cli import command_line
 
     cli = command_line(["fit", *words])
     try:
@@ -110,9 +66,9 @@ def main(args: list[str]) -> int:
 def test_best(cli: "CommandLine") -> None:
     """Test the best checkpoint of a run that has just been trained, or its last."""
     from mbls.callbacks import find_checkpoint
-    from mbls.callbacks.rank_zero import on_rank_zero
     from mbls.callbacks.run_folder import folder_callback
-    from mbls.commands.lightning import one_voice
+    from mbls.config.cli import one_voice
+    from mbls.runtime.rank_zero import on_rank_zero
 
     run = folder_callback(cli.trainer)
 
@@ -130,24 +86,6 @@ def test_best(cli: "CommandLine") -> None:
         )
 
 
-def requeued(options: argparse.Namespace, rest: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the words as they are; of a batch job that has begun before, those that go on.
-
-    The run's own configuration has all that it was started with.
-
-    Raises:
-        RunFolderError: There is a job and no folder.
-    """
-    if options.job is None:
-        return options, rest
-    if options.run is None:
-        raise RunFolderError("--job needs the run folder that the job is to make: --run FOLDER.")
-    if not has_begun(options.run, options.job):
-        return options, rest
-    words = ["--run", str(options.run), "--job", options.job, "--resume"]
-    return parser().parse_args(words + ["--prepare"] * options.prepare), []
-
-
 def prepare(options: argparse.Namespace, rest: list[str]) -> None:
     """Prepare the data that a run would, and nothing else."""
     from mbls.commands.data import datamodule_of
@@ -156,7 +94,7 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> None:
         stated = read_yaml(config_of(options.run))
         configs = [json.dumps({"data": stated["data"]})]
     else:
-        _require(options, "dataset")
+        require(options, "dataset")
         names = chosen_names(options)
         dims = options.dim or stated_dims(choose("network", names["network"]))
         configs = [str(file) for file in data_files(names["dataset"], names["preset"], dims)]
@@ -164,119 +102,9 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> None:
     datamodule_of(configs, data_words([*option_words(options), *rest])).prepare()
 
 
-def data_words(words: Sequence[str]) -> list[str]:
-    """Return those of LightningCLI's words that set the data."""
-    found: list[str] = []
-    ours = False
-    for word in words:
-        ours = word.startswith("--data.") if word.startswith("--") else ours
-        found += [word] * ours
-    return found
-
-
-def fresh_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[str]:
-    """Return the ``--config`` words of a new run, and say what was chosen."""
-    _require(options, "dataset", "loss")
-    words = chosen_words(options)
-    names = chosen_names(options)
-    epochs = stated_epochs([*words, *option_words(options), *rest])
-    say(
-        f"dataset {names['dataset']} · loss {chosen_loss(options).label} · network "
-        f"{names['network']} · preset {names['preset']} · epochs {epochs} · seed "
-        f"{options.seed or 0}"
-    )
-    return words
-
-
-def stated_epochs(words: Sequence[str]) -> object:
-    """Return the number of epochs that LightningCLI's words and their files state last."""
-    stated: object = None
-    for key, value in options_of(words):
-        if key == "trainer.max_epochs":
-            stated = value
-        elif key == "config":
-            stated = below(read_yaml(Path(value)), "trainer", "max_epochs") or stated
-    return stated
-
-
-def chosen_words(options: argparse.Namespace) -> list[str]:
-    """Return LightningCLI's words for the choices of a new run."""
-    names = chosen_names(options)
-    loggers = options.logger.split(",") if options.logger else ()
-    files = compose(**names, dims=options.dim, loggers=loggers)
-    words = [word for file in files for word in ("--config", str(file))]
-    loss = chosen_loss(options)
-    words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network")]
-    words += [f"--run.loss={loss.label}", *loss.setting_words()]
-    return [*words, *dim_words(options, names["network"]), "--card.preset", names["preset"]]
-
-
-def _require(options: argparse.Namespace, *names: str) -> None:
-    for name in names:
-        if getattr(options, name) is None:
-            kind = {"dataset": "data"}.get(name, name)
-            raise ChoiceError(f"--{name} is needed: one of {', '.join(choices(kind))}.")
-
-
-def chosen_loss(options: argparse.Namespace) -> "LossSpec":
-    """Return the loss of a run with the settings of its own, as one of a grid is written.
-
-    Raises:
-        ChoiceError: A loss or a setting that does not exist.
-    """
-    from mbls.grid.specs import parse_loss  # its package is built upon this module
-
-    return parse_loss(options.loss)
-
-
-def chosen_names(options: argparse.Namespace) -> dict[str, str]:
-    """Return the dataset, loss, network and preset of a run, defaults filled in."""
-    preset = options.preset or ("quick" if options.data_root is None else "paper")
-    network = options.network or default_network(options, preset)
-    return {
-        "dataset": options.dataset,
-        "loss": options.loss and chosen_loss(options).name,
-        "network": network,
-        "preset": preset,
-    }
-
-
-def dim_words(options: argparse.Namespace, network: str) -> list[str]:
-    """Return the words for slices or volumes where the network's file asks for the other."""
-    asked = stated_dims(choose("network", network))
-    if options.dim is None or asked in (None, options.dim):
-        return []
-    return [f"--data.init_args.spatial_dims={options.dim}"]
-
-
-def default_network(options: argparse.Namespace, preset: str) -> str:
-    """Return the network of a run that names none."""
-    if (options.dim or stated_dims(choose("data", options.dataset))) == 3:
-        return "unet3d"
-    return "unet_paper" if preset == "paper" else "unet"
-
-
-def resume_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[str]:
-    """Return the words that go on in a run folder with its own configuration."""
-    if any(word.split("=")[0] == "--ckpt_path" for word in rest):
-        raise ChoiceError(
-            "--resume goes on from the run's last checkpoint, so that its values are those of one "
-            "run: leave out --ckpt_path, or start a new run from it without --resume."
-        )
-    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt", "logger", "select"):
-        if getattr(options, choice) is not None:
-            raise ChoiceError(
-                f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
-                "or start a new run."
-            )
-    if options.run is None:
-        raise RunFolderError("--resume needs the run folder to go on in: --run FOLDER.")
-    return ["--config", str(config_of(options.run)), "--run.resume", "true"]
-
-
 def finished_before(options: argparse.Namespace, rest: Sequence[str]) -> str | None:
     """Return what is told where a run to go on in is trained and tested, as far as is asked for."""
-    from mbls.grid.cells import finished
+    from mbls.benchmark.cells import finished
 
     more = any(key.startswith("trainer.max_") for key, _ in options_of(rest))
     if more or not finished(options.run):
@@ -290,49 +118,3 @@ def finished_before(options: argparse.Namespace, rest: Sequence[str]) -> str | N
         f"longer give EPOCHS={done + 1} or more (--epochs); to test again: make evaluate "
         f"RUN={options.run} (mbls evaluate {options.run})."
     )
-
-
-def config_of(run: Path) -> Path:
-    """Return the configuration that a run folder was started with.
-
-    Raises:
-        RunFolderError: There is none.
-    """
-    if not (run / "config.yaml").is_file():
-        raise RunFolderError(
-            f"--resume goes on in a run folder: {run} has no config.yaml. "
-            "Give --run runs/<dataset>/<network>-<loss>/seed<k>. What is left of a run that ended "
-            "before it wrote the file may be removed, and the run started anew."
-        )
-    return run / "config.yaml"
-
-
-def options_of(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield ``(key, value)`` of ``--key=value`` and ``--key value``."""
-    for word, after in itertools.zip_longest(words, words[1:]):
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            yield key, value if equals else (after or "")
-
-
-def option_words(options: argparse.Namespace) -> list[str]:
-    """Return LightningCLI's words for the options that were given."""
-    targets = {
-        "seed_everything": options.seed,
-        "data.init_args.root": options.data_root,
-        "data.init_args.fold": options.fold,
-        "data.init_args.split": options.split,
-        "data.init_args.adapt": options.adapt,
-        "data.init_args.batch_size": options.batch_size,
-        "trainer.max_epochs": options.epochs,
-        "trainer.devices": options.devices,
-        "trainer.num_nodes": options.nodes,
-        "trainer.accelerator": options.accelerator,
-        "trainer.precision": options.precision,
-        "checkpoint.select": options.select,
-        "run.folder": options.run,
-        "run.job": options.job,
-        "results.verbose": options.verbose or None,
-    }
-    given: Sequence[tuple[str, object]] = [(k, v) for k, v in targets.items() if v is not None]
-    return [word for key, value in given for word in (f"--{key}", str(value))]

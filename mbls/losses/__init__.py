@@ -5,63 +5,42 @@ Each is ``loss(logits, target)``, usable alone. In MONAI's trainers it is the ``
 floats, as MONAI's transforms make them, and the network's last activation is left out.
 """
 
-from mbls.losses.adafocal import AdaFocalLoss, equal_mass_edges, next_gammas, signed_focal_map
-from mbls.losses.adaptive_smoothing import (
-    AdaptiveConditionalSmoothingLoss,
-    loser_penalty,
-    winner_penalty,
-)
-from mbls.losses.augmented_lagrangian import (
-    AugmentedLagrangianLoss,
-    ClassAdaptiveMarginLoss,
-    RegionAdaptiveLoss,
-)
-from mbls.losses.base import AdaptiveLoss, ImageLoss, Loss, part_terms
-from mbls.losses.binned import (
+from mbls.losses._boundary import mixed_windows
+from mbls.losses._class_weights import ClassWeightedLoss
+from mbls.losses._neighborhood import neighbour_proportions
+from mbls.losses.ace import (
     BinnedCalibrationLoss,
     average_calibration_error,
     hard_bins,
     soft_bins,
 )
+from mbls.losses.acls import (
+    AdaptiveConditionalSmoothingLoss,
+    loser_penalty,
+    winner_penalty,
+)
+from mbls.losses.adaptive.adafocal import (
+    AdaFocalLoss,
+    equal_mass_edges,
+    next_gammas,
+    signed_focal_map,
+)
+from mbls.losses.adaptive.augmented_lagrangian import (
+    AugmentedLagrangianLoss,
+    ClassAdaptiveMarginLoss,
+    RegionAdaptiveLoss,
+)
+from mbls.losses.adaptive.cals_hr import HeuristicMarginLoss
+from mbls.losses.adaptive.constraints import Constraint, MarginConstraint, NeighbourConstraint
+from mbls.losses.adaptive.multipliers import MultiplierLoss
+from mbls.losses.adaptive.penalty_functions import hinge, p2, p3, phr
+from mbls.losses.base import AdaptiveLoss, ImageLoss, Loss, part_terms
 from mbls.losses.brier import BrierLoss, FocalCalibrationLoss, brier_map
-from mbls.losses.class_weights import ClassWeightedLoss
+from mbls.losses.ce import CrossEntropyLoss, cross_entropy
 from mbls.losses.compound import CompoundLoss
-from mbls.losses.constraints import Constraint, MarginConstraint, NeighbourConstraint
-from mbls.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from mbls.losses.cpc import PairwiseConstraintLoss, discrimination_map, exclusion_map
 from mbls.losses.dice import DiceCrossEntropyLoss, DiceLoss, soft_dice_loss
-from mbls.losses.entropy import (
-    EntropyPenaltyLoss,
-    UniformPenaltyLoss,
-    mean_entropy,
-    uniform_distance,
-)
-from mbls.losses.focal import AdaptiveFocalLoss, FocalLoss, adaptive_exponents, focal_map
-from mbls.losses.heuristic_margin import HeuristicMarginLoss
-from mbls.losses.kernel_calibration import (
-    KernelCalibrationLoss,
-    kernel_calibration_error,
-    weighted_kernel_error,
-)
-from mbls.losses.label_smoothing import LabelSmoothingLoss
-from mbls.losses.margin import MarginLoss, margin_penalty
-from mbls.losses.mean_calibration import (
-    AccuracyConfidenceLoss,
-    ClasswiseMeanCalibrationLoss,
-    accuracy_gap,
-    classwise_gap,
-)
-from mbls.losses.multipliers import MultiplierLoss
-from mbls.losses.neighbourhood import neighbour_proportions
-from mbls.losses.neighbours import (
-    NeighborAwareLoss,
-    SpatialLabelSmoothingLoss,
-    neighbour_distance,
-    soft_ce_map,
-)
-from mbls.losses.pairwise import PairwiseConstraintLoss, discrimination_map, exclusion_map
-from mbls.losses.penalty import PenaltyLoss
-from mbls.losses.penalty_functions import hinge, p2, p3, phr
-from mbls.losses.plus_plus import (
+from mbls.losses.dscpp import (
     DicePlusPlusLoss,
     FocalTverskyPlusPlusLoss,
     TverskyPlusPlusLoss,
@@ -69,8 +48,34 @@ from mbls.losses.plus_plus import (
     dice_plus_plus,
     tversky_plus_plus,
 )
-from mbls.losses.regions import mixed_windows
-from mbls.losses.unified_focal import (
+from mbls.losses.ecp import (
+    EntropyPenaltyLoss,
+    UniformPenaltyLoss,
+    mean_entropy,
+    uniform_distance,
+)
+from mbls.losses.focal import AdaptiveFocalLoss, FocalLoss, adaptive_exponents, focal_map
+from mbls.losses.ls import LabelSmoothingLoss
+from mbls.losses.mbls import MarginLoss, margin_penalty
+from mbls.losses.mdca import (
+    AccuracyConfidenceLoss,
+    ClasswiseMeanCalibrationLoss,
+    accuracy_gap,
+    classwise_gap,
+)
+from mbls.losses.mmce import (
+    KernelCalibrationLoss,
+    kernel_calibration_error,
+    weighted_kernel_error,
+)
+from mbls.losses.nacl import (
+    NeighborAwareLoss,
+    SpatialLabelSmoothingLoss,
+    neighbour_distance,
+    soft_ce_map,
+)
+from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.unified_focalpp import (
     UnifiedFocalPlusPlusLoss,
     asymmetric_focal,
     asymmetric_focal_tversky,

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mbls.losses._inputs import prepare
 from mbls.losses.foreign import IGNORED, foreign_loss, plan_of
-from mbls.losses.inputs import prepare
 
 __all__ = ["AdaptiveLoss", "ImageLoss", "Loss", "check_parts", "part_terms", "total"]
 

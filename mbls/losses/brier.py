@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mbls.losses._pointwise import Chunk, Pointwise, pointwise_means
+from mbls.losses._settings import check_at_least
 from mbls.losses.base import Loss
 from mbls.losses.focal import FocalTerm
-from mbls.losses.pointwise import Chunk, Pointwise, pointwise_means
-from mbls.losses.settings import check_at_least
 
 __all__ = ["BrierLoss", "BrierTerm", "FocalCalibrationLoss", "brier_map"]
 

@@ -6,8 +6,8 @@ from numbers import Real
 
 from torch import Tensor, nn
 
+from mbls.losses._inputs import prepare
 from mbls.losses.base import Loss, part_terms, total
-from mbls.losses.inputs import prepare
 
 __all__ = ["CompoundLoss"]
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mbls.losses.class_weights import ClassWeightedLoss
-from mbls.losses.cross_entropy import cross_entropy
-from mbls.losses.masking import as_images, image_mean, labelled, one_hot
-from mbls.losses.settings import check_above, check_at_least
+from mbls.losses._class_weights import ClassWeightedLoss
+from mbls.losses._masking import as_images, image_mean, labelled, one_hot
+from mbls.losses._settings import check_above, check_at_least
+from mbls.losses.ce import cross_entropy
 
 __all__ = ["DiceCrossEntropyLoss", "DiceLoss", "soft_dice_loss"]
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mbls.losses.class_weights import ClassWeightedLoss, weighted_mean
-from mbls.losses.masking import labelled
-from mbls.losses.pointwise import Chunk, Pointwise, pointwise_means
-from mbls.losses.powers import TINY, label_log_probs, power
-from mbls.losses.settings import check_at_least
+from mbls.losses._class_weights import ClassWeightedLoss, weighted_mean
+from mbls.losses._masking import labelled
+from mbls.losses._pointwise import Chunk, Pointwise, pointwise_means
+from mbls.losses._powers import TINY, label_log_probs, power
+from mbls.losses._settings import check_at_least
 
 __all__ = ["AdaptiveFocalLoss", "FocalLoss", "FocalTerm", "adaptive_exponents", "focal_map"]
 

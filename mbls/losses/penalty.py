@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
+from mbls.losses._pointwise import Pointwise, pointwise_means
 from mbls.losses.base import Loss, part_terms
+from mbls.losses.ce import CrossEntropyLoss, CrossEntropyTerm
 from mbls.losses.compound import CompoundLoss
-from mbls.losses.cross_entropy import CrossEntropyLoss, CrossEntropyTerm
-from mbls.losses.pointwise import Pointwise, pointwise_means
 
 __all__ = ["PenaltyLoss"]
 

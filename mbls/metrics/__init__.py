@@ -1,5 +1,6 @@
 """Metrics: one exact histogram under all calibration metrics, overlap and surface distances."""
 
+from mbls.metrics._kernel.counting import NLL_FLOOR
 from mbls.metrics.adaptive import adaptive_error, thresholded_error
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.calibration import (
@@ -10,7 +11,6 @@ from mbls.metrics.calibration import (
     signed_error,
     under_error,
 )
-from mbls.metrics.counting import NLL_FLOOR
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values, estimate
 from mbls.metrics.fine import FineHistogram
@@ -18,9 +18,7 @@ from mbls.metrics.fine_bins import FineBins
 from mbls.metrics.fine_scalars import AdaptiveCalibrationError, SmoothCalibrationError
 from mbls.metrics.floor import debiased_square, expected_error_floor
 from mbls.metrics.histogram import CalibrationHistogram
-from mbls.metrics.protocols import PROTOCOLS, Protocol, protocol_values
 from mbls.metrics.regions import REGIONS
-from mbls.metrics.results import Results, load_results, write_results
 from mbls.metrics.scalars import (
     AverageCalibrationError,
     BrierScore,
@@ -31,12 +29,10 @@ from mbls.metrics.scalars import (
     NegativeLogLikelihood,
 )
 from mbls.metrics.smooth import smooth_error, smoothed_error
-from mbls.metrics.summary import from_bins
 from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 
 __all__ = [
     "NLL_FLOOR",
-    "PROTOCOLS",
     "REGIONS",
     "AdaptiveCalibrationError",
     "AverageCalibrationError",
@@ -53,8 +49,6 @@ __all__ = [
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "NormalizedSurfaceDice",
-    "Protocol",
-    "Results",
     "SmoothCalibrationError",
     "adaptive_error",
     "average_error",
@@ -64,15 +58,11 @@ __all__ = [
     "estimate",
     "expected_error",
     "expected_error_floor",
-    "from_bins",
-    "load_results",
     "maximum_error",
     "over_error",
-    "protocol_values",
     "signed_error",
     "smooth_error",
     "smoothed_error",
     "thresholded_error",
     "under_error",
-    "write_results",
 ]

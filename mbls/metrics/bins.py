@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from mbls.metrics._kernel.edges import GRID_BINS, GRID_CELLS, check_n_bins, grid_edges
+from mbls.metrics._kernel.fixed_point import FIXED_ONE, LOG_ONE
 from mbls.metrics.archives import load_arrays
-from mbls.metrics.fixed_point import FIXED_ONE, LOG_ONE
-from mbls.metrics.grid import GRID_BINS, GRID_CELLS, check_n_bins, grid_edges
 
 AXES = ("case", "region", "channel", "cell", "quantity")
 QUANTITIES = ("voxels", "hits", "confidence")

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.stats import t as student
 
+from mbls.metrics._kernel.fixed_point import FIXED_ONE, LOG_ONE
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.estimates import Pooling, case_values, table_values
-from mbls.metrics.fixed_point import FIXED_ONE, LOG_ONE
 
 DRAWS = 10_000
 LEVEL = 0.95

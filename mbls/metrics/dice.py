@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics.confusion import confusion
+from mbls.metrics._kernel.confusion import confusion
+from mbls.metrics._kernel.voxels import check_shapes
 from mbls.metrics.volumes import VolumeMetric
-from mbls.metrics.voxels import check_shapes
 
 Absent = Literal["nan", "one"]
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics.counting import union_probs
+from mbls.metrics._kernel.counting import union_probs
+from mbls.metrics._kernel.facts import read_piece, refuse_doubtful, worst
+from mbls.metrics._kernel.fixed_point import negative_log, to_fixed
+from mbls.metrics._kernel.voxels import check_ignore_index, check_shapes, check_unions, count_pieces
 from mbls.metrics.exact import ExactMetric
-from mbls.metrics.facts import read_piece, refuse_doubtful, worst
 from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
-from mbls.metrics.fixed_point import negative_log, to_fixed
 from mbls.metrics.regions import CODE_REGIONS
 from mbls.metrics.settings import settings_digest
-from mbls.metrics.voxels import check_ignore_index, check_shapes, check_unions, count_pieces
-from mbls.scratch import Scratch
+from mbls.runtime.scratch import Scratch
 
 _SMALLEST = 1e-30
 # Label and prediction: background right, false foreground, labelled foreground, ignored.

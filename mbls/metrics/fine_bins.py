@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from mbls.metrics._kernel.fixed_point import FIXED_ONE
 from mbls.metrics.adaptive import BinError, adaptive_error, thresholded_error
 from mbls.metrics.calibration import expected_error
-from mbls.metrics.fixed_point import FIXED_ONE
 from mbls.metrics.floor import expected_error_floor
 from mbls.metrics.smooth import smooth_error
 

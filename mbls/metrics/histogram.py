@@ -6,12 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbls.metrics._kernel.counting import Tally
+from mbls.metrics._kernel.edges import GRID_CELLS, grid_edges
+from mbls.metrics._kernel.facts import refuse_doubtful, worst
+from mbls.metrics._kernel.fixed_point import FIXED_ONE, SUM_LIMIT
+from mbls.metrics._kernel.voxels import (
+    check_ignore_index,
+    check_index,
+    check_shapes,
+    check_unions,
+    count_pieces,
+)
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.counting import Tally
 from mbls.metrics.exact import ExactMetric
-from mbls.metrics.facts import refuse_doubtful, worst
-from mbls.metrics.fixed_point import FIXED_ONE, SUM_LIMIT
-from mbls.metrics.grid import GRID_CELLS, grid_edges
 from mbls.metrics.regions import (
     CODE_REGIONS,
     MASK_REGIONS,
@@ -21,13 +28,6 @@ from mbls.metrics.regions import (
 )
 from mbls.metrics.settings import settings_digest
 from mbls.metrics.truth import expected_cells
-from mbls.metrics.voxels import (
-    check_ignore_index,
-    check_index,
-    check_shapes,
-    check_unions,
-    count_pieces,
-)
 
 
 class CalibrationHistogram(ExactMetric):

@@ -44,7 +44,7 @@ def check_regions(regions: Sequence[str], **margins: float) -> tuple[str, ...]:
 
 
 def code_slice(region: str, num_classes: int) -> slice:
-    """Return the voxel codes (:mod:`mbls.metrics.counting`) a region consists of."""
+    """Return the voxel codes (:mod:`mbls.metrics._kernel.counting`) a region consists of."""
     first = 0 if region not in ("label", "union") else 1
     return slice(first, num_classes if region == "label" else num_classes + 1)
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbls.metrics._kernel.edges import check_n_bins
 from mbls.metrics.calibration import Norm
 from mbls.metrics.estimates import Pooling, estimate
-from mbls.metrics.grid import check_n_bins
 from mbls.metrics.histogram import CalibrationHistogram
 
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbls.metrics.counting import union_probs
-from mbls.metrics.fixed_point import to_fixed
-from mbls.metrics.grid import GRID_CELLS, grid_cells
-from mbls.scratch import Scratch
+from mbls.metrics._kernel.counting import union_probs
+from mbls.metrics._kernel.edges import GRID_CELLS, grid_cells
+from mbls.metrics._kernel.fixed_point import to_fixed
+from mbls.runtime.scratch import Scratch
 
 TRUTH_REGIONS = ("all", "label", "union")
 """Regions whose expectation has a closed form; further regions stay at zero."""

@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.metrics._kernel.fixed_point import FIXED_ONE
+from mbls.metrics._kernel.voxels import (
+    check_ignore_index,
+    check_index,
+    check_shapes,
+    check_unions,
+    slabs,
+)
 from mbls.metrics.exact import ExactMetric
-from mbls.metrics.fixed_point import FIXED_ONE
 from mbls.metrics.settings import settings_digest
-from mbls.metrics.voxels import check_ignore_index, check_index, check_shapes, check_unions, slabs
 
 
 class LabelMaps(NamedTuple):

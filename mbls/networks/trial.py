@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mbls.errors import SettingError
+from mbls.runtime.errors import SettingError
 
 __all__ = ["check_patch"]
 

@@ -22,7 +22,7 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
     """Draw each measured error with its interval over patients beside the true one.
 
     Args:
-        metrics: What a test run gave, as :func:`mbls.metrics.write_results` returns it or as
+        metrics: What a test run gave, as :func:`mbls.evaluation.write_results` returns it or as
             ``metrics.json`` holds it.
 
     Raises:

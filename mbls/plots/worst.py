@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from mbls.metrics.pictures import IGNORED, Picture
 from mbls.plots.style import INCHES, write_caption
+from mbls.plots.worst_cases import IGNORED, Picture
 
 LETTERS = 110  # of 7 points in a line
 COLUMNS = ("image", "label", "prediction", "confidence", "error")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mbls.errors import ReportError
 from mbls.metrics.bootstrap import DRAWS, corrected
 from mbls.report.groups import Group
 from mbls.report.measures import Measure, Section, patient_draws, sample, shared_sections
@@ -24,6 +23,7 @@ from mbls.report.stats import (
     pseudo_values,
     sign_flip,
 )
+from mbls.runtime.errors import ReportError
 
 __all__ = [
     "Analysis",

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mbls.errors import OutputError, ReportError, RunFolderError
-from mbls.files import INCOMING, replace_files, writing
-from mbls.locks import LOCK, holding
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
 from mbls.report.analysis import Analysis, analyse, reference_arm, reference_error
@@ -29,6 +26,9 @@ from mbls.report.views import (
     section_view,
     selection_view,
 )
+from mbls.runtime.errors import OutputError, ReportError, RunFolderError
+from mbls.runtime.files import INCOMING, replace_files, writing
+from mbls.runtime.locks import LOCK, holding
 
 __all__ = ["build_report"]
 

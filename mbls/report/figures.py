@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from mbls.evaluation.summary import N_BINS
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import case_values
-from mbls.metrics.pictures import Picture, load_pictures
-from mbls.metrics.summary import N_BINS
 from mbls.plots.case_spread import case_spread_figure
 from mbls.plots.measured import measured_figure
 from mbls.plots.multipliers import multiplier_lines, multipliers_figure
@@ -21,6 +20,7 @@ from mbls.plots.sweep import sweep_figure
 from mbls.plots.tradeoff import Point, tradeoff_figure
 from mbls.plots.words import region_words
 from mbls.plots.worst import worst_figure
+from mbls.plots.worst_cases import Picture, load_pictures
 from mbls.report.analysis import Analysis, Cell
 from mbls.report.groups import Arm
 from mbls.report.runs import Run

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbls.neutral import NEUTRAL, added_callbacks, is_below
+from mbls.config.neutral import NEUTRAL, added_callbacks, is_below
 from mbls.report.folds import FOLD, with_folds_merged
 from mbls.report.runs import LeftOut, Run, natural
 

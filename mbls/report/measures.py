@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mbls.evaluation.protocols import PROTOCOLS, protocol_values
+from mbls.evaluation.summary import N_BINS
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.bootstrap import drawn_values, mean_of_draws, patient_weights
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import Pooling
-from mbls.metrics.protocols import PROTOCOLS, protocol_values
-from mbls.metrics.summary import N_BINS
 from mbls.plots.words import POOLING_WORDS, region_words
 from mbls.report.runs import Run
 

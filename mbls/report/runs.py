@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from mbls.callbacks.run_logger import read_rows
-from mbls.errors import ReportError
+from mbls.evaluation.summary import load_bins
+from mbls.loggers.metrics_csv import read_rows
+from mbls.loggers.selection import RULES
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.pictures import load_pictures
-from mbls.metrics.summary import load_bins
-from mbls.selection import RULES
+from mbls.plots.worst_cases import load_pictures
+from mbls.runtime.errors import ReportError
 
 __all__ = ["LeftOut", "RuleTest", "Run", "find_runs"]
 

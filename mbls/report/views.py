@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mbls.loggers.selection import KEYS, RULES, chosen_epoch
 from mbls.plots.words import POOLING_WORDS, region_words
 from mbls.report.analysis import Analysis, Cell, Comparison
 from mbls.report.groups import Arm
 from mbls.report.measures import Measure, Section
 from mbls.report.runs import Run
-from mbls.selection import KEYS, RULES, chosen_epoch
 
 __all__ = [
     "Entry",

@@ -8,8 +8,8 @@ import torch
 from mbls.callbacks import find_checkpoint, last_checkpoint, read_checkpoint
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
 from mbls.callbacks.resumption import next_batch
-from mbls.errors import CheckpointError
-from mbls.selection import chosen_epoch
+from mbls.loggers.selection import chosen_epoch
+from mbls.runtime.errors import CheckpointError
 from tests.damage import flip_bit
 
 NAN = float("nan")

@@ -9,7 +9,7 @@ from torch import nn
 
 from mbls.callbacks import NaNGuard
 from mbls.callbacks.nan_guard import require_finite
-from mbls.errors import NonFiniteError
+from mbls.runtime.errors import NonFiniteError
 
 
 def fake_trainer(every: int, *callbacks: Any, network: nn.Module | None = None) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, Timer
 
 from mbls.callbacks import EpochLines, ProgressBar
-from mbls.callbacks.run_logger import read_rows
+from mbls.loggers.metrics_csv import read_rows
 from tests import tiny
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mbls.callbacks import Checkpoints, Diagrams, PredictionWriter, RunFolder
-from mbls.callbacks.rank_zero import on_rank_zero
 from mbls.commands.train import test_best as choose_and_test
-from mbls.errors import FirstRankError
 from mbls.metrics import CalibrationHistogram
 from mbls.module import SegmentationModule
+from mbls.runtime.errors import FirstRankError
+from mbls.runtime.rank_zero import on_rank_zero
 
 
 def trainers() -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from mbls.callbacks import TestResults, results
 from mbls.cli import main
-from mbls.metrics.summary import summarize
+from mbls.evaluation.summary import summarize
 from tests.metrics.test_results import ABOUT, scored
 
 
@@ -36,7 +36,7 @@ def test_the_option_reaches_the_test(capsys, monkeypatch, tmp_path):
     heard = []
     (tmp_path / "config.yaml").write_text("data: {init_args: {}}\nmodel: {}\n")
     monkeypatch.setattr("mbls.commands.evaluate.run_words", lambda *args: [])
-    monkeypatch.setattr("mbls.commands.lightning.command_line", heard.append)
+    monkeypatch.setattr("mbls.config.cli.command_line", heard.append)
     for more in ([], ["--verbose"]):
         assert main(["evaluate", str(tmp_path), *more]) == 0
     assert "--results.verbose=False" in heard[0]  # also of a run that was trained with it

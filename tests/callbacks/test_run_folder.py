@@ -19,10 +19,10 @@ import torch
 
 from mbls.callbacks import RunFolder
 from mbls.callbacks.run_folder import claim
-from mbls.commands.train import data_words, parser, requeued
-from mbls.errors import RunFolderError
-from mbls.jobs import mark
-from mbls.locks import (
+from mbls.config.options import data_words, parser, requeued
+from mbls.runtime.errors import RunFolderError
+from mbls.runtime.jobs import mark
+from mbls.runtime.locks import (
     LOCK,
     Owner,
     _mount_options,
@@ -122,7 +122,9 @@ def test_a_folder_that_is_moved_away_while_it_is_claimed_is_told(
 ) -> None:
     folder = tmp_path / "seed0"
     folder.mkdir()
-    monkeypatch.setattr("mbls.locks.try_lock", lambda file: folder.rename(tmp_path / "aside"))
+    monkeypatch.setattr(
+        "mbls.runtime.locks.try_lock", lambda file: folder.rename(tmp_path / "aside")
+    )
     with pytest.raises(RunFolderError, match="seed0 was moved away by another process"):
         hold(folder)
     with pytest.raises(RunFolderError, match="seed0 cannot be written to"):
@@ -177,7 +179,7 @@ def unshared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "none":
         monkeypatch.setattr("fcntl.flock", no_locks)
     else:
-        monkeypatch.setattr("mbls.locks._mount_options", lambda _: {"rw", "localflock"})
+        monkeypatch.setattr("mbls.runtime.locks._mount_options", lambda _: {"rw", "localflock"})
 
 
 @pytest.mark.usefixtures("unshared")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mbls.callbacks import MetricsCSV
-from mbls.callbacks.run_logger import read_rows
+from mbls.loggers.metrics_csv import read_rows
 
 
 def logger(folder: Path, *rows: tuple[int, dict[str, float]]) -> MetricsCSV:

@@ -15,8 +15,8 @@ from datamodules import (
     FLAREDataModule,
     SegmentationDataModule,
 )
-from mbls.callbacks.run_logger import read_rows
 from mbls.cli import main
+from mbls.loggers.metrics_csv import read_rows
 from tests import few_acdc, tiny
 from tests.datamodules.conftest import blobs, save, write_patient
 from tests.datamodules.test_brats import write_case

@@ -10,12 +10,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from mbls.callbacks.run_logger import read_rows
-from mbls.errors import ChoiceError
+from mbls.loggers.metrics_csv import read_rows
 from mbls.losses import AdaptiveLoss
 from mbls.module import SegmentationModule
 from mbls.plots import multipliers_figure
 from mbls.plots.multipliers import multiplier_lines
+from mbls.runtime.errors import ChoiceError
 from tests import tiny
 from tests.blobs import BlobDataModule
 

@@ -360,7 +360,7 @@ def test_a_wide_window_does_not_overflow_its_counts() -> None:
 @pytest.mark.parametrize("chunk", [1, 200])
 def test_neighbours_are_counted_in_parts(kernel, ignored, chunk, monkeypatch) -> None:
     """However few maps are counted at once, value and gradient are those of the plain formula."""
-    monkeypatch.setattr("mbls.losses.neighbourhood.CPU_CHUNK", chunk)
+    monkeypatch.setattr("mbls.losses._neighborhood.CPU_CHUNK", chunk)
     logits = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     target = torch.randint(4, (3, 5, 6))
     if ignored:

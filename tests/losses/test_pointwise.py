@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mbls.losses import pointwise
+from mbls.losses import _pointwise as pointwise
+from mbls.losses._masking import labelled, masked_mean
+from mbls.losses._pointwise import pointwise_means
 from mbls.losses.brier import BrierTerm
-from mbls.losses.cross_entropy import CrossEntropyTerm
-from mbls.losses.entropy import EntropyTerm
+from mbls.losses.ce import CrossEntropyTerm
+from mbls.losses.ecp import EntropyTerm
 from mbls.losses.focal import FocalTerm
-from mbls.losses.margin import MarginTerm
-from mbls.losses.masking import labelled, masked_mean
-from mbls.losses.pointwise import pointwise_means
+from mbls.losses.mbls import MarginTerm
 
 TERMS = [
     CrossEntropyTerm(),

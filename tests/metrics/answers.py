@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mbls.evaluation import PROTOCOLS, protocol_values
+from mbls.evaluation.protocols import protocol_entries
 from mbls.metrics import (
-    PROTOCOLS,
     CalibrationHistogram,
     DiceScore,
     FineHistogram,
@@ -20,11 +21,9 @@ from mbls.metrics import (
     dice_scores,
     expected_error,
     maximum_error,
-    protocol_values,
     smooth_error,
     smoothed_error,
 )
-from mbls.metrics.protocols import protocol_entries
 from tests.metrics import as_coded
 
 FOLDER = Path(__file__).parents[1] / "golden"

@@ -4,6 +4,12 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.bootstrap import make_bins, seconds
+from mbls.evaluation.protocols import (
+    PROTOCOLS,
+    drawn_marginal_errors,
+    pooled_marginal_error,
+    protocol_entries,
+)
 from mbls.metrics import CalibrationHistogram, estimate
 from mbls.metrics.bootstrap import (
     drawn_values,
@@ -11,12 +17,6 @@ from mbls.metrics.bootstrap import (
     interval,
     mean_of_draws,
     patient_weights,
-)
-from mbls.metrics.protocols import (
-    PROTOCOLS,
-    drawn_marginal_errors,
-    pooled_marginal_error,
-    protocol_entries,
 )
 from tests.metrics.test_results import scored
 

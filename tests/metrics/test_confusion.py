@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbls.metrics import DiceScore
-from mbls.metrics.confusion import confusion
+from mbls.metrics._kernel.confusion import confusion
 
 
 def plain(scores: torch.Tensor, target: torch.Tensor, ignore: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mbls.metrics.fixed_point import (
+from mbls.metrics._kernel.fixed_point import (
     FIXED_BITS,
     LOG_BITS,
     MAX_PACKED,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mbls.metrics import CalibrationHistogram, FineHistogram, estimate
-from mbls.metrics.counting import Tally
+from mbls.metrics._kernel.counting import Tally
 from tests.metrics import oracle
 
 STATES = ("cells", "sums", "truth", "known")

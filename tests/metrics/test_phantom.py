@@ -11,9 +11,10 @@ from datamodules.phantom.patient import make_patient
 from datamodules.phantom.random_field import stream
 from datamodules.phantom.settings import CardiacPhantom
 from mbls.cli import main
-from mbls.metrics import CalibrationHistogram, estimate, from_bins
+from mbls.evaluation import from_bins
+from mbls.evaluation.summary import summarize
+from mbls.metrics import CalibrationHistogram, estimate
 from mbls.metrics.estimates import POOLINGS
-from mbls.metrics.summary import summarize
 
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 PATIENTS = 16

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mbls.metrics.pictures import IGNORED, WorstPictures, load_pictures, save_pictures, worst_of
 from mbls.plots import worst_figure
+from mbls.plots.worst_cases import IGNORED, WorstPictures, load_pictures, save_pictures, worst_of
 
 DICE = [0.5, 0.2, 0.9, float("nan"), 0.2, 0.7, 0.4]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mbls.metrics import PROTOCOLS, CalibrationHistogram, DiceScore, estimate, protocol_values
-from mbls.metrics.protocols import pooled_marginal_error, protocol_entries
+from mbls.evaluation import PROTOCOLS, protocol_values
+from mbls.evaluation.protocols import pooled_marginal_error, protocol_entries
+from mbls.metrics import CalibrationHistogram, DiceScore, estimate
 
 NAMED = {p.name: p for p in PROTOCOLS}
 NAMES = {str(k): f"class {k}" for k in range(9)} | {"ET": "ET", "TC": "TC", "WT": "WT"}

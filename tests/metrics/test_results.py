@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from mbls.evaluation import from_bins, load_results, write_results
 from mbls.metrics import (
     REGIONS,
     CalibrationHistogram,
@@ -16,9 +17,6 @@ from mbls.metrics import (
     NormalizedSurfaceDice,
     case_values,
     estimate,
-    from_bins,
-    load_results,
-    write_results,
 )
 
 META = {

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mbls.metrics import FineHistogram, from_bins, write_results
+from mbls.evaluation import from_bins, write_results
+from mbls.evaluation.results import to_json
+from mbls.evaluation.summary import summarize
+from mbls.metrics import FineHistogram
 from mbls.metrics.bootstrap import corrected, drawn_values, patient_weights
 from mbls.metrics.fine_bins import FINE_METRICS, fine_values
-from mbls.metrics.results import to_json
-from mbls.metrics.summary import summarize
 from tests.metrics.test_results import ABOUT, META, scored
 from tests.test_module import fit, module
 

@@ -7,8 +7,8 @@ import torch
 from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 from torch import Tensor, nn
 
-from mbls.errors import SettingError
 from mbls.networks.trial import check_patch
+from mbls.runtime.errors import SettingError
 
 
 def unet(dims: int) -> nn.Module:

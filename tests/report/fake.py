@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import yaml
 
+from mbls.evaluation.results import case_rows, to_json
+from mbls.evaluation.summary import save_bins, summarize
 from mbls.metrics import CalibrationHistogram, DiceScore
 from mbls.metrics.bootstrap import patient_weights
-from mbls.metrics.pictures import Picture, save_pictures
-from mbls.metrics.results import case_rows, to_json
-from mbls.metrics.summary import save_bins, summarize
+from mbls.plots.worst_cases import Picture, save_pictures
 
 DRAWS = 200  # of patients: enough for what tests ask, and quick
 CLASSES = ["background", "right ventricle", "myocardium"]
@@ -104,7 +104,7 @@ def write_run(
     if pictures:
         save_pictures(test / "worst.npz", [worst(cases[0], seed)])
     save_bins(test / "bins.npz", bins, counts, **told)
-    with patch("mbls.metrics.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
+    with patch("mbls.evaluation.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
         (test / "metrics.json").write_text(to_json(summarize(bins, counts, **told)))
     (test / "cases.csv").write_text(case_rows(bins, counts, **told))
     arguments = {"alpha": 0.1, "ignore_index": -100} | (settings or {})

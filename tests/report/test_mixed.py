@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from mbls.benchmark import make_cells, parse_losses
 from mbls.commands import benchmark
-from mbls.errors import ReportError
-from mbls.grid import make_cells, parse_losses
 from mbls.report import build
 from mbls.report.analysis import Analysis
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
 from mbls.report.stats import difference
+from mbls.runtime.errors import ReportError
 from tests.report import fake
 from tests.report.fake import DRAWS, write_run
 

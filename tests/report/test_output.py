@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from mbls.cli import main
-from mbls.errors import ReportError
-from mbls.locks import hold
 from mbls.report import build
 from mbls.report.runs import find_runs
+from mbls.runtime.errors import ReportError
+from mbls.runtime.locks import hold
 from tests.report.fake import DRAWS, write_run
 
 TABLES = ("report.html", "table.csv", "table.md", "table.tex")

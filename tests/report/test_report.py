@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mbls.cli import main
-from mbls.errors import ReportError
 from mbls.report import build
 from mbls.report.analysis import analyse
 from mbls.report.build import build_report
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
+from mbls.runtime.errors import ReportError
 from tests.report.fake import DRAWS, write_run
 
 

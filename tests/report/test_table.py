@@ -3,9 +3,9 @@
 import pytest
 from rich.console import Console
 
+from mbls.evaluation import results_table, summary_table
+from mbls.evaluation.summary import summarize
 from mbls.metrics import dice_scores
-from mbls.metrics.summary import summarize
-from mbls.report import results_table, summary_table
 from tests.metrics.test_results import ABOUT, META, scored
 from tests.metrics.test_summary import fine_histogram
 

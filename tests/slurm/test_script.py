@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from experiments.slurm.__main__ import run
-from mbls.commands.train import parser as train_parser
-from mbls.grid import State, make_cells, parse_losses
+from mbls.benchmark import State, make_cells, parse_losses
+from mbls.config.options import parser as train_parser
 
 CPU = ("--accelerator", "cpu")
 
@@ -80,10 +80,10 @@ def test_what_is_finished_is_left_out_and_what_has_begun_goes_on(
     (stopped / "last.ckpt").touch()
     text = dry(capsys, *CPU, "--seeds", "0 1")
     assert "1) words=(train --run runs/acdc/unet-mbls/seed1 --resume) ;;" in text
-    monkeypatch.setattr("mbls.grid.cells.Cell.state", lambda _: State.FINISHED)
+    monkeypatch.setattr("mbls.benchmark.cells.Cell.state", lambda _: State.FINISHED)
     assert run(["--dataset", "acdc", "--losses", "mbls"]) == 0
     assert "nothing is submitted" in capsys.readouterr().out
-    monkeypatch.setattr("mbls.grid.cells.Cell.state", lambda _: State.BROKEN)
+    monkeypatch.setattr("mbls.benchmark.cells.Cell.state", lambda _: State.BROKEN)
     assert "is there and has no checkpoint" in refused(capsys, *CPU)
 
 

@@ -1,0 +1,169 @@
+"""The cells of a grid: each is one run, with a folder of its own and the words that make it."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mbls.config.choices import choose
+from mbls.config.options import chosen_names
+from mbls.config.options import parser as train_parser
+from mbls.config.specs import LossSpec
+from mbls.runtime.errors import ChoiceError
+from mbls.runtime.locks import is_held, try_hold
+
+__all__ = ["Cell", "State", "make_cells"]
+
+RESULTS = ("bins.npz", "metrics.json", "cases.csv", "reliability.png")  # as a test writes them
+
+
+class State(StrEnum):
+    """What a cell's folder holds."""
+
+    FINISHED = "finished"  # trained, and its test is written
+    STOPPED = "stopped"  # there is a checkpoint to go on from
+    HELD = "held"  # a training, or the test after it, that is no part of a grid is at work in it
+    BROKEN = "broken"  # a folder, and nothing in it to go on from
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Args:
+        loss: Its loss.
+        seed: Its seed.
+        fold: The fold it validates on, or None.
+        folder: Its run folder.
+        shared: Words of ``mbls train`` that all cells have: dataset, network, epochs, ...
+    """
+
+    loss: LossSpec
+    seed: int
+    fold: int | None
+    folder: Path
+    shared: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called on screen: ``mbls,margin=3 seed 0``."""
+        return f"{self.loss.label} {self.column}"
+
+    @property
+    def column(self) -> str:
+        """Its place in a row of its loss: ``seed 0``, ``seed 0 fold 1``."""
+        return f"seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
+
+    def state(self) -> State:
+        """Look at what its folder holds."""
+        if not self.folder.is_dir():
+            return State.MISSING
+        if finished(self.folder):
+            return State.FINISHED
+        if is_held(self.folder):
+            return State.HELD
+        if any((self.folder / "checkpoints" / f"{k}.ckpt").is_file() for k in ("last", "previous")):
+            return State.STOPPED
+        return State.BROKEN
+
+    def words(self) -> list[str]:
+        """Return the words of ``mbls`` that start it anew: ``train --dataset ...``."""
+        fold = [] if self.fold is None else ["--fold", str(self.fold)]
+        own = ["--seed", str(self.seed), *fold, "--run", str(self.folder)]
+        return ["train", *self.loss.words(), *self.shared, *own]
+
+    def next_words(self) -> list[str] | None:
+        """Return the words of ``mbls`` that bring it on from what its folder holds.
+
+        A broken folder is put aside first, as ``<folder>.broken[-n]``; None where a training has
+        just begun in it. Call it with the claim held.
+        """
+        state = self.state()
+        if state is State.STOPPED:
+            return ["train", "--run", str(self.folder), "--resume"]
+        if state is State.BROKEN and put_aside(self.folder) is None:
+            return None
+        return self.words()
+
+
+def make_cells(
+    losses: Sequence[LossSpec],
+    seeds: Sequence[int],
+    folds: Sequence[int | None] = (None,),
+    *,
+    train_words: Sequence[str],
+    root: Path = Path("runs"),
+) -> list[Cell]:
+    """Return the cells of a grid, seed by seed, so that each loss has its first run early.
+
+    Args:
+        losses: Losses, from :func:`mbls.benchmark.parse_losses`.
+        seeds: Seeds.
+        folds: Folds of the patients; None for the split as it is.
+        train_words: Words of ``mbls train`` that all cells share; ``--dataset`` is among them.
+        root: Where runs are kept. A cell's folder is
+            ``<root>/<dataset>/<network>-<loss>/seed<k>[-fold<j>]``.
+
+    Raises:
+        ChoiceError: A dataset, network or preset that does not exist.
+    """
+    options, _ = train_parser().parse_known_args(list(train_words))
+    if options.dataset is None:
+        raise ChoiceError("A grid needs a dataset: DATASET=acdc (--dataset).")
+    choose("data", options.dataset)
+    names = chosen_names(options)
+    network = names["network"]
+    choose("trainer", names["preset"])
+    choose("network", network)
+    home = root / Path(options.dataset).stem
+    return [
+        Cell(
+            loss=loss,
+            seed=seed,
+            fold=fold,
+            folder=home / f"{Path(network).stem}-{loss.label}" / _leaf(seed, fold),
+            shared=tuple(train_words),
+        )
+        for seed, fold, loss in itertools.product(seeds, folds, losses)
+    ]
+
+
+def finished(folder: Path) -> bool:
+    """Say whether a run was trained to its end and tested, and its results are whole."""
+    try:
+        card = json.loads((folder / "run.json").read_text())
+        return bool(card["finished"]) and any(
+            _tested(folder / "test" / tag) for tag in ("best", "last")
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _tested(results: Path) -> bool:
+    if not all((results / name).is_file() for name in RESULTS):
+        return False
+    return bool(json.loads((results / "metrics.json").read_text()))
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Rename a folder that a new run needs the place of, and return where it is now.
+
+    It is held meanwhile; None where another process holds it, which has just made it.
+    """
+    lock = try_hold(folder)
+    if lock is None:
+        return None
+    with lock:
+        for number in itertools.count(1):
+            name = f"{folder.name}.broken" + ("" if number == 1 else f"-{number}")
+            if not (aside := folder.with_name(name)).exists():
+                return Path(shutil.move(folder, aside))
+    raise AssertionError("unreachable")
+
+
+def _leaf(seed: int, fold: int | None) -> str:
+    return f"seed{seed}" + ("" if fold is None else f"-fold{fold}")

@@ -1,0 +1,200 @@
+"""Shows a grid while it runs: a live table in a terminal, a line an event elsewhere."""
+
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from mbls.benchmark.progress import counts, epochs_done, fraction, result, seconds_left
+from mbls.benchmark.runner import Entry, Status
+from mbls.runtime.clock import clock, duration, stamped
+
+__all__ = ["LineView", "LiveView", "make_view"]
+
+MARKS = {
+    Status.KEPT: ("✓", "green"),
+    Status.DONE: ("✓", "green"),
+    Status.WAITING: ("·", "dim"),
+    Status.RUNNING: ("▶", "cyan"),
+    Status.ELSEWHERE: ("⇄", "magenta"),
+    Status.FAILED: ("✗", "bold red"),
+    Status.STOPPED: ("■", "yellow"),
+}
+STOPPING = "Stopping: each run finishes its batch and writes a checkpoint. Again ends them at once."
+WIDEST = 4  # columns whose numbers fit a terminal of 80
+
+
+def make_view(console: Console, *, title: str, jobs: int, epochs: int) -> "LiveView | LineView":
+    """Return the view that suits a console."""
+    view = LiveView if console.is_terminal else LineView
+    return view(console, title=title, jobs=jobs, epochs=epochs)
+
+
+class LineView:
+    """One line an event, for logs.
+
+    Args:
+        console: Where to.
+        title: What runs.
+        jobs: How many cells run at a time.
+        epochs: How many epochs a run has.
+    """
+
+    def __init__(self, console: Console, *, title: str, jobs: int, epochs: int) -> None:
+        self.console, self.title, self.jobs, self.epochs = console, title, jobs, epochs
+
+    def __enter__(self) -> "LineView":
+        self._say(self.title)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def started(self, entry: Entry, entries: Sequence[Entry]) -> None:
+        """Tell that a run has started, or goes on."""
+        word = "goes on" if entry.resumed else "started"
+        self._say(f"{entry.cell.name} {word}; {counts(entries)}")
+
+    def ended(self, entry: Entry, entries: Sequence[Entry]) -> None:
+        """Tell how a run ended, and when the grid will."""
+        left = seconds_left(entries, self.jobs, self.epochs)
+        end = "" if left is None or left < 1 else f"; ends about {clock(left)}"
+        took = "" if entry.seconds is None else f" in {duration(entry.seconds)}"
+        numbers = numbers_of(entry)
+        self._say(
+            f"{entry.cell.name} {entry.status}{took}{numbers and f' ({numbers})'}; "
+            f"{counts(entries)}{end}"
+        )
+
+    def tick(self, entries: Sequence[Entry]) -> None:
+        """Nothing: a log has no use for it."""
+
+    def stopping(self, entries: Sequence[Entry]) -> None:
+        """Tell that a signal was heard."""
+        self._say(STOPPING)
+
+    def done(self, entries: Sequence[Entry]) -> None:
+        """Nothing: the last event said it."""
+
+    def _say(self, text: str) -> None:
+        self.console.print(stamped(text), markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """A table of losses by seeds, what runs now, and the expected end; see :class:`LineView`."""
+
+    def __init__(self, console: Console, *, title: str, jobs: int, epochs: int) -> None:
+        self.console, self.title, self.jobs, self.epochs = console, title, jobs, epochs
+        self.begin = self.drawn = time.monotonic()
+        self.note = ""
+        self.phantom = False
+        self.numbers: dict[str, str] = {}  # by run folder: a finished run changes no more
+        self.live = Live(console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> "LiveView":
+        self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def started(self, entry: Entry, entries: Sequence[Entry]) -> None:
+        """Draw."""
+        self._draw(entries)
+
+    ended = started
+
+    def done(self, entries: Sequence[Entry]) -> None:
+        """Draw what stays on screen."""
+        self._draw(entries)
+
+    def tick(self, entries: Sequence[Entry]) -> None:
+        """Draw once a second."""
+        if time.monotonic() - self.drawn >= 1:
+            self._draw(entries)
+
+    def stopping(self, entries: Sequence[Entry]) -> None:
+        """Say it below the table; drawn at the next tick."""
+        self.note = STOPPING
+
+    def _draw(self, entries: Sequence[Entry]) -> None:
+        self.drawn = time.monotonic()
+        self.live.update(self.render(entries), refresh=True)
+
+    def render(self, entries: Sequence[Entry]) -> Group:
+        """Return what is shown."""
+        note = [Text(self.note, style="yellow")] if self.note else []
+        summary = self._summary(entries)
+        return Group(self._table(entries), *self._running(entries), summary, *note)
+
+    def _table(self, entries: Sequence[Entry]) -> Table:
+        columns = list(dict.fromkeys(entry.cell.column for entry in entries))
+        table = Table(
+            title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("loss")
+        for column in columns:
+            table.add_column(escape(column), justify="right", no_wrap=True)
+        rows: dict[str, dict[str, str]] = {}
+        for entry in entries:
+            cells = rows.setdefault(entry.cell.loss.label, {})
+            cells[entry.cell.column] = self._cell(entry, wide=len(columns) <= WIDEST)
+        for label, cells in rows.items():
+            table.add_row(escape(label), *(cells.get(column, "") for column in columns))
+        if any(e.status in (Status.KEPT, Status.DONE) for e in entries) and len(columns) <= WIDEST:
+            phantom = "PHANTOM: " if self.phantom else ""
+            table.caption = f"{phantom}mean Dice, ECE of all voxels; test set"
+            table.caption_justify = "left"
+        return table
+
+    def _cell(self, entry: Entry, *, wide: bool) -> str:
+        mark, style = MARKS[entry.status]
+        text = mark
+        if entry.status is Status.RUNNING:
+            text = f"{mark} {fraction(entry, self.epochs):.0%}"
+        elif wide and entry.status in (Status.KEPT, Status.DONE):
+            text = f"{self._numbers(entry)} {mark}".strip()
+        return f"[{style}]{text}[/{style}]"
+
+    def _numbers(self, entry: Entry) -> str:
+        name = str(entry.cell.folder)
+        if name not in self.numbers and (found := result(entry.cell.folder)):
+            self.numbers[name] = f"{found.dice:.3f} {found.ece:.3f}"
+            self.phantom |= found.phantom
+        return self.numbers.get(name, "")
+
+    def _running(self, entries: Sequence[Entry]) -> list[Text]:
+        now = time.monotonic()
+        lines = []
+        for entry in entries:
+            if entry.status is Status.RUNNING:
+                took = (duration(now - entry.started), "dim")
+                text = f"{entry.cell.name}  {self._doing(entry)}  "
+                lines.append(Text.assemble(("▶ ", "cyan"), text, took))
+        return lines
+
+    def _doing(self, entry: Entry) -> str:
+        done = epochs_done(entry.cell.folder)
+        return f"epoch {done + 1} of {self.epochs}" if done < self.epochs else "test"
+
+    def _summary(self, entries: Sequence[Entry]) -> Text:
+        left = seconds_left(entries, self.jobs, self.epochs)
+        parts = [counts(entries), duration(time.monotonic() - self.begin)]
+        if left is not None and left >= 1:
+            parts.append(f"ends about {clock(left)}, in {duration(left)}")
+        return Text(" · ".join(parts), style="bold")
+
+
+def numbers_of(entry: Entry) -> str:
+    """Return Dice and ECE of a finished cell, or nothing."""
+    if entry.status not in (Status.KEPT, Status.DONE):
+        return ""
+    found = result(entry.cell.folder)
+    if found is None:
+        return ""
+    return f"Dice {found.dice:.4f}, ECE {found.ece:.4f}" + " PHANTOM" * found.phantom

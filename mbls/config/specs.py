@@ -1,0 +1,156 @@
+"""``LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"``: losses and the settings to sweep."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mbls.config.choices import below, choose, did_you_mean, read_yaml
+from mbls.runtime.errors import ChoiceError
+
+__all__ = ["LossSpec", "parse_loss", "parse_losses"]
+
+SETTING = re.compile(r"([\w.]+)=(\[[^\]]*\]|[^,]*)(?:,|$)")
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss of a grid.
+
+    Args:
+        name: The choice: the stem of a file in ``loss/``, or the path of a file of one's own.
+        settings: ``(setting, value)`` in the order of the file; a setting below ``base`` has its
+            dotted name, ``base.include_background``.
+    """
+
+    name: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name in folders and tables, ``mbls,margin=10,alpha=0.3``."""
+        settings = [f"{key}={_plain(value)}" for key, value in self.settings]
+        return ",".join([Path(self.name).stem, *settings])
+
+    def words(self) -> list[str]:
+        """Return the words of ``mbls train`` that choose this loss."""
+        settings = ",".join(f"{key}={value}" for key, value in self.settings)
+        return ["--loss", f"{self.name}:{settings}" if settings else self.name]
+
+    def setting_words(self) -> list[str]:
+        """Return LightningCLI's words for the settings."""
+        paths = [(key.replace(".", ".init_args."), value) for key, value in self.settings]
+        return [f"--model.loss.init_args.{path}={value}" for path, value in paths]
+
+
+def parse_loss(word: str) -> LossSpec:
+    """Read one loss, ``name`` or ``name:setting=value,...``; see :func:`parse_losses`."""
+    name, colon, rest = word.partition(":")
+    stated = _stated(choose("loss", name))
+    given: dict[str, str] = {}
+    for key, value in _pairs(word, rest) if colon else ():
+        if key not in stated:
+            raise _unknown_setting(name, key, list(stated))
+        if key in given:
+            raise ChoiceError(f"{word}: {key} is given twice.")
+        given[key] = _normal(f"{name}:{key}", value, stated[key])
+    return LossSpec(name, tuple((key, given[key]) for key in stated if key in given))
+
+
+def parse_losses(text: str) -> list[LossSpec]:
+    """Read losses separated by white space, each ``name`` or ``name:setting=value,...``.
+
+    Raises:
+        ChoiceError: A loss or a setting that does not exist, with the nearest name; a value that
+            is no number where the file has one; a loss named twice.
+
+    Example:
+        >>> [spec.label for spec in parse_losses("ce mbls:alpha=0.30,margin=10")]
+        ['ce', 'mbls,margin=10,alpha=0.3']
+    """
+    specs = [parse_loss(word) for word in text.split()]
+    if not specs:
+        raise ChoiceError('A grid needs losses: LOSSES="ce mbls mbls:margin=3" (--losses).')
+    _refuse_twins(specs)
+    return specs
+
+
+def _pairs(word: str, rest: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while at < len(rest):
+        match = SETTING.match(rest, at)
+        if match is None or not match[2]:
+            break
+        yield match[1], match[2]
+        at = match.end()
+    if at < len(rest) or not rest or rest.endswith(","):
+        raise ChoiceError(
+            f"{word} cannot be read: settings are written loss:setting=value,setting=value, as in "
+            "mbls:margin=10,alpha=0.3."
+        )
+
+
+def _stated(file: Path) -> dict[str, Any]:
+    """Return each setting that a loss's file states, and its value there."""
+    loss = below(read_yaml(file), "model", "loss")
+    if not isinstance(loss, dict) or "class_path" not in loss:
+        raise ChoiceError(f"{file} is no loss: it must state model.loss.class_path.")
+    return dict(_leaves(loss))
+
+
+def _leaves(loss: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in (loss.get("init_args") or {}).items():
+        if isinstance(value, dict) and "class_path" in value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif not isinstance(value, dict):
+            yield f"{prefix}{key}", value
+
+
+def _unknown_setting(loss: str, key: str, stated: list[str]) -> ChoiceError:
+    hint = did_you_mean(key, stated, cutoff=0.5)
+    return ChoiceError(
+        f"Unknown setting {key!r} of loss {loss}.{hint} Its file states: "
+        f"{', '.join(stated) or 'none'}."
+    )
+
+
+def _normal(label: str, value: str, stated: Any) -> str:
+    """Return a value in one spelling, so that 3 and 3.0 are one cell; check it where it is plain.
+
+    What the class itself demands (a margin >= 0) is for the run to say.
+    """
+    if isinstance(stated, bool):
+        if value.lower() not in ("true", "false"):
+            raise ChoiceError(f"{label} must be true or false, got {value}.")
+        return value.lower()
+    if not isinstance(stated, int | float):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        raise ChoiceError(f"{label} must be a number, as {stated} is, got {value}.") from None
+    if not math.isfinite(number):
+        raise ChoiceError(f"{label} must be finite, got {value}.")
+    return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(number)
+
+
+def _plain(value: str) -> str:
+    """Keep a value to what may stand in a folder's name."""
+    return re.sub(r"[^\w.+-]+", "_", value)
+
+
+def _refuse_twins(specs: list[LossSpec]) -> None:
+    """Two cells must not share a folder: the same loss twice, or two files of one name."""
+    seen: dict[str, LossSpec] = {}
+    for spec in specs:
+        if spec.label in seen:
+            other = seen[spec.label]
+            same = spec == other
+            raise ChoiceError(
+                f"Loss {spec.label} stands twice in the grid."
+                if same
+                else f"{other.name} and {spec.name} would both be called {spec.label}: rename one."
+            )
+        seen[spec.label] = spec

@@ -1,0 +1,166 @@
+"""Options and settings that do not exist: which one, where it stands, the nearest that does.
+
+Imports nothing heavy, so that a mistyped option is answered at once.
+"""
+
+import argparse
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from mbls.config.choices import SafeLoader, did_you_mean
+from mbls.runtime.errors import UsageError
+
+__all__ = ["explain", "refuse_unknown"]
+
+# LightningCLI's options without a dot, on which it has the last word
+PLAIN = ("--config", "--seed_everything", "--ckpt_path", "--weights_only", "--verbose", "--model",
+         "--data", "--trainer", "--optimizer", "--lr_scheduler", "--print_config", "--run",
+         "--return_predictions", "--datamodule", "--dataloaders")  # fmt: skip
+NOISE = re.compile(  # of jsonargparse, about types
+    r"\s*(Does not validate against|Subtypes: |Errors:|(- )?Expected a <class 'NoneType'>|"
+    r"Given value( type:|: [{\[N])|- Expected a path but|Subclass types expect|"
+    r"- a (class path|dict)|$)"
+)
+QUOTE = "'"
+LOSS_WAY = "A loss takes settings as LOSS=mbls:margin=8 (--loss mbls:margin=8)."
+
+
+def refuse_unknown(words: Sequence[str], *parsers: argparse.ArgumentParser) -> None:
+    """Answer a mistyped option at once; dotted ones are LightningCLI's to judge.
+
+    Args:
+        words: The words that no parser took.
+        parsers: Whose options there are.
+
+    Raises:
+        UsageError: An option that no parser has, with the nearest that one has.
+    """
+    own = [option for p in parsers for option in p._option_string_actions if option[:2] == "--"]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and "." not in name and name.rstrip("+") not in PLAIN:
+            hint = did_you_mean(name, [*own, *PLAIN]).replace(QUOTE, "")
+            raise UsageError(f"Unknown option {name}.{hint} See {parsers[-1].prog} --help.")
+        if name.startswith("--loss."):
+            raise UsageError(f"Unknown option {name}. {LOSS_WAY}")
+
+
+def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] = ()) -> str:
+    """Return what a user is told where jsonargparse refuses words or files.
+
+    Args:
+        text: What it says.
+        options: Names of the options there are, ``trainer.max_epochs``.
+        configs: The configuration files that were given.
+    """
+    files = [path for config in configs if (path := Path(config)).suffix and path.is_file()]
+    if found := re.search(r"unrecognized arguments: (.*)", text, re.DOTALL):
+        words = [word.partition("=")[0] for word in found[1].split()]
+        word = next((word for word in words if word.startswith("--")), words[0])
+        hint = did_you_mean(word, [f"--{option}" for option in options])
+        return f"Unknown option {word}.{hint.replace(QUOTE, '')}"
+    if found := re.search(r"does not accept option '([^']+)'", text):
+        where = _place(files, key=found[1].rpartition(".")[2])
+        return f"Unknown setting {found[1]!r}{where}.{did_you_mean(found[1], options)}"
+    slipped = "Not a valid subclass of" in text or "Option 'class_path' is not accepted" in text
+    if slipped and (beside := _beside_class_path(files)):
+        return beside
+    if found := re.search(r"Option '([^']+)' is not accepted", text):
+        cls, name = _class_of(text, found), found[1]
+        where = _place(files, key=name)
+        hint = did_you_mean(name, _settings(cls), cutoff=0.5)
+        return f"Unknown setting {name!r} of {cls}{where}.{hint}"
+    if found := re.search(r"No module named '([^']+)'", text):
+        cls = _class_of(text, found)
+        return _no_module(found[1], cls, _place(files, value=cls))
+    if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
+        cls = f"{found[1]}.{found[2]}"
+        module = importlib.import_module(found[1])
+        hint = did_you_mean(found[2], {*dir(module), *getattr(module, "__all__", ())})
+        return f"There is no {cls}{_place(files, value=cls)}.{hint}"
+    lines = [line.strip()[:300] for line in text.splitlines() if not NOISE.match(line)]
+    return "\n  ".join(lines) or text
+
+
+def _class_of(text: str, found: re.Match[str]) -> str:
+    """Return the class path that jsonargparse names nearest to what it says of it."""
+    before = re.findall(r"class_path '([^']+)'", text[: found.start()])
+    after = re.findall(r"class_path='([^']+)'", text[found.end() :])
+    return (before[-1:] or after[:1] or ["?"])[0]
+
+
+def _settings(class_path: str) -> list[str]:
+    """Return what a class can be made with; those of its bases where it hands them on."""
+    module, _, name = class_path.rpartition(".")
+    names: list[str] = []
+    try:
+        made = getattr(importlib.import_module(module), name)
+        for step in made.__mro__ if inspect.isclass(made) else [made]:
+            call = vars(step).get("__init__") if inspect.isclass(step) else step
+            parameters = inspect.signature(call).parameters.values() if call else ()
+            names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            if call and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    except (ImportError, AttributeError, TypeError, ValueError):  # of a class that is not Python's
+        return names
+    return names
+
+
+def _no_module(module: str, class_path: str, where: str) -> str:
+    package = class_path.partition(".")[0]
+    if module.partition(".")[0] != package:
+        return f"{class_path}{where} cannot be imported: it needs {module}, which is not installed."
+    listed = os.environ.get("PYTHONPATH") or "not set"
+    return (
+        f"{class_path}{where} cannot be imported: there is no module {module} in the folder where "
+        f"mbls runs ({Path.cwd()}), on PYTHONPATH ({listed}) or among the installed packages. Run "
+        f"mbls in the folder that holds {package}, or name that folder: export PYTHONPATH=FOLDER."
+    )
+
+
+def _place(files: Sequence[Path], *, key: str | None = None, value: str | None = None) -> str:
+    """Return `` (livers.yaml, line 9)`` for the last file with a key, or with a class path."""
+    for file in reversed(files):
+        for name, node in _keys(_nodes(file)):
+            of_class = name.value == "class_path" and getattr(node, "value", None) == value
+            if name.value == key or (value is not None and of_class):
+                return f" ({file}, line {name.start_mark.line + 1})"
+    return ""
+
+
+def _beside_class_path(files: Sequence[Path]) -> str | None:
+    """Return what is told of a setting that stands beside a class_path and not below init_args."""
+    for file in reversed(files):
+        for node in [_nodes(file), *(node for _, node in _keys(_nodes(file)))]:
+            if not isinstance(node, yaml.MappingNode):
+                continue
+            names = {key.value: key for key, _ in node.value}
+            if "class_path" not in names:
+                continue
+            for name in names.keys() - {"class_path", "init_args", "dict_kwargs"}:
+                line = names[name].start_mark.line + 1
+                return (
+                    f"{file}, line {line}: {name!r} stands beside class_path. What a class is made "
+                    "with stands below its init_args."
+                )
+    return None
+
+
+def _nodes(file: Path) -> yaml.Node | None:
+    return yaml.compose(file.read_text(), SafeLoader)
+
+
+def _keys(node: yaml.Node | None) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key, value
+            yield from _keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _keys(item)

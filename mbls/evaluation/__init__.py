@@ -1,0 +1,18 @@
+"""What a test leaves: metrics.json, cases.csv, bins.npz, protocols and the table on screen."""
+
+from mbls.evaluation.protocols import PROTOCOLS, Protocol, protocol_values
+from mbls.evaluation.results import Results, load_results, write_results
+from mbls.evaluation.summary import from_bins
+from mbls.evaluation.table import results_table, summary_table
+
+__all__ = [
+    "PROTOCOLS",
+    "Protocol",
+    "Results",
+    "from_bins",
+    "load_results",
+    "protocol_values",
+    "results_table",
+    "summary_table",
+    "write_results",
+]

@@ -1,0 +1,226 @@
+"""The tables of one test run, from the content of its ``metrics.json``; they fit 80 columns."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from mbls.evaluation.summary import NOT_PROTOCOLS
+from mbls.plots.words import POOLING_WORDS, region_words
+
+__all__ = ["results_table", "summary_table"]
+
+Cell = Mapping[str, Any]
+
+SHOWN_REGIONS = ("all", "label")
+MAIN_FORMS = (("label", "per_case"), ("all", "pooled"))
+"""Region and pooling of the numbers that a test shows first: the papers', then all voxels."""
+MAIN_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "nll": "NLL"}
+SOUND_METRICS = {
+    "ece": "ECE",
+    "cece": "class-wise ECE",
+    "adaptive_ece": "equal-mass ECE",
+    "tace": "TACE",
+    "smece": "smooth ECE",
+    "nll": "NLL",
+    "brier": "Brier",
+}
+FLOORED_METRICS = ("ece", "cece")
+PUBLISHED_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "dice/mean": "Dice"}
+OVERLAP_METRICS = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
+
+
+def results_table(metrics: Mapping[str, Any]) -> Table:
+    """Return overlap per structure, calibration errors, and the published protocols' numbers.
+
+    Args:
+        metrics: Content of ``metrics.json``, from :func:`write_results` or the file.
+    """
+    outer = Table.grid()
+    outer.title, outer.caption = escape(_title(metrics)), escape(caption(metrics))
+    outer.title_justify = outer.caption_justify = "left"
+    outer.add_row(_overlap(metrics))
+    outer.add_row(_calibration(metrics))
+    published = [name for name in metrics if name not in (*NOT_PROTOCOLS, "sound")]
+    if published:
+        outer.add_row(_published(metrics, published))
+    return outer
+
+
+def summary_table(metrics: Mapping[str, Any]) -> Table:
+    """Return Dice, ECE, class-wise ECE and NLL in a row each, and what they cover.
+
+    Args:
+        metrics: Content of ``metrics.json``, from :func:`write_results` or the file.
+    """
+    forms = [(r, p) for r, p in MAIN_FORMS if r in metrics["sound"]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold",
+                  caption_justify="left", caption_style="")  # fmt: skip
+    table.title, table.caption = escape(_title(metrics)), escape(_summary_caption(metrics))
+    table.add_column("")
+    for region, pooling in forms:
+        heading = f"{region_words(region)},\n{POOLING_WORDS[pooling]}"
+        table.add_column(heading, justify="right", no_wrap=True)
+    dice = {"per_case": _in_line(metrics["dice"]["mean"])}
+    table.add_row("Dice", *(dice.get(pooling, "") for _, pooling in forms))
+    for metric, word in MAIN_METRICS.items():
+        table.add_row(word, *(_in_line(metrics["sound"][r][p][metric]) for r, p in forms))
+    return table
+
+
+def _summary_caption(metrics: Mapping[str, Any]) -> str:
+    meta, names = metrics["meta"], metrics["meta"]["class_names"]
+    text = (
+        "Brackets: 95 % interval over patients, too short where these are few. Dice: mean over the "
+        "cases, then over the foreground structures. Errors: protocol sound, "
+        f"{meta['n_bins']} bins; per case: mean of the cases."
+    )
+    absent = {n: metrics["dice"][n] for n in names[1:] if metrics["dice"][n].get("n_absent")}
+    if absent:
+        told = ", ".join(f"{n} ({cell['n_absent']})" for n, cell in absent.items())
+        text += f" Left out where absent from the label, of {meta['n_cases']} cases: {told}."
+    for region, pooling in MAIN_FORMS:
+        known = metrics["sound"].get(region, {}).get(pooling, {}).get("ece", {}).get("n_cases")
+        if known is not None and known < meta["n_cases"]:
+            text += f" {region_words(region).capitalize()}: {known} of {meta['n_cases']} cases."
+    if meta["origin"] == "phantom":
+        text += f" PHANTOM: synthetic images, no statement about {meta['dataset']}."
+    return text
+
+
+def _title(metrics: Mapping[str, Any]) -> str:
+    meta = metrics["meta"]
+    phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
+    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
+    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
+    run += [f"{meta['grid']} grid"] if "grid" in meta else []
+    run += ["mirrored"] if meta.get("mirror") else []
+    run += [meta["inference"]] if "inference" in meta else []
+    counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
+    return " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])
+
+
+def caption(metrics: Mapping[str, Any]) -> str:
+    """Return what the numbers are, with a warning where the data are synthetic."""
+    meta = metrics["meta"]
+    text = (
+        "Below a value its 95 % interval: percentiles over drawn patients, too short where these "
+        f"are few; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
+        f"class-wise over all {len(meta['class_names'])} classes, without background in the "
+        "labelled foreground. Noise floor: what a calibrated model would show if voxels were "
+        "independent. An ECE is too high by chance where patients or voxels are few, and so is its "
+        "interval; "
+        "corrected: less the bias that drawing patients shows, with Student's interval. "
+    )
+    if "smece" in metrics["sound"]["all"]["pooled"]:
+        text += (
+            "Equal-mass and smooth ECE and TACE (over classes, above "
+            f"{meta['tace_threshold']}): all voxels in one histogram, hence no interval. "
+        )
+    if unions := _unions(metrics):
+        text += f"ECE of {', '.join(unions)}: the sum of the classes' probabilities. "
+    text += (
+        "A structure absent from a label is left out of its overlap. "
+        f"{meta['floored_voxels']} voxels floored in NLL."
+    )
+    if meta["origin"] == "phantom":
+        text += (
+            f" PHANTOM: synthetic images in {meta['dataset']}'s layout, no statement about "
+            f"{meta['dataset']}; true errors come from the posterior of the labels."
+        )
+    return text
+
+
+def _table(title: str, first: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+                  pad_edge=False)  # fmt: skip
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _overlap(metrics: Mapping[str, Any]) -> Table:
+    kinds = {key: word for key, word in OVERLAP_METRICS.items() if metrics.get(key)}
+    tolerance = metrics["meta"].get("nsd_tolerance_mm")
+    if "nsd" in kinds and tolerance is not None:
+        kinds["nsd"] += f" ({tolerance:g} mm)"
+    table = _table("Overlap per case", "structure", [*kinds.values(), "cases"])
+    for name, dice in metrics["dice"].items():
+        if name == metrics["meta"]["class_names"][0]:
+            continue
+        absent = f"\n{dice['n_absent']} absent" if dice.get("n_absent") else ""
+        cells = [_shown(metrics[key].get(name), digits=1 if key == "hd95" else 4) for key in kinds]
+        table.add_row(escape(name), *cells, f"{dice['n_cases']}{absent}")
+    return table
+
+
+def _calibration(metrics: Mapping[str, Any]) -> Table:
+    shown = [
+        (region, pooling)
+        for region, poolings in metrics["sound"].items()
+        if region in SHOWN_REGIONS
+        for pooling in poolings
+    ]
+    headings = [f"{region_words(r)},\n{POOLING_WORDS[p]}" for r, p in shown]
+    table = _table("Calibration, protocol sound", "metric", headings)
+    known = metrics["meta"]["origin"] == "phantom"
+    for metric, word in SOUND_METRICS.items():
+        cells = [metrics["sound"][r][p] for r, p in shown]
+        if not any(metric in c for c in cells):
+            continue
+        table.add_row(word, *[_shown(c.get(metric)) for c in cells])
+        if metric in FLOORED_METRICS:
+            floors = [_number(c[metric]["floor"]) for c in cells]
+            table.add_row("  noise floor", *floors, style="dim")
+        if any(f"{metric}_corrected" in c for c in cells):
+            table.add_row("  corrected", *[_shown(c.get(f"{metric}_corrected")) for c in cells])
+        if known and any(f"true_{metric}" in c for c in cells):
+            table.add_row("  true value", *[_shown(c.get(f"true_{metric}")) for c in cells])
+    for name in _unions(metrics):
+        cells = [metrics["sound"][r][p].get(f"ece/{name}") for r, p in shown]
+        table.add_row(f"ECE of {escape(name)}", *[_shown(cell) for cell in cells])
+    return table
+
+
+def _unions(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of the sets of classes that are scored together."""
+    others = {*metrics["meta"]["class_names"], "mean"}
+    return [name for name in metrics["dice"] if name not in others]
+
+
+def _published(metrics: Mapping[str, Any], protocols: list[str]) -> Table:
+    title = "The same predictions under published protocols"
+    table = _table(title, "protocol", list(PUBLISHED_METRICS.values()))
+    for protocol in protocols:
+        for region, poolings in metrics[protocol].items():
+            for pooling, cells in poolings.items():
+                values = [_shown(cells.get(metric)) for metric in PUBLISHED_METRICS]
+                if any(values):
+                    where = region_words(region).replace(" (", "\n  (")
+                    words = f"[dim]{where}, {POOLING_WORDS[pooling]}[/dim]"
+                    table.add_row(f"{escape(protocol)}\n  {words}", *values)
+    return table
+
+
+def _shown(cell: Cell | None, *, digits: int = 4) -> str:
+    if cell is None:
+        return ""
+    value = _number(cell["value"], digits)
+    if cell["low"] is None:
+        return value
+    return f"{value}\n[dim]{_number(cell['low'], digits)}-{_number(cell['high'], digits)}[/dim]"
+
+
+def _in_line(cell: Cell) -> str:
+    value = _number(cell["value"])
+    if cell["low"] is None:
+        return value
+    return escape(f"{value} [{_number(cell['low'])}, {_number(cell['high'])}]")
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -1,0 +1,1 @@
+"""Losses whose multipliers follow the validation."""

@@ -1,0 +1,322 @@
+"""Augmented Lagrangians: CALS's margin and CRaC's neighbours, each class or region its own."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mbls.losses._neighborhood import Border
+from mbls.losses._settings import check_above, check_one_of, check_within
+from mbls.losses.adaptive.constraints import Constraint, MarginConstraint, NeighbourConstraint
+from mbls.losses.adaptive.multipliers import Groups, MultiplierLoss, Observed, Statistics
+from mbls.losses.adaptive.penalty_functions import PENALTIES
+
+__all__ = ["AugmentedLagrangianLoss", "ClassAdaptiveMarginLoss", "RegionAdaptiveLoss"]
+
+PenaltyName = Literal["phr", "p2", "p3"]
+
+
+class AugmentedLagrangianLoss(MultiplierLoss):
+    r"""Cross-entropy plus an augmented Lagrangian of any constraint, by class or class and region.
+
+    Formula: CE + mean_vk P(h_k, lambda_k, rho_k), lambda and rho adapted after each validation
+    Paper: Liu et al., CVPR 2023, arXiv:2211.15088; Murugesan et al., MICCAI 2024, arXiv:2403.12364
+
+    With regions the mean goes over twice as many entries, those of the other region being zero.
+    After validation e = 0, 1, .. of a run, with the means of each group over the validation cases:
+
+    1. lambda becomes the mean of P', cut to its limits at each voxel, if ``lambda_step`` divides
+       e + 1;
+    2. rho grows by ``gamma`` where the mean of h is more than ``tau`` times that of the validation
+       before, or than 0, if ``rho_step`` divides e + 1.
+
+    A group without a voxel keeps what it has. Results are published with the validation split that
+    also chooses the checkpoint.
+
+    Another combination is a few lines of a ``LOSS=file.yaml``, here margins for each region::
+
+        model:
+          loss:
+            class_path: mbls.losses.AugmentedLagrangianLoss
+            init_args:
+              constraint: {class_path: mbls.losses.MarginConstraint, init_args: {margin: 5.0}}
+              groups: region
+              statistics: region
+
+    Args:
+        num_classes: C; None until it is bound.
+        constraint: :class:`~mbls.losses.MarginConstraint` or
+            :class:`~mbls.losses.NeighbourConstraint`, or another one.
+        penalty: ``"phr"``, ``"p2"`` or ``"p3"``; see :mod:`mbls.losses.adaptive.penalty_functions`.
+        lambda_min: The least multiplier, and the first.
+        lambda_max: The largest multiplier, and derivative at a voxel; a warning says which group
+            it bounds.
+        lambda_step: Validations from one change of lambda to the next.
+        rho_min: The least weight, and the first.
+        rho_max: The largest weight.
+        rho_step: Validations from one change of rho to the next; -1 for none.
+        gamma: What rho grows by.
+        tau: The share of a violation that must be gone for rho to stay.
+        groups: ``"class"``, or ``"region"`` for class and boundary or inner voxels.
+        statistics: Over which voxels a group's means go: ``"all"`` of them as published, those of
+            its own ``"region"``, or those among them where the constraint is ``"active"``.
+        kernel_size: Odd width of the window, in voxels, that neighbours and regions are seen in.
+        border: What lies outside the image: ``"replicate"``, or ``"background"`` as published.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> loss = AugmentedLagrangianLoss(2, MarginConstraint(4.0), groups="region")
+        >>> loss.observe(torch.tensor([[[0.0, 0.0, 0.0], [6.0, 6.0, 0.0]]]), torch.ones(1, 3))
+        >>> loss.adapt()
+        >>> loss.multipliers  # all voxels are inner
+        tensor([[1.0000e-06, 1.0000e-06],
+                [3.3333e-01, 1.0000e-06]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        constraint: Constraint | None = None,
+        penalty: PenaltyName = "phr",
+        *,
+        lambda_min: float = 1e-6,
+        lambda_max: float = 1e6,
+        lambda_step: int = 1,
+        rho_min: float = 1.0,
+        rho_max: float = 10.0,
+        rho_step: int = 10,
+        gamma: float = 1.2,
+        tau: float = 0.9,
+        groups: Groups = "class",
+        statistics: Statistics = "all",
+        kernel_size: int = 3,
+        border: Border = "replicate",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        check_one_of("penalty", penalty, tuple(PENALTIES))
+        check_above("rho_min", rho_min, 0)
+        super().__init__(
+            num_classes,
+            MarginConstraint() if constraint is None else constraint,
+            PENALTIES[penalty],
+            start=lambda_min,
+            limits=(lambda_min, lambda_max),
+            weight=rho_min,
+            groups=groups,
+            statistics=statistics,
+            kernel_size=kernel_size,
+            border=border,
+            base=base,
+            ignore_index=ignore_index,
+            validate=validate,
+        )
+        if lambda_step < 1:
+            raise ValueError(f"lambda_step must be >= 1, got {lambda_step}.")
+        if rho_step < 1 and rho_step != -1:
+            raise ValueError(f"rho_step must be >= 1, or -1 for never, got {rho_step}.")
+        if rho_max < rho_min:
+            raise ValueError(f"rho_max must be >= rho_min={rho_min:g}, got {rho_max:g}.")
+        check_above("gamma", gamma, 1)
+        check_within("tau", tau, 0, 1)
+        self.lambda_step = lambda_step
+        self.rho_min, self.rho_max, self.rho_step = rho_min, rho_max, rho_step
+        self.gamma, self.tau = gamma, tau
+
+    def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
+        """Return the penalty's derivative, cut to the multipliers' limits."""
+        return self.penalty(h, multiplier, weight)[1].clamp(*self.limits)
+
+    @property
+    def ceiling(self) -> float:
+        """Where the derivative at a voxel is cut off."""
+        return self.limits[1]
+
+    def move(self, observed: Observed) -> None:
+        """Set lambda to the mean derivative, and raise rho where the violation has not shrunk."""
+        now = int(self.epochs) + 1
+        if now % self.lambda_step == 0:
+            found = observed.statistic.clamp(*self.limits)
+            self.multipliers.copy_(torch.where(observed.present, found, self.multipliers))
+        if self.rho_step > 0 and now % self.rho_step == 0:
+            stays = observed.constraint > self.tau * self.previous.clamp_min(0)
+            grows = stays & observed.present & (self.seen > 0)
+            more = (self.weights * self.gamma).clamp(self.rho_min, self.rho_max)
+            self.weights.copy_(torch.where(grows, more, self.weights))
+        self.previous.copy_(torch.where(observed.present, observed.constraint, self.previous))
+
+    def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return ``lambda/<class>`` and ``rho/<class>``, with regions ``../<region>``."""
+        return super().tracked(class_keys) | self.by_class("rho", self.weights, class_keys)
+
+
+class ClassAdaptiveMarginLoss(AugmentedLagrangianLoss):
+    """Cross-entropy plus a margin on logit distances, its weight adapted for each class (CALS).
+
+    Formula: CE + mean_vk P((max_j z_j - z_k - m) / m, lambda_k, rho_k), lambda, rho by validation
+    Paper: Liu et al., CVPR 2023, arXiv:2211.15088
+
+    See :class:`AugmentedLagrangianLoss` for the update. ``"all"``, as published, averages over
+    voxels that the class wins as well, where its distance is 0: the more frequent a class, the
+    further its constraint is from being met. ``statistics="active"`` leaves them out.
+
+    Args:
+        num_classes: C; None until it is bound.
+        margin: Distance in logit units that is allowed.
+        penalty: ``"phr"``, ``"p2"`` or ``"p3"``.
+        normalize: Measure the excess in margins, not in logit units.
+        lambda_min: The least multiplier, and the first.
+        lambda_max: The largest multiplier.
+        lambda_step: Validations from one change of lambda to the next.
+        rho_min: The least weight, and the first.
+        rho_max: The largest weight.
+        rho_step: Validations from one change of rho to the next; -1 for none.
+        gamma: What rho grows by.
+        tau: The share of a violation that must be gone for rho to stay.
+        groups: ``"class"``, or ``"region"`` for boundary and inner voxels apart.
+        statistics: ``"all"``, ``"region"`` or ``"active"``.
+        kernel_size: Odd width of the window that tells regions apart, in voxels.
+        border: What lies outside the image: ``"replicate"`` or ``"background"``.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> loss = ClassAdaptiveMarginLoss(2, margin=4.0)
+        >>> loss.observe(torch.tensor([[10.0, 0.0]]), torch.tensor([0]))
+        >>> loss.adapt()
+        >>> [round(multiplier, 4) for multiplier in loss.multipliers[0].tolist()]
+        [0.0, 1.5]
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        margin: float = 10.0,
+        penalty: PenaltyName = "phr",
+        *,
+        normalize: bool = True,
+        lambda_min: float = 1e-6,
+        lambda_max: float = 1e6,
+        lambda_step: int = 1,
+        rho_min: float = 1.0,
+        rho_max: float = 10.0,
+        rho_step: int = 10,
+        gamma: float = 1.2,
+        tau: float = 0.9,
+        groups: Groups = "class",
+        statistics: Statistics = "all",
+        kernel_size: int = 3,
+        border: Border = "replicate",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            MarginConstraint(margin, normalize=normalize),
+            penalty,
+            lambda_min=lambda_min,
+            lambda_max=lambda_max,
+            lambda_step=lambda_step,
+            rho_min=rho_min,
+            rho_max=rho_max,
+            rho_step=rho_step,
+            gamma=gamma,
+            tau=tau,
+            groups=groups,
+            statistics=statistics,
+            kernel_size=kernel_size,
+            border=border,
+            base=base,
+            ignore_index=ignore_index,
+            validate=validate,
+        )
+
+
+class RegionAdaptiveLoss(AugmentedLagrangianLoss):
+    """Cross-entropy plus the logits' distance from the neighbours' class proportions (CRaC).
+
+    Formula: CE + mean_vrk P(|tau_k - z_k|, lambda_rk, rho_rk), inside a structure m tau_k
+    Paper: Murugesan et al., MICCAI 2024, arXiv:2403.12364
+
+    Each class has a multiplier for boundary voxels, whose window holds several labels, and one for
+    inner voxels. See :class:`AugmentedLagrangianLoss` for the update. The published code averages
+    each region's constraint over all voxels, so that a small region's multipliers hardly move
+    (``statistics="all"``), and misses a part of the boundary through rounding; ours is exact. Works
+    in any number of dimensions.
+
+    Args:
+        num_classes: C; None until it is bound.
+        margin: The logit m of the label inside a structure.
+        penalty: ``"phr"``, ``"p2"`` or ``"p3"``.
+        lambda_min: The least multiplier, and the first.
+        lambda_max: The largest multiplier.
+        lambda_step: Validations from one change of lambda to the next.
+        rho_min: The least weight, and the first.
+        rho_max: The largest weight.
+        rho_step: Validations from one change of rho to the next; -1 for none.
+        gamma: What rho grows by.
+        tau: The share of a violation that must be gone for rho to stay.
+        groups: ``"region"``, or ``"class"`` for one multiplier a class.
+        statistics: ``"region"``, ``"active"``, or ``"all"`` as published.
+        kernel_size: Odd width of the window in voxels.
+        border: What lies outside the image: ``"replicate"``, or ``"background"`` as published.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> loss = RegionAdaptiveLoss(2, margin=4.0)
+        >>> loss.observe(torch.zeros(1, 2, 4), torch.tensor([[0, 0, 0, 1]]))
+        >>> loss.adapt()
+        >>> loss.multipliers[1]  # inside: |4 - 0| for the label, |0 - 0| for the other
+        tensor([4.0000e-01, 1.0000e-06], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        margin: float = 5.0,
+        penalty: PenaltyName = "phr",
+        *,
+        lambda_min: float = 1e-6,
+        lambda_max: float = 1e6,
+        lambda_step: int = 1,
+        rho_min: float = 0.1,
+        rho_max: float = 10.0,
+        rho_step: int = 10,
+        gamma: float = 1.2,
+        tau: float = 0.9,
+        groups: Groups = "region",
+        statistics: Statistics = "region",
+        kernel_size: int = 3,
+        border: Border = "replicate",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            NeighbourConstraint(margin),
+            penalty,
+            lambda_min=lambda_min,
+            lambda_max=lambda_max,
+            lambda_step=lambda_step,
+            rho_min=rho_min,
+            rho_max=rho_max,
+            rho_step=rho_step,
+            gamma=gamma,
+            tau=tau,
+            groups=groups,
+            statistics=statistics,
+            kernel_size=kernel_size,
+            border=border,
+            base=base,
+            ignore_index=ignore_index,
+            validate=validate,
+        )

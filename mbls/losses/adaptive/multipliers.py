@@ -1,0 +1,285 @@
+"""Constraints on the logits, a multiplier for each group of voxels, and what moves it.
+
+One mechanism: a constraint, a penalty of it (``constraints.py`` and ``penalty_functions.py`` beside
+this file) and a grouping of voxels make the loss; a subclass says how the multipliers follow what
+was observed.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mbls.losses._boundary import mixed_windows
+from mbls.losses._neighborhood import Border, Neighbourhood
+from mbls.losses._pointwise import places
+from mbls.losses._settings import check_above, check_one_of
+from mbls.losses.adaptive.constraints import Constraint
+from mbls.losses.adaptive.multiplier_term import MultiplierTerm
+from mbls.losses.adaptive.observation import ObservingLoss
+from mbls.losses.adaptive.penalty_functions import PenaltyFunction
+from mbls.losses.penalty import PenaltyLoss
+
+__all__ = ["REGIONS", "Groups", "MultiplierLoss", "Observed", "Statistics"]
+
+Groups = Literal["class", "region"]
+Statistics = Literal["all", "region", "active"]
+
+REGIONS = ("boundary", "inner")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a validation showed of each group ``(R, C)``, on the host's side of a reduction.
+
+    Args:
+        statistic: Mean of what the multipliers follow.
+        constraint: Mean of h.
+        present: Whether the group has voxels, and its means are finite.
+    """
+
+    statistic: Tensor
+    constraint: Tensor
+    present: Tensor
+
+
+class MultiplierLoss(ObservingLoss, PenaltyLoss):
+    """A base loss plus penalised constraints whose multipliers adapt; see the module.
+
+    Before the number of classes is known the multipliers are what they start from, one for all.
+
+    Args:
+        num_classes: C; None until :meth:`bind`.
+        constraint: What is asked of the logits.
+        penalty: What a violation costs.
+        start: The multipliers at the start.
+        limits: The least and the largest multiplier.
+        groups: ``"class"`` gives each class a multiplier, ``"region"`` each class two, for
+            boundary and inner voxels.
+        statistics: Over which voxels a group's means go: ``"all"`` of them, those of other groups
+            with h = 0, as published; those of its own ``"region"``; or the ``"active"`` ones among
+            those, where lambda + rho h > 0.
+        kernel_size: Odd width of the window that tells the regions apart.
+        border: What lies outside the image, ``"replicate"`` or ``"background"``.
+        base: The loss below; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+    """
+
+    multipliers: Tensor
+    weights: Tensor
+    previous: Tensor
+    seen: Tensor
+    bounded: Tensor
+    epochs: Tensor
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        constraint: Constraint,
+        penalty: PenaltyFunction,
+        *,
+        start: float,
+        limits: tuple[float, float],
+        weight: float = 1.0,
+        groups: Groups = "class",
+        statistics: Statistics = "all",
+        kernel_size: int = 3,
+        border: Border = "replicate",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(base, ignore_index=ignore_index, validate=validate)
+        check_one_of("groups", groups, ("class", "region"))
+        check_one_of("statistics", statistics, ("all", "region", "active"))
+        check_one_of("border", border, ("replicate", "background"))
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}.")
+        check_above("lambda_min", limits[0], 0)
+        check_above("lambda_max", limits[1], limits[0])
+        self.num_classes = num_classes
+        self.constraint = constraint
+        self.penalty = penalty
+        self.limits = limits
+        self.groups: Groups = groups
+        self.statistics: Statistics = statistics
+        self.window = Neighbourhood("mean", kernel_size, 1.0, border, ignore_index)
+        shape = (2 if groups == "region" else 1, 1)
+        for name, value in {"multipliers": start, "weights": weight, "previous": 0.0}.items():
+            self.register_buffer(name, torch.full(shape, value, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("bounded", torch.zeros(shape, dtype=torch.bool), persistent=False)
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        if num_classes is not None:
+            self._grow(num_classes)
+
+    # What a subclass adds.
+
+    @abstractmethod
+    def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
+        """Return what the multipliers follow, voxel by voxel, shape of ``h``."""
+
+    @property
+    def ceiling(self) -> float:
+        """Where the statistic of a voxel is cut off; here nowhere."""
+        return math.inf
+
+    @abstractmethod
+    def move(self, observed: Observed) -> None:
+        """Change the buffers of the groups that are present, in place.
+
+        A validation runs in inference mode, whose new tensors no training may touch.
+        """
+
+    # The contract of an adaptive loss.
+
+    def bind(self, num_classes: int) -> None:
+        """Give each class its multipliers.
+
+        Raises:
+            ValueError: Another number than the loss was made or bound for.
+        """
+        super().bind(num_classes)
+        if self.num_classes is None:
+            self._grow(num_classes)
+        self.num_classes = self.num_classes or num_classes
+        if self.num_classes != num_classes:
+            raise ValueError(
+                f"{type(self).__name__} has multipliers for num_classes={self.num_classes}, the "
+                f"data have {num_classes} classes. Leave num_classes out, or give {num_classes}."
+            )
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms and the constraint's."""
+        logits, target = self.prepare(logits, target)
+        self._check_classes(logits)
+        goal, boundary = self._labels(logits, target)
+        lam, rho = (rows.to(logits) for rows in (self.multipliers, self.weights))
+        term = MultiplierTerm(self.constraint, self.penalty, lam, rho, goal, boundary)
+        return self.with_base(logits, target, self.constraint.name, 1.0, term)
+
+    @torch.no_grad()
+    def observe(self, logits: Tensor, target: Tensor) -> None:
+        """Add a case's sums of the statistic and of h, and numbers of voxels.
+
+        Raises:
+            ValueError: The number of classes is not known yet.
+        """
+        super().observe(logits, target)
+        if self.num_classes is None:
+            raise ValueError(
+                f"{type(self).__name__} cannot observe before it knows the number of classes: call "
+                f"bind({logits.shape[1]}), or give num_classes={logits.shape[1]}."
+            )
+        logits, target = self.prepare(logits, target)
+        self._check_classes(logits)
+        goal, boundary = self._labels(logits, target)
+        keep = target != self.ignore_index
+        regions = [keep]
+        if boundary is not None and self.groups == "region":
+            regions = [keep & boundary, keep & ~boundary]
+        sums = torch.zeros(self._shape, dtype=torch.float64, device=logits.device)
+        n, c = logits.shape[:2]
+        flat = (n, c, math.prod(logits.shape[2:]))
+        logits, goal = logits.reshape(flat), None if goal is None else goal.view(flat)
+        regions = [region.reshape(n, 1, flat[2]) for region in regions]
+        for at in places(logits):
+            h = self.constraint.values(logits[at], None if goal is None else goal[at])
+            for row, region in enumerate(regions):
+                sums[:, row] += self._group_sums(h, region[at], row)
+        self.add_sums(sums)
+
+    @torch.no_grad()
+    def adapt(self) -> None:
+        """Move the multipliers by what all ranks observed; what is not finite moves none."""
+        super().adapt()
+        sums = self.take_sums(self._shape, self.multipliers.device).to(self.multipliers.device)
+        *behind_means, cut = sums
+        observed = self._means(*behind_means)
+        self.move(observed)
+        self.seen += observed.present
+        self.epochs += 1
+        self._say(~sums[:2].isfinite().all(0), "observed logits that are not finite, and stay")
+        bounded = (cut > 0) | (self.multipliers >= self.limits[1])
+        self._say(bounded & ~self.bounded, f"are bounded by lambda_max={self.limits[1]:g}")
+        self.bounded |= bounded
+
+    def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return ``lambda/<class>``, with regions ``lambda/<class>/<region>``."""
+        return super().tracked(class_keys) | self.by_class("lambda", self.multipliers, class_keys)
+
+    def by_class(self, name: str, rows: Tensor, class_keys: Sequence[str]) -> dict[str, Tensor]:
+        """Name the entries of a buffer ``(R, C)``."""
+        ends = [f"/{region}" for region in REGIONS] if len(rows) == 2 else [""]
+        return {
+            f"{name}/{key}{end}": rows[row, k]
+            for k, key in enumerate(class_keys)
+            for row, end in enumerate(ends)
+        }
+
+    # Private.
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return 5, *self.multipliers.shape
+
+    def _grow(self, num_classes: int) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
+        for name in ("multipliers", "weights", "previous", "seen", "bounded"):
+            setattr(self, name, getattr(self, name).expand(-1, num_classes).contiguous())
+
+    def _check_classes(self, logits: Tensor) -> None:
+        if self.num_classes not in (None, logits.shape[1]):
+            raise ValueError(
+                f"logits must have {self.num_classes} classes, those of the multipliers, got "
+                f"{tuple(logits.shape)}."
+            )
+
+    def _labels(self, logits: Tensor, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the constraint's goal and the boundary, where they matter."""
+        if self.groups == "class" and not self.constraint.looks_around:
+            return None, None
+        window = self.window
+        boundary = mixed_windows(
+            target, kernel_size=window.size, border=window.border, ignore_index=window.ignore_index
+        )
+        if not self.constraint.looks_around:
+            return None, boundary
+        shares = window.shares(target, logits.shape[1], logits.dtype)
+        return self.constraint.goal(shares, boundary), boundary
+
+    def _group_sums(self, h: Tensor, members: Tensor, row: int) -> Tensor:
+        """Sum up over one region's voxels of a piece: ``(5, C)``."""
+        lam, rho = (rows[row].to(h).view(1, -1, 1) for rows in (self.multipliers, self.weights))
+        counted = members.expand_as(h)
+        if self.statistics == "active":
+            counted = counted & (lam + rho * h > 0)
+        statistic = self.statistic(h, lam, rho)
+        means = (statistic.where(counted, 0), h.where(counted, 0))
+        numbers = (counted, members.expand_as(h), counted & (statistic >= self.ceiling))
+        return torch.stack([maps.sum(dim=(0, 2), dtype=torch.float64) for maps in means + numbers])
+
+    def _means(self, statistic: Tensor, h: Tensor, counted: Tensor, voxels: Tensor) -> Observed:
+        """Divide the reduced sums ``(R, C)``."""
+        if self.statistics == "all":
+            total = voxels.sum(dim=0, keepdim=True).expand_as(voxels)
+            elsewhere = self.statistic(torch.zeros_like(h), self.multipliers, self.weights)
+            statistic = statistic + (total - voxels) * elsewhere
+            counted = voxels = total
+        number = counted.clamp_min(1)
+        present = (voxels > 0) & statistic.isfinite() & h.isfinite()
+        return Observed(statistic / number, h / number, present)
+
+    def _say(self, which: Tensor, what: str) -> None:
+        """Warn of groups; once an epoch, on the host."""
+        if not bool(which.any()):
+            return
+        places = which.nonzero().tolist()
+        names = [f"{k}" + (f" ({REGIONS[row]})" if len(which) == 2 else "") for row, k in places]
+        self.say(f"the multipliers of class {', '.join(names)} {what}")

@@ -1,0 +1,158 @@
+"""Penalties on the gap between mean confidence and mean frequency: MDCA and DCA."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mbls.losses._masking import as_images, image_mean, labelled, masked_mean, one_hot
+from mbls.losses._settings import check_at_least, check_one_of
+from mbls.losses.penalty import PenaltyLoss
+
+__all__ = [
+    "AccuracyConfidenceLoss",
+    "ClasswiseMeanCalibrationLoss",
+    "accuracy_gap",
+    "classwise_gap",
+]
+
+
+def classwise_gap(
+    probs: Tensor,
+    target: Tensor,
+    *,
+    scope: Literal["batch", "image"] = "batch",
+    ignore_index: int = -100,
+) -> Tensor:
+    r"""Average :math:`|\overline{p_k} - \overline{q_k}|` over the classes.
+
+    An absent class counts with its mean probability.
+
+    Args:
+        probs: Class probabilities ``(N, C, *S)``.
+        target: Labels ``(N, *S)``, int64.
+        scope: Means over the labelled voxels of the whole batch, or of each image, whose gaps are
+            then averaged over images; ``(N, C)`` counts as one image.
+        ignore_index: The label of voxels that take no part.
+
+    Returns:
+        A scalar; zero where no voxel is labelled.
+
+    Example:
+        >>> import torch
+        >>> classwise_gap(torch.tensor([[0.8, 0.2], [0.6, 0.4]]), torch.tensor([0, 0]))
+        tensor(0.3000)
+    """
+    probs, target = as_images(probs, target)
+    keep, safe = labelled(target, ignore_index)
+    gap = (probs.masked_fill(~keep.unsqueeze(1), 0) - one_hot(safe, keep, probs)).flatten(2)
+    if scope == "batch":
+        return (gap.sum(dim=(0, 2)) / keep.sum().clamp_min(1)).abs().mean()
+    size = keep.flatten(1).sum(dim=1, keepdim=True).clamp_min(1)
+    return image_mean((gap.sum(dim=2) / size).abs(), keep)
+
+
+def accuracy_gap(probs: Tensor, target: Tensor, *, ignore_index: int = -100) -> Tensor:
+    r"""Return :math:`|\overline{\max_k p_k} - \mathrm{accuracy}|`; the accuracy has no gradient.
+
+    Args:
+        probs: Class probabilities ``(N, C, *S)``.
+        target: Labels ``(N, *S)``, int64.
+        ignore_index: The label of voxels that take no part.
+
+    Returns:
+        A scalar; zero where no voxel is labelled.
+
+    Example:
+        >>> import torch
+        >>> accuracy_gap(torch.tensor([[0.8, 0.2], [0.6, 0.4]]), torch.tensor([0, 1]))
+        tensor(0.2000)
+    """
+    confidence, winner = probs.max(dim=1)
+    gap = confidence - (winner == target).to(probs.dtype)
+    return masked_mean(gap, target != ignore_index).abs()
+
+
+class ClasswiseMeanCalibrationLoss(PenaltyLoss):
+    """A base loss plus the gap between mean probability and frequency of each class (MDCA).
+
+    Formula: CE + beta * mean_k |mean_v p_k - mean_v q_k|
+    Paper: Hebbalaguppe et al., CVPR 2022, arXiv:2203.13834
+
+    Args:
+        beta: Factor of the gap.
+        scope: Means over the ``"batch"``, as published, or over each ``"image"``.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> import torch
+        >>> loss = ClasswiseMeanCalibrationLoss()
+        >>> loss.terms(torch.zeros(2, 2), torch.tensor([0, 0]))["mdca"]
+        tensor(0.5000)
+    """
+
+    batch_terms = frozenset({"mdca"})
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        *,
+        scope: Literal["batch", "image"] = "batch",
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(base, ignore_index=ignore_index, validate=validate)
+        check_at_least("beta", beta, 0)
+        check_one_of("scope", scope, ("batch", "image"))
+        self.beta = beta
+        self.scope: Literal["batch", "image"] = scope
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms and ``"mdca"``."""
+        logits, target = self.prepare(logits, target)
+        gap = classwise_gap(
+            logits.softmax(dim=1), target, scope=self.scope, ignore_index=self.ignore_index
+        )
+        return {**self.base_terms(logits, target), "mdca": self.beta * gap}
+
+
+class AccuracyConfidenceLoss(PenaltyLoss):
+    """A base loss plus the gap between mean confidence and accuracy (DCA).
+
+    Formula: CE + beta * |mean_v max_k p_k - accuracy|
+    Paper: Liang et al., BMVC 2020, arXiv:2009.04057
+
+    Args:
+        beta: Factor of the gap.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> import torch
+        >>> loss = AccuracyConfidenceLoss()
+        >>> loss.terms(torch.zeros(2, 2), torch.tensor([0, 0]))["dca"]
+        tensor(5.)
+    """
+
+    batch_terms = frozenset({"dca"})
+
+    def __init__(
+        self,
+        beta: float = 10.0,
+        *,
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(base, ignore_index=ignore_index, validate=validate)
+        check_at_least("beta", beta, 0)
+        self.beta = beta
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms and ``"dca"``."""
+        logits, target = self.prepare(logits, target)
+        gap = accuracy_gap(logits.softmax(dim=1), target, ignore_index=self.ignore_index)
+        return {**self.base_terms(logits, target), "dca": self.beta * gap}
