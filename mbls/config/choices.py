@@ -39,7 +39,7 @@ def config_folder() -> Path:
     """Return the folder of the configurations: ``MBLS_CONFIGS``, or the checkout's own."""
     if folder := os.environ.get("MBLS_CONFIGS"):
         return Path(folder)
-    return Path(__file__).parents[1] / "experiments" / "configs"
+    return Path(__file__).parents[2] / "experiments" / "configs"
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
