@@ -10,7 +10,7 @@ LOSS    ?= mbls
 
 TARGETS := help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
-  bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared clean
+  bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared docs hooks clean
 
 # The variables of each target beside those of EVERY target; another one on the command line is refused.
 EVERY := PYTHON ARGS SHELL MAKE% BIN MBLS PYTEST
@@ -227,6 +227,13 @@ lint: install  ## Check style and types
 format: install  ## Put the code in style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+docs: install  ## Build the documentation site, with the API, into site/
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
+
+hooks: install  ## Check style, types and spelling before each commit
+	@$(BIN)/pre-commit install
+
 clean:  ## Remove the environment and what tools leave; keep data/ and runs/
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

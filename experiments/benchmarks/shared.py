@@ -115,6 +115,7 @@ def training(variant: Variant, data: Path, steps: int) -> float:
     Raises:
         RuntimeError: It failed; the message has what it said.
     """
+    data = data / variant.tree.resolve().name  # checkouts may write other phantoms
     with tempfile.TemporaryDirectory() as name:
         words = [
             "train", "--dataset", "acdc", "--loss", "mbls", "--preset", "quick", "--epochs", "1",

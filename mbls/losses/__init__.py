@@ -25,20 +25,19 @@ from mbls.losses.adaptive.adafocal import (
     next_gammas,
     signed_focal_map,
 )
-from mbls.losses.adaptive.augmented_lagrangian import (
-    AugmentedLagrangianLoss,
-    ClassAdaptiveMarginLoss,
-    RegionAdaptiveLoss,
-)
+from mbls.losses.adaptive.augmented_lagrangian import AugmentedLagrangianLoss
+from mbls.losses.adaptive.cals import ClassAdaptiveMarginLoss
 from mbls.losses.adaptive.cals_hr import HeuristicMarginLoss
 from mbls.losses.adaptive.constraints import Constraint, MarginConstraint, NeighbourConstraint
+from mbls.losses.adaptive.crac import RegionAdaptiveLoss
 from mbls.losses.adaptive.multipliers import MultiplierLoss
 from mbls.losses.adaptive.penalty_functions import hinge, p2, p3, phr
 from mbls.losses.base import AdaptiveLoss, ImageLoss, Loss, part_terms
-from mbls.losses.brier import BrierLoss, FocalCalibrationLoss, brier_map
+from mbls.losses.brier import BrierLoss, brier_map
 from mbls.losses.ce import CrossEntropyLoss, cross_entropy
 from mbls.losses.compound import CompoundLoss
 from mbls.losses.cpc import PairwiseConstraintLoss, discrimination_map, exclusion_map
+from mbls.losses.dca import AccuracyConfidenceLoss, accuracy_gap
 from mbls.losses.dice import DiceCrossEntropyLoss, DiceLoss, soft_dice_loss
 from mbls.losses.dscpp import (
     DicePlusPlusLoss,
@@ -48,33 +47,21 @@ from mbls.losses.dscpp import (
     dice_plus_plus,
     tversky_plus_plus,
 )
-from mbls.losses.ecp import (
-    EntropyPenaltyLoss,
-    UniformPenaltyLoss,
-    mean_entropy,
-    uniform_distance,
-)
+from mbls.losses.ecp import EntropyPenaltyLoss, mean_entropy
+from mbls.losses.fcl import FocalCalibrationLoss
 from mbls.losses.focal import AdaptiveFocalLoss, FocalLoss, adaptive_exponents, focal_map
+from mbls.losses.l1_penalty import UniformPenaltyLoss, uniform_distance
 from mbls.losses.ls import LabelSmoothingLoss
 from mbls.losses.mbls import MarginLoss, margin_penalty
-from mbls.losses.mdca import (
-    AccuracyConfidenceLoss,
-    ClasswiseMeanCalibrationLoss,
-    accuracy_gap,
-    classwise_gap,
-)
+from mbls.losses.mdca import ClasswiseMeanCalibrationLoss, classwise_gap
 from mbls.losses.mmce import (
     KernelCalibrationLoss,
     kernel_calibration_error,
     weighted_kernel_error,
 )
-from mbls.losses.nacl import (
-    NeighborAwareLoss,
-    SpatialLabelSmoothingLoss,
-    neighbour_distance,
-    soft_ce_map,
-)
+from mbls.losses.nacl import NeighborAwareLoss, neighbour_distance
 from mbls.losses.penalty import PenaltyLoss
+from mbls.losses.svls import SpatialLabelSmoothingLoss, soft_ce_map
 from mbls.losses.unified_focalpp import (
     UnifiedFocalPlusPlusLoss,
     asymmetric_focal,

@@ -1,22 +1,15 @@
-"""Penalties on confident output: low entropy, and distance from the uniform distribution."""
+"""Confidence penalty (ECP): low entropy costs."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mbls.losses._masking import masked_mean
 from mbls.losses._pointwise import Chunk, Pointwise
 from mbls.losses._settings import check_at_least
 from mbls.losses.penalty import PenaltyLoss
 
-__all__ = [
-    "EntropyPenaltyLoss",
-    "EntropyTerm",
-    "UniformPenaltyLoss",
-    "mean_entropy",
-    "uniform_distance",
-]
+__all__ = ["EntropyPenaltyLoss", "EntropyTerm", "mean_entropy"]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
@@ -35,23 +28,6 @@ def mean_entropy(logits: Tensor) -> Tensor:
     """
     log_p = logits.log_softmax(dim=1)
     return -(log_p.exp() * log_p).mean(dim=1)
-
-
-def uniform_distance(logits: Tensor) -> Tensor:
-    r"""Return :math:`\sum_k |p_k - 1 / C|`.
-
-    Args:
-        logits: Raw scores ``(N, C, *S)``.
-
-    Returns:
-        ``(N, *S)``, in [0, 2 - 2 / C].
-
-    Example:
-        >>> import torch
-        >>> uniform_distance(torch.tensor([[100.0, 0.0, 0.0, 0.0]]))
-        tensor([1.5000])
-    """
-    return (logits.softmax(dim=1) - 1 / logits.shape[1]).abs().sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -116,44 +92,3 @@ class EntropyPenaltyLoss(PenaltyLoss):
         """Return the base's terms and ``"entropy"``, which is not positive."""
         logits, target = self.prepare(logits, target)
         return self.with_base(logits, target, "entropy", -self.alpha, EntropyTerm())
-
-
-class UniformPenaltyLoss(PenaltyLoss):
-    """A base loss plus the L1 distance from the uniform output; see :func:`uniform_distance`.
-
-    Formula: CE + alpha * mean_v sum_k |p_k - 1 / C|
-    Paper: none; a baseline of Liu et al., CVPR 2022, arXiv:2111.15430
-
-    The published code divides by the number of images instead of voxels, so that the penalty grows
-    with the image; this is the mean over voxels.
-
-    Args:
-        alpha: Factor of the distance.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
-
-    Example:
-        >>> import torch
-        >>> terms = UniformPenaltyLoss(0.1).terms(torch.tensor([[99.0, 0.0]]), torch.tensor([0]))
-        >>> terms["uniform"]
-        tensor(0.1000)
-    """
-
-    def __init__(
-        self,
-        alpha: float = 0.1,
-        *,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("alpha", alpha, 0)
-        self.alpha = alpha
-
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"uniform"``."""
-        logits, target = self.prepare(logits, target)
-        distance = masked_mean(uniform_distance(logits), target != self.ignore_index)
-        return {**self.base_terms(logits, target), "uniform": self.alpha * distance}

@@ -1,19 +1,14 @@
-"""Penalties on the gap between mean confidence and mean frequency: MDCA and DCA."""
+"""Penalty on the gap between mean confidence and frequency of each class (MDCA)."""
 
 from typing import Literal
 
 from torch import Tensor, nn
 
-from mbls.losses._masking import as_images, image_mean, labelled, masked_mean, one_hot
+from mbls.losses._masking import as_images, image_mean, labelled, one_hot
 from mbls.losses._settings import check_at_least, check_one_of
 from mbls.losses.penalty import PenaltyLoss
 
-__all__ = [
-    "AccuracyConfidenceLoss",
-    "ClasswiseMeanCalibrationLoss",
-    "accuracy_gap",
-    "classwise_gap",
-]
+__all__ = ["ClasswiseMeanCalibrationLoss", "classwise_gap"]
 
 
 def classwise_gap(
@@ -49,27 +44,6 @@ def classwise_gap(
         return (gap.sum(dim=(0, 2)) / keep.sum().clamp_min(1)).abs().mean()
     size = keep.flatten(1).sum(dim=1, keepdim=True).clamp_min(1)
     return image_mean((gap.sum(dim=2) / size).abs(), keep)
-
-
-def accuracy_gap(probs: Tensor, target: Tensor, *, ignore_index: int = -100) -> Tensor:
-    r"""Return :math:`|\overline{\max_k p_k} - \mathrm{accuracy}|`; the accuracy has no gradient.
-
-    Args:
-        probs: Class probabilities ``(N, C, *S)``.
-        target: Labels ``(N, *S)``, int64.
-        ignore_index: The label of voxels that take no part.
-
-    Returns:
-        A scalar; zero where no voxel is labelled.
-
-    Example:
-        >>> import torch
-        >>> accuracy_gap(torch.tensor([[0.8, 0.2], [0.6, 0.4]]), torch.tensor([0, 1]))
-        tensor(0.2000)
-    """
-    confidence, winner = probs.max(dim=1)
-    gap = confidence - (winner == target).to(probs.dtype)
-    return masked_mean(gap, target != ignore_index).abs()
 
 
 class ClasswiseMeanCalibrationLoss(PenaltyLoss):
@@ -116,43 +90,3 @@ class ClasswiseMeanCalibrationLoss(PenaltyLoss):
             logits.softmax(dim=1), target, scope=self.scope, ignore_index=self.ignore_index
         )
         return {**self.base_terms(logits, target), "mdca": self.beta * gap}
-
-
-class AccuracyConfidenceLoss(PenaltyLoss):
-    """A base loss plus the gap between mean confidence and accuracy (DCA).
-
-    Formula: CE + beta * |mean_v max_k p_k - accuracy|
-    Paper: Liang et al., BMVC 2020, arXiv:2009.04057
-
-    Args:
-        beta: Factor of the gap.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
-
-    Example:
-        >>> import torch
-        >>> loss = AccuracyConfidenceLoss()
-        >>> loss.terms(torch.zeros(2, 2), torch.tensor([0, 0]))["dca"]
-        tensor(5.)
-    """
-
-    batch_terms = frozenset({"dca"})
-
-    def __init__(
-        self,
-        beta: float = 10.0,
-        *,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("beta", beta, 0)
-        self.beta = beta
-
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"dca"``."""
-        logits, target = self.prepare(logits, target)
-        gap = accuracy_gap(logits.softmax(dim=1), target, ignore_index=self.ignore_index)
-        return {**self.base_terms(logits, target), "dca": self.beta * gap}

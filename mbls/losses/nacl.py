@@ -1,4 +1,4 @@
-"""Losses that look at the labels around a voxel: SVLS and NACL."""
+"""Neighbor-aware calibration (NACL): logits near the class proportions of the neighbors."""
 
 from typing import Any, Literal
 
@@ -8,23 +8,9 @@ from torch import Tensor, nn
 from mbls.losses._masking import masked_mean
 from mbls.losses._neighborhood import Border, Kernel, Neighbourhood
 from mbls.losses._settings import check_above, check_at_least, check_count, check_one_of
-from mbls.losses.base import Loss
 from mbls.losses.penalty import PenaltyLoss
 
-__all__ = ["NeighborAwareLoss", "SpatialLabelSmoothingLoss", "neighbour_distance", "soft_ce_map"]
-
-
-def soft_ce_map(logits: Tensor, soft: Tensor) -> Tensor:
-    r"""Return :math:`-\sum_k t_k \log p_k` at every voxel.
-
-    Args:
-        logits: Raw scores ``(N, C, *S)``.
-        soft: Soft target t ``(N, C, *S)``, no gradient.
-
-    Returns:
-        ``(N, *S)``.
-    """
-    return -(soft * logits.log_softmax(dim=1)).sum(dim=1)
+__all__ = ["NeighborAwareLoss", "neighbour_distance"]
 
 
 def neighbour_distance(
@@ -82,54 +68,6 @@ class _KnownSlope(torch.autograd.Function):
 def _mean_weight(keep: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ``(N, 1, *S)``, which sums to 1 over the kept voxels and is 0 elsewhere."""
     return (keep.to(dtype) / keep.sum().clamp_min(1)).unsqueeze(1)
-
-
-class SpatialLabelSmoothingLoss(Loss):
-    """Cross-entropy against labels smoothed by their neighbours (SVLS).
-
-    Formula: mean_v -sum_k t_k log p_k, t = 1/2 own label + 1/2 Gaussian share of the neighbours'
-    Paper: Islam and Glocker, IPMI 2021, arXiv:2104.05788
-
-    The border is replicated; ignored neighbours leave the window. See
-    :func:`mbls.losses.neighbour_proportions`. Works in any number of dimensions; the published
-    code has a wrong centre for windows other than 3x3.
-
-    Args:
-        sigma: Standard deviation of the Gaussian in voxels.
-        kernel_size: Odd width of the window in voxels.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
-
-    Example:
-        >>> import torch
-        >>> loss = SpatialLabelSmoothingLoss()
-        >>> loss(torch.zeros(1, 2, 5), torch.tensor([[0, 0, 1, 1, 1]]))
-        tensor(0.6931)
-    """
-
-    def __init__(
-        self,
-        sigma: float = 1.0,
-        *,
-        kernel_size: int = 3,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
-        check_above("sigma", sigma, 0)
-        check_count("kernel_size", kernel_size, 1, odd=True)
-        self.sigma = sigma
-        self.kernel_size = kernel_size
-
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return ``{"smoothed_ce": ...}``."""
-        logits, target = self.prepare(logits, target)
-        window = Neighbourhood(
-            "gaussian", self.kernel_size, self.sigma, ignore_index=self.ignore_index
-        )
-        soft = window.shares(target, logits.shape[1], logits.dtype)
-        keep = target != self.ignore_index
-        return {"smoothed_ce": masked_mean(soft_ce_map(logits, soft), keep)}
 
 
 class NeighborAwareLoss(PenaltyLoss):

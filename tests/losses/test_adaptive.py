@@ -19,8 +19,8 @@ from mbls.losses import (
     RegionAdaptiveLoss,
     equal_mass_edges,
     mixed_windows,
-    pointwise,
 )
+from mbls.losses import _pointwise as pointwise
 from tests.losses.every_loss import build
 
 SPACES = [(), (9,), (6, 5), (4, 5, 3)]

@@ -16,13 +16,13 @@ from mbls.losses import (
     HeuristicMarginLoss,
     NeighbourConstraint,
     RegionAdaptiveLoss,
-    adafocal,
     mixed_windows,
     neighbour_proportions,
     p2,
     p3,
     phr,
 )
+from mbls.losses.adaptive import adafocal
 from tests.losses.test_golden import FOLDER
 
 CASES = {case["name"]: case for case in json.loads((FOLDER / "adaptive.json").read_text())}

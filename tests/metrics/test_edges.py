@@ -21,8 +21,8 @@ from mbls.metrics import (
     NormalizedSurfaceDice,
     SmoothCalibrationError,
     estimate,
-    voxels,
 )
+from mbls.metrics._kernel import voxels
 
 CALIBRATION = {
     "ece": ExpectedCalibrationError,

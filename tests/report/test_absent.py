@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mbls.cli import main
-from mbls.report import summary_table
+from mbls.evaluation import summary_table
 from mbls.report.runs import find_runs
 from tests.report import fake
 

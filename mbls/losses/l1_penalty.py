@@ -1,0 +1,67 @@
+"""Penalty on the distance from the uniform distribution."""
+
+from torch import Tensor, nn
+
+from mbls.losses._masking import masked_mean
+from mbls.losses._settings import check_at_least
+from mbls.losses.penalty import PenaltyLoss
+
+__all__ = ["UniformPenaltyLoss", "uniform_distance"]
+
+
+def uniform_distance(logits: Tensor) -> Tensor:
+    r"""Return :math:`\sum_k |p_k - 1 / C|`.
+
+    Args:
+        logits: Raw scores ``(N, C, *S)``.
+
+    Returns:
+        ``(N, *S)``, in [0, 2 - 2 / C].
+
+    Example:
+        >>> import torch
+        >>> uniform_distance(torch.tensor([[100.0, 0.0, 0.0, 0.0]]))
+        tensor([1.5000])
+    """
+    return (logits.softmax(dim=1) - 1 / logits.shape[1]).abs().sum(dim=1)
+
+
+class UniformPenaltyLoss(PenaltyLoss):
+    """A base loss plus the L1 distance from the uniform output; see :func:`uniform_distance`.
+
+    Formula: CE + alpha * mean_v sum_k |p_k - 1 / C|
+    Paper: none; a baseline of Liu et al., CVPR 2022, arXiv:2111.15430
+
+    The published code divides by the number of images instead of voxels, so that the penalty grows
+    with the image; this is the mean over voxels.
+
+    Args:
+        alpha: Factor of the distance.
+        base: The loss below the penalty; None is cross-entropy.
+        ignore_index: The label of voxels that take no part.
+        validate: Refuse labels that are no class; the host then waits for the device.
+
+    Example:
+        >>> import torch
+        >>> terms = UniformPenaltyLoss(0.1).terms(torch.tensor([[99.0, 0.0]]), torch.tensor([0]))
+        >>> terms["uniform"]
+        tensor(0.1000)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        *,
+        base: nn.Module | None = None,
+        ignore_index: int = -100,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(base, ignore_index=ignore_index, validate=validate)
+        check_at_least("alpha", alpha, 0)
+        self.alpha = alpha
+
+    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the base's terms and ``"uniform"``."""
+        logits, target = self.prepare(logits, target)
+        distance = masked_mean(uniform_distance(logits), target != self.ignore_index)
+        return {**self.base_terms(logits, target), "uniform": self.alpha * distance}
