@@ -80,7 +80,7 @@ class Variant:
 
 
 class Counting:
-    """A process that counts when it is told to."""
+    """A process that counts on request."""
 
     def __init__(self, variant: Variant, voxels: int) -> None:
         words = [sys.executable, "-c", COUNT, str(voxels)]

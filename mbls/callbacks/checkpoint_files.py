@@ -72,6 +72,6 @@ class PlainCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint as :func:`load` does, whatever is asked for."""
+        """Read a checkpoint as :func:`load` does, always with ``weights_only=True``."""
         content: dict[str, Any] = load(path, map_location=map_location)
         return content
