@@ -5,7 +5,6 @@ lightning and monai are imported when work starts.
 """
 
 import atexit
-import difflib
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbls import __version__
+from mbls.config.choices import did_you_mean
 from mbls.runtime.errors import is_lost_rank, message_for_user
 from mbls.runtime.ranks import PREPARED, end_at_once, in_job, leave_job, may_tell_of_loss
 from mbls.runtime.threads import set_defaults
@@ -61,8 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     command = words[0]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(command, COMMANDS)
         sys.stderr.write(f"mbls: unknown command {command!r}.{hint} {_known()}\n")
         return 2
     look_here()

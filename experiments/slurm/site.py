@@ -1,12 +1,12 @@
 """The settings of a cluster, from ``site.yaml`` and a file of the user's own."""
 
-import difflib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mbls.config.choices import did_you_mean
 from mbls.runtime.errors import ChoiceError
 
 __all__ = ["Site", "load_site"]
@@ -70,7 +70,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ChoiceError(f"{path} must hold settings, one `name: value` a line.")
     for name in content:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(str(name), known)
             raise ChoiceError(f"{path}: unknown setting {name!r}.{hint} There are: {known}.")
     return content
