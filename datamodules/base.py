@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning
 import nibabel as nib
@@ -43,6 +43,7 @@ from datamodules.settings import (
     check_patches,
 )
 from datamodules.splits import HOLDOUT, PARTS, Split, divided, hold_out, resolve_split
+from mbls.data import DataModule
 
 OFF = Augmentation()
 
@@ -346,9 +347,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """
         from datamodules.reading.contact_sheet import save_contact_sheet  # with matplotlib
 
-        channels = getattr(self, "modalities", ())
         save_contact_sheet(
-            path, facts, class_names=self.class_names, title=title, channel_names=channels
+            path, facts, class_names=self.class_names, title=title, channel_names=self.modalities
         )
 
     def prepare(self, *, progress: bool = True) -> None:
@@ -555,3 +555,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def _pins_memory(self) -> bool:
         """Whether batches go to a CUDA device: a GPU that the run leaves alone gets no context."""
         return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
+
+
+if TYPE_CHECKING:  # mypy holds the class to the contract
+
+    def _keeps_contract(data: SegmentationDataModule) -> DataModule:
+        return data

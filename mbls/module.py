@@ -1,7 +1,7 @@
 """The LightningModule: a network, a loss and metrics, nothing else."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mbls import __version__
+from mbls.data import IGNORE_INDEX, Batch, DataModule, cases_of, datamodule_of, missing_from
 from mbls.inference import (
     Window,
     head_weights,
@@ -42,7 +43,6 @@ from mbls.runtime.errors import CheckpointError, SettingError
 
 __all__ = ["SegmentationModule"]
 
-IGNORE_INDEX = -100  # of every batch
 LOGGED_ERRORS = (  # logged name, metric, region; all pooled over voxels, and less is better
     ("ece", "ece", "all"),
     ("ece_label", "ece", "label"),
@@ -222,7 +222,7 @@ class SegmentationModule(LightningModule):
 
     # Training ----------------------------------------------------------------------------------
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch of slices or patches, and log its terms."""
         image, target = batch["image"], batch["label"]
         heads = self.heads(image)
@@ -341,25 +341,31 @@ class SegmentationModule(LightningModule):
         """Make the metrics' states for the cases that the datamodule announces."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             self._refuse(callback, stage)
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(self.trainer)
+        attached = getattr(self.trainer, "datamodule", None)
+        if data is None and attached is not None:
+            rank_zero_warn(
+                f"{type(attached).__name__} lacks {', '.join(missing_from(attached))} of "
+                "mbls.data.DataModule: its cases go by their numbers, one a patient."
+            )
         if stage in ("fit", "validate"):
-            self._plan_adapting(datamodule)
-        if datamodule is None:
+            self._plan_adapting(data)
+        if data is None:
             return  # its cases are those of the loader, when there is one
         if stage in ("fit", "validate"):
-            self._count_validation(len(datamodule.cases("val")))
+            self._count_validation(len(data.cases("val")))
         if stage == "test":
-            self._count_test(len(datamodule.cases("test")))
+            self._count_test(len(data.cases("test")))
 
     def on_validation_start(self) -> None:
         """Without a datamodule, make the states for the cases that the first loader has."""
-        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
-            self._count_validation(_cases_of(self.trainer.val_dataloaders))
+        if datamodule_of(self.trainer) is None:
+            self._count_validation(cases_of(self.trainer.val_dataloaders))
 
     def on_test_start(self) -> None:
         """Without a datamodule, make the states for the cases that the loader has."""
-        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
-            self._count_test(_cases_of(self.trainer.test_dataloaders))
+        if datamodule_of(self.trainer) is None:
+            self._count_test(cases_of(self.trainer.test_dataloaders))
 
     def _count_validation(self, cases: int) -> None:
         settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
@@ -376,9 +382,7 @@ class SegmentationModule(LightningModule):
         self.test_hd95 = HausdorffDistance95(**settings).to(self.device)
         self.test_nsd = NormalizedSurfaceDice(**settings).to(self.device)
 
-    def validation_step(
-        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score one whole volume of the first loader; an adaptive loss observes those of the last.
 
         The last is the first, unless the datamodule holds cases out for such losses.
@@ -397,7 +401,7 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's numbers, and let an adaptive loss adapt before checkpoints."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(self.trainer)
         scores = self.val_dice.compute()
         logged = self._log_scores("val", self.val_histogram, scores)
         patients = [str(k) for k in range(len(scores))] if data is None else data.patients("val")
@@ -420,7 +424,7 @@ class SegmentationModule(LightningModule):
             stands = loss.tracked(self.class_keys).items()
             self.log_dict({f"train/{name}": value.float() for name, value in stands}, **same)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any] | None:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
         """Score one whole volume into the per-case states, and return what was scored."""
         if not bool(batch["scored"].all()):
             return None
@@ -428,7 +432,7 @@ class SegmentationModule(LightningModule):
         if self.grid == "native":
             batch, logits = self._native(batch, logits)
         probs = torch.softmax(logits, dim=1, out=logits)  # a second map of a CT would be 4 GB
-        batch = batch | {"label": batch["label"].to(probs.device)}
+        batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
         self._score(batch, probs, self.test_histogram, self.test_fine, self.test_dice)
         where = {"spacing": batch["spacing"], "index": batch["index"]}
         measured = self.test_hd95.measure(probs, batch["label"], **where)
@@ -443,7 +447,7 @@ class SegmentationModule(LightningModule):
         for metric in (self.test_histogram, *others):
             metric.reset()
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer restores them."""
         return self.volume_logits(batch["image"])
 
@@ -491,9 +495,9 @@ class SegmentationModule(LightningModule):
 
     # Private -----------------------------------------------------------------------------------
 
-    def _plan_adapting(self, datamodule: Any) -> None:
-        """Know which cases an adaptive loss observes, and in which validation loader they are."""
-        cases = getattr(datamodule, "adapt", "val")
+    def _plan_adapting(self, data: DataModule | None) -> None:
+        """Set which cases an adaptive loss observes, and in which validation loader they are."""
+        cases = "val" if data is None else data.adapt
         held_out = cases == "holdout"
         self.observed_loader = int(held_out)
         adapts = isinstance(self.loss, Loss) and self.loss.adaptive
@@ -505,10 +509,10 @@ class SegmentationModule(LightningModule):
                 "none: it trains as it starts. Let it validate: limit_val_batches > 0, and "
                 "check_val_every_n_epoch no more than the epochs."
             )
-        if held_out and not adapts:
+        if data is not None and held_out and not adapts:
             rank_zero_warn(
                 f"adapt is holdout, and {type(self.loss).__name__} does not adapt: "
-                f"{len(datamodule.cases('holdout'))} cases are held out of training, and nothing "
+                f"{len(data.cases('holdout'))} cases are held out of training, and nothing "
                 "sees them."
             )
 
@@ -537,13 +541,19 @@ class SegmentationModule(LightningModule):
                 "adapt, or leave the callback out."
             )
 
-    def _native(self, batch: dict[str, Any], logits: Tensor) -> tuple[dict[str, Any], Tensor]:
+    def _native(self, batch: Batch, logits: Tensor) -> tuple[Batch, Tensor]:
         """Return one case's truth and logits ``(1, C, *S)`` on the grid of its file."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(self.trainer)
+        if data is None:
+            raise SettingError(
+                "grid native needs a datamodule that knows each case's file, and the trainer has "
+                "dataloaders alone: leave out grid, or give a datamodule."
+            )
         (case,) = batch["case"]
         restored, _ = data.restore(case, logits[0])
         truth = {name: value.to(logits.device) for name, value in data.truth(case).items()}
-        return truth | {"case": batch["case"], "index": batch["index"]}, restored[None]
+        scored = truth | {"case": batch["case"], "index": batch["index"]}  # and no image
+        return cast(Batch, scored), restored[None]
 
     def _log_scores(
         self, stage: str, histogram: CalibrationHistogram, dice: Tensor
@@ -565,7 +575,7 @@ class SegmentationModule(LightningModule):
 
     def _score(
         self,
-        batch: dict[str, Any],
+        batch: Batch,
         probs: Tensor,
         histogram: CalibrationHistogram,
         *others: FineHistogram | DiceScore,
@@ -578,13 +588,6 @@ class SegmentationModule(LightningModule):
             histogram.update(probs, label, posterior=posterior, **shared)
             for metric in others:
                 metric.update(probs, label, **shared)
-
-
-def _cases_of(loaders: Any) -> int:
-    """Return how many cases the first of the loaders has; the batches say which is which."""
-    several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
-    first = several[0] if isinstance(several, Sequence) else several
-    return len(first.dataset)
 
 
 def never_validates(trainer: Trainer) -> bool:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -57,8 +59,12 @@ class BlobDataModule(LightningDataModule):
     in_channels = 1
     spatial_dims = 2
     unions = {"disc": (1, 2)}  # noqa: RUF012
+    modalities = ()
     origin = "phantom"
     fingerprint = "blobs"
+    patch_size = None
+    crop = "random"
+    predict_input = None
 
     def __init__(
         self,
@@ -92,6 +98,24 @@ class BlobDataModule(LightningDataModule):
 
     def patients(self, split: str) -> list[str]:
         return self.cases(split)
+
+    def check(self) -> list[Any]:
+        return []
+
+    def restore(self, case_id: str, logits: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+        return logits, np.eye(4)
+
+    def truth(self, case_id: str) -> dict[str, torch.Tensor]:
+        item = Blobs(3, self.size, 3, 2)[(int(case_id[4:]), True)]
+        return {"label": item["label"][None], "spacing": item["spacing"][None]}
+
+    def source_header(self, case_id: str) -> nib.Nifti1Header:
+        header = nib.Nifti1Header()
+        header.set_data_shape((self.size, self.size, 3))
+        return header
+
+    def label_values(self, case_id: str) -> tuple[int, ...]:
+        return tuple(range(self.num_classes))
 
     def train_dataloader(self) -> DataLoader:
         rank, world = rank_and_world()

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     ("mbls/__init__.py",),
     ("mbls/runtime",),
+    ("mbls/data.py",),
     ("mbls/losses", "mbls/metrics", "mbls/networks", "mbls/inference.py", "datamodules"),
     ("mbls/plots",),
     ("mbls/evaluation",),

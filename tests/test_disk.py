@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -24,6 +23,7 @@ from mbls.cli import main
 from mbls.runtime.errors import OutputError
 from mbls.runtime.files import incoming_name, replace_file, replace_files
 from tests import tiny
+from tests.blobs import BlobDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FULL = Path("/dev/full")  # the kernel's own full disk: every write to it fails with ENOSPC
@@ -185,11 +185,11 @@ def test_a_prediction_that_cannot_be_written(
 
     monkeypatch.setattr("mbls.runtime.files.os.fsync", full)
     writer = PredictionWriter(output=tmp_path)
-    data = SimpleNamespace(restore=lambda case, logits: (logits, np.eye(4)))
+    data = BlobDataModule(size=64)
     trainer: Any = SimpleNamespace(datamodule=data, world_size=1)
     batch = {"case": ["case"], "scored": torch.tensor([True])}
     with pytest.raises(OutputError, match=r"case\.nii\.gz cannot be written \(No space left"):
-        writer.write_on_batch_end(trainer, None, torch.rand(1, 2, 64, 64, 64), None, batch, 0, 0)
+        writer.write_on_batch_end(trainer, None, torch.rand(1, 3, 64, 64, 3), None, batch, 0, 0)
     assert not list(tmp_path.iterdir())
 
 

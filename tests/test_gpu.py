@@ -23,6 +23,7 @@ from mbls.metrics import (
     NormalizedSurfaceDice,
 )
 from mbls.module import SegmentationModule
+from tests.blobs import BlobDataModule
 from tests.losses.every_loss import NAMES, batch, build, classes
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -188,7 +189,7 @@ def test_a_test_scores_alike_with_its_logits_on_the_host(
     image = (label[:, None].float() + torch.randn(1, 1, 16, 12, 4)).to(device)
     spacing = torch.tensor([[1.0, 1.0, 5.0]])
 
-    class Data:
+    class Data(BlobDataModule):
         def cases(self, part: str) -> list[str]:
             return ["only"]
 

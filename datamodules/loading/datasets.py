@@ -26,8 +26,8 @@ from datamodules.loading.patches import Pair, begin_around, centred, cut_at, pat
 from datamodules.memory import Reused, empty
 from datamodules.reading.checks import IGNORED, OUTSIDE
 from datamodules.reading.posterior import to_probs
+from mbls.data import IGNORE_INDEX
 
-IGNORE_INDEX = -100
 _PIECE = 1 << 18  # voxels of a label at a time
 Sample = dict[str, Any]
 Key = tuple[int, int, bool]  # epoch, index, whether foreground is shown

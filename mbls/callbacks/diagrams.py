@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from mbls.callbacks.run_folder import folder_callback
+from mbls.data import datamodule_of
 from mbls.loggers.trackers import FigureLogger
 from mbls.metrics.bins import CalibrationBins
 from mbls.module import SegmentationModule
@@ -45,14 +46,14 @@ class Diagrams(Callback):
         bins: CalibrationBins,
         loggers: Sequence[FigureLogger],
     ) -> None:
-        data, run = trainer.datamodule, folder_callback(trainer)  # type: ignore[attr-defined]
+        data, run = datamodule_of(trainer), folder_callback(trainer)
         meta = {
             "dataset": run.dataset,
             "network": run.network,
             "loss": run.loss,
             "seed": run.seed,
-            "origin": data.origin,
-            "class_names": list(data.class_names),
+            "origin": "real" if data is None else data.origin,
+            "class_names": list(pl_module.class_keys if data is None else data.class_names),
         }
         figure: Figure = reliability_figure(bins, meta=meta, n_bins=pl_module.n_bins)
         for logger in loggers:

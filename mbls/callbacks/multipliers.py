@@ -3,6 +3,7 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.callbacks.run_folder import folder_callback
+from mbls.data import datamodule_of
 from mbls.loggers.metrics_csv import MetricsCSV, read_rows
 from mbls.plots import multipliers_figure, save_figure
 from mbls.plots.multipliers import multiplier_lines
@@ -23,7 +24,7 @@ class MultiplierFigure(Callback):
         on_rank_zero(trainer, lambda: self._draw(trainer, pl_module))
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run, data = folder_callback(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        run, data = folder_callback(trainer), datamodule_of(trainer)
         path = run.path / "metrics.csv"
         logged = any(isinstance(logger, MetricsCSV) for logger in trainer.loggers)
         rows = read_rows(path) if logged and path.is_file() else []
@@ -34,7 +35,7 @@ class MultiplierFigure(Callback):
             "network": run.network,
             "loss": run.loss,
             "seed": run.seed,
-            "origin": getattr(data, "origin", "real"),
+            "origin": "real" if data is None else data.origin,
             "adapts_on": getattr(pl_module, "adapts_on", None),
         }
         with writing(run.path):

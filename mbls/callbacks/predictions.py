@@ -16,6 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 from rich.console import Console
 from torch import Tensor
 
+from mbls.data import CONTRACT, datamodule_of
 from mbls.runtime.errors import OutputError, RunFolderError
 from mbls.runtime.files import clear_incoming, replacing
 from mbls.runtime.locks import LOCK, let_go, try_hold
@@ -76,9 +77,14 @@ class PredictionWriter(BasePredictionWriter):
             return
         if self.output is None:
             raise OutputError("predict needs a folder to write to: --predictions.output FOLDER.")
-        source = getattr(trainer.datamodule, "predict_input", None)  # type: ignore[attr-defined]
-        if source is not None:
-            taken = Path(source).resolve()
+        data = datamodule_of(trainer)
+        if data is None:
+            raise OutputError(
+                "predict writes to the grid of each case's file, which dataloaders alone do "
+                f"not know: give a datamodule with {', '.join(CONTRACT)} (mbls/data.py)."
+            )
+        if data.predict_input is not None:
+            taken = Path(data.predict_input).resolve()
             if self.output.resolve() in (taken, taken.parent if taken.is_file() else taken):
                 raise OutputError(
                     f"The output folder {self.output} holds the input, which a prediction of the "
@@ -95,7 +101,7 @@ class PredictionWriter(BasePredictionWriter):
             )
         if trainer.is_global_zero and self._error is None:
             try:
-                self._claim(trainer.datamodule.cases("predict"))  # type: ignore[attr-defined]
+                self._claim(data.cases("predict"))
             except (OutputError, RunFolderError) as error:
                 self._error = error
         share_errors(trainer, self._error)
@@ -160,10 +166,10 @@ class PredictionWriter(BasePredictionWriter):
         """Write the cases of a batch; one that only pads a rank is left out."""
         for n, case in enumerate(batch["case"] if self._error is None else ()):
             if bool(batch["scored"][n]):
-                data = trainer.datamodule  # type: ignore[attr-defined]
+                data = datamodule_of(trainer)
+                assert data is not None  # setup refuses
                 logits, affine = data.restore(case, prediction[n].cpu())
-                header = data.source_header(case) if hasattr(data, "source_header") else None
-                values = data.label_values(case) if hasattr(data, "label_values") else None
+                header, values = data.source_header(case), data.label_values(case)
                 try:
                     self._write(case, logits, affine, header, values)
                 except OutputError as error:  # raised when all ranks can be told
@@ -187,14 +193,13 @@ class PredictionWriter(BasePredictionWriter):
         case: str,
         logits: Tensor,
         affine: np.ndarray,
-        header: Any,
-        values: Sequence[int] | None,
+        header: nib.Nifti1Header,
+        values: Sequence[int],
     ) -> None:
         probs = logits.float().softmax(dim=0)
         classes = probs.argmax(dim=0).numpy()  # also where rounding made a tie
-        label = label_values(range(len(probs)) if values is None else values)[classes]
-        if header is not None:  # of an image of two axes too
-            label = label.reshape(header.get_data_shape()[:3])
+        label = label_values(values)[classes]
+        label = label.reshape(header.get_data_shape()[:3])  # of an image of two axes too
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
         for name, array in zip(self._names(case), arrays, strict=True):
             self._save(name, array, affine, header, "label" if array is label else "estimate")
@@ -204,14 +209,13 @@ class PredictionWriter(BasePredictionWriter):
         name: str,
         array: np.ndarray,
         affine: np.ndarray,
-        header: Any,
+        header: nib.Nifti1Header,
         intent: Literal["label", "estimate"],
     ) -> None:
         image = nib.Nifti1Image(array, np.asarray(affine), dtype=array.dtype)
-        if header is not None:  # both of its geometries, which may not agree, or not be sound
-            for field in GEOMETRY:
-                image.header[field] = header[field]
-            image.header["pixdim"][:4] = header["pixdim"][:4]
+        for field in GEOMETRY:  # both of its geometries, which may not agree, or not be sound
+            image.header[field] = header[field]
+        image.header["pixdim"][:4] = header["pixdim"][:4]
         image.header.set_intent(intent)
         image.header.set_xyzt_units(_unit_of_length(header))
         image.header["descrip"] = MARK if intent == "estimate" else _mark(array.tobytes(order="F"))

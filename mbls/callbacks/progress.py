@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, Timer
 from rich.console import Console
 from torch import Tensor
 
+from mbls.data import datamodule_of
 from mbls.runtime.clock import clock, duration, stamped
 from mbls.runtime.ranks import say
 
@@ -113,8 +114,9 @@ class EpochLines(Callback):
             for key, name in SHOWN.items()
             if key in logged and (self._validated or not key.startswith("val/"))
         ]
-        origin = getattr(trainer.datamodule, "origin", None)  # type: ignore[attr-defined]
-        phantom = " PHANTOM" * (origin == "phantom" and bool(values))
+        data = datamodule_of(trainer)
+        is_phantom = data is not None and data.origin == "phantom"
+        phantom = " PHANTOM" * (is_phantom and bool(values))
         seconds = self._seconds / (self._done - self._from)
         each = duration(seconds) if seconds >= 60 else f"{seconds:.2g} s"
         numbers = f": {', '.join(values)}{phantom}" if values else ""

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mbls.callbacks.run_folder import folder_callback
+from mbls.data import datamodule_of
 from mbls.evaluation import results_table, summary_table, write_results
 from mbls.metrics import dice_scores
 from mbls.module import SegmentationModule
@@ -75,7 +76,9 @@ class TestResults(Callback):
         histogram, fine = pl_module.test_histogram, pl_module.test_fine
         dice, hd95, nsd = pl_module.test_dice, pl_module.test_hd95, pl_module.test_nsd
         metrics = (histogram, fine, dice, hd95, nsd)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data, numbers = datamodule_of(trainer), [str(k) for k in range(len(hd95.scored))]
+        cases = numbers if data is None else data.cases("test")
+        patients = numbers if data is None else data.patients("test")
         self._metrics = None
         ranks = range(trainer.world_size)
         pictures = [p for r in ranks for p in trainer.strategy.broadcast(self._worst.kept, r)]
@@ -88,7 +91,7 @@ class TestResults(Callback):
                     with self._together(trainer) as folder:
                         self._metrics = write_results(
                             folder, histogram, dice,
-                            cases=data.cases("test"), patients=data.patients("test"),
+                            cases=cases, patients=patients,
                             meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
                         )  # fmt: skip
                         self._write_pictures(folder, worst_of(pictures, self.pictures))
@@ -147,15 +150,15 @@ class TestResults(Callback):
         return run.path / "test" / run.tag
 
     def _meta(self, trainer: Trainer, pl_module: SegmentationModule) -> dict[str, Any]:
-        data, run = trainer.datamodule, folder_callback(trainer)  # type: ignore[attr-defined]
+        data, run = datamodule_of(trainer), folder_callback(trainer)
         return {
             "dataset": run.dataset,
             "network": run.network,
             "loss": run.loss,
             "seed": run.seed,
-            "origin": data.origin,
-            "data_fingerprint": data.fingerprint,
-            "class_names": list(data.class_names),
+            "origin": "real" if data is None else data.origin,
+            "data_fingerprint": None if data is None else data.fingerprint,
+            "class_names": list(pl_module.class_keys if data is None else data.class_names),
             "class_keys": list(pl_module.class_keys),
             "tag": run.tag,
             "nsd_tolerance_mm": pl_module.test_nsd.tolerance,

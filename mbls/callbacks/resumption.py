@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mbls.data import datamodule_of
 from mbls.runtime.errors import CheckpointError
 
 __all__ = ["Resumption", "next_batch"]
@@ -26,14 +27,14 @@ class Resumption(Callback):
         Raises:
             CheckpointError: More epochs have been trained than are asked for.
         """
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         done, asked = next_batch(checkpoint)[0], trainer.max_epochs
         if trainer.state.fn == "fit" and asked is not None and -1 != asked < done:
             raise CheckpointError(
                 f"max_epochs must be at least the checkpoint's {done} epochs, got {asked}: give "
                 f"EPOCHS={done} or more (--epochs), or start a new run."
             )
-        if trainer.state.fn == "fit" and hasattr(data, "start"):
+        if trainer.state.fn == "fit" and data is not None:
             data.start = next_batch(checkpoint)
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mbls.callbacks.run_folder import folder_callback
 from mbls.callbacks.speed import peak_memory
+from mbls.data import DataModule, datamodule_of
 from mbls.loggers.trackers import facts
 from mbls.runtime.files import replace_file
 from mbls.runtime.rank_zero import on_rank_zero
@@ -41,7 +42,7 @@ class RunCard(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the facts that are known before the first step."""
         self._start = time.monotonic()
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         folder = folder_callback(trainer)
         self._card = {
             "dataset": folder.dataset,
@@ -49,10 +50,10 @@ class RunCard(Callback):
             "loss": folder.loss,
             "preset": self.preset,
             "seed": folder.seed,
-            "fold": getattr(data, "fold", None),
-            "data_origin": getattr(data, "origin", None),
-            "data_fingerprint": getattr(data, "fingerprint", None),
-            "cases": {part: len(data.cases(part)) for part in _parts(data)},
+            "fold": None if data is None else data.fold,
+            "data_origin": None if data is None else data.origin,
+            "data_fingerprint": None if data is None else data.fingerprint,
+            "cases": {} if data is None else {part: len(data.cases(part)) for part in _parts(data)},
             "adapts_on": getattr(pl_module, "adapts_on", None),
             "inference": getattr(pl_module, "inference", None),
             "commit": commit(),
@@ -107,8 +108,8 @@ class RunCard(Callback):
         on_rank_zero(trainer, lambda: replace_file(path, text.encode()))
 
 
-def _parts(data: Any) -> tuple[str, ...]:
-    held_out = ("holdout",) if getattr(data, "adapt", "val") == "holdout" else ()
+def _parts(data: DataModule) -> tuple[str, ...]:
+    held_out = ("holdout",) if data.adapt == "holdout" else ()
     return ("train", "val", "test", *held_out)
 
 

@@ -124,7 +124,7 @@ def summary(facts: Sequence[Any], data: Any, root: Path, *, name: str) -> Table:
     codes = Counter(fact.codes for fact in facts).most_common(4)
     table.add_row("axes", "", "", "", ", ".join(f"{code} in {n}" for code, n in codes))
     modalities = max(len(fact.intensities) for fact in facts)
-    named = dict(enumerate(getattr(data, "modalities", ())))
+    named = dict(enumerate(data.modalities))
     for m in range(modalities):
         name = named.get(m, f"image {m + 1}") if modalities > 1 else "intensity"
         for k, word in enumerate(("minimum", "1 %", "median", "99 %", "maximum")):

@@ -58,6 +58,7 @@ from mbls.config.preparation import (
     started_by_hand,
 )
 from mbls.config.wrong_words import explain
+from mbls.data import DataModule, missing_from
 from mbls.module import SegmentationModule
 from mbls.networks.trial import check_patch
 from mbls.runtime.allocator import keep_freed_memory
@@ -105,6 +106,8 @@ FACTS = {  # what the datamodule knows -> where the model wants it
     "unions": ("model.unions",),
     "in_channels": ("model.network.init_args.in_channels",),
     "spatial_dims": ("model.network.init_args.spatial_dims", "model.spatial_dims"),
+    "patch_size": ("model.patch_size",),
+    "crop": ("model.crop",),
 }
 
 
@@ -157,8 +160,6 @@ class CommandLine(LightningCLI):
         for fact, targets in FACTS.items():
             for target in targets:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
-        parser.link_arguments("data", "model.patch_size", _patch_size, apply_on="instantiate")
-        parser.link_arguments("data", "model.crop", _crop, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "run.seed")
         parser.link_arguments("seed_everything", "step_seed.seed")
@@ -233,6 +234,12 @@ class CommandLine(LightningCLI):
         self._warn()
         run = folder_callback(self.trainer)
         goes_on = self.subcommand == "fit" and run.resume
+        if missing := missing_from(self.datamodule):
+            raise SettingError(
+                f"{type(self.datamodule).__name__} is no datamodule for mbls: it lacks "
+                f"{', '.join(missing)}. Derive it from datamodules.SegmentationDataModule, or keep "
+                "the contract of mbls.data.DataModule."
+            )
         if self.subcommand == "fit":
             check_ranks(self.trainer, self.datamodule)
             self._check_patch()
@@ -284,11 +291,9 @@ class CommandLine(LightningCLI):
 
     def _check_patch(self) -> None:
         """Raise SettingError if the network cannot be trained on what the data say they yield."""
-        patch, count = (
-            getattr(self.datamodule, name, None) for name in ("patch_size", "batch_size")
-        )
-        if patch is not None and count is not None:
-            mine = max(count // self.trainer.world_size, 1)
+        patch = self.datamodule.patch_size
+        if patch is not None:
+            mine = max(self.datamodule.batch_size // self.trainer.world_size, 1)
             batch = (mine, self.datamodule.in_channels, *patch)
             check_patch(self.model.network, batch, divisor=self.model.divisor)
 
@@ -342,9 +347,7 @@ def _made(cls: type[CommandLine], args: Sequence[str]) -> CommandLine:
     )
 
 
-def refuse_other_data(
-    run: Path, tag: str, data: LightningDataModule, stated: dict[str, Any]
-) -> None:
+def refuse_other_data(run: Path, tag: str, data: DataModule, stated: dict[str, Any]) -> None:
     """Refuse to overwrite the results of a run's test by those of other data.
 
     Args:
@@ -356,9 +359,9 @@ def refuse_other_data(
     Raises:
         RunFolderError: The results that are there, or those a run has by this name, are of others.
     """
-    config, ours = run / "config.yaml", getattr(data, "fingerprint", None)
+    config, ours = run / "config.yaml", data.fingerprint
     own = below(read_yaml(config), "data", "init_args") if config.is_file() else None
-    if ours is None or own is None or _same(own, stated.get("init_args") or {}):
+    if own is None or _same(own, stated.get("init_args") or {}):
         return
     results, card = run / "test" / tag / "metrics.json", run / "run.json"
     if results.is_file():
@@ -449,16 +452,6 @@ def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:
     bars = [each for each in given if isinstance(each, LightningBar)]
     superfluous = enabled is False or len(bars) > 1
     return [each for each in given if not (superfluous and isinstance(each, ProgressBar))]
-
-
-def _patch_size(data: LightningDataModule) -> tuple[int, ...] | None:
-    """Return the size of the windows in which a network sees a volume."""
-    return getattr(data, "patch_size", None)
-
-
-def _crop(data: LightningDataModule) -> str:
-    """Return where training samples are cut out of what is larger."""
-    return getattr(data, "crop", "random")
 
 
 def config_paths(args: Sequence[str]) -> list[str]:

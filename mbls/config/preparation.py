@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from mbls.callbacks.progress import say_stage
+from mbls.data import DataModule
 from mbls.runtime.errors import ChoiceError, FirstRankError, rank_lost
 from mbls.runtime.ranks import PREPARED, end_at_once, may_tell_of_loss
 from mbls.runtime.threads import share_cpus
@@ -34,14 +35,14 @@ GRACE = 3.0  # seconds in which a rank ends by itself after rank 0, in good orde
 PATIENCE = 10.0  # seconds in which rank 0 raises what another rank did, and says it
 
 
-def check_ranks(trainer: Trainer, data: LightningDataModule) -> None:
+def check_ranks(trainer: Trainer, data: DataModule) -> None:
     """Refuse settings of a fit that its ranks cannot share, before there are any.
 
     Raises:
         ChoiceError: The batch cannot be divided among them, or batch norm not synchronised.
     """
-    ranks, batch = trainer.world_size, getattr(data, "batch_size", None)
-    if isinstance(batch, int) and batch % ranks:
+    ranks, batch = trainer.world_size, data.batch_size
+    if batch % ranks:
         raise ChoiceError(
             f"batch_size counts the samples over all {ranks} ranks and must be a multiple of "
             f"{ranks}, got {batch}. Take BATCH_SIZE={-(-batch // ranks) * ranks} (--batch-size), "

@@ -15,6 +15,7 @@ from mbls.metrics import CalibrationHistogram
 from mbls.module import SegmentationModule
 from mbls.runtime.errors import FirstRankError
 from mbls.runtime.rank_zero import on_rank_zero
+from tests.blobs import BlobDataModule
 
 
 def trainers() -> tuple[Any, Any]:
@@ -128,7 +129,7 @@ def test_a_folder_for_predictions_that_one_node_has_not_is_told_to_all(
         "torch.distributed.all_gather_object", lambda parts, mine: sent.append(mine)
     )
     trainer: Any = SimpleNamespace(
-        world_size=2, is_global_zero=False, global_rank=1, datamodule=None
+        world_size=2, is_global_zero=False, global_rank=1, datamodule=BlobDataModule()
     )
     PredictionWriter(output=tmp_path / "file" / "out").setup(trainer, None, "predict")
     assert re.match(r"Rank 1 on \S+: The output folder \S+ cannot be written to", str(sent[0]))
