@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.metrics._kernel.checks import check_shapes
 from mbls.metrics._kernel.confusion import confusion
-from mbls.metrics._kernel.voxels import check_shapes
 from mbls.metrics.volumes import VolumeMetric
 
 Absent = Literal["nan", "one"]

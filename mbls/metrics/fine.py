@@ -13,10 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.counting import union_probs
-from mbls.metrics._kernel.facts import read_piece, refuse_doubtful, worst
+from mbls.metrics._kernel.checks import (
+    check_ignore_index,
+    check_shapes,
+    check_unions,
+    refuse_invalid,
+    worst,
+)
 from mbls.metrics._kernel.fixed_point import negative_log, to_fixed
-from mbls.metrics._kernel.voxels import check_ignore_index, check_shapes, check_unions, count_pieces
+from mbls.metrics._kernel.pieces import count_pieces
+from mbls.metrics._kernel.voxel_inputs import read_voxels, union_probs
 from mbls.metrics.exact import ExactMetric
 from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
 from mbls.metrics.regions import CODE_REGIONS
@@ -108,20 +114,19 @@ class FineHistogram(ExactMetric):
         target = check_shapes(probs, target, self.num_classes)
 
         def count(pieces: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, list[Tensor]]:
-            doubts: list[Tensor] = []
+            extremes: list[Tensor] = []
             shape = (self.cells.shape[1], _PARTS * 2, FINE_CELLS, 2)
             counted = torch.zeros(shape, dtype=torch.int64, device=probs.device)
             scratch = Scratch(probs.device)
             for piece, labels in pieces:
-                self._count(counted, piece, labels, doubts, scratch)
-            return counted, doubts
+                extremes.append(self._count(counted, piece, labels, scratch))
+            return counted, extremes
 
         found = count_pieces([probs.detach(), target[:, None]], self.num_classes, count)
-        doubts = [doubt for _, doubts in found for doubt in doubts]
-        if not doubts:
+        extremes = [piece for _, pieces in found for piece in pieces]
+        if not extremes:
             return
-        noted = worst(doubts).tolist()
-        refuse_doubtful(noted, probs.dtype, self.num_classes, self.ignore_index)
+        refuse_invalid(worst(extremes).tolist(), probs.dtype, self.num_classes, self.ignore_index)
         counted = torch.stack([cells for cells, _ in found]).sum(0).to(self.cells.device)
         counted = counted.unflatten(1, (_PARTS, 2))
         for position, region in enumerate(self.regions):
@@ -129,29 +134,24 @@ class FineHistogram(ExactMetric):
             voxels, confidence = (missed + hit).unbind(-1)
             self.cells[position] += torch.stack([voxels, hit[..., 0], confidence], -1)
 
-    def _count(
-        self,
-        counted: Tensor,
-        probs: Tensor,
-        target: Tensor,
-        doubts: list[Tensor],
-        scratch: Scratch,
-    ) -> None:
-        facts = read_piece(probs, target, self.ignore_index, doubts, scratch)
+    def _count(self, counted: Tensor, probs: Tensor, target: Tensor, scratch: Scratch) -> Tensor:
+        """Add a piece to the sums and return its extremes."""
         unions = tuple(self.unions.values())
-        values = torch.cat([facts.top[None], facts.probs, union_probs(facts.probs, unions)])
-        labels = facts.labels
-        hits = [1 - facts.missed, *[(labels == k).float() for k in range(self.num_classes)]]
-        hits += [torch.stack([hits[1 + k] for k in members]).sum(0) for members in unions]
-        foreground = labels.clamp_max(1)
-        part = torch.maximum(foreground * 2, facts.guess.nan_to_num(0.0))
-        part = torch.maximum(part, facts.ignored * (_PARTS - 1))
-        group = torch.add(torch.stack(hits).nan_to_num_(0.0), part, alpha=2).to(torch.int64)
+        voxels = read_voxels(probs, target, self.ignore_index, scratch)
+        joined = union_probs(voxels.probs, unions)
+        values, labels = torch.cat([voxels.top[None], voxels.probs, joined]), voxels.labels
+        classes = [(labels == k).float() for k in range(self.num_classes)]
+        member = [torch.stack([classes[k] for k in members]).sum(0) for members in unions]
+        hits = torch.stack([(voxels.predicted == labels).float(), *classes, *member])
+        part = torch.maximum(labels.clamp_max(1) * 2, voxels.predicted.clamp_max(1))
+        part = torch.maximum(part, (1 - voxels.kept) * (_PARTS - 1))
+        group = torch.add(hits, part, alpha=2).to(torch.int64)
         cells = fine_cells(values).add_(group, alpha=FINE_CELLS)
         packed = cells.new_zeros(len(values), _PARTS * 2 * FINE_CELLS)
         packed.scatter_add_(1, cells, to_fixed(values).add_(1 << _SHIFT))
         counted[..., 0] += (packed >> _SHIFT).view(counted.shape[:-1])
         counted[..., 1] += (packed & _LOW).view(counted.shape[:-1])
+        return voxels.extremes
 
     def bins(self) -> FineBins:
         """Return the sums as an array with named axes."""

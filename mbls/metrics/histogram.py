@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.counting import Tally
-from mbls.metrics._kernel.edges import GRID_CELLS, grid_edges
-from mbls.metrics._kernel.facts import refuse_doubtful, worst
-from mbls.metrics._kernel.fixed_point import FIXED_ONE, SUM_LIMIT
-from mbls.metrics._kernel.voxels import (
+from mbls.metrics._kernel.checks import (
     check_ignore_index,
     check_index,
     check_shapes,
     check_unions,
-    count_pieces,
+    refuse_invalid,
+    worst,
 )
+from mbls.metrics._kernel.counting import CellCounter
+from mbls.metrics._kernel.edges import GRID_CELLS, grid_edges
+from mbls.metrics._kernel.fixed_point import FIXED_ONE, SUM_LIMIT
+from mbls.metrics._kernel.pieces import count_pieces
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.exact import ExactMetric
 from mbls.metrics.regions import (
@@ -182,45 +183,42 @@ class CalibrationHistogram(ExactMetric):
     def _count(
         self, tensors: Sequence[Tensor], posterior: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        unions = tuple(self.unions.values())
-        masks = len(self._masks)
+        unions, masks = tuple(self.unions.values()), len(self._masks)
 
-        def count(pieces: Iterator[tuple[Tensor, ...]]) -> tuple[Tally, Tensor]:
-            tally = Tally(self.num_classes, len(unions), masks, tensors[0].device)
+        def count(pieces: Iterator[tuple[Tensor, ...]]) -> tuple[CellCounter, Tensor]:
+            counter = CellCounter(
+                self.num_classes, unions, masks, self.ignore_index, tensors[0].device
+            )
             truth = torch.zeros_like(self.truth[0] if self.num_cases else self.truth)
             for piece in pieces:
-                bits = piece[2] if masks else None
-                tally.add(piece[0], piece[1], bits, unions, self.ignore_index)
+                counter.add(piece[0], piece[1], piece[2] if masks else None)
                 if posterior:
                     keep = piece[1][0] != self.ignore_index
                     expected = expected_cells(piece[0], piece[-1], keep, unions, self.regions)
                     truth += expected.to(truth.device)
-            tally.flush()
-            return tally, truth
+            return counter, truth
 
-        (tally, truth), *others = count_pieces(tensors, self.num_classes, count)
-        for other, expected in others:
-            tally.merge(other)
-            truth += expected
-        cells, sums = self._regions(tally)
-        known = sums.new_zeros(())
-        if posterior:
-            known = tally.classes[0, ..., 0].sum()
+        counters, truths = zip(*count_pieces(tensors, self.num_classes, count), strict=True)
+        truth = torch.stack(truths).sum(0)
+        counted = [
+            torch.stack(sums).sum(0) for sums in zip(*(c.sums() for c in counters), strict=True)
+        ]
+        # The voxels may have been counted on another device than that of the states.
+        counted = [sums.to(truth.device) for sums in counted]
+        cells, sums = self._regions(*counted)
+        known = counted[0][0, ..., 0].sum() if posterior else sums.new_zeros(())
         largest = torch.stack([cells.amax(), sums.amax()]).double()
-        noted = worst(tally.doubts) if tally.doubts else largest.new_tensor([0, -1, 0, 0, 0])
-        doubt = torch.cat([noted.to(largest.device), largest])
-        return cells, sums, truth, known, doubt
+        extremes = [piece for counter in counters for piece in counter.extremes]
+        found = worst(extremes) if extremes else largest.new_tensor([0, -1, 0, 0, 0])
+        return cells, sums, truth, known, torch.cat([found.to(largest.device), largest])
 
-    def _regions(self, tally: Tally) -> tuple[Tensor, Tensor]:
+    def _regions(self, classes: Tensor, tops: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Sum codes to regions and hits: ``(regions, channels, 61, 3)`` and ``(regions, 4)``."""
         C, masks = self.num_classes, self._masks
         rows, sums = [], []
-        # With the codes of each combination of masks on an axis of their own. The voxels may have
-        # been counted on another device than that of the states.
-        here = self.member.device
-        classes = tally.classes.to(here).unflatten(1, (-1, C + 2))
-        tops = tally.top.to(here).unflatten(1, (-1, C + 2))
-        scores = tally.scores.to(here).unflatten(0, (-1, C + 2))
+        # With the codes of each combination of masks on an axis of their own.
+        classes, tops = (counted.unflatten(1, (-1, C + 2)) for counted in (classes, tops))
+        scores = scores.unflatten(0, (-1, C + 2))
         for region in self.regions:
             combinations = list(range(1 << len(masks)))
             if region in masks:
@@ -245,8 +243,8 @@ class CalibrationHistogram(ExactMetric):
     def _check(self, doubt: Tensor, dtype: torch.dtype) -> None:
         """Raise for what is no distribution or label, or too large; one transfer to the host."""
         state = torch.stack([self.cells.amax(), self.sums.amax(), self.truth.amax()]).amax()
-        *noted, cells, sums, full = torch.cat([doubt.amax(0), state.double()[None]]).tolist()
-        refuse_doubtful(noted, dtype, self.num_classes, self.ignore_index)
+        *found, cells, sums, full = torch.cat([doubt.amax(0), state.double()[None]]).tolist()
+        refuse_invalid(found, dtype, self.num_classes, self.ignore_index)
         if full + max(cells, sums) >= SUM_LIMIT:
             raise OverflowError(
                 f"A sum would pass {SUM_LIMIT}; keep cases apart with num_cases or split the run."

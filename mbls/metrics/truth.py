@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.counting import union_probs
 from mbls.metrics._kernel.edges import GRID_CELLS, grid_cells
 from mbls.metrics._kernel.fixed_point import to_fixed
+from mbls.metrics._kernel.voxel_inputs import union_probs
 from mbls.runtime.scratch import Scratch
 
 TRUTH_REGIONS = ("all", "label", "union")

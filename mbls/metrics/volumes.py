@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.fixed_point import FIXED_ONE
-from mbls.metrics._kernel.voxels import (
+from mbls.metrics._kernel.checks import (
     check_ignore_index,
     check_index,
     check_shapes,
     check_unions,
-    slabs,
 )
+from mbls.metrics._kernel.fixed_point import FIXED_ONE
+from mbls.metrics._kernel.pieces import slabs
 from mbls.metrics.exact import ExactMetric
 from mbls.metrics.settings import settings_digest
 

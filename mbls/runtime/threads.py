@@ -124,13 +124,18 @@ def _give(variables: dict[str, str]) -> None:
 
 
 def in_threads(count: int, work: Callable[[], Result]) -> list[Result]:
-    """Call ``work`` in so many threads at once, in each of which torch computes alone."""
+    """Call ``work`` in so many threads at once, this one among them; torch computes alone in each.
+
+    The caller works too, since the memory that a new thread asks for comes fresh, page by page.
+    """
     import torch
 
-    before = torch.get_num_threads()
+    before, others = torch.get_num_threads(), max(1, count - 1)
     try:
-        with ThreadPoolExecutor(count, initializer=compute_alone) as pool:
-            return [done.result() for done in [pool.submit(work) for _ in range(count)]]
+        with ThreadPoolExecutor(others, initializer=compute_alone) as pool:
+            started = [pool.submit(work) for _ in range(count - 1)]
+            compute_alone()
+            return [work(), *(done.result() for done in started)]
     finally:
         torch.set_num_threads(before)
 

@@ -22,7 +22,7 @@ from mbls.metrics import (
     SmoothCalibrationError,
     estimate,
 )
-from mbls.metrics._kernel import voxels
+from mbls.metrics._kernel import pieces
 
 CALIBRATION = {
     "ece": ExpectedCalibrationError,
@@ -92,7 +92,7 @@ def test_label_maps_do_not_depend_on_the_size_of_a_slab(shape, dtype, monkeypatc
     target[1] = -100
     found = []
     for size in (1, 6, 1 << 20):
-        monkeypatch.setattr(voxels, "SLAB_VOXELS", size)
+        monkeypatch.setattr(pieces, "SLAB_VOXELS", size)
         found.append(DiceScore(4).label_maps(probs, target, None))
     expected = probs.argmax(1).masked_fill(target == -100, 4)
     for maps in found:

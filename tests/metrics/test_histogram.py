@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mbls.metrics import CalibrationHistogram, FineHistogram, estimate
-from mbls.metrics._kernel.counting import Tally
+from mbls.metrics._kernel.counting import CellCounter
 from tests.metrics import oracle
 
 STATES = ("cells", "sums", "truth", "known")
@@ -227,15 +227,15 @@ def test_a_thread_counts_its_pieces_by_itself(threads, monkeypatch):
     """Threads that meet in every operation wait for each other wherever a processor is shared."""
     seen = []
     meet = threading.Barrier(2)  # so that one thread cannot take all pieces
-    add = Tally.add
+    add = CellCounter.add
 
-    def noted(tally, *piece):
+    def noted(counter, *piece):
         if threading.get_ident() not in dict(seen):
             seen.append((threading.get_ident(), torch.get_num_threads()))
             meet.wait(10)
-        add(tally, *piece)
+        add(counter, *piece)
 
-    monkeypatch.setattr(Tally, "add", noted)
+    monkeypatch.setattr(CellCounter, "add", noted)
     threads(2)
     CalibrationHistogram(4).update(*softmax_case(1, 300, 300))
     assert [number for _, number in seen] == [1, 1]

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.voxels import count_pieces
+from mbls.metrics._kernel.pieces import count_pieces
+from mbls.metrics._kernel.voxel_inputs import first_of_largest
 from mbls.runtime.scratch import Scratch
 
 
@@ -21,8 +22,8 @@ def confusion(probs: Tensor, target: Tensor, ignore_index: int) -> Tensor | None
         ignore_index: Label of voxels to leave out.
 
     Returns:
-        int64 ``(C, C)``, predicted by labelled; None where the numbers ask for a closer look: not
-        all are finite, or a label is no class.
+        int64 ``(C, C)``, predicted by labelled; None where one is NaN or a label is no class, which
+        asks for a closer look.
     """
 
     def count(pieces: Iterator[tuple[Tensor, ...]]) -> Tensor | None:
@@ -40,32 +41,16 @@ def _table(
     table = torch.zeros((C + 1) ** 2, dtype=torch.int64)
     scratch = Scratch(torch.device("cpu"))
     for scores, labels in pieces:
+        if scores.dtype != torch.float64:
+            scores = scores.float()
         shape = (scores.shape[1],)
         lab = scratch("label", shape, torch.float32).copy_(labels[0])
-        ignored = torch.sub(lab, ignore_index, out=scratch("ignored", shape, torch.float32))
-        ignored.sign_().abs_()  # 0 where ignored
-        low, high = lab.mul_(ignored).aminmax()
-        if low < 0 or not high < C:
+        kept = torch.ne(lab, ignore_index, out=scratch("kept", shape, torch.float32))
+        low, high = lab.mul_(kept).aminmax()
+        largest = torch.amax(scores, 0, out=scratch("largest", shape, scores.dtype))
+        if low < 0 or not high < C or largest.amax().isnan():
             return None
-        code = _first_of_largest(scores, scratch).mul_(C + 1).add_(lab)
-        code.add_(ignored.neg_().add_(1), alpha=C)
-        if not bool(code.amax() < len(table)):  # NaN
-            return None
+        code = first_of_largest(scores, largest, scratch).mul_(C + 1).add_(lab)
+        code.add_(kept.neg_().add_(1), alpha=C)
         table += torch.bincount(code.to(torch.int32), minlength=len(table))
     return table.view(C + 1, C + 1)[:C, :C]
-
-
-def _first_of_largest(scores: Tensor, scratch: Scratch) -> Tensor:
-    """Return the class with the largest score, float32 ``(L,)``; NaN where it is not finite."""
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    shape = (scores.shape[1],)
-    best = scratch("best", shape, exact).copy_(scores[0])
-    more = scratch("more", shape, exact)
-    chosen = scratch("chosen", shape, torch.float32).zero_()
-    for k in range(1, len(scores)):
-        torch.sub(scores[k], best, out=more).sign_().mul_(k)
-        torch.maximum(best, scores[k].to(exact), out=best)
-        # A later class that is larger has the larger number, all others none above 0.
-        torch.maximum(chosen, more.to(torch.float32), out=chosen)
-    # The sign of NaN may be 0; the largest of scores with one among them is NaN.
-    return chosen.add_(torch.sub(best, best, out=more))

@@ -7,8 +7,8 @@ Each voxel gets one *code* that says all the regions and hits need to know:
 - ``C``: labelled background, predicted foreground (a false positive);
 - ``C + 1``: ignored.
 
-A class's cells are then counted by (code, cell) with one integer scatter for the whole piece, and
-regions and hits are sums over codes afterwards. With ``M`` region masks the codes are repeated
+Cells are then counted by (code, cell) with integer scatters, and regions and hits are sums over
+codes afterwards. With ``M`` region masks the codes are repeated
 :math:`2^M` times, once for each combination of masks.
 """
 
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mbls.metrics._kernel.edges import GRID_CELLS, cells_as_floats
-from mbls.metrics._kernel.facts import PieceFacts, read_piece
 from mbls.metrics._kernel.fixed_point import (
     FIXED_BITS,
     LOG_BITS,
@@ -28,139 +27,137 @@ from mbls.metrics._kernel.fixed_point import (
     unpacked,
     unpacked_overflow,
 )
+from mbls.metrics._kernel.pieces import MAX_VOXELS
+from mbls.metrics._kernel.voxel_inputs import VoxelInputs, read_voxels, union_probs
 from mbls.runtime.scratch import Scratch
 
 NLL_FLOOR = 1e-12
 """A true class's probability below it counts as this much in the negative log-likelihood."""
-_FLOORED = float(1 << 21)  # 2**47 in units of 2**-26: above what 2**16 logarithms sum to
+# A logarithm is packed in units of 2**-26; a floored voxel adds 2**47 of them, above their sum.
+_LOG_SCALE = 2.0 ** (LOG_BITS - FIXED_BITS)
+_FLOORED = 2.0 ** (47 - FIXED_BITS)
 
 
-class Tally:
-    """Sums of one case, all int64.
+class CellCounter:
+    """Count the voxels of one case; all sums are int64.
+
+    Args:
+        num_classes: C.
+        unions: Sets of classes, one channel each after the classes.
+        masks: Number of further regions.
+        ignore_index: Label of voxels to leave out.
+        device: Where the voxels are.
 
     Attributes:
-        classes: ``(channels, codes, 61, 2)``: voxels and fixed-point confidences of each class and
-            union; ``codes`` is ``(C + 2) * 2**masks``.
-        top: ``(2, codes, 61, 2)``: the same for the top label, hits and misses apart.
-        scores: ``(codes, 3)``: sums of squared probabilities (2**-30) and negative log-likelihoods
-            (2**-26), and voxels whose true class was floored.
-        doubts: What speaks against the voxels, piece by piece (:mod:`mbls.metrics._kernel.facts`).
+        extremes: Of each piece, see :class:`mbls.metrics._kernel.voxel_inputs.VoxelInputs`.
     """
 
-    def __init__(self, num_classes: int, unions: int, masks: int, device: torch.device) -> None:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.int64, device=device)
-
-        codes = (num_classes + 2) << masks
-        self.classes = zeros(num_classes + unions, codes, GRID_CELLS, 2)
-        self.top = zeros(2, codes, GRID_CELLS, 2)
-        self.scores = zeros(codes, 3)
-        self.doubts: list[Tensor] = []
-        # Packed: top label, classes and unions; only the top label tells misses (second half).
-        self._cells = zeros(1 + num_classes + unions, 2 * codes * GRID_CELLS)
-        self._scores = zeros(2, codes)
+    def __init__(
+        self,
+        num_classes: int,
+        unions: Sequence[tuple[int, ...]],
+        masks: int,
+        ignore_index: int,
+        device: torch.device,
+    ) -> None:
+        self.unions, self.ignore_index = unions, ignore_index
+        self.extremes: list[Tensor] = []
+        # Rows: top label, classes, unions; squares and logarithms, in cell 0. Places: by code and
+        # cell, for the top label's hits; then again, for its misses.
+        self._places = ((num_classes + 2) << masks) * GRID_CELLS
+        shape = (1 + num_classes + len(unions) + 2, 2 * self._places)
+        self._packed = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._sums = self._packed.new_zeros(2, *shape)  # voxels, or floored ones; total
         self._voxels = 0
         self._scratch = Scratch(device)
 
-    def merge(self, other: "Tally") -> None:
-        """Add the public sums of a tally of other voxels of the case."""
-        self.classes += other.classes
-        self.top += other.top
-        self.scores += other.scores
-        self.doubts += other.doubts
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what was counted.
 
-    def flush(self) -> None:
-        """Move the packed sums of the last pieces to the public ones."""
-        both = torch.stack(unpacked(self._cells, FIXED_BITS), -1)
-        both = both.unflatten(1, (2, -1, GRID_CELLS))
-        self.top += both[0]
-        self.classes += both[1:, 0]
-        voxels, squares = unpacked(self._scores[0], FIXED_BITS)
-        floored, logs = unpacked_overflow(self._scores[1], LOG_BITS, voxels)
-        self.scores += torch.stack([squares, logs, floored], -1)
-        self._cells.zero_()
-        self._scores.zero_()
+        Returns:
+            Voxels and fixed-point confidences of each class and union ``(channels, codes, 61, 2)``,
+            with ``codes`` = ``(C + 2) * 2**masks``; the same for the top label, hits and misses
+            apart, ``(2, codes, 61, 2)``; and the sums of squared probabilities (2**-30) and
+            negative log-likelihoods (2**-26), and voxels whose true class was floored,
+            ``(codes, 3)``.
+        """
+        self._unpack()
+        cells = self._sums.movedim(0, -1).unflatten(1, (2, -1, GRID_CELLS))
+        (_, squares), (floored, logs) = cells[-2:, 0, :, 0].movedim(-1, 1)
+        return cells[1:-2, 0], cells[0], torch.stack([squares, logs, floored], -1)
+
+    def _unpack(self) -> None:
+        """Move the packed sums of the last pieces to the others."""
+        voxels, totals = unpacked(self._packed)
+        voxels[-1] = unpacked_overflow(self._packed[-1], voxels[-2])
+        self._sums[0] += voxels
+        self._sums[1] += totals
+        self._packed.zero_()
         self._voxels = 0
 
-    def add(
-        self,
-        probs: Tensor,
-        target: Tensor,
-        masks: Tensor | None,
-        unions: Sequence[tuple[int, ...]],
-        ignore_index: int,
-    ) -> None:
-        """Add a piece of voxels; :meth:`flush` completes the sums.
+    def add(self, probs: Tensor, target: Tensor, masks: Tensor | None) -> None:
+        """Add a piece of voxels.
 
         What is refused later (NaN, negative values, labels that are no class) is counted somewhere
-        and noted in ``doubts``.
+        and noted in ``extremes``.
 
         Args:
             probs: Probabilities ``(C, L)``, at most :data:`MAX_PACKED` voxels.
             target: Labels ``(1, L)``.
             masks: Membership in further regions as bits of a float32 ``(1, L)``, or None.
-            unions: Sets of classes, one channel each after the classes.
-            ignore_index: Label of voxels to leave out.
         """
         if self._voxels + probs.shape[1] > MAX_PACKED:
-            self.flush()
+            self._unpack()
         self._voxels += probs.shape[1]
-        facts = read_piece(probs, target, ignore_index, self.doubts, self._scratch)
-        code = self._codes(facts, masks)
-        self._add_scores(facts, code)
-        self._add_cells(facts, unions, code)
+        voxels = read_voxels(probs, target, self.ignore_index, self._scratch)
+        self.extremes.append(voxels.extremes)
+        start = self._codes(voxels, masks).mul_(GRID_CELLS)
+        scores = self._scratch("scores", (2, len(start)), torch.float64).zero_()
+        self._count(1, voxels.probs, start, squares=scores[0])
+        self._count(1 + len(voxels.probs), union_probs(voxels.probs, self.unions), start)
+        missed = torch.ne(voxels.predicted, voxels.labels, out=voxels.predicted)
+        self._add_logs(voxels, scores[1])
+        self._scatter(len(self._packed) - 2, start[None], scores)
+        # The top label comes last, since its misses change the start.
+        self._count(0, voxels.top[None], start.add_(missed, alpha=self._places))
 
-    def _codes(self, facts: PieceFacts, masks: Tensor | None) -> Tensor:
+    def _codes(self, voxels: VoxelInputs, masks: Tensor | None) -> Tensor:
         """Return each voxel's code, float32 ``(L,)``."""
-        C, L = facts.probs.shape
+        C, L = voxels.probs.shape
         code = self._scratch("code", (L,), torch.float32)
-        background = self._scratch("background", (L,), torch.float32)
-        torch.add(facts.labels, facts.ignored, alpha=C + 1, out=code)
-        torch.clamp_max(code, 1, out=background).neg_().add_(1)
-        code.add_(background.mul_(facts.guess), alpha=C)
+        torch.sub(voxels.labels, voxels.kept, alpha=C + 1, out=code).add_(C + 1)
+        background = torch.eq(code, 0, out=self._scratch("background", (L,), torch.float32))
+        code.addcmul_(background, voxels.predicted.clamp_max(1), value=C)
         return code if masks is None else code.add_(masks[0], alpha=C + 2)
 
-    def _add_cells(
-        self, facts: PieceFacts, unions: Sequence[tuple[int, ...]], code: Tensor
+    def _count(
+        self, row: int, values: Tensor, start: Tensor, squares: Tensor | None = None
     ) -> None:
-        """Scatter the top label, the classes and the unions, one by one: each fits the cache."""
-        start = code.mul_(GRID_CELLS)
-        joined = union_probs(facts.probs, unions) if unions else ()
-        for channel, probs in enumerate((*facts.probs, *joined), 1):
-            self._scatter(channel, probs, start)
-        # The top label comes last, since its misses change the start.
-        missed = start.add_(facts.missed, alpha=self._cells.shape[1] // 2)
-        self._scatter(0, facts.top.to(facts.probs.dtype), missed)
+        """Add the cells of channels ``(channels, L)`` from ``row`` on, as many as fit the cache."""
+        step = max(1, MAX_VOXELS // values.shape[1])
+        for first in range(0, len(values), step):
+            block = values[first : first + step]
+            shape = tuple(block.shape)
+            places = cells_as_floats(block, self._scratch("places", shape, torch.float32))
+            numbers = self._scratch("numbers", shape, torch.float64).copy_(block)
+            if squares is not None:  # in the order of the classes: float64 sums depend on it
+                wide = self._scratch("squares", shape, torch.float64)
+                for square in torch.mul(numbers, numbers, out=wide):
+                    squares += square
+            self._scatter(row + first, places.add_(start), numbers)
 
-    def _scatter(self, channel: int, probs: Tensor, start: Tensor) -> None:
-        voxels, scratch = probs.shape, self._scratch
-        floats = cells_as_floats(probs, scratch("float32", voxels, torch.float32)).add_(start)
-        values = scratch("wide", voxels, torch.float64).copy_(probs)
-        self._add_packed(self._cells[channel], floats, packed(values, FIXED_BITS, values))
+    def _scatter(self, row: int, places: Tensor, numbers: Tensor) -> None:
+        """Add numbers ``(rows, L)``, which are overwritten, at places ``(rows or 1, L)``."""
+        shape = tuple(places.shape)
+        short = self._scratch("short", shape, torch.int32).copy_(places)
+        short.clamp_(0, 2 * self._places - 1)  # where NaN led, which will be refused
+        index = self._scratch("index", shape, torch.int64).copy_(short).expand_as(numbers)
+        self._packed[row : row + len(numbers)].scatter_add_(1, index, packed(numbers))
 
-    def _add_packed(self, sums: Tensor, places: Tensor, values: Tensor) -> None:
-        """Add ``(L,)`` packed values at the places given as floats to ``(places,)``."""
-        scratch, voxels = self._scratch, values.shape
-        # The bounds matter to what is NaN and will be refused.
-        index = scratch("int32", voxels, torch.int32).copy_(places).clamp_(0, len(sums) - 1)
-        sums.scatter_add_(0, scratch("index", voxels, torch.int64).copy_(index), values)
-
-    def _add_scores(self, facts: PieceFacts, code: Tensor) -> None:
-        scratch, voxels = self._scratch, code.shape
-        logs = torch.neg(facts.likelihood, out=scratch("float32", voxels, facts.likelihood.dtype))
-        logs.add_(NLL_FLOOR).clamp_min_(0).ceil_()
-        logs = scratch("wide", voxels, torch.float64).copy_(logs).mul_(_FLOORED)
-        logs += negative_log(facts.likelihood.clamp_min(NLL_FLOOR))
-        values = facts.squares
-        self._add_packed(self._scores[0], code, packed(values, FIXED_BITS, values))
-        self._add_packed(self._scores[1], code, packed(logs, LOG_BITS, logs))
-
-
-def union_probs(probs: Tensor, unions: Sequence[tuple[int, ...]]) -> Tensor:
-    """Return each union's probability ``(unions, L)``, the sum over its classes in their order."""
-    sums = probs.new_empty(len(unions), probs.shape[1])
-    for row, members in zip(sums, unions, strict=True):
-        row.copy_(probs[members[0]])
-        for k in members[1:]:
-            row += probs[k]
-    return sums.clamp_max_(1)
+    def _add_logs(self, voxels: VoxelInputs, logs: Tensor) -> None:
+        """Add each voxel's negative log-likelihood, and the mark of a floored one."""
+        index = self._scratch("index", (1, len(logs)), torch.int64).copy_(voxels.labels)
+        own = torch.gather(voxels.probs, 0, index)[0]
+        floored = torch.lt(own, NLL_FLOOR, out=voxels.labels)
+        logs.add_(floored, alpha=_FLOORED)
+        logs.add_(negative_log(own.clamp_min_(NLL_FLOOR)), alpha=_LOG_SCALE)

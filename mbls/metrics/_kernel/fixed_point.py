@@ -24,6 +24,8 @@ MAX_PACKED = (1 << 16) - 1
 _SHIFT = 47
 _LOW = (1 << _SHIFT) - 1
 _COUNTS = (1 << 17) - 1
+_ANCHOR = float(1 << (52 - FIXED_BITS)) * (1 + 1 / 32)  # the odd 1/32 is bit 47
+_ANCHOR_BITS = struct.unpack("<q", struct.pack("<d", _ANCHOR))[0] >> _SHIFT
 
 # log m = 2 artanh(s) = s (c0 + c1 s^2 + c2 s^4 + c3 s^6), |s| <= 0.1716: least maximum relative
 # error, with c0 = 2 so that probabilities next to 1 keep all their digits.
@@ -46,42 +48,32 @@ def to_fixed(values: Tensor, bits: int = FIXED_BITS) -> Tensor:
     return scaled.to(torch.int64)
 
 
-def packed(values: Tensor, bits: int, out: Tensor) -> Tensor:
-    """Round floats to whole multiples of ``2**-bits`` and let each count as one; int64.
+def packed(values: Tensor) -> Tensor:
+    """Round floats to whole multiples of ``2**-30``, in place, and let each count as one; int64.
 
-    Adding a float64 whose last bit is worth ``2**-bits`` rounds (ties to even) and leaves the
+    Adding a float64 whose last bit is worth ``2**-30`` rounds (ties to even) and leaves the
     multiple in the low bits of the sum, below the bits of the number added. Sums of the results
     wrap around; :func:`unpacked` still finds both parts, because the 17 bits from bit 47 on are
     those of an odd number times the count.
 
     Args:
-        values: float64, at least 0 and below ``2**(51 - bits)``; may be ``out``.
-        bits: Unit of the multiples.
-        out: float64 memory for the result, of the shape of ``values``.
+        values: float64, at least 0 and below ``2**21``; overwritten.
     """
-    return torch.add(values, _anchor(bits), out=out).view(torch.int64)
+    return values.add_(_ANCHOR).view(torch.int64)
 
 
-def unpacked(sums: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def unpacked(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many numbers each sum of :func:`packed` ones has, and their total; int64.
 
     Right for up to :data:`MAX_PACKED` numbers whose total is below ``2**47``.
     """
-    count = ((sums >> _SHIFT) * pow(_anchor_bits(bits), -1, _COUNTS + 1)) & _COUNTS
+    count = ((sums >> _SHIFT) * pow(_ANCHOR_BITS, -1, _COUNTS + 1)) & _COUNTS
     return count, sums & _LOW
 
 
-def unpacked_overflow(sums: Tensor, bits: int, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what lies above 2**47 in the total of ``count`` :func:`packed` numbers, and below."""
-    return ((sums >> _SHIFT) - count * _anchor_bits(bits)) & _COUNTS, sums & _LOW
-
-
-def _anchor(bits: int) -> float:
-    return float(1 << (52 - bits)) * (1 + 1 / 32)  # the odd 1/32 is bit 47
-
-
-def _anchor_bits(bits: int) -> int:
-    return int(struct.unpack("<q", struct.pack("<d", _anchor(bits)))[0]) >> _SHIFT
+def unpacked_overflow(sums: Tensor, count: Tensor) -> Tensor:
+    """Return what lies above 2**47 in the total of ``count`` :func:`packed` numbers."""
+    return ((sums >> _SHIFT) - count * _ANCHOR_BITS) & _COUNTS
 
 
 def negative_log(values: Tensor) -> Tensor:

@@ -1,23 +1,10 @@
-"""From the tensors a metric is called with to ``(C, L)`` pieces of a size that fits the cache."""
+"""What a metric is called with, checked before anything is counted."""
 
-import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mbls.runtime.threads import in_threads
-
-Result = TypeVar("Result")
-
-MAX_VOXELS = (1 << 15) - (1 << 6)
-"""Voxels of a piece: enough to be worth an operation, few enough for the cache, and fewer than
-torch shares out to threads."""
-PIECE_VALUES = 1 << 18
-SLAB_VOXELS = 1 << 20
-"""Voxels of a slab, in which whole volumes are worked on one part after the other."""
 # A row of softmax outputs sums to one up to the rounding of its entries.
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
@@ -132,95 +119,42 @@ def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list
     return numbers
 
 
-def slabs(shape: Sequence[int]) -> Iterator[Any]:
-    """Yield indices that cut a volume ``S`` along its first axis.
-
-    What is computed for each voxel alone takes the memory of a slab then, not of the volume.
-    """
-    if not shape:
-        yield ...
-        return
-    rows = max(1, SLAB_VOXELS // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], rows):
-        yield slice(start, start + rows)
+def worst(extremes: list[Tensor]) -> Tensor:
+    """Return the five numbers of :func:`refuse_invalid` over all pieces, float64 ``(5,)``."""
+    pieces = torch.stack(extremes).double()
+    least, most, smallest, low, high, broken = pieces.unbind(1)
+    off = torch.maximum((1 - least).amax(), (most - 1).amax())
+    return torch.stack([off, -smallest.amin(), high.amax(), -low.amin(), broken.amax()])
 
 
-def count_pieces(
-    tensors: Sequence[Tensor],
-    num_classes: int,
-    count: Callable[[Iterator[tuple[Tensor, ...]]], Result],
-) -> list[Result]:
-    """Return what ``count`` makes of the pieces: on the CPU each of torch's threads counts some.
-
-    Threads meet at the end alone. If they shared out each operation on a piece, they would meet a
-    hundred times a piece, and wait each time for one that another process keeps from its processor.
+def refuse_invalid(
+    worst_found: list[float], dtype: torch.dtype, num_classes: int, ignore_index: int
+) -> None:
+    """Raise for what is no distribution and for labels that are no class.
 
     Args:
-        tensors: See :func:`pieces`.
-        num_classes: See :func:`pieces`.
-        count: Goes through its pieces; its results must be sums that do not depend on which.
+        worst_found: What :func:`worst` returns, on the host: the largest deviation of a row sum from 1,
+            minus the smallest probability, the largest label, minus the smallest label, and the
+            largest distance of a label from a whole number.
+        dtype: Type of the probabilities as given, which sets the tolerance of their sum.
+        num_classes: C.
+        ignore_index: Label of voxels to leave out.
+
+    Raises:
+        ValueError: With the rule and the value found.
     """
-    first, todo = tensors[0], _Shared(pieces(tensors, num_classes))
-    whole_pieces = first.shape[0] * first[0, 0].numel() // _length(num_classes) if len(first) else 0
-    threads = min(torch.get_num_threads(), whole_pieces) if first.device.type == "cpu" else 1
-    if threads <= 1:
-        return [count(todo)]
-    inference = torch.is_inference_mode_enabled()  # a thread's own setting
-
-    def work() -> Result:
-        with torch.inference_mode(inference):
-            return count(todo)
-
-    return in_threads(threads, work)
-
-
-class _Shared(Iterator[Result]):
-    """An iterator that several threads may ask."""
-
-    def __init__(self, items: Iterator[Result]) -> None:
-        self._items, self._lock = items, threading.Lock()
-
-    def __next__(self) -> Result:
-        with self._lock:
-            return next(self._items)
-
-
-def _length(num_classes: int) -> int:
-    return min(MAX_VOXELS, max(1024, PIECE_VALUES // num_classes))
-
-
-def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor, ...]]:
-    """Cut matching ``(N, c, *S)`` tensors into ``(c, L)`` pieces without copying a whole volume.
-
-    Args:
-        tensors: Tensors that agree in ``N`` and ``S``; ``c`` may differ.
-        num_classes: The largest ``c``, which sets the length of a piece.
-
-    Yields:
-        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`. The order of voxels
-        is that of memory, not of space: sums do not depend on it.
-    """
-    length = _length(num_classes)
-    first = tensors[0]
-    voxels = first[0, 0].numel() if first.shape[0] else 0
-    if voxels == 0:
-        return
-    if voxels * 4 <= length:  # many small entries: a few at once
-        step = length // voxels
-        for start in range(0, first.shape[0], step):
-            yield tuple(
-                t[start : start + step].transpose(0, 1).reshape(t.shape[1], -1) for t in tensors
-            )
-        return
-    for entry in range(first.shape[0]):
-        yield from _cut([t[entry] for t in tensors], length)
-
-
-def _cut(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]:
-    if all(t.is_contiguous() for t in tensors) or tensors[0][0].numel() <= length:
-        flat = [t.reshape(t.shape[0], -1) for t in tensors]
-        for start in range(0, flat[0].shape[1], length):
-            yield tuple(t[:, start : start + length] for t in flat)
-        return
-    for position in range(tensors[0].shape[1]):  # permuted in memory: slab by slab
-        yield from _cut([t[:, position] for t in tensors], length)
+    off, low, high, negative, broken = worst_found
+    tolerance = SUM_TOLERANCE[dtype]
+    if not low <= 0 or not off <= tolerance:
+        raise ValueError(
+            f"probs must be at least 0 and sum to 1 over the classes (within {tolerance} for "
+            f"{dtype}), got a smallest value of {0 - low:g} and a sum off by {off:g}; logits need "
+            "softmax, and NaN comes from the network."
+        )
+    if not broken == 0:
+        raise ValueError(f"target must hold whole class numbers, got one off by {broken:g}.")
+    if high >= num_classes or negative > 0:
+        raise ValueError(
+            f"target must hold classes 0..{num_classes - 1} or ignore_index {ignore_index}, got "
+            f"labels from {0 - negative:.0f} to {high:.0f}."
+        )
