@@ -11,15 +11,8 @@ from mbls.metrics.calibration import (
     signed_error,
     under_error,
 )
-from mbls.metrics.dice import DiceScore, dice_scores
-from mbls.metrics.estimates import case_values, estimate
-from mbls.metrics.fine import FineHistogram
-from mbls.metrics.fine_bins import FineBins
-from mbls.metrics.fine_scalars import AdaptiveCalibrationError, SmoothCalibrationError
-from mbls.metrics.floor import debiased_square, expected_error_floor
-from mbls.metrics.histogram import CalibrationHistogram
-from mbls.metrics.regions import REGIONS
-from mbls.metrics.scalars import (
+from mbls.metrics.calibration_error import (
+    AdaptiveCalibrationError,
     AverageCalibrationError,
     BrierScore,
     ClasswiseCalibrationError,
@@ -27,7 +20,15 @@ from mbls.metrics.scalars import (
     HistogramMetric,
     MaximumCalibrationError,
     NegativeLogLikelihood,
+    SmoothCalibrationError,
 )
+from mbls.metrics.dice import DiceScore, dice_scores
+from mbls.metrics.estimates import case_values, estimate
+from mbls.metrics.fine import FineHistogram
+from mbls.metrics.fine_bins import FineBins
+from mbls.metrics.floor import debiased_square, expected_error_floor
+from mbls.metrics.histogram import CalibrationHistogram
+from mbls.metrics.regions import REGIONS
 from mbls.metrics.smooth import smooth_error, smoothed_error
 from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 

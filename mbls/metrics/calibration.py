@@ -25,8 +25,8 @@ def expected_error(
         ValueError: If ``norm`` is neither ``"l1"`` nor ``"l2"``.
 
     Example:
-        >>> float(expected_error(np.array([2.0, 2.0]), np.array([1.0, 2.0]), np.array([0.8, 1.8])))
-        0.1
+        >>> float(expected_error(np.array([2.0, 2.0]), np.array([1.0, 2.0]), np.array([0.5, 1.5])))
+        0.25
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f"norm must be 'l1' or 'l2', got {norm!r}.")

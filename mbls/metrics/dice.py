@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.checks import check_shapes
+from mbls.metrics._kernel.checks import check_shapes, is_class_map
 from mbls.metrics._kernel.confusion import confusion
 from mbls.metrics.volumes import VolumeMetric
 
@@ -36,16 +36,19 @@ def dice_scores(counts: np.ndarray, *, absent: Absent = "nan") -> np.ndarray:
 
 
 class DiceScore(VolumeMetric):
-    """Dice of whole volumes, for the most probable class.
+    r"""Dice overlap :math:`2|A\cap B|/(|A|+|B|)` of whole volumes (Dice 1945).
 
-    With ``num_cases``, ``compute`` returns each case's Dice, from the state ``counts``, int64
-    ``(cases, classes + unions, 3)``: intersection, predicted and labelled voxels of each class
-    (background first) and union; parts of a case add up. Without, it returns the mean Dice of the
-    foreground classes, one number, and each volume must come whole.
+    ``compute`` returns one number for ``log_dict``: the mean over volumes of each foreground class,
+    averaged over the classes; :meth:`per_class` has the means. A structure that a label lacks is
+    left out. Each volume must come whole.
+
+    With ``num_cases``, ``compute`` returns each case's Dice ``(cases, classes + unions)``, from the
+    state ``counts``, int64 ``(cases, classes + unions, 3)``: intersection, predicted and labelled
+    voxels of each class (background first) and union; parts of a case add up.
 
     Args:
-        num_classes: Number of classes, background included.
-        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        num_classes: Number of classes C, background (class 0) included.
+        unions: Named sets of classes; one is predicted where the predicted class is a member.
         num_cases: Number of cases, filled by ``index``; None averages over volumes.
         ignore_index: Label of voxels to leave out, in the prediction too.
         kwargs: Settings of :class:`torchmetrics.Metric`.
@@ -54,11 +57,13 @@ class DiceScore(VolumeMetric):
         ValueError: For malformed unions, a count of cases below one, or a class to ignore.
 
     Example:
-        >>> dice = DiceScore(3)
         >>> target = torch.tensor([[0, 1, 1, 2]])
-        >>> dice.update(torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float(), target)
-        >>> float(dice.compute())
-        1.0
+        >>> probs = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
+        >>> dice = DiceScore(3)
+        >>> dice.update(probs, target)  # probabilities (N, C, *S)
+        >>> dice.update(torch.tensor([[0, 1, 0, 2]]), target)  # or classes (N, *S)
+        >>> [round(score, 4) for score in dice.per_class()[1:].tolist()]
+        [0.8333, 1.0]
     """
 
     higher_is_better = True
@@ -90,11 +95,18 @@ class DiceScore(VolumeMetric):
         spacing: Tensor | None = None,
         index: Tensor | None = None,
     ) -> None:
-        """Add volumes ``(N, C, *S)`` and labels ``(N, *S)``; refused as a whole or not at all.
+        """Add volumes; what is refused changes nothing.
+
+        Args:
+            probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
+            target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
+            spacing: Not needed; taken so that all metrics are called alike.
+            index: Case numbers ``(N,)``; needed if cases are kept apart.
 
         Raises:
-            TypeError: If dtypes are not floats and labels.
-            ValueError: As :meth:`VolumeMetric.label_maps` does.
+            TypeError: If dtypes are not floats or classes, and labels.
+            ValueError: If shapes do not match, scores are NaN, labels are no classes, or an index
+                is missing or out of range.
         """
         del spacing
         for case, table in self._tables(probs, target, index):
@@ -113,8 +125,9 @@ class DiceScore(VolumeMetric):
     ) -> list[tuple[int, Tensor]]:
         """Return each volume's case and its counts ``(C, C)`` of predicted and labelled class."""
         C = self.num_classes
-        labels = check_shapes(probs, target, C)
-        if probs.device.type == "cpu" and not labels.is_floating_point():
+        labels = check_shapes(probs, target, C, class_maps=True)
+        fast = probs.device.type == "cpu" and not labels.is_floating_point()
+        if fast and not is_class_map(probs):
             cases = self.numbers(index, probs)
             pairs = zip(probs.detach(), labels, strict=True)
             found = [confusion(*pair, self.ignore_index) for pair in pairs]

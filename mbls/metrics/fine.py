@@ -14,19 +14,16 @@ import torch
 from torch import Tensor
 
 from mbls.metrics._kernel.checks import (
-    check_ignore_index,
     check_shapes,
-    check_unions,
     refuse_invalid,
     worst,
 )
 from mbls.metrics._kernel.fixed_point import negative_log, to_fixed
 from mbls.metrics._kernel.pieces import count_pieces
 from mbls.metrics._kernel.voxel_inputs import read_voxels, union_probs
-from mbls.metrics.exact import ExactMetric
+from mbls.metrics.base import CaseMetric
 from mbls.metrics.fine_bins import FINE_CELLS, LOG_ODDS_LIMIT, FineBins
 from mbls.metrics.regions import CODE_REGIONS
-from mbls.metrics.settings import settings_digest
 from mbls.runtime.scratch import Scratch
 
 _SMALLEST = 1e-30
@@ -45,7 +42,7 @@ def fine_cells(probs: Tensor) -> Tensor:
     return cells.nan_to_num_(0.0).clamp_(0, FINE_CELLS - 1).to(torch.int64)
 
 
-class FineHistogram(ExactMetric):
+class FineHistogram(CaseMetric):
     """Count probabilities into the fine grid, over all voxels together.
 
     The state ``cells`` is int64 ``(regions, channels, 4096, 3)``: voxels, hits and summed
@@ -64,10 +61,7 @@ class FineHistogram(ExactMetric):
         ValueError: For unknown regions, malformed unions, or a class to ignore.
     """
 
-    higher_is_better: bool | None = None
-
     cells: Tensor
-    settings: Tensor
 
     def __init__(
         self,
@@ -83,18 +77,14 @@ class FineHistogram(ExactMetric):
                 f"{type(self).__name__} pools all cases (4096 cells a class and case are too "
                 "many), got num_cases. Leave it out; CalibrationHistogram keeps cases apart."
             )
-        super().__init__(**kwargs)
-        self.unions = check_unions(num_classes, unions)
+        super().__init__(num_classes, unions=unions, ignore_index=ignore_index, **kwargs)
         self.regions = tuple(regions)
         if not self.regions or (unknown := [r for r in self.regions if r not in _REGION_PARTS]):
             raise ValueError(f"regions must be among {tuple(_REGION_PARTS)}, got {unknown}.")
-        self.num_classes = num_classes
-        self.ignore_index = check_ignore_index(ignore_index, num_classes)
         channels = 1 + num_classes + len(self.unions)
         zeros = torch.zeros(len(self.regions), channels, FINE_CELLS, 3, dtype=torch.int64)
         self.add_state("cells", zeros, dist_reduce_fx="sum")
-        digest = settings_digest("fine", num_classes, self.unions, self.regions, ignore_index)
-        self.add_state("settings", digest, dist_reduce_fx="max")
+        self.tell_apart(self.regions)
 
     def update(
         self,

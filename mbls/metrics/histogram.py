@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from mbls.metrics._kernel.checks import (
-    check_ignore_index,
     check_index,
     check_shapes,
-    check_unions,
     refuse_invalid,
     worst,
 )
@@ -18,8 +16,8 @@ from mbls.metrics._kernel.counting import CellCounter
 from mbls.metrics._kernel.edges import GRID_CELLS, grid_edges
 from mbls.metrics._kernel.fixed_point import FIXED_ONE, SUM_LIMIT
 from mbls.metrics._kernel.pieces import count_pieces
+from mbls.metrics.base import CaseMetric
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.exact import ExactMetric
 from mbls.metrics.regions import (
     CODE_REGIONS,
     MASK_REGIONS,
@@ -27,11 +25,10 @@ from mbls.metrics.regions import (
     code_slice,
     region_masks,
 )
-from mbls.metrics.settings import settings_digest
 from mbls.metrics.truth import expected_cells
 
 
-class CalibrationHistogram(ExactMetric):
+class CalibrationHistogram(CaseMetric):
     """Count probabilities into the exact grid for the top label, each class and each union.
 
     All state is int64 and summed over processes, so it is equal to the bit however the voxels are
@@ -60,13 +57,10 @@ class CalibrationHistogram(ExactMetric):
         ValueError: For unknown regions, malformed unions or a count of cases below one.
     """
 
-    higher_is_better: bool | None = None
-
     cells: Tensor
     sums: Tensor
     truth: Tensor
     known: Tensor
-    settings: Tensor
     edges: Tensor
     member: Tensor
 
@@ -82,21 +76,13 @@ class CalibrationHistogram(ExactMetric):
         ignore_index: int = -100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.unions = check_unions(num_classes, unions)
+        super().__init__(
+            num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+        )
         self.regions = check_regions(regions, dilated_mm=dilated_mm, boundary_mm=boundary_mm)
         self.dilated_mm, self.boundary_mm = dilated_mm, boundary_mm
-        if num_cases is not None and num_cases < 1:
-            raise ValueError(f"num_cases must be at least 1, or None to pool, got {num_cases}.")
-        self.num_classes = num_classes
-        self.num_cases = num_cases
-        self.ignore_index = check_ignore_index(ignore_index, num_classes)
         lead = () if num_cases is None else (num_cases,)
         shape = (*lead, len(self.regions), 1 + num_classes + len(self.unions), GRID_CELLS, 3)
-        margins = (dilated_mm, boundary_mm)
-        digest = settings_digest(
-            num_classes, self.unions, self.regions, margins, num_cases, ignore_index
-        )
         for name, zeros in {
             "cells": torch.zeros(shape, dtype=torch.int64),
             "sums": torch.zeros(*lead, len(self.regions), 4, dtype=torch.int64),
@@ -104,7 +90,7 @@ class CalibrationHistogram(ExactMetric):
             "known": torch.zeros((), dtype=torch.int64),
         }.items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.add_state("settings", digest, dist_reduce_fx="max")
+        self.tell_apart(self.regions, dilated_mm, boundary_mm)
         lower = torch.from_numpy(grid_edges())
         lower = torch.cat([lower[:1], lower[:-1]]) * FIXED_ONE  # of cells 0..60
         self.register_buffer("edges", lower.to(torch.int64), persistent=False)

@@ -85,13 +85,6 @@ class SurfaceMetric(VolumeMetric):
     ``(cases, classes + unions)``, each entry written once; the background's stays NaN. ``scored``
     counts how often a case was written. Without, it returns the mean over the foreground classes,
     one number.
-
-    Args:
-        num_classes: Number of classes, background included.
-        unions: Named sets of classes; one is predicted where the most probable class is a member.
-        num_cases: Number of cases, filled by ``index``; None averages over volumes.
-        ignore_index: Label of voxels to leave out, in the prediction too.
-        kwargs: Settings of :class:`torchmetrics.Metric`.
     """
 
     values: Tensor
@@ -131,7 +124,7 @@ class SurfaceMetric(VolumeMetric):
         """Return what :meth:`update` measures, to share it among metrics of the same structures.
 
         Args:
-            probs: Probabilities or logits ``(N, C, *S)``.
+            probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``.
             spacing: Voxel sizes ``(N, len(S))`` in mm.
             index: Case numbers ``(N,)``; needed if cases are kept apart.
@@ -142,7 +135,10 @@ class SurfaceMetric(VolumeMetric):
                 positive.
         """
         maps = self.label_maps(probs, target, index)
-        steps = check_spacing(spacing, (len(probs), *probs.shape[2:]), "Surface distances")
+        if not maps:
+            return []
+        shape = (len(maps), *maps[0].labelled.shape)
+        steps = check_spacing(spacing, shape, "Surface distances")
         return [
             MeasuredVolume(
                 case, self._surfaces(predicted.cpu().numpy(), labelled.cpu().numpy(), step)
@@ -177,12 +173,12 @@ class SurfaceMetric(VolumeMetric):
         index: Tensor | None = None,
         measured: Sequence[MeasuredVolume] | None = None,
     ) -> None:
-        """Add volumes ``(N, C, *S)`` and labels ``(N, *S)`` with voxel sizes ``(N, len(S))`` in mm.
+        """Add volumes; what is refused changes nothing.
 
         Args:
-            probs: Probabilities or logits.
-            target: Labels.
-            spacing: Voxel sizes.
+            probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
+            target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
+            spacing: Voxel sizes ``(N, len(S))`` in mm.
             index: Case numbers ``(N,)``; needed if cases are kept apart.
             measured: What :meth:`measure` returned for the same volumes, by this metric or another
                 of the same classes, unions, cases and ``ignore_index``; None measures.
@@ -223,11 +219,15 @@ class SurfaceMetric(VolumeMetric):
 
 
 class HausdorffDistance95(SurfaceMetric):
-    """95th percentile of surface distances in mm; missed structures score the diagonal.
+    """95th percentile of the distances between surfaces in mm (HD95); the lower the better.
+
+    The larger of the two directions (Huttenlocher et al. 1993). A structure that is labeled and not
+    predicted scores the diagonal of the volume; one that is not labeled is left out. ``compute``
+    returns one number for ``log_dict``; :meth:`per_class` has the mean of each class.
 
     Args:
-        num_classes: Number of classes, background included.
-        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        num_classes: Number of classes C, background (class 0) included.
+        unions: Named sets of classes; one is predicted where the predicted class is a member.
         num_cases: Number of cases, filled by ``index``, each with a row of ``compute``; None
             averages over volumes and foreground classes to one number.
         ignore_index: Label of voxels to leave out, in the prediction too.
@@ -235,6 +235,14 @@ class HausdorffDistance95(SurfaceMetric):
 
     Raises:
         ValueError: For malformed unions, a count of cases below one, or a class to ignore.
+
+    Example:
+        >>> target = torch.zeros(1, 8, 8, dtype=torch.long)
+        >>> target[:, 2:5, 2:5] = 1
+        >>> metric = HausdorffDistance95(2)
+        >>> metric.update(target.roll(1, -1), target, spacing=torch.tensor([[1.0, 3.0]]))
+        >>> float(metric.compute())
+        3.0
     """
 
     higher_is_better = False
@@ -259,12 +267,16 @@ class HausdorffDistance95(SurfaceMetric):
 
 
 class NormalizedSurfaceDice(SurfaceMetric):
-    """Share of both surfaces within ``tolerance`` mm of the other; a missed structure scores 0.
+    """Share of both surfaces at most ``tolerance`` mm from the other (NSD, surface Dice).
+
+    Nikolov et al. 2018, arXiv:1809.04430, with voxels for areas. A structure that is labeled and
+    not predicted scores 0; one that is not labeled is left out. ``compute`` returns one number for
+    ``log_dict``; :meth:`per_class` has the mean of each class.
 
     Args:
-        num_classes: Number of classes, background included.
+        num_classes: Number of classes C, background (class 0) included.
         tolerance: Distance in mm up to which surfaces agree.
-        unions: Named sets of classes; one is predicted where the most probable class is a member.
+        unions: Named sets of classes; one is predicted where the predicted class is a member.
         num_cases: Number of cases, filled by ``index``, each with a row of ``compute``; None
             averages over volumes and foreground classes to one number.
         ignore_index: Label of voxels to leave out, in the prediction too.
@@ -273,6 +285,14 @@ class NormalizedSurfaceDice(SurfaceMetric):
     Raises:
         ValueError: If ``tolerance`` is negative, for malformed unions, a count of cases below one,
             or a class to ignore.
+
+    Example:
+        >>> target = torch.zeros(1, 8, 8, dtype=torch.long)
+        >>> target[:, 2:5, 2:5] = 1
+        >>> metric = NormalizedSurfaceDice(2, tolerance=3.0)
+        >>> metric.update(target.roll(1, -1), target, spacing=torch.tensor([[1.0, 3.0]]))
+        >>> float(metric.compute())
+        1.0
     """
 
     higher_is_better = True
@@ -294,7 +314,7 @@ class NormalizedSurfaceDice(SurfaceMetric):
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0 mm, got {tolerance}.")
         self.tolerance = tolerance
-        self.tell_apart(tolerance)
+        self.tell_apart(type(self).__name__, tolerance)
 
     def score(self, surfaces: Surfaces) -> float:
         """Return :meth:`Surfaces.within` the tolerance."""

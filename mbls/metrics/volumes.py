@@ -1,7 +1,7 @@
-"""What metrics of whole volumes share: cases, structures, and the most probable class.
+"""What metrics of whole volumes share: cases, structures, and the predicted class.
 
-Overlap and surface metrics look at the most probable class alone, so they take logits as well as
-probabilities, but neither NaN nor labels that are no class.
+Overlap and surface metrics look at the predicted class alone, so they take logits and maps of
+classes as well as probabilities, but neither NaN nor labels that are no class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbls.metrics._kernel.checks import (
-    check_ignore_index,
-    check_index,
-    check_shapes,
-    check_unions,
-)
+from mbls.metrics._kernel.checks import check_index, check_shapes, is_class_map, refuse_labels
 from mbls.metrics._kernel.fixed_point import FIXED_ONE
 from mbls.metrics._kernel.pieces import slabs
-from mbls.metrics.exact import ExactMetric
-from mbls.metrics.settings import settings_digest
+from mbls.metrics.base import CaseMetric
 
 
 class LabelMaps(NamedTuple):
@@ -31,7 +25,7 @@ class LabelMaps(NamedTuple):
     labelled: Tensor
 
 
-class VolumeMetric(ExactMetric):
+class VolumeMetric(CaseMetric):
     """Base of the overlap and surface metrics, which have a score for each case and structure.
 
     With ``num_cases`` the cases are kept apart and ``compute`` returns ``(cases, classes +
@@ -39,19 +33,8 @@ class VolumeMetric(ExactMetric):
     mean over cases of each foreground class, averaged over the classes. It comes from the integer
     states ``total`` (in units of 2**-30) and ``number`` ``(classes + unions,)``, so it does not
     depend on order or processes either. A structure that a case's label lacks is left out.
-
-    Args:
-        num_classes: Number of classes, background included.
-        unions: Named sets of classes; one is predicted where the most probable class is a member.
-        num_cases: Number of cases; ``index`` says which one a volume is. None averages.
-        ignore_index: Label of voxels to leave out, in the prediction too.
-        kwargs: Settings of :class:`torchmetrics.Metric`.
-
-    Raises:
-        ValueError: For malformed unions, a count of cases below one, or a class to ignore.
     """
 
-    settings: Tensor
     total: Tensor
     number: Tensor
 
@@ -64,23 +47,14 @@ class VolumeMetric(ExactMetric):
         ignore_index: int,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.unions = check_unions(num_classes, unions)
-        if num_cases is not None and num_cases < 1:
-            raise ValueError(f"num_cases must be at least 1, or None to average, got {num_cases}.")
-        self.num_classes, self.num_cases = num_classes, num_cases
-        self.ignore_index = check_ignore_index(ignore_index, num_classes)
+        super().__init__(
+            num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
+        )
         if num_cases is None:
             for name in ("total", "number"):
                 zeros = torch.zeros(len(self.members), dtype=torch.int64)
                 self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.tell_apart()
-
-    def tell_apart(self, *settings: object) -> None:
-        """Keep compute groups from merging this metric with one of other ``settings``."""
-        own = (self.num_classes, self.unions, self.num_cases, self.ignore_index)
-        digest = settings_digest(type(self).__name__, *own, *settings)
-        self.add_state("settings", digest, dist_reduce_fx="max")
+        self.tell_apart(type(self).__name__)
 
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
@@ -98,54 +72,69 @@ class VolumeMetric(ExactMetric):
         """Return each case's score ``(cases, classes + unions)``, NaN where a label is absent."""
         raise NotImplementedError
 
-    def compute(self) -> Tensor:
-        """Return :meth:`scores` as a float64 tensor; without ``num_cases`` their mean, a scalar.
+    def per_class(self) -> Tensor:
+        """Return the mean over cases of each class and union, ``(classes + unions,)`` float64.
 
-        The mean is NaN where no case's label holds a foreground class.
+        The background comes first; NaN where no label has the structure. The sum over processes is
+        ``compute``'s: call it inside ``with metric.sync_context():`` where there are several.
+        """
+        if self.num_cases is not None:
+            return torch.from_numpy(self.scores()).nanmean(0)
+        return self.total.double() / FIXED_ONE / self.number
+
+    def compute(self) -> Tensor:
+        """Return a float64 scalar, the mean over foreground classes of :meth:`per_class`.
+
+        With ``num_cases`` each case's scores instead, ``(cases, classes + unions)``. The mean is
+        NaN where no case's label holds a foreground class.
         """
         if self.num_cases is not None:
             return torch.from_numpy(self.scores())
-        foreground = slice(1, self.num_classes)
-        means = self.total[foreground].double() / FIXED_ONE / self.number[foreground]
-        return means.nanmean()
+        return self.per_class()[1 : self.num_classes].nanmean()
 
     def label_maps(self, probs: Tensor, target: Tensor, index: Tensor | None) -> list[LabelMaps]:
         """Check a batch as a whole and return its volumes.
 
         Args:
-            probs: Probabilities or logits ``(N, C, *S)``.
+            probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``.
             index: Case numbers ``(N,)``; without ``num_cases`` volumes are numbered in order.
 
         Raises:
-            TypeError: If dtypes are not floats and labels.
+            TypeError: If dtypes are not floats or classes, and labels.
             ValueError: If shapes do not match, scores are NaN, labels are no classes, or an index
                 is missing or out of range.
         """
-        target = check_shapes(probs, target, self.num_classes)
-        maps, faults = [], []
+        target = check_shapes(probs, target, self.num_classes, class_maps=True)
+        C, classes_given = self.num_classes, is_class_map(probs)
+        maps, found = [], []
         for number, scores, given in zip(self.numbers(index, probs), probs, target, strict=True):
             predicted = torch.empty(given.shape, dtype=torch.int16, device=probs.device)
             labelled = torch.empty_like(predicted)
             for part in slabs(given.shape):
-                top, chosen = scores[:, part].max(0)
                 ignored = given[part] == self.ignore_index
-                labels = given[part].long().masked_fill(ignored, self.num_classes)
-                wrong = (labels != given[part]) | (labels < 0) | (labels >= self.num_classes)
-                faults.append(torch.stack([top.isnan().sum(), (wrong & ~ignored).sum()]))
-                predicted[part] = chosen.masked_fill_(ignored, self.num_classes)
-                labelled[part] = labels
+                labels = given[part].masked_fill(ignored, 0)
+                if classes_given:
+                    chosen = top = scores[part].masked_fill(ignored, 0)
+                else:
+                    top, chosen = scores[:, part].max(0)
+                low, high = torch.aminmax(labels)
+                broken = (labels.double() - labels.round()).abs().amax()
+                extremes = (low, high, broken, *torch.aminmax(top))
+                found.append(torch.stack([value.double() for value in extremes]))
+                for numbers, values in ((predicted, chosen), (labelled, labels)):
+                    numbers[part] = values
+                    numbers[part].masked_fill_(ignored, C)
             maps.append(LabelMaps(number, predicted, labelled))
-        missing, wrong_labels = torch.stack(faults).sum(0).tolist() if faults else (0, 0)
-        if missing:
-            raise ValueError(
-                f"probs must be numbers, got NaN in {missing} voxels; it comes from the network."
-            )
-        if wrong_labels:
-            raise ValueError(
-                f"target must hold classes 0..{self.num_classes - 1} or ignore_index "
-                f"{self.ignore_index}, got {wrong_labels} voxels with something else."
-            )
+        if found:
+            each = torch.stack(found)
+            low, _, _, least, _ = each.amin(0).tolist()
+            _, high, broken, _, most = each.amax(0).tolist()
+            refuse_labels("target", low, high, broken, C, self.ignore_index)
+            if classes_given:
+                refuse_labels("probs", least, most, 0, C, self.ignore_index)
+            elif np.isnan(most):
+                raise ValueError("probs must be numbers, got NaN; it comes from the network.")
         return maps
 
     def numbers(self, index: Tensor | None, probs: Tensor) -> list[int]:

@@ -59,6 +59,7 @@ def test_without_a_number_of_cases_the_mean_over_classes_is_one_number():
     assert mean.number.tolist() == [4, 3, 2]
     expected = apart.compute()[:, 1:].nanmean(0).mean()
     torch.testing.assert_close(mean.compute(), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(mean.per_class(), apart.per_class(), rtol=0, atol=1e-9)
     other = DiceScore(3)
     other.update(probs, target)
     assert torch.equal(other.compute(), mean.compute())
@@ -87,20 +88,27 @@ def test_a_collection_takes_it_with_calibration_and_every_value_can_be_logged():
     assert found["dice"] == found["both"] == alone.compute()
 
 
-def test_a_label_map_in_place_of_probabilities_is_told_the_way():
-    target = torch.randint(3, (1, 6, 6))
-    with pytest.raises(TypeError, match=r"one_hot\(map, 3\)") as told:
-        DiceScore(3).update(target, target)
-    assert "torch.int64 (1, 6, 6)" in str(told.value)
-    dice = DiceScore(3)
-    dice.update(torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float(), target)
-    assert dice.compute() == 1
+def test_predicted_classes_are_taken_like_their_one_hot_scores():
+    target, predicted = torch.randint(3, (2, 3, 6, 6))
+    target[0, :2] = -100
+    for build in (DiceScore, HausdorffDistance95):
+        scores, classes = build(3), build(3)
+        spacing = torch.ones(3, 2)
+        scores.update(one_hot(predicted, 3), target, spacing=spacing)
+        for dtype in (torch.uint8, torch.int64):
+            classes.reset()
+            classes.update(predicted.to(dtype), target[:, None], spacing=spacing)
+            assert torch.equal(scores.total, classes.total)
+        with pytest.raises(ValueError, match=r"probs must hold classes 0\.\.2 .* from 0 to 9"):
+            classes.update(predicted.where(predicted != 1, 9), target, spacing=spacing)
+    with pytest.raises(TypeError, match=r"torch.int64 \(3, 6, 6\).*Calibration needs prob"):
+        ExpectedCalibrationError(3).update(predicted, target)
 
 
 def test_refuses_labels_that_are_no_class_and_missing_index():
     dice = DiceScore(3, num_cases=1)
     probs = one_hot(torch.zeros(1, 5, dtype=torch.long), 3)
-    with pytest.raises(ValueError, match="got 5 voxels with something else"):
+    with pytest.raises(ValueError, match=r"labels from 7 to 7.*ignore_index=7"):
         dice.update(probs, torch.full((1, 5), 7), index=torch.tensor([0]))
     with pytest.raises(ValueError, match=r"pass index, .* or leave num_cases out"):
         dice.update(probs, torch.zeros(1, 5))

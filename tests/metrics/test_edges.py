@@ -193,12 +193,12 @@ def test_volumes_refuse_nan_and_labels_that_are_no_class_as_a_whole(build):
     wrong = probs.clone()
     wrong[1, 2, 3, 3] = math.nan
     metric = build(4, num_cases=2)
-    with pytest.raises(ValueError, match="got NaN in 1 voxels"):
+    with pytest.raises(ValueError, match="got NaN"):
         feed(metric, wrong, target)
     for label in (4, -1, 0.5):
         bad = target.float()
         bad[1, 0, 0] = label
-        with pytest.raises(ValueError, match="got 1 voxels with something else"):
+        with pytest.raises(ValueError, match="target must hold"):
             feed(metric, probs, bad)
     assert all(getattr(metric, s).sum() == 0 for s in metric._defaults if s != "settings")
     with pytest.raises(ValueError, match="ignore_index must not be one of the classes"):

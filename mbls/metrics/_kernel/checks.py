@@ -53,13 +53,16 @@ def check_ignore_index(ignore_index: int, num_classes: int) -> int:
     return ignore_index
 
 
-def check_shapes(probs: Tensor, target: Tensor, num_classes: int) -> Tensor:
+def check_shapes(
+    probs: Tensor, target: Tensor, num_classes: int, *, class_maps: bool = False
+) -> Tensor:
     """Check what a metric is called with; return the target as ``(N, *S)``.
 
     Args:
         probs: Probabilities ``(N, C, *S)``, float16, bfloat16, float32 or float64.
         target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
         num_classes: C.
+        class_maps: Whether ``probs`` may also be predicted classes ``(N, *S)``, integers.
 
     Raises:
         TypeError: If either is no tensor, the probabilities are not floating point, or the target
@@ -72,30 +75,37 @@ def check_shapes(probs: Tensor, target: Tensor, num_classes: int) -> Tensor:
                 f"{name} must be a torch.Tensor, got {type(given).__module__}."
                 f"{type(given).__name__}; torch.as_tensor({name}) makes one of a numpy array."
             )
-    if probs.dtype not in SUM_TOLERANCE:
-        raise TypeError(
-            f"probs must be (N, {num_classes}, *S) probabilities in float16, bfloat16, float32 or "
-            f"float64, got {probs.dtype} {tuple(probs.shape)}. A label map has one channel a class "
-            f"by torch.nn.functional.one_hot(map, {num_classes}).movedim(-1, 1).float()."
-        )
     if target.dtype == torch.bool or target.is_complex():
         raise TypeError(
             f"target must hold class numbers, got {target.dtype}; convert it with .long()."
         )
-    if probs.ndim < 2 or probs.shape[1] != num_classes:
+    if class_maps and is_class_map(probs):
+        expected = tuple(probs.shape)
+    elif probs.dtype not in SUM_TOLERANCE:
+        raise TypeError(
+            f"probs must be (N, {num_classes}, *S) probabilities in float16, bfloat16, float32 or "
+            f"float64, got {probs.dtype} {tuple(probs.shape)}. Calibration needs probabilities; "
+            "DiceScore and the surface metrics also take predicted classes (N, *S), integers."
+        )
+    elif probs.ndim < 2 or probs.shape[1] != num_classes:
         raise ValueError(
             f"probs must be (N, {num_classes}, *S): one channel for each of the {num_classes} "
             f"classes on axis 1, got {tuple(probs.shape)}."
         )
-    expected = (probs.shape[0], *probs.shape[2:])
-    if target.shape == (expected[0], 1, *expected[1:]):
-        target = target.squeeze(1)
-    if tuple(target.shape) != expected:
+    else:
+        expected = (probs.shape[0], *probs.shape[2:])
+    with_channel = (*expected[:1], 1, *expected[1:])
+    if tuple(target.shape) not in (expected, with_channel):
         raise ValueError(
-            f"target must be {expected} or {(expected[0], 1, *expected[1:])} to go with probs "
-            f"{tuple(probs.shape)}, got {tuple(target.shape)}."
+            f"target must be {expected} or {with_channel} to go with probs {tuple(probs.shape)}, "
+            f"got {tuple(target.shape)}."
         )
-    return target
+    return target.reshape(expected)
+
+
+def is_class_map(probs: Tensor) -> bool:
+    """Return True if it holds predicted classes rather than a score for each class."""
+    return not (probs.is_floating_point() or probs.is_complex() or probs.dtype == torch.bool)
 
 
 def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list[int] | None:
@@ -133,9 +143,9 @@ def refuse_invalid(
     """Raise for what is no distribution and for labels that are no class.
 
     Args:
-        worst_found: What :func:`worst` returns, on the host: the largest deviation of a row sum from 1,
-            minus the smallest probability, the largest label, minus the smallest label, and the
-            largest distance of a label from a whole number.
+        worst_found: What :func:`worst` returns, on the host: the largest deviation of a row sum
+            from 1, minus the smallest probability, the largest label, minus the smallest label, and
+            the largest distance of a label from a whole number.
         dtype: Type of the probabilities as given, which sets the tolerance of their sum.
         num_classes: C.
         ignore_index: Label of voxels to leave out.
@@ -151,10 +161,30 @@ def refuse_invalid(
             f"{dtype}), got a smallest value of {0 - low:g} and a sum off by {off:g}; logits need "
             "softmax, and NaN comes from the network."
         )
+    refuse_labels("target", 0 - negative, high, broken, num_classes, ignore_index)
+
+
+def refuse_labels(
+    name: str, low: float, high: float, broken: float, num_classes: int, ignore_index: int
+) -> None:
+    """Raise for labels that are no class.
+
+    Args:
+        name: Whose labels.
+        low: The smallest, without those to ignore.
+        high: The largest.
+        broken: The largest distance from a whole number.
+        num_classes: C.
+        ignore_index: Label of voxels to leave out.
+
+    Raises:
+        ValueError: With the rule, the labels found and the way out.
+    """
     if not broken == 0:
-        raise ValueError(f"target must hold whole class numbers, got one off by {broken:g}.")
-    if high >= num_classes or negative > 0:
+        raise ValueError(f"{name} must hold whole class numbers, got one off by {broken:g}.")
+    if low < 0 or high >= num_classes:
         raise ValueError(
-            f"target must hold classes 0..{num_classes - 1} or ignore_index {ignore_index}, got "
-            f"labels from {0 - negative:.0f} to {high:.0f}."
+            f"{name} must hold classes 0..{num_classes - 1} or ignore_index {ignore_index}, got "
+            f"labels from {low:.0f} to {high:.0f}. Build the metric with ignore_index="
+            f"{low if low < 0 else high:.0f} to leave that label out, or with more classes."
         )

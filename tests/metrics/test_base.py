@@ -1,7 +1,12 @@
 """What every metric keeps to: states of their own precision, plots, and errors in words."""
 
+import ast
+import doctest
+import importlib
 import inspect
 import math
+import pkgutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +26,7 @@ from mbls.metrics import (
     SmoothCalibrationError,
 )
 
+OWN = ("metrics", "runtime")
 BUILT = {
     "histogram": lambda: CalibrationHistogram(3, num_cases=2),
     "ece": lambda: ExpectedCalibrationError(3),
@@ -125,3 +131,27 @@ def test_the_way_to_leave_out_the_background_is_named():
 def test_fine_histograms_keep_no_cases_apart(build):
     with pytest.raises(TypeError, match=f"{build.__name__} pools all cases"):
         build(3, num_cases=6)
+
+
+@pytest.mark.parametrize("module", [m.name for m in pkgutil.walk_packages(metrics.__path__)])
+def test_examples_of_docstrings(module):
+    found = doctest.testmod(importlib.import_module(f"mbls.metrics.{module}"))
+    assert not found.failed
+
+
+@pytest.mark.parametrize("build", CLASSES)
+def test_public_classes_show_arguments_and_an_example(build):
+    for name in inspect.signature(build).parameters:
+        assert f" {name}: " in build.__doc__
+    assert ">>>" in build.__doc__ or build in (CalibrationHistogram, FineHistogram, HistogramMetric)
+
+
+def test_importing_metrics_loads_nothing_heavy_of_ours():
+    """torchmetrics itself imports matplotlib where it is installed."""
+    files = Path(metrics.__file__).parent.rglob("*.py")
+    nodes = [node for file in files for node in ast.parse(file.read_text()).body]
+    found = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    found |= {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    heavy = {"matplotlib", "pandas", "monai", "lightning"}
+    assert not heavy & {name.split(".")[0] for name in found}
+    assert not [n for n in found if n.startswith("mbls") and n.split(".")[1] not in OWN]
