@@ -13,11 +13,11 @@ import torch
 
 from datamodules import BraTSDataModule, DataError, Survey
 from datamodules.phantom import BrainPhantom, write_brats_phantom
-from datamodules.phantom.faults import FAULTS, inject, phantom_cases
 from mbls.callbacks import PredictionWriter
 from mbls.cli import main
 from tests.datamodules.conftest import save
 from tests.datamodules.fault_messages import assert_told
+from tests.faults import FAULTS, inject, phantom_cases
 
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
 OLD = ("_t1", "_t1ce", "_t2", "_flair", "_seg")

@@ -10,10 +10,10 @@ import pytest
 
 from datamodules import ACDCDataModule, DataError
 from datamodules.case import Case, Problem
-from datamodules.phantom.faults.edits import put
 from datamodules.reading.checks import label_fault, map_labels, read_case
 from datamodules.reading.posterior import save_posterior
 from tests.datamodules.conftest import AFFINE, blobs, save
+from tests.faults import put
 
 Build = Callable[..., ACDCDataModule]
 SCL_SLOPE = 112  # in the header; the intercept follows

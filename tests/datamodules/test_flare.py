@@ -19,10 +19,10 @@ from datamodules.layouts.flare_folders import survey_flare
 from datamodules.layouts.flare_releases import RELEASES
 from datamodules.layouts.flare_tubes import ignore_beyond
 from datamodules.phantom import AbdomenPhantom, write_flare_phantom
-from datamodules.phantom.faults import FAULTS, inject, phantom_cases
 from datamodules.reading.checks import IGNORED
 from tests.datamodules.conftest import save
 from tests.datamodules.fault_messages import assert_told
+from tests.faults import FAULTS, inject, phantom_cases
 
 LAYOUTS = {  # release, images and labels of three cases
     "as released": (

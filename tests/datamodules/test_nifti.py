@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from nibabel.affines import voxel_sizes
 
-from datamodules.phantom.faults.edits import DIM, PIXDIM, SROW, VOX_OFFSET, put
 from datamodules.reading.nifti import (
     NiftiError,
     find_nifti,
@@ -21,6 +20,7 @@ from datamodules.reading.nifti import (
     stem,
 )
 from tests.datamodules.conftest import AFFINE, blobs, save
+from tests.faults import DIM, PIXDIM, SROW, VOX_OFFSET, put
 
 QFORM_CODE = 252  # in the header; the sform's and the quaternion follow
 TRUE = np.diag([-1.3158, -1.3158, 10.0, 1.0])

@@ -14,8 +14,8 @@ from datamodules.phantom import (
     write_brats_phantom,
     write_flare_phantom,
 )
-from datamodules.phantom.faults import FAULTS, inject, phantom_cases
 from datamodules.reading.nifti import NiftiError, find_nifti, read_volume
+from tests.faults import FAULTS, inject, phantom_cases
 
 ONE = {"train": 1, "val": 1, "test": 1}
 UNREADABLE = (  # at the image, or else at the label
