@@ -120,14 +120,14 @@ class BraTSDataModule(SegmentationDataModule):
         if not self._told:
             tell(folder, "BraTS")
             self._told = True
-        from datamodules.phantom import BrainPhantom, write_brats_phantom  # only where needed
+        from datamodules.phantom import PhantomSettings, write_brats_phantom  # only where needed
 
-        make = BrainPhantom.full_size if self.phantom_full_size else BrainPhantom
+        release, full_size = self.phantom_release, self.phantom_full_size
         with phantom_errors(folder):
             write_brats_phantom(
                 folder,
                 patients=self.phantom_patients,
-                settings=make(release=self.phantom_release),
+                settings=PhantomSettings(release=release, full_size=full_size),
                 seed=self.phantom_seed,
                 workers=self.preparer.workers,
                 progress=progress,

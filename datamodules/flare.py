@@ -113,15 +113,14 @@ class FLAREDataModule(SegmentationDataModule):
         if not self._told:
             tell(folder, self.release.title)
             self._told = True
-        from datamodules.phantom import AbdomenPhantom, write_flare_phantom  # where it is needed
+        from datamodules.phantom import PhantomSettings, write_flare_phantom  # where it is needed
 
         release = _PHANTOM_RELEASES[self.release.name]
-        make = AbdomenPhantom.full_size if self.phantom_full_size else AbdomenPhantom
         with phantom_errors(folder):
             write_flare_phantom(
                 folder,
                 patients=self.phantom_patients,
-                settings=make(release=release),
+                settings=PhantomSettings(release=release, full_size=self.phantom_full_size),
                 seed=self.phantom_seed,
                 workers=self.preparer.workers,
                 progress=progress,

@@ -1,28 +1,32 @@
 """Phantoms: data drawn from a known posterior, in the layout of the dataset they stand in for."""
 
-from datamodules.phantom.acdc import DEFAULT_PATIENTS, write_acdc_phantom
-from datamodules.phantom.annotator import Annotation, draw_labels, posterior
-from datamodules.phantom.brats import write_brats_phantom
-from datamodules.phantom.brats_settings import BrainPhantom
-from datamodules.phantom.flare import write_flare_phantom
-from datamodules.phantom.flare_settings import AbdomenPhantom
-from datamodules.phantom.patient import Patient, make_patient
-from datamodules.phantom.settings import CardiacPhantom
+from functools import partial
+
+from datamodules.phantom.acdc import ACDC
+from datamodules.phantom.brats import BRATS
+from datamodules.phantom.flare import FLARE
+from datamodules.phantom.posterior import Annotation, draw_labels, posterior
+from datamodules.phantom.writer import Patient, Phantom, PhantomSettings, write_phantom
 from datamodules.reading.posterior import load_posterior, save_posterior
 
 __all__ = [
-    "DEFAULT_PATIENTS",
-    "AbdomenPhantom",
+    "ACDC",
+    "BRATS",
+    "FLARE",
     "Annotation",
-    "BrainPhantom",
-    "CardiacPhantom",
     "Patient",
+    "Phantom",
+    "PhantomSettings",
     "draw_labels",
     "load_posterior",
-    "make_patient",
     "posterior",
     "save_posterior",
     "write_acdc_phantom",
     "write_brats_phantom",
     "write_flare_phantom",
+    "write_phantom",
 ]
+
+write_acdc_phantom = partial(write_phantom, ACDC)
+write_brats_phantom = partial(write_phantom, BRATS)
+write_flare_phantom = partial(write_phantom, FLARE)

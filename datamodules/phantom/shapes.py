@@ -1,67 +1,201 @@
-"""Smooth solids in three dimensions, as level sets in mm that are negative inside."""
+"""Solids as rows of a table: ellipsoids and tubes, where they are, and how they are painted.
+
+Level sets are float32, in mm, and negative inside; places and sizes are in mm.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import fft
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
-from datamodules.phantom.layers import Box
-from datamodules.phantom.random_field import Floats, gaussian_field
-from datamodules.phantom.surface import coverage
+from datamodules.phantom.posterior import Box, Floats, gaussian_field
 
-Points = tuple[Floats, Floats, Floats]  # x, y, z in mm, arrays that broadcast to one grid
-Node = tuple[float, float, float, float]  # a place on a tube's axis and the radius there, mm
+Points = tuple[Floats, Floats, Floats]  # x, y, z; arrays that broadcast to one grid
+Triple = tuple[float, float, float]
+Node = tuple[float, float, float, float]  # a place on a tube's axis, and the radius there
 FAR = 99.0
+REACH_MM = 26.0  # how far about its nominal extent a solid is looked for
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """An ellipsoid; a radius of 1000 makes a cylinder of it."""
+
+    center: Triple
+    radii: Triple
+
+    def level(self, points: Points) -> Floats:
+        r"""Return the distance to first order: :math:`|u| (|u| - 1) / |u / r|`.
+
+        Here :math:`u = (x - c) / r`, and the zero set is the ellipsoid itself.
+        """
+        unit = [
+            (p - np.float32(c)) * np.float32(1 / r)
+            for p, c, r in zip(points, self.center, self.radii, strict=True)
+        ]
+        slopes = (u * np.float32(1 / r) for u, r in zip(unit, self.radii, strict=True))
+        length = np.sqrt(sum(u * u for u in unit))
+        slope = np.maximum(np.sqrt(sum(s * s for s in slopes)), np.float32(1e-6))
+        distance = length * (length - 1) / slope
+        return np.where(length < 1e-4, np.float32(-min(self.radii)), distance)  # no slope there
+
+    def changed(self, shift: Triple, size: float) -> Ellipsoid:
+        """Return the ellipsoid moved by ``shift`` and ``size`` times as large."""
+        x, y, z = (c + s for c, s in zip(self.center, shift, strict=True))
+        a, b, c = (r * size for r in self.radii)
+        return Ellipsoid((x, y, z), (a, b, c))
+
+    def corners(self) -> list[list[float]]:
+        """Return two corners of the box about it."""
+        pairs = list(zip(self.center, self.radii, strict=True))
+        return [[c - r for c, r in pairs], [c + r for c, r in pairs]]
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A tube along two nodes or more, its radius linear between them."""
+
+    nodes: tuple[Node, ...]
+
+    def level(self, points: Points) -> Floats:
+        """Return about the distance; exact where the radius does not change."""
+        x, y, z = points
+        parts = []
+        for start, end in itertools.pairwise(self.nodes):
+            ax, ay, az, rise = (np.float32(b - a) for a, b in zip(start, end, strict=True))
+            dx, dy, dz = (p - np.float32(s) for p, s in zip((x, y, z), start[:3], strict=True))
+            length = max(float(ax * ax + ay * ay + az * az), 1e-6)
+            along = np.clip((dx * ax + dy * ay + dz * az) / np.float32(length), 0, 1)
+            gap = (dx - along * ax) ** 2 + (dy - along * ay) ** 2 + (dz - along * az) ** 2
+            parts.append(np.sqrt(gap) - (np.float32(start[3]) + along * rise))
+        return np.minimum.reduce(parts)
+
+    def changed(self, shift: Triple, size: float) -> Tube:
+        """Return the tube moved by ``shift`` and ``size`` times as thick."""
+        a, b, c = shift
+        return Tube(tuple((x + a, y + b, z + c, r * size) for x, y, z, r in self.nodes))
+
+    def corners(self) -> list[list[float]]:
+        """Return two corners of the box about each node."""
+        return [[p + s * node[3] for p in node[:3]] for node in self.nodes for s in (-1, 1)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One row of a dataset's table: a solid, what it looks like, and how it is labeled.
+
+    Args:
+        name: Name of the tissue.
+        signal: Signal in each channel.
+        parts: What it consists of.
+        minus: What is cut out of it.
+        mirrored: Whether it is there at x and at -x.
+        blend_mm: Over how many mm the parts blend into one another.
+        move_mm: Standard deviation of its place from patient to patient, mm.
+        scale: Standard deviation of its relative size.
+        labels: Its label in each numbering of the dataset, 0 where it has none.
+        sigma_mm: Standard deviation of the annotated boundary, mm.
+    """
+
+    name: str
+    signal: tuple[float, ...]
+    parts: tuple[Ellipsoid | Tube, ...]
+    minus: tuple[Ellipsoid | Tube, ...] = ()
+    mirrored: bool = False
+    blend_mm: float = 8.0
+    move_mm: float = 0.0
+    scale: float = 0.0
+    labels: tuple[int, ...] = ()
+    sigma_mm: float = 0.0
+
+    def varied(self, rng: np.random.Generator) -> Shape:
+        """Return the shape of one patient; sizes stay within two standard deviations."""
+        x, y, z = rng.normal(0, self.move_mm, 3).tolist()
+        size = 1 + self.scale * float(np.clip(rng.normal(), -2, 2))
+        parts, minus = (
+            tuple(part.changed((x, y, z), size) for part in some)
+            for some in (self.parts, self.minus)
+        )
+        return replace(self, parts=parts, minus=minus)
+
+    def level(self, points: Points) -> Floats:
+        """Return the level set at ``points``."""
+        x, y, z = points
+        points = (np.abs(x), y, z) if self.mirrored else points
+        level = self.parts[0].level(points)
+        for part in self.parts[1:]:
+            level = smooth_union(level, part.level(points), self.blend_mm)
+        for part in self.minus:
+            level = -smooth_union(-level, part.level(points), self.blend_mm)
+        return level
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels are.
+
+    Args:
+        axes: Voxel centers along each axis, as an open mesh: to find boxes.
+        points: The same places in the coordinates of the tables, scaled and warped.
+    """
+
+    axes: Points
+    points: Points
+
+    def level(self, shape: Shape) -> tuple[Floats, Box]:
+        """Return the level set of ``shape`` in a box that holds it, and the box."""
+        corners = np.array([corner for part in shape.parts for corner in part.corners()])
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        if shape.mirrored:
+            low[0] = -high[0]
+        box = []
+        for axis, first, last in zip(self.axes, low, high, strict=True):
+            ends = np.searchsorted(axis.ravel(), (first - REACH_MM, last + REACH_MM))
+            start = min(int(ends[0]), axis.size - 1)
+            box.append(slice(start, max(int(ends[1]), start + 1)))
+        where: Box = (box[0], box[1], box[2])
+        return shape.level(self.within(where)), where
+
+    def within(self, box: Box) -> Points:
+        """Return the points of a box."""
+        x, y, z = (p[box] for p in self.points)
+        return x, y, z
 
 
 def grid_points(shape: Sequence[int], spacing: Sequence[float]) -> Points:
-    """Return the voxel centres of a grid about its middle, as an open mesh of float32."""
-    axes = [
+    """Return the voxel centers of a grid about its middle, as an open mesh of float32."""
+    x, y, z = (
         ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
         for n, step in zip(shape, spacing, strict=True)
-    ]
-    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    return x, y, z
+    )
+    return x[:, None, None], y[None, :, None], z[None, None, :]
 
 
-def ellipsoid(points: Points, centre: Sequence[float], radii: Sequence[float]) -> Floats:
-    r"""Return the distance to an ellipsoid to first order: :math:`|u| (|u| - 1) / |u / r|`.
+def warped(
+    axes: Points,
+    scale: Sequence[float],
+    size: Sequence[float],
+    *,
+    length: float,
+    spacing: Sequence[float],
+    rng: np.random.Generator,
+) -> Points:
+    """Return ``axes`` in the coordinates of a patient ``scale`` times as large.
 
-    Here :math:`u = (x - c) / r`, and the zero set is the ellipsoid itself.
+    They are moved by smooth fields of the standard deviations ``size`` along each axis, mm, that
+    vary over ``length`` mm.
     """
-    unit = [
-        (p - np.float32(c)) * np.float32(1 / r)
-        for p, c, r in zip(points, centre, radii, strict=True)
-    ]
-    level = np.sqrt(sum(u * u for u in unit))
-    slope = np.sqrt(sum((u * np.float32(1 / r)) ** 2 for u, r in zip(unit, radii, strict=True)))
-    distance = level * (level - 1) / np.maximum(slope, np.float32(1e-6))
-    return np.where(level < 1e-4, np.float32(-min(radii)), distance)  # the centre has no slope
-
-
-def tube(points: Points, nodes: Sequence[Node]) -> Floats:
-    """Return about the distance to a tube along ``nodes``, its radius linear between them."""
-    x, y, z = points
-    result: Floats | None = None
-    for start, end in itertools.pairwise(nodes):
-        axis = [b - a for a, b in zip(start[:3], end[:3], strict=True)]
-        length = max(sum(a * a for a in axis), 1e-6)
-        dx, dy, dz = x - np.float32(start[0]), y - np.float32(start[1]), z - np.float32(start[2])
-        along = (dx * np.float32(axis[0]) + dy * np.float32(axis[1])) + dz * np.float32(axis[2])
-        along = np.clip(along / np.float32(length), 0, 1)
-        gap = (dx - along * np.float32(axis[0])) ** 2
-        gap = gap + (dy - along * np.float32(axis[1])) ** 2
-        gap = gap + (dz - along * np.float32(axis[2])) ** 2
-        part = np.sqrt(gap) - (np.float32(start[3]) + along * np.float32(end[3] - start[3]))
-        result = part if result is None else np.minimum(result, part)
-    if result is None:
-        raise ValueError(f"a tube needs two nodes or more, got {len(nodes)}.")
-    return result
+    shape = [axis.size for axis in axes]
+    x, y, z = (
+        axis * np.float32(1 / s) + np.float32(sd) * smooth_field(shape, spacing, length, rng)
+        for axis, s, sd in zip(axes, scale, size, strict=True)
+    )
+    return x, y, z
 
 
 def smooth_union(first: Floats, second: Floats, width: float) -> Floats:
@@ -76,7 +210,7 @@ def smooth_field(
     """Draw a smooth field of about unit variance: a coarse one, interpolated.
 
     For shapes and shading, where the variance need not be exact; many times faster than
-    :func:`~datamodules.phantom.random_field.gaussian_field` on the grid itself.
+    :func:`~datamodules.phantom.posterior.gaussian_field` on the grid itself.
     """
     step = length / 2
     if step < 1.5 * max(spacing):  # a coarser grid would save nothing
@@ -95,34 +229,6 @@ def smooth_field(
     return field
 
 
-def wavy_field(points: Points, wavelength: float, rng: np.random.Generator) -> Floats:
-    """Draw a field of one dominant wavelength (mm) and unit variance at arbitrary places.
-
-    Its zero set winds at distances of half a wavelength, like folds. It repeats after 12.8
-    wavelengths.
-    """
-    n, step = 64, wavelength / 5
-    wave = fft.fftfreq(n, step).astype(np.float32)
-    half = fft.rfftfreq(n, step).astype(np.float32)
-    size = np.sqrt(wave[:, None, None] ** 2 + wave[:, None] ** 2 + half**2) * wavelength
-    gain = np.exp(-0.5 * ((size - 1) / 0.22) ** 2)
-    noise = rng.standard_normal((n, n, n), dtype=np.float32)
-    field = fft.irfftn(fft.rfftn(noise, workers=1) * gain, s=(n, n, n), workers=1)
-    field /= field.std()
-    where = np.stack(np.broadcast_arrays(*points)) * np.float32(1 / step)
-    return map_coordinates(field, where, order=1, mode="grid-wrap", output=np.float32)
-
-
-def in_box(
-    points: Points, solid: Callable[[Points], Floats], box: Box, shape: Sequence[int]
-) -> Floats:
-    """Return ``solid`` evaluated in ``box`` alone, on the whole grid, :data:`FAR` elsewhere."""
-    whole = np.full(shape, FAR, dtype=np.float32)
-    x, y, z = (np.broadcast_to(p, shape)[box] for p in points)
-    whole[box] = solid((x, y, z))
-    return whole
-
-
 def box_about(distance: Floats, margin: float) -> Box:
     """Return the smallest box that holds all voxels of ``distance`` below ``margin`` mm."""
     near = distance < margin
@@ -135,16 +241,19 @@ def box_about(distance: Floats, margin: float) -> Box:
     return box[0], box[1], box[2]
 
 
-def paint(image: Floats, signal: Floats, distance: Floats, width: float) -> None:
+def paint(image: Floats, signal: float | Floats, level: Floats, width: float) -> None:
     """Lay a tissue over ``image`` ``(M, X, Y, Z)`` in place, with its share of each voxel.
 
     Args:
-        image: One volume for each modality.
-        signal: Signal in each modality ``(M, 1, 1, 1)`` or ``(M, X, Y, Z)``.
-        distance: Level set of the tissue, mm.
-        width: Over how many mm the edge goes from none to all: a voxel or more.
+        image: One volume for each channel.
+        signal: A number, or an array that broadcasts to ``image``.
+        level: Level set of the tissue ``(X, Y, Z)``, mm.
+        width: Over how many mm a straight edge goes from none to all: a voxel or more.
     """
-    share = coverage(distance, width)
-    box = box_about(-share, 0.0)
-    part = image[:, *box]
-    part += share[box] * ((signal[:, *box] if signal.shape[-1] > 1 else signal) - part)
+    share = np.clip(0.5 - level / np.float32(width), 0, 1)
+    image += share * (signal - image)
+
+
+def textured(signal: Sequence[float] | Floats, texture: Floats | float = 1.0) -> Floats:
+    """Return ``signal`` ``(M,)`` as ``(M, X, Y, Z)`` or ``(M, 1, 1, 1)``, times ``texture``."""
+    return np.asarray(signal, dtype=np.float32).reshape(-1, 1, 1, 1) * texture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules import BraTSDataModule, DataError, Survey
-from datamodules.phantom import BrainPhantom, write_brats_phantom
+from datamodules.phantom import PhantomSettings, write_brats_phantom
 from mbls.callbacks import PredictionWriter
 from mbls.cli import main
 from tests.datamodules.conftest import save
@@ -340,15 +340,10 @@ def test_schemes_have_caches_and_fingerprints_of_their_own(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def coarse() -> BrainPhantom:
-    return BrainPhantom(shape=(32, 38, 28), voxel_mm=5.0)
-
-
-@pytest.fixture(scope="module")
-def phantom(coarse: BrainPhantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("brats") / "phantom"
-    counts = {"train": 1, "val": 1, "test": 1}
-    write_brats_phantom(root, patients=counts, settings=coarse, seed=3, workers=1, progress=False)
+    counts, settings = {"train": 1, "val": 1, "test": 1}, PhantomSettings(coarsen=2.5)
+    write_brats_phantom(root, patients=counts, settings=settings, seed=3, workers=1, progress=False)
     return root
 
 
@@ -373,10 +368,8 @@ def test_posteriors_are_no_cases(copy: Path, monkeypatch: pytest.MonkeyPatch, ro
 
 @pytest.mark.parametrize("release", ["2018", "2019", "2020", "2023", "2024"])
 def test_every_release_of_the_phantom(tmp_path: Path, release: str) -> None:
-    settings = BrainPhantom(
-        release=release, shape=(24, 28, 20), voxel_mm=7.0, cavity_fraction=1.0,  # type: ignore[arg-type]
-        followup_fraction=0.5, no_enhancing_fraction=0.5, suffix=".nii",
-    )  # fmt: skip
+    quirks = {"cavity": 1.0, "second visit": 0.5, "low grade": 0.5}
+    settings = PhantomSettings(release=release, coarsen=3.5, quirks=quirks)
     counts = {"train": 2, "val": 1, "test": 1}
     write_brats_phantom(
         tmp_path / "p", patients=counts, settings=settings, workers=1, progress=False
@@ -429,7 +422,7 @@ def test_from_files_to_scores(phantom: Path, tmp_path: Path) -> None:
     assert torch.equal(label != -100, brain)
     assert torch.equal(label[brain], batch["label"][0][brain])
     truth = masked.truth(module.cases("test")[0])
-    assert truth["label"].shape == (1, 32, 38, 28)
+    assert truth["label"].shape == (1, 32, 38, 29)
     assert int((truth["label"] != -100).sum()) == int(brain.sum())
 
 

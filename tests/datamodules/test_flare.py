@@ -18,7 +18,7 @@ from datamodules.case import Survey
 from datamodules.layouts.flare_folders import survey_flare
 from datamodules.layouts.flare_releases import RELEASES
 from datamodules.layouts.flare_tubes import ignore_beyond
-from datamodules.phantom import AbdomenPhantom, write_flare_phantom
+from datamodules.phantom import PhantomSettings, flare, write_flare_phantom
 from datamodules.reading.checks import IGNORED
 from tests.datamodules.conftest import save
 from tests.datamodules.fault_messages import assert_told
@@ -312,20 +312,13 @@ def test_whole_and_absent_tubes_ignore_nothing() -> None:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Coarse phantoms of FLARE21 and FLARE22; not to change."""
     home = tmp_path_factory.mktemp("phantoms")
+    counts = {"train": 2, "val": 1, "test": 1}
     for release, orientations in (("2021", ("LPS",)), ("2022", ("LPS", "RAS", "IPL"))):
-        write_flare_phantom(
-            home / f"flare{release[2:]}",
-            patients={"train": 2, "val": 1, "test": 1},
-            settings=AbdomenPhantom(
-                release=release,  # type: ignore[arg-type]
-                pixels=48,
-                slices_mm=(10.0,),
-                orientations=orientations,
-                tube_fraction=0.5,
-            ),
-            workers=1,
-            progress=False,
-        )
+        root, quirks = home / f"flare{release[2:]}", {"part of tubes": 0.5}
+        settings = PhantomSettings(release=release, coarsen=2.5, quirks=quirks)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(flare, "ORIENTATIONS", orientations)
+            write_flare_phantom(root, patients=counts, settings=settings, workers=1, progress=False)
     return {path.name: path for path in home.iterdir()}
 
 
@@ -459,8 +452,8 @@ def test_inputs_lose_their_channel_number(tmp_path: Path) -> None:
 def test_the_phantom_stands_in(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coarse = functools.partial(AbdomenPhantom, pixels=48, slices_mm=(10.0,))
-    monkeypatch.setattr("datamodules.phantom.AbdomenPhantom", coarse)
+    coarse = functools.partial(PhantomSettings, coarsen=2.5)
+    monkeypatch.setattr("datamodules.phantom.PhantomSettings", coarse)
     assert FLAREDataModule(release="flare22").data_root == Path("data/flare22-phantom")
     assert FLAREDataModule(phantom_full_size=True).data_root == Path("data/flare21-phantom-full")
     folder = tmp_path / "p"

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.phantom.annotator import draw_labels, posterior
-from datamodules.phantom.patient import make_patient
-from datamodules.phantom.random_field import stream
-from datamodules.phantom.settings import CardiacPhantom
+from datamodules.phantom import ACDC, Patient, PhantomSettings, draw_labels, posterior
+from datamodules.phantom.posterior import stream
 from mbls.cli import main
 from mbls.evaluation import from_bins
 from mbls.evaluation.summary import summarize
 from mbls.metrics import CalibrationHistogram, estimate
 from mbls.metrics.estimates import POOLINGS
 
-GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 PATIENTS = 16
 REDRAWN = 4
 DRAWS = 39
@@ -31,14 +28,15 @@ def hearts():
     """
     found = []
     for number in range(1, PATIENTS + 1):
-        group = GROUPS[(number - 1) % len(GROUPS)]
-        case = make_patient(CardiacPhantom(), number=number, group=group).annotations["ED"]
+        patient = Patient(number, name=ACDC.name("", number))
+        scan = ACDC.draw(patient, ACDC.settled(PhantomSettings()), 0)[0][0]
+        case = scan.annotation
         known = torch.from_numpy(posterior(case))[None]
 
         def draw(rng, case=case):
             return torch.from_numpy(draw_labels(case, rng))[None]
 
-        found.append((known, draw(stream(0, number, "labels ED")), draw))
+        found.append((known, draw(stream(0, number, f"labels {scan.name}")), draw))
     return found
 
 

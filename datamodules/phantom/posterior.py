@@ -1,4 +1,4 @@
-r"""Labels painted in layers, and their exact posterior.
+r"""Labels painted in layers, their exact posterior, and the random fields that displace them.
 
 A layer is one structure: a level set :math:`\phi(x)` of its mean shape, negative inside (a signed
 distance or any other function). An annotator displaces it by a Gaussian field :math:`g` of mean 0
@@ -19,6 +19,9 @@ number of layers and any overlap. Three disjoint organs 1, 2, 3 painted in turn 
 .. math::
     P(3) = q_3, \quad P(2) = (1 - q_3) q_2, \quad P(1) = (1 - q_3)(1 - q_2) q_1.
 
+A slice that is outlined with probability :math:`\pi`, all structures or none, gets
+:math:`\pi P(k)` for each, and the background has the rest.
+
 The image is rendered from the mean shapes alone and knows nothing of the draw, so these are the
 posterior given the image, as far as the image shows the shapes.
 """
@@ -30,12 +33,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
 from scipy.special import ndtr
 
-from datamodules.phantom.random_field import Floats, gaussian_field
-
-BACKGROUND = 0
+Floats = NDArray[np.floating]
 Box = tuple[slice, slice, slice]
+BACKGROUND = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Annotation:
             ``exp(-d^2 / 2 l^2)``, mm.
         bias_share: Share of ``sigma_mm`` that a whole structure has in common, in [0, 1]: the
             annotator's habit. The rest varies along the surface.
+        outlined: Probability that a slice is outlined at all ``(Z,)``; None is 1 for all.
     """
 
     layers: Sequence[Layer]
@@ -84,6 +89,7 @@ class Annotation:
     num_classes: int
     correlation_mm: tuple[float, float, float]
     bias_share: float
+    outlined: Floats | None = None
 
 
 def posterior(case: Annotation) -> Floats:
@@ -99,6 +105,9 @@ def posterior(case: Annotation) -> Floats:
             moved = inside * part[layer.over]
             part[layer.over] -= moved
             part[layer.label] += moved
+    if case.outlined is not None:
+        probs *= case.outlined
+        probs[BACKGROUND] += 1 - case.outlined
     return probs
 
 
@@ -116,4 +125,62 @@ def draw_labels(case: Annotation, rng: np.random.Generator) -> np.ndarray:
             inside &= part == layer.over
         if outlined:
             part[inside] = layer.label
+    if case.outlined is not None:
+        labels[..., rng.random() >= case.outlined] = BACKGROUND
     return labels
+
+
+def stream(seed: int, number: int, purpose: str) -> np.random.Generator:
+    """Return a generator of its own for each patient and purpose."""
+    return np.random.default_rng([seed, number, *purpose.encode()])
+
+
+def gaussian_field(
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    length: Sequence[float],
+    rng: np.random.Generator,
+) -> Floats:
+    r"""Draw a field of mean 0 and variance 1 at every voxel.
+
+    Two voxels ``d`` apart (mm) have the correlation :math:`\prod_a \exp(-d_a^2 / 2 \ell_a^2)`.
+    In plane, white noise on a periodic grid, padded by two lengths, is filtered in the Fourier
+    domain by a kernel of unit energy, so that the variance is 1 and not only close to it. Across
+    the few slices it is multiplied by the square root of the correlation matrix. Neither uses
+    BLAS, whose own threads would slow down many fields drawn at once.
+
+    Args:
+        shape: Voxels along each axis ``(X, Y, Z)``.
+        spacing: Voxel size along each axis, mm.
+        length: Correlation length along each axis, mm, > 0.
+        rng: Source of the draw; how many values it gives depends on the other arguments alone.
+
+    Returns:
+        float32 array of ``shape``.
+    """
+    padded = [
+        fft.next_fast_len(n + math.ceil(2 * scale / step), real=True)
+        for n, step, scale in zip(shape[:2], spacing, length, strict=False)
+    ]
+    noise = rng.standard_normal((shape[2], *padded), dtype=np.float32)
+    noise = np.einsum("ij,jxy->ixy", _root(shape[2], spacing[2], length[2]), noise)
+    gain = _gain(padded[0], spacing[0], length[0])[:, None]
+    gain = gain * _gain(padded[1], spacing[1], length[1])[: padded[1] // 2 + 1]
+    field = fft.irfft2(fft.rfft2(noise, workers=1) * gain, s=padded, workers=1)
+    return np.ascontiguousarray(field[:, : shape[0], : shape[1]].transpose(1, 2, 0))
+
+
+def _gain(n: int, step: float, length: float) -> Floats:
+    """Return the transform ``(n,)`` of a kernel that correlates white noise as asked for."""
+    distance = np.minimum(np.arange(n), n - np.arange(n)) * step
+    kernel = np.exp(-((distance / length) ** 2))  # its autocorrelation is exp(-d^2 / 2 l^2)
+    kernel /= np.sqrt((kernel**2).sum())
+    return np.fft.fft(kernel).real.astype(np.float32)
+
+
+def _root(n: int, step: float, length: float) -> Floats:
+    """Return the symmetric square root of the correlation matrix ``(n, n)`` of one axis."""
+    distance = (np.arange(n)[:, None] - np.arange(n)) * step
+    values, vectors = np.linalg.eigh(np.exp(-0.5 * (distance / length) ** 2))
+    root = np.einsum("ik,k,jk->ij", vectors, np.sqrt(np.clip(values, 0, None)), vectors)
+    return (root / np.linalg.norm(root, axis=1, keepdims=True)).astype(np.float32)
