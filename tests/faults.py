@@ -133,7 +133,7 @@ def put(path: Path, place: int, form: str, *values: float) -> None:
 
 
 def redo(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write the file anew with changed voxels, and their type; the header stays."""
+    """Write changed voxels and their type; the rest of the header stays."""
     image = nib.load(path)
     data = change(np.asanyarray(image.dataobj).copy())
     header = image.header.copy()
@@ -206,7 +206,7 @@ def absent_label(case: CaseFiles) -> None:
 
 @fault(harmless=True)
 def empty_label(case: CaseFiles) -> None:
-    """Nothing is labelled at all."""
+    """Nothing is labeled at all."""
     redo(case.label, np.zeros_like)
 
 
@@ -224,7 +224,7 @@ def empty_slices(case: CaseFiles) -> None:
 
 @fault("flare", harmless=True)
 def tubes_on_part(case: CaseFiles) -> None:
-    """Aorta, inferior vena cava and oesophagus are labelled on the middle slices alone."""
+    """Aorta, inferior vena cava and oesophagus are labeled on the middle slices alone."""
 
     def change(data: np.ndarray) -> np.ndarray:
         affine = nib.load(case.label).affine
