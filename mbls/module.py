@@ -37,18 +37,14 @@ from mbls.metrics import (
     FineHistogram,
     HausdorffDistance95,
     NormalizedSurfaceDice,
+    check_n_bins,
     estimate,
 )
+from mbls.metrics.catalog import logged_metrics
 from mbls.runtime.errors import CheckpointError, SettingError
 
 __all__ = ["SegmentationModule"]
 
-LOGGED_ERRORS = (  # logged name, metric, region; all pooled over voxels, and less is better
-    ("ece", "ece", "all"),
-    ("ece_label", "ece", "label"),
-    ("cece", "cece", "all"),
-    ("nll", "nll", "all"),
-)
 DICE = "val/dice"  # more is better
 
 # a list in a configuration is a tensor where a loss of torch's or MONAI's wants one: its weights
@@ -111,7 +107,7 @@ class SegmentationModule(LightningModule):
         divisor: The network's input sizes are padded to a multiple of it and cropped back.
         main_head: Which head predicts, where the network returns several. All are trained, with
             weights that halve with the distance from it.
-        n_bins: Bins of the validation's calibration errors; a divisor of 60.
+        n_bins: Bins of the calibration errors of validation and test; a divisor of 60.
     """
 
     adapts_on: str | None  # the cases that an adaptive loss observes in this run
@@ -187,7 +183,7 @@ class SegmentationModule(LightningModule):
         self.unions = {name: tuple(classes) for name, classes in (unions or {}).items()}
         self.divisor = divisor
         self.main_head = main_head
-        self.n_bins = n_bins
+        self.n_bins = check_n_bins(n_bins)
         self.train_means = EpochMeans()
         self._told_of_accumulation = False
         if isinstance(loss, Loss):
@@ -318,7 +314,11 @@ class SegmentationModule(LightningModule):
                 f"scheduler_interval must be epoch for a scheduler that watches {monitor}, got "
                 "step."
             )
-        better = {f"val/{name}": "min" for name, _, _ in LOGGED_ERRORS} | {"train/loss": "min"}
+        better = {"train/loss": "min"}
+        better |= {
+            f"val/{name}": "max" if metric.better == "more" else "min"
+            for metric, name, _ in logged_metrics()
+        }
         better |= {f"{DICE}/{name}": "max" for name in (*self.class_keys[1:], *self.unions)}
         better |= {DICE: "max"}
         if monitor.startswith("val/") and monitor not in better:
@@ -369,7 +369,9 @@ class SegmentationModule(LightningModule):
 
     def _count_validation(self, cases: int) -> None:
         settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
-        histogram = CalibrationHistogram(regions=("all", "label"), **settings)
+        logged = {region for _, _, region in logged_metrics()}
+        regions = tuple(region for region in REGIONS if region in logged)
+        histogram = CalibrationHistogram(regions=regions, **settings)
         self.val_histogram = histogram.to(self.device)
         self.val_dice = DiceScore(num_cases=cases, **settings).to(self.device)
 
@@ -565,8 +567,8 @@ class SegmentationModule(LightningModule):
         logged = {f"{stage}/dice": classes.nanmean()}
         logged |= {f"{stage}/dice/{name}": value for name, value in structures.items()}
         bins = histogram.compute()
-        for name, metric, region in LOGGED_ERRORS:
-            value, _ = estimate(bins, metric, region=region, n_bins=self.n_bins)
+        for metric, name, region in logged_metrics():
+            value, _ = estimate(bins, metric.key, region=region, n_bins=self.n_bins)
             logged[f"{stage}/{name}"] = torch.tensor(value)
         shown = {key: value.to(self.device, torch.float32) for key, value in logged.items()}
         # every rank holds the same numbers; their maximum over ranks is that number to the last bit

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbls.evaluation.summary import summarize
+from mbls.evaluation import TestRun
 from mbls.metrics._kernel.edges import GRID_CELLS
 from mbls.metrics._kernel.fixed_point import FIXED_ONE
 from mbls.metrics.bins import QUANTITIES, SCORES, CalibrationBins
@@ -53,7 +53,7 @@ def seconds(bins: CalibrationBins, patients: list[str]) -> tuple[float, int]:
     rng = np.random.default_rng(1)
     dice = np.sort(rng.integers(1, 9999, (len(cases), bins.num_classes, 3)), axis=-1)
     start = time.process_time()
-    result = summarize(bins, dice, cases=cases, patients=patients, meta=meta)
+    result = TestRun(bins, dice, cases, patients, meta).summary()
     return time.process_time() - start, count_intervals(result)
 
 

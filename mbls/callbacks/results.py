@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import datamodule_of
-from mbls.evaluation import results_table, summary_table, write_results
+from mbls.evaluation import TestRun, results_table, summary_table, write_results
 from mbls.metrics import dice_scores
 from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
@@ -89,11 +89,11 @@ class TestResults(Callback):
             def write() -> None:
                 if self._complete(hd95.scored):
                     with self._together(trainer) as folder:
-                        self._metrics = write_results(
-                            folder, histogram, dice,
-                            cases=cases, patients=patients,
+                        run = TestRun.of(
+                            histogram, dice, cases=cases, patients=patients,
                             meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
                         )  # fmt: skip
+                        self._metrics = write_results(folder, run)
                         self._write_pictures(folder, worst_of(pictures, self.pictures))
 
             on_rank_zero(trainer, write)
@@ -165,4 +165,6 @@ class TestResults(Callback):
             "grid": pl_module.grid,
             "mirror": list(pl_module.mirror),
             "inference": pl_module.inference,
+            "precision": str(trainer.precision),
+            "n_bins": pl_module.n_bins,
         }

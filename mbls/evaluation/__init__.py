@@ -1,14 +1,15 @@
 """What a test leaves: metrics.json, cases.csv, bins.npz, protocols and the table on screen."""
 
 from mbls.evaluation.protocols import PROTOCOLS, Protocol, protocol_values
-from mbls.evaluation.results import Results, load_results, write_results
-from mbls.evaluation.summary import from_bins
+from mbls.evaluation.results import Results, from_bins, load_results, write_results
+from mbls.evaluation.run import TestRun
 from mbls.evaluation.table import results_table, summary_table
 
 __all__ = [
     "PROTOCOLS",
     "Protocol",
     "Results",
+    "TestRun",
     "from_bins",
     "load_results",
     "protocol_values",

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.evaluation.summary import NOT_PROTOCOLS
+from mbls.metrics.catalog import NamedMetric, find_metric, shown_in
 from mbls.plots.words import POOLING_WORDS, region_words
 
 __all__ = ["results_table", "summary_table"]
@@ -18,19 +19,15 @@ Cell = Mapping[str, Any]
 SHOWN_REGIONS = ("all", "label")
 MAIN_FORMS = (("label", "per_case"), ("all", "pooled"))
 """Region and pooling of the numbers that a test shows first: the papers', then all voxels."""
-MAIN_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "nll": "NLL"}
-SOUND_METRICS = {
-    "ece": "ECE",
-    "cece": "class-wise ECE",
-    "adaptive_ece": "equal-mass ECE",
-    "tace": "TACE",
-    "smece": "smooth ECE",
-    "nll": "NLL",
-    "brier": "Brier",
-}
-FLOORED_METRICS = ("ece", "cece")
-PUBLISHED_METRICS = {"ece": "ECE", "cece": "class-wise ECE", "dice/mean": "Dice"}
-OVERLAP_METRICS = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
+PUBLISHED = {"ece": "ece", "cece": "cece", "dice/mean": "dice"}
+"""Numbers of a published protocol, and the metric each is."""
+
+
+def overlap_label(metric: NamedMetric, meta: Mapping[str, Any]) -> str:
+    """Return the heading of an overlap, with the tolerance of the surface Dice."""
+    tolerance = meta.get("nsd_tolerance_mm")
+    known = metric.key == "nsd" and tolerance is not None
+    return f"{metric.label} ({tolerance:g} mm)" if known else metric.label
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
@@ -66,8 +63,9 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     dice = {"per_case": _in_line(metrics["dice"]["mean"])}
     table.add_row("Dice", *(dice.get(pooling, "") for _, pooling in forms))
-    for metric, word in MAIN_METRICS.items():
-        table.add_row(word, *(_in_line(metrics["sound"][r][p][metric]) for r, p in forms))
+    for metric in shown_in("summary"):
+        cells = [metrics["sound"][r][p][metric.key] for r, p in forms]
+        table.add_row(escape(metric.label), *map(_in_line, cells))
     return table
 
 
@@ -144,16 +142,14 @@ def _table(title: str, first: str, columns: list[str]) -> Table:
 
 
 def _overlap(metrics: Mapping[str, Any]) -> Table:
-    kinds = {key: word for key, word in OVERLAP_METRICS.items() if metrics.get(key)}
-    tolerance = metrics["meta"].get("nsd_tolerance_mm")
-    if "nsd" in kinds and tolerance is not None:
-        kinds["nsd"] += f" ({tolerance:g} mm)"
-    table = _table("Overlap per case", "structure", [*kinds.values(), "cases"])
+    shown = [m for m in shown_in("screen", "overlap") if metrics.get(m.key)]
+    labels = [overlap_label(m, metrics["meta"]) for m in shown]
+    table = _table("Overlap per case", "structure", [*labels, "cases"])
     for name, dice in metrics["dice"].items():
         if name == metrics["meta"]["class_names"][0]:
             continue
         absent = f"\n{dice['n_absent']} absent" if dice.get("n_absent") else ""
-        cells = [_shown(metrics[key].get(name), digits=1 if key == "hd95" else 4) for key in kinds]
+        cells = [_shown(metrics[m.key].get(name), digits=m.digits) for m in shown]
         table.add_row(escape(name), *cells, f"{dice['n_cases']}{absent}")
     return table
 
@@ -167,22 +163,25 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
     ]
     headings = [f"{region_words(r)},\n{POOLING_WORDS[p]}" for r, p in shown]
     table = _table("Calibration, protocol sound", "metric", headings)
+    columns = [metrics["sound"][r][p] for r, p in shown]
     known = metrics["meta"]["origin"] == "phantom"
-    for metric, word in SOUND_METRICS.items():
-        cells = [metrics["sound"][r][p] for r, p in shown]
-        if not any(metric in c for c in cells):
+    for metric in shown_in("screen"):
+        beside = {"corrected": f"{metric.key}_corrected"}
+        beside |= {"true value": f"true_{metric.key}"} if known else {}
+        if not any(metric.key in c for c in columns):
             continue
-        table.add_row(word, *[_shown(c.get(metric)) for c in cells])
-        if metric in FLOORED_METRICS:
-            floors = [_number(c[metric]["floor"]) for c in cells]
+        cells = [c.get(metric.key) for c in columns]
+        digits = metric.digits
+        table.add_row(escape(metric.label), *[_shown(cell, digits=digits) for cell in cells])
+        if metric.floor is not None:
+            floors = [_number(cell["floor"], digits) if cell else "" for cell in cells]
             table.add_row("  noise floor", *floors, style="dim")
-        if any(f"{metric}_corrected" in c for c in cells):
-            table.add_row("  corrected", *[_shown(c.get(f"{metric}_corrected")) for c in cells])
-        if known and any(f"true_{metric}" in c for c in cells):
-            table.add_row("  true value", *[_shown(c.get(f"true_{metric}")) for c in cells])
+        for word, key in beside.items():
+            if any(key in c for c in columns):
+                table.add_row(f"  {word}", *[_shown(c.get(key), digits=digits) for c in columns])
     for name in _unions(metrics):
-        cells = [metrics["sound"][r][p].get(f"ece/{name}") for r, p in shown]
-        table.add_row(f"ECE of {escape(name)}", *[_shown(cell) for cell in cells])
+        cells = [c.get(f"ece/{name}") for c in columns]
+        table.add_row(f"ECE of {escape(name)}", *map(_shown, cells))
     return table
 
 
@@ -194,11 +193,11 @@ def _unions(metrics: Mapping[str, Any]) -> list[str]:
 
 def _published(metrics: Mapping[str, Any], protocols: list[str]) -> Table:
     title = "The same predictions under published protocols"
-    table = _table(title, "protocol", list(PUBLISHED_METRICS.values()))
+    table = _table(title, "protocol", [find_metric(key).label for key in PUBLISHED.values()])
     for protocol in protocols:
         for region, poolings in metrics[protocol].items():
             for pooling, cells in poolings.items():
-                values = [_shown(cells.get(metric)) for metric in PUBLISHED_METRICS]
+                values = [_shown(cells.get(metric)) for metric in PUBLISHED]
                 if any(values):
                     where = region_words(region).replace(" (", "\n  (")
                     words = f"[dim]{where}, {POOLING_WORDS[pooling]}[/dim]"

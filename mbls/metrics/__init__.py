@@ -1,6 +1,7 @@
 """Metrics: one exact histogram under all calibration metrics, overlap and surface distances."""
 
 from mbls.metrics._kernel.counting import NLL_FLOOR
+from mbls.metrics._kernel.edges import check_n_bins
 from mbls.metrics.adaptive import adaptive_error, thresholded_error
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.calibration import (
@@ -54,6 +55,7 @@ __all__ = [
     "adaptive_error",
     "average_error",
     "case_values",
+    "check_n_bins",
     "debiased_square",
     "dice_scores",
     "estimate",

@@ -1,53 +1,15 @@
 """The named metrics of a histogram: pooled over voxels, or per case and then averaged."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
+from mbls.metrics import catalog
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.calibration import (
-    average_error,
-    expected_error,
-    maximum_error,
-    over_error,
-    signed_error,
-    under_error,
-)
-from mbls.metrics.floor import debiased_square, expected_error_floor
+from mbls.metrics.catalog import Estimator
 
 Pooling = Literal["pooled", "per_case"]
 POOLINGS: tuple[Pooling, ...] = ("pooled", "per_case")
-Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def expected_error_l2(count: np.ndarray, hits: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return the root of the count-weighted mean squared gap."""
-    return expected_error(count, hits, confidence, norm="l2")
-
-
-TOP_METRICS: dict[str, Estimator] = {
-    "ece": expected_error,
-    "ece_l2": expected_error_l2,
-    "ace": average_error,
-    "mce": maximum_error,
-    "signed": signed_error,
-    "over": over_error,
-    "under": under_error,
-    "ece_floor": expected_error_floor,
-    "ece_debiased_square": debiased_square,
-}
-"""Metrics of the top label."""
-CLASS_METRICS: dict[str, Estimator] = {
-    "cece": expected_error,
-    "cece_l2": expected_error_l2,
-    "cace": average_error,
-    "cmce": maximum_error,
-    "cece_floor": expected_error_floor,
-    "cece_debiased_square": debiased_square,
-}
-"""Metrics of each class against the rest, averaged over classes."""
-SCORE_METRICS = ("brier", "nll")
 
 
 def class_channels(bins: CalibrationBins, region: str) -> list[int]:
@@ -67,16 +29,16 @@ def case_values(
 
     Args:
         bins: The histogram.
-        metric: A key of :data:`TOP_METRICS` or :data:`CLASS_METRICS`, ``"brier"``, ``"nll"``, or
-            ``"ece/<channel>"`` for one class or union; with the prefix ``"true_"`` the expectation
-            over the posterior takes the place of the labels.
+        metric: A key of :data:`mbls.metrics.catalog.METRICS`, or its noise floor ``"ece_floor"``;
+            of the top label's also ``"ece/<channel>"`` for one class or union. With the prefix
+            ``"true_"`` the expectation over the posterior takes the place of the labels.
         region: Which voxels.
         n_bins: A divisor of 60.
 
     Raises:
         ValueError: If the metric or region is unknown, or no posterior is known for ``"true_"``.
     """
-    if metric in SCORE_METRICS:
+    if any(m.key == metric and m.of == "score" for m in catalog.METRICS):
         return bins.scores(region)[metric]
     expected = metric.startswith("true_")
     table = bins.table(region, n_bins, expected=expected)
@@ -100,15 +62,19 @@ def table_values(
     Raises:
         ValueError: If the metric is unknown.
     """
-    if metric in CLASS_METRICS:
-        channels = class_channels(bins, region)
-        return CLASS_METRICS[metric](*table[..., channels, :]).mean(-1)
-    base, _, channel = metric.partition("/")
-    if base in TOP_METRICS and (channel or "top") in bins.channels:
-        return TOP_METRICS[base](*table[..., bins.channels.index(channel or "top"), :])
+    key, _, channel = metric.partition("/")
+    for entry in catalog.METRICS:
+        estimators = {entry.key: entry.value, f"{entry.key}_floor": entry.floor}
+        value: Estimator | None = estimators.get(key)
+        if value is not None and entry.of == "classes" and not channel:
+            return value(*table[..., class_channels(bins, region), :]).mean(-1)
+        if value is not None and entry.of == "top" and (channel or "top") in bins.channels:
+            return value(*table[..., bins.channels.index(channel or "top"), :])
+    known = {kind: [m.key for m in catalog.METRICS if m.of == kind]
+             for kind in ("top", "classes", "score")}  # fmt: skip
     raise ValueError(
-        f"metric must be one of {(*TOP_METRICS, *CLASS_METRICS, *SCORE_METRICS)}, or one of the "
-        f"first with '/' and a channel of {bins.channels}, got {metric!r}."
+        f"metric must be one of {known}, or of the first with '/' and a channel of "
+        f"{bins.channels}, got {metric!r}."
     )
 
 

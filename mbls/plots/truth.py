@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mbls.metrics.catalog import shown_in
 from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
 from mbls.plots.words import POOLING_WORDS, region_words
 
-METRICS = {"ece": "ECE", "cece": "class-wise ECE", "signed": "confidence minus accuracy"}
 REGIONS = ("all", "label", "union")
 POOLINGS = ("pooled", "per_case")
 _REACH = 0.14
@@ -32,15 +32,17 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
     rows = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
     if not rows or any("true_ece" not in sound[r][p] for r, p in rows):
         raise ValueError("True errors need the labels' distribution, and this run knew none.")
-    figure, grid, _ = panels(len(METRICS), heights=(1,), shape=1.4)
-    for column, (metric, title) in enumerate(METRICS.items()):
-        axes = figure.add_subplot(grid[0, column])
+    chosen = [m for m in shown_in("json") if m.true]
+    figure, grid, columns = panels(len(chosen), heights=(1,), shape=1.4)
+    for position, m in enumerate(chosen):
+        row, column = divmod(position, columns)
+        axes = figure.add_subplot(grid[row, column])
         for place, (region, pooling) in enumerate(rows):
             cells = sound[region][pooling]
-            _mark(axes, cells[metric], place - _REACH, "o", BLACK, "measured")
-            if f"{metric}_corrected" in cells:
-                _mark(axes, cells[f"{metric}_corrected"], place + _REACH, "s", BLUE, "corrected")
-            if (true := cells[f"true_{metric}"]["value"]) is not None:
+            _mark(axes, cells[m.key], place - _REACH, "o", BLACK, "measured")
+            if f"{m.key}_corrected" in cells:
+                _mark(axes, cells[f"{m.key}_corrected"], place + _REACH, "s", BLUE, "corrected")
+            if (true := cells[f"true_{m.key}"]["value"]) is not None:
                 axes.plot(true, place, "|", color=ORANGE, markersize=16, markeredgewidth=1.6,
                           label="true", zorder=1)  # fmt: skip
         axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
@@ -48,8 +50,8 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
         axes.set_yticklabels(names if column == 0 else [""] * len(rows))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", linewidth=0.3)
-        axes.set_title(title, fontsize=8)
-        if metric == "signed":
+        axes.set_title(m.label, fontsize=8)
+        if m.better is None:
             axes.axvline(0, color=BLACK, linewidth=0.6)
         else:
             axes.set_xlim(left=0)

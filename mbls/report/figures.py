@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mbls.evaluation.summary import N_BINS
-from mbls.metrics.dice import dice_scores
+from mbls.evaluation.summary import row_means
+from mbls.metrics.catalog import shown_in
 from mbls.metrics.estimates import case_values
 from mbls.plots.case_spread import case_spread_figure
 from mbls.plots.measured import measured_figure
@@ -24,7 +24,7 @@ from mbls.plots.worst_cases import Picture, load_pictures
 from mbls.report.analysis import Analysis, Cell
 from mbls.report.groups import Arm
 from mbls.report.runs import Run
-from mbls.report.views import scope
+from mbls.report.views import bins_words, scope
 
 __all__ = ["Drawn", "figures_of"]
 
@@ -82,13 +82,11 @@ def _tests(arm: Arm) -> list[Run]:
     return [test for run in arm.runs for test in run.tests]
 
 
-def _about(analysis: Analysis, how: str) -> list[str]:
-    return [f"{scope(analysis)} {how}"]
-
-
-def _sound(regions: Sequence[str], pooling: str) -> str:
+def _about(analysis: Analysis, regions: Sequence[str], pooling: str, before: str = "") -> list[str]:
+    """Return a caption: of which data, and how computed."""
     where = " and ".join(map(region_words, regions))
-    return f"Protocol sound, {where}, {pooling}, {N_BINS} equal right-closed bins."
+    how = f"Protocol sound, {where}, {pooling}, {bins_words(analysis)}."
+    return [f"{scope(analysis)} {before}{how}"]
 
 
 def _limits(cell: Cell) -> tuple[float, float, float]:
@@ -105,7 +103,7 @@ def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
         )
         for n in dice
     }
-    caption = _about(analysis, _sound(["all"], "pooled, less the bias over patients"))
+    caption = _about(analysis, ["all"], "pooled, less the bias over patients")
     figure = tradeoff_figure(points, caption=caption, label="ECE, all voxels, pooled")
     alt = "Dice against ECE: " + "; ".join(
         f"{n} Dice {dice[n].value:.3f}, ECE {error[n].value:.4f}" for n in dice
@@ -117,10 +115,13 @@ def _reliability(analysis: Analysis) -> Iterator[Drawn]:
     for region in SHOWN_REGIONS:
         words = region_words(region)
         tables = {
-            arm.name: [t.bins()[0].pool().table(region, N_BINS)[:, 0, 0] for t in _tests(arm)]
+            arm.name: [
+                counted.bins.pool().table(region, counted.n_bins)[:, 0, 0]
+                for counted in (test.counted() for test in _tests(arm))
+            ]
             for arm in analysis.group.arms
         }
-        caption = _about(analysis, _sound([region], "top label, pooled"))
+        caption = _about(analysis, [region], "top label, pooled")
         figure = side_by_side_figure(tables, caption=caption)
         alt = f"Reliability diagrams of {', '.join(tables)}, {words}: share of hits by confidence"
         yield Drawn(f"reliability_{region}", f"Reliability, {words}", alt, figure)
@@ -132,8 +133,8 @@ def _cases(analysis: Analysis) -> Iterator[Drawn]:
         for measure, by_seed in _case_table(arm).items():
             with np.errstate(invalid="ignore"):
                 values.setdefault(measure, {})[arm.name] = np.mean(by_seed, axis=0)
-    how = f"Each case alone. {_sound(SHOWN_REGIONS, 'per case')}"
-    figure = case_spread_figure(values, caption=_about(analysis, how))
+    caption = _about(analysis, SHOWN_REGIONS, "per case", "Each case alone. ")
+    figure = case_spread_figure(values, caption=caption)
     alt = "Distribution over cases: " + "; ".join(
         f"{measure}, {name}: median {np.nanmedian(v):.3f}"
         for measure, by_loss in values.items()
@@ -146,27 +147,24 @@ def _cases(analysis: Analysis) -> Iterator[Drawn]:
 def _case_table(arm: Arm) -> dict[str, list[np.ndarray]]:
     """Return each case's Dice and errors, by measure and test."""
     found: dict[str, list[np.ndarray]] = {}
-    for test in _tests(arm):
-        bins, counts, _ = test.bins()
-        scores = dice_scores(counts)[:, 1 : bins.num_classes]
-        known = ~np.isnan(scores)
-        with np.errstate(invalid="ignore"):
-            dice = np.where(known, scores, 0).sum(1) / known.sum(1)
+    for counted in (test.counted() for test in _tests(arm)):
+        dice = row_means(counted.overlaps["dice"][:, 1 : counted.bins.num_classes])
         found.setdefault("Dice", []).append(dice)
         for region in SHOWN_REGIONS:
-            values = case_values(bins, "ece", region=region, n_bins=N_BINS)
+            values = case_values(counted.bins, "ece", region=region, n_bins=counted.n_bins)
             found.setdefault(f"ECE, {region_words(region)}", []).append(values)
     return found
 
 
 def _measured(analysis: Analysis) -> Iterator[Drawn]:
     pairs = {
-        "ECE, all voxels, pooled": (SCATTER, "true_ece/all/pooled"),
-        "class-wise ECE, pooled": ("cece_corrected/all/pooled", "true_cece/all/pooled"),
-        f"ECE, {region_words('label')}, pooled": (
-            "ece_corrected/label/pooled",
-            "true_ece/label/pooled",
-        ),
+        f"{m.label}, {region_words(region)}, pooled": (
+            f"{m.key}_corrected/{region}/pooled",
+            f"true_{m.key}/{region}/pooled",
+        )
+        for m in shown_in("report")
+        if m.corrected and m.true
+        for region in SHOWN_REGIONS
     }
     known = {w: p for w, p in pairs.items() if p[1] in analysis.cells}
     if not known:
@@ -178,7 +176,7 @@ def _measured(analysis: Analysis) -> Iterator[Drawn]:
         }
         for words, (m, true) in known.items()
     }
-    caption = _about(analysis, _sound(SHOWN_REGIONS, "pooled, less the bias over patients"))
+    caption = _about(analysis, SHOWN_REGIONS, "pooled, less the bias over patients")
     alt = "Measured and true errors: " + "; ".join(
         f"{words}, {n}: measured {m[0]:.4f}, true {t[0]:.4f}"
         for words, by_loss in values.items()
@@ -198,7 +196,7 @@ def _sweeps(analysis: Analysis) -> Iterator[Drawn]:
                     cell = analysis.cells[key][arm.name]
                     points.append((float(arm.settings[setting]), *_limits(cell), cell.by_seed))
                 curves.setdefault(words, {})[name] = points
-        caption = _about(analysis, _sound(["all"], "pooled, less the bias over patients"))
+        caption = _about(analysis, ["all"], "pooled, less the bias over patients")
         figure = sweep_figure(curves, setting=setting, caption=caption)
         alt = f"Dice, ECE and NLL over {setting}: " + "; ".join(
             f"{setting} {point[0]:g} of {name}: {words} {point[1]:.4f}"

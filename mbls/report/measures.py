@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mbls.evaluation.protocols import PROTOCOLS, protocol_values
-from mbls.evaluation.summary import N_BINS
-from mbls.metrics.bins import CalibrationBins
+from mbls.evaluation import PROTOCOLS, TestRun, protocol_values
+from mbls.evaluation.summary import row_means
+from mbls.evaluation.table import PUBLISHED, overlap_label
 from mbls.metrics.bootstrap import drawn_values, mean_of_draws, patient_weights
+from mbls.metrics.catalog import find_metric, shown_in
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import Pooling
 from mbls.plots.words import POOLING_WORDS, region_words
@@ -85,15 +86,13 @@ def sections_of(run: Run) -> list[Section]:
 
 
 def _overlap(metrics: dict[str, Any], meta: dict[str, Any]) -> Section:
-    tolerance = meta.get("nsd_tolerance_mm")
-    nsd = f"NSD ({tolerance:g} mm)" if tolerance is not None else "NSD"
-    every = (
-        Measure("dice/mean", "Dice", "dice/mean", "more"),
-        Measure("hd95/mean", "HD95 (mm)", "hd95/mean", "less", 2),
-        Measure("nsd/mean", nsd, "nsd/mean", "more"),
+    measures = tuple(
+        Measure(f"{m.key}/mean", overlap_label(m, meta), f"{m.key}/mean", m.better, m.digits)
+        for m in shown_in("report", "overlap")
+        if metrics.get(m.key)
     )
-    chosen = tuple(m for m in every if metrics.get(m.metric.partition("/")[0]))
-    return Section("Overlap, mean of the foreground structures", "overlap", "", "per_case", chosen)
+    title = "Overlap, mean of the foreground structures"
+    return Section(title, "overlap", "", "per_case", measures)
 
 
 def _structures(metrics: dict[str, Any], meta: dict[str, Any]) -> Section:
@@ -103,35 +102,27 @@ def _structures(metrics: dict[str, Any], meta: dict[str, Any]) -> Section:
 
 
 def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
-    where, pooled = f"{region}/{pooling}", pooling == "pooled"
-    lead = (region, pooling) in CALIBRATED[:2]
-    measures = [
-        Measure(
-            f"{m}{'_corrected' * pooled}/{where}",
-            word + ", corrected" * pooled,
-            m,
-            corrected=pooled,
-        )
-        for m, word in (("ece", "ECE"), ("cece", "class-wise ECE"))
+    where, lead = f"{region}/{pooling}", (region, pooling) in CALIBRATED[:2]
+    chosen = [m for m in shown_in("report", "top", "classes", "score") if m.better or not lead]
+    measures = []
+    for m in chosen:
+        corrected = m.corrected and pooling == "pooled"
+        key, label = f"{m.key}{'_corrected' * corrected}", m.label + ", corrected" * corrected
+        measures.append(Measure(f"{key}/{where}", label, m.key, m.better, m.digits, corrected))
+    measures += [
+        Measure(f"true_{m.key}/{where}", f"true {m.label}", f"true_{m.key}", m.better, m.digits)
+        for m in chosen
+        if known and m.true
     ]
-    measures += [Measure(f"{m}/{where}", w, m) for m, w in (("nll", "NLL"), ("brier", "Brier"))]
-    if not lead:
-        measures += [Measure(f"signed/{where}", "conf. - acc.", "signed", None)]
-    if known:
-        measures += [
-            Measure(f"true_{m}/{where}", f"true {word}", f"true_{m}")
-            for m, word in (("ece", "ECE"), ("cece", "class-wise ECE"))
-        ]
     title = f"Calibration, {region_words(region)}, {POOLING_WORDS[pooling]}"
     return Section(title, "sound", region, pooling, tuple(measures), lead)
 
 
 def _published(name: str) -> Section:
     protocol = next(p for p in PROTOCOLS if p.name == name)
-    metrics = {"dice/mean": "Dice", "ece": "ECE", "cece": "class-wise ECE"}
     measures = tuple(
-        Measure(f"{m}/{name}", word, m, "more" if m == "dice/mean" else "less")
-        for m, word in metrics.items()
+        Measure(f"{key}/{name}", metric.label, key, metric.better, metric.digits)
+        for key, metric in ((key, find_metric(of)) for key, of in reversed(PUBLISHED.items()))
     )
     title = f"The same predictions under the published protocol {name}"
     return Section(title, name, protocol.region, protocol.pooling, measures, lead=False)
@@ -183,46 +174,37 @@ def sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[s
 
 
 def _sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[str, np.ndarray]:
-    bins, counts, about = run.bins()
-    overlaps = {"dice": dice_scores(counts)} | about["surfaces"]
+    counted = run.counted()
     found: dict[str, np.ndarray] = {}
     for section in sections:
         metrics = [m.metric for m in section.measures]
         if section.kind == "overlap":
-            drawn = _overlap_draws(bins, run.meta, overlaps, metrics, weights)
+            drawn = _overlap_draws(counted, metrics, weights)
         elif section.kind == "sound":
             settings: dict[str, Any] = {"region": section.region, "pooling": section.pooling}
-            drawn = drawn_values(bins, metrics, weights, n_bins=N_BINS, **settings)
+            settings["n_bins"] = counted.n_bins
+            drawn = drawn_values(counted.bins, metrics, weights, **settings)
         else:
-            drawn = _published_draws(bins, counts, section.kind, weights)
+            drawn = _published_draws(counted, section.kind, weights)
         found |= {m.key: drawn[m.metric] for m in section.measures}
     return found
 
 
 def _overlap_draws(
-    bins: CalibrationBins,
-    meta: dict[str, Any],
-    overlaps: dict[str, np.ndarray],
-    metrics: Sequence[str],
-    weights: np.ndarray,
+    counted: TestRun, metrics: Sequence[str], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    structures = [*meta["class_names"], *bins.channels[1 + bins.num_classes :]]
     found = {}
     for kind in {m.partition("/")[0] for m in metrics}:
-        means = mean_of_draws(overlaps[kind], weights)
-        foreground = means[:, 1 : bins.num_classes]
-        known = ~np.isnan(foreground)
-        with np.errstate(invalid="ignore"):
-            found[f"{kind}/mean"] = np.where(known, foreground, 0).sum(1) / known.sum(1)
-        found |= {f"{kind}/{name}": means[:, k] for k, name in enumerate(structures)}
+        means = mean_of_draws(counted.overlaps[kind], weights)
+        found[f"{kind}/mean"] = row_means(means[:, 1 : counted.bins.num_classes])
+        for column, channel in enumerate(counted.bins.channels[1:]):
+            found[f"{kind}/{counted.names[channel]}"] = means[:, column]
     return found
 
 
-def _published_draws(
-    bins: CalibrationBins, counts: np.ndarray, name: str, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+def _published_draws(counted: TestRun, name: str, weights: np.ndarray) -> dict[str, np.ndarray]:
     protocol = next(p for p in PROTOCOLS if p.name == name)
-    values = protocol_values(bins, protocol)
-    scores = np.round(dice_scores(counts, absent="one"), protocol.digits or 15)
-    values["dice/mean"] = scores[:, 1 : bins.num_classes].mean(1)
+    values = protocol_values(counted.bins, protocol)
+    scores = np.round(dice_scores(counted.dice, absent="one"), protocol.digits or 15)
+    values["dice/mean"] = scores[:, 1 : counted.bins.num_classes].mean(1)
     return {metric: mean_of_draws(v, weights) for metric, v in values.items()}

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from mbls.evaluation.summary import load_bins
+from mbls.evaluation import TestRun
 from mbls.loggers.metrics_csv import read_rows
 from mbls.loggers.selection import RULES
-from mbls.metrics.bins import CalibrationBins
 from mbls.plots.worst_cases import load_pictures
 from mbls.runtime.errors import ReportError
 
@@ -86,8 +85,8 @@ class Run:
         """The runs of whose tests its values are means: folds that tested the same cases."""
         return self.folds if self.folds and not self.pooled else (self,)
 
-    def bins(self) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
-        """Return the content of ``bins.npz``: histogram, Dice counts and the rest.
+    def counted(self) -> TestRun:
+        """Return what its test counted, the content of ``bins.npz``.
 
         Of folds that tested patients of their own, all cases one after the other.
 
@@ -95,10 +94,10 @@ class Run:
             ValueError: It stands for folds that tested the same cases: see :attr:`tests`.
         """
         if self.pooled:
-            return _joined([fold.bins() for fold in self.folds])
+            return _joined([fold.counted() for fold in self.folds])
         if self.folds:
             raise ValueError(f"{self.folder} stands for several tests of its cases; read .tests.")
-        return load_bins(self.test / "bins.npz")
+        return TestRun.load(self.test / "bins.npz")
 
 
 @dataclass(frozen=True)
@@ -196,14 +195,14 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
             which = "" if tag == "best" else f" --ckpt {tag}"
             return LeftOut(folder, f"not tested: no test/{tag}; mbls evaluate {folder}{which}")
         metrics = json.loads((test / "metrics.json").read_text())
-        _, _, about = load_bins(test / "bins.npz")
+        counted = TestRun.load(test / "bins.npz")
         beside = _Beside(folder, tag, config)
         run = Run(
             folder, tag, card, config, metrics, beside.epochs or [],
-            tuple(about["cases"]), tuple(about["patients"]),
+            tuple(counted.cases), tuple(counted.patients),
             pictured=beside.pictured, by_rule=beside.by_rule, damaged=tuple(beside.damaged),
         )  # fmt: skip
-        if about["meta"] != {k: run.meta[k] for k in about["meta"]}:
+        if counted.meta != {k: run.meta[k] for k in counted.meta}:
             return LeftOut(folder, f"test/{tag}: metrics.json and bins.npz are of different tests")
         int(card["seed"]), config["model"]["loss"], run.meta["n_bins"]
     except Exception as error:  # whatever a broken file raises
@@ -211,27 +210,26 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
     return run
 
 
-def _joined(
-    parts: Sequence[tuple[CalibrationBins, np.ndarray, dict[str, Any]]],
-) -> tuple[CalibrationBins, np.ndarray, dict[str, Any]]:
-    """Return the content of several ``bins.npz`` as that of one test of all cases."""
-    bins, counts, abouts = zip(*parts, strict=True)
-    first = bins[0]
-    known = [b.truth for b in bins if b.truth is not None]
-    joined = replace(
-        first,
-        cells=np.concatenate([b.cells for b in bins]),
-        sums=np.concatenate([b.sums for b in bins]),
-        truth=np.concatenate(known) if len(known) == len(bins) else None,
+def _joined(parts: Sequence[TestRun]) -> TestRun:
+    """Return several tests as one test of all their cases."""
+    first = parts[0]
+    known = [part.bins.truth for part in parts if part.bins.truth is not None]
+    bins = replace(
+        first.bins,
+        cells=np.concatenate([part.bins.cells for part in parts]),
+        sums=np.concatenate([part.bins.sums for part in parts]),
+        truth=np.concatenate(known) if len(known) == len(parts) else None,
     )
-    shared = [name for name in abouts[0]["surfaces"] if all(name in a["surfaces"] for a in abouts)]
-    surfaces = {name: np.concatenate([a["surfaces"][name] for a in abouts]) for name in shared}
-    about = abouts[0] | {
-        "cases": [case for a in abouts for case in a["cases"]],
-        "patients": [patient for a in abouts for patient in a["patients"]],
-        "surfaces": surfaces,
-    }
-    return joined, np.concatenate(counts), about
+    shared = [name for name in first.surfaces if all(name in part.surfaces for part in parts)]
+    return replace(
+        first,
+        bins=bins,
+        dice=np.concatenate([part.dice for part in parts]),
+        cases=[case for part in parts for case in part.cases],
+        patients=[patient for part in parts for patient in part.patients],
+        surfaces={n: np.concatenate([part.surfaces[n] for part in parts]) for n in shared},
+        fine=None,
+    )
 
 
 class _Beside:

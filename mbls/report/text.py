@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mbls.evaluation.results import csv_field
+from mbls.evaluation.run import csv_field
 from mbls.report.analysis import Analysis
 from mbls.report.views import Entry, View
 

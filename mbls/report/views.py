@@ -123,7 +123,7 @@ def _how(analysis: Analysis, section: Section) -> str:
     way = f"{region_words(section.region)}, {POOLING_WORDS[section.pooling]}"
     if section.kind == "sound" and section.pooling == "per_case":
         way += _known(analysis, section.region)
-    return f"Protocol {section.kind}, {way}, {_bins(analysis)}."
+    return f"Protocol {section.kind}, {way}, {bins_words(analysis)}."
 
 
 def _absent(analysis: Analysis) -> str:
@@ -152,7 +152,8 @@ def _first_tests(analysis: Analysis) -> tuple[Run, ...]:
     return run.folds if run.pooled else (run,)
 
 
-def _bins(analysis: Analysis) -> str:
+def bins_words(analysis: Analysis) -> str:
+    """Return the number of bins in words."""
     return f"{analysis.group.facts['bins']} equal right-closed bins"
 
 
@@ -242,7 +243,7 @@ def reruns_view(analysis: Analysis) -> View | None:
         "difference this often where the losses are the same; 5 % would be right.",
     )
     title = "Same loss, another seed: found different"
-    caption = f"{scope(analysis)} Protocol sound, {_bins(analysis)}."
+    caption = f"{scope(analysis)} Protocol sound, {bins_words(analysis)}."
     columns = ("measure", "pairs of runs", "share")
     return View(title, caption, legend, columns, tuple(rows), lead=False)
 
@@ -294,7 +295,7 @@ def selection_view(analysis: Analysis) -> View | None:
                "test Dice", "test NLL", "test ECE")  # fmt: skip
     title = "What the choice of the checkpoint does"
     caption = (
-        f"{scope(analysis)} Protocol sound, all voxels, pooled, {_bins(analysis)}; ECE not "
+        f"{scope(analysis)} Protocol sound, all voxels, pooled, {bins_words(analysis)}; ECE not "
         "corrected; Dice mean over cases and foreground structures; validation on the preprocessed "
         "grid."
     )

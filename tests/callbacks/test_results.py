@@ -6,8 +6,7 @@ import pytest
 
 from mbls.callbacks import TestResults, results
 from mbls.cli import main
-from mbls.evaluation.summary import summarize
-from tests.metrics.test_results import ABOUT, scored
+from tests.evaluation.counted import counted
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -16,8 +15,7 @@ def test_all_numbers_are_printed_where_asked(verbose, tmp_path, monkeypatch, cap
     run = SimpleNamespace(path=folder, tag="best")
     monkeypatch.setattr(results, "folder_callback", lambda trainer: run)
     callback = TestResults(verbose=verbose)
-    histogram, dice = scored()
-    callback._metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    callback._metrics = counted().summary()
     callback.teardown(None, None, "test")
     said = capsys.readouterr().out
     assert "PHANTOM" in said

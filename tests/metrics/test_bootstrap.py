@@ -18,7 +18,7 @@ from mbls.metrics.bootstrap import (
     mean_of_draws,
     patient_weights,
 )
-from tests.metrics.test_results import scored
+from tests.evaluation.counted import scored
 
 
 def test_cases_of_a_patient_are_drawn_together():

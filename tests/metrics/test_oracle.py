@@ -12,7 +12,7 @@ from mbls.metrics import (
     SmoothCalibrationError,
     estimate,
 )
-from mbls.metrics.estimates import CLASS_METRICS, SCORE_METRICS, TOP_METRICS
+from mbls.metrics.catalog import METRICS
 from mbls.metrics.fine import fine_cells
 from mbls.metrics.regions import REGIONS
 from tests.metrics import oracle
@@ -80,13 +80,19 @@ def test_cells_of_every_region_and_case(counted):
     assert sizes[2, 1:].tolist()[0] == 0  # without foreground
 
 
+TOP, CLASSWISE, SCORES = (
+    [key for m in METRICS if m.of == of
+     for key in (m.key, *([f"{m.key}_floor"] if m.floor else []))]
+    for of in ("top", "classes", "score")
+)  # fmt: skip
+
+
 def expected_values(chosen, n_bins, region, pairs=None):
     """All metrics of one set of voxels; NaN where there is none."""
     names = ["top", *map(str, range(CLASSES)), *UNIONS]
     if not chosen:
         return dict.fromkeys(
-            [*TOP_METRICS, *CLASS_METRICS, *SCORE_METRICS]
-            + [f"{m}/{c}" for m in TOP_METRICS for c in names[1:]],
+            [*TOP, *CLASSWISE, *SCORES] + [f"{m}/{c}" for m in TOP for c in names[1:]],
             math.nan,
         )
     find = oracle.errors if pairs else oracle.counted_errors
@@ -95,7 +101,7 @@ def expected_values(chosen, n_bins, region, pairs=None):
     values = dict(each["top"])
     values |= {f"{m}/{c}": each[c][m] for c in names[1:] for m in each[c]}
     classes = [str(k) for k in range(1 if region == "label" else 0, CLASSES)]
-    for name in CLASS_METRICS:
+    for name in CLASSWISE:
         if name[1:] in each["top"]:
             values[name] = sum(each[k][name[1:]] for k in classes) / len(classes)
     return values
@@ -110,7 +116,7 @@ def test_every_metric_pooled_and_per_case(counted, region, n_bins):
     pooled = expected_values(together, n_bins, region) | oracle.scores(together)
     each = [expected_values(c, n_bins, region) for c in chosen[region]]
     each = [v | (oracle.scores(c) if c else {}) for v, c in zip(each, chosen[region], strict=True)]
-    assert set(pooled) >= {*TOP_METRICS, *CLASS_METRICS, *SCORE_METRICS, "ece/a", "mce/b", "ace/0"}
+    assert set(pooled) >= {*TOP, *CLASSWISE, *SCORES, "ece/a", "mce/b", "ace/0"}
     for name, value in pooled.items():
         close = LOG_CLOSE if name == "nll" else CLOSE
         found, cases = estimate(bins, name, region=region, n_bins=n_bins)

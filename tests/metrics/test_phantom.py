@@ -9,8 +9,7 @@ import torch
 from datamodules.phantom import ACDC, Patient, PhantomSettings, draw_labels, posterior
 from datamodules.phantom.posterior import stream
 from mbls.cli import main
-from mbls.evaluation import from_bins
-from mbls.evaluation.summary import summarize
+from mbls.evaluation import TestRun, from_bins
 from mbls.metrics import CalibrationHistogram, estimate
 from mbls.metrics.estimates import POOLINGS
 
@@ -76,7 +75,7 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
     about = {"dataset": "acdc", "origin": "phantom", "class_names": names}
     patients = [str(n) for n in range(PATIENTS)]
     counts = np.ones((PATIENTS, 4, 3), dtype=np.int64)
-    metrics = summarize(bins, counts, cases=patients, patients=patients, meta=about)["sound"]
+    metrics = TestRun(bins, counts, patients, patients, about).summary()["sound"]
     for region in ("label", "union"):
         cells = metrics[region]["pooled"]
         for metric in ("ece", "cece", "signed"):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import yaml
 
-from mbls.evaluation.results import case_rows, to_json
-from mbls.evaluation.summary import save_bins, summarize
+from mbls.evaluation import TestRun
+from mbls.evaluation.results import to_json
 from mbls.metrics import CalibrationHistogram, DiceScore
 from mbls.metrics.bootstrap import patient_weights
 from mbls.plots.worst_cases import Picture, save_pictures
@@ -94,19 +94,17 @@ def write_run(
     probs, label, known = (torch.cat(parts) for parts in zip(*made, strict=True))
     histogram.update(probs, label, index=torch.arange(len(cases)), posterior=known)
     dice.update(probs, label, index=torch.arange(len(cases)))
-    told: dict[str, Any] = {
-        "cases": cases,
-        "patients": [case.partition("_")[0] for case in cases],
-        "meta": about | (meta or {}),
-        "surfaces": {name: distances(seed, len(cases)) for name in surfaces},
-    }
-    bins, counts = histogram.bins(), dice.counts.numpy()
+    tested = TestRun(
+        histogram.bins(), dice.counts.numpy(), cases,
+        [case.partition("_")[0] for case in cases], about | (meta or {}),
+        {name: distances(seed, len(cases)) for name in surfaces},
+    )  # fmt: skip
     if pictures:
         save_pictures(test / "worst.npz", [worst(cases[0], seed)])
-    save_bins(test / "bins.npz", bins, counts, **told)
+    tested.save(test / "bins.npz")
     with patch("mbls.evaluation.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
-        (test / "metrics.json").write_text(to_json(summarize(bins, counts, **told)))
-    (test / "cases.csv").write_text(case_rows(bins, counts, **told))
+        (test / "metrics.json").write_text(to_json(tested.summary()))
+    (test / "cases.csv").write_text(tested.csv())
     arguments = {"alpha": 0.1, "ignore_index": -100} | (settings or {})
     content = {
         "seed_everything": seed,

@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import pytest
 
-from mbls.evaluation.results import csv_field, csv_name
 from mbls.evaluation.results import load_results as load
+from mbls.evaluation.run import csv_field, csv_name
 from mbls.report.analysis import analyse
 from mbls.report.build import views_of
 from mbls.report.groups import groups_of

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from mbls.evaluation.summary import summarize
 from mbls.plots import (
     confidence_figure,
     multipliers_figure,
@@ -20,7 +19,7 @@ from mbls.plots.reliability import share_interval
 from mbls.plots.side_by_side import side_by_side_figure
 from mbls.plots.spread import case_counts
 from mbls.plots.style import INCHES
-from tests.metrics.test_results import ABOUT, META, scored
+from tests.evaluation.counted import META, counted, scored
 from tests.report.fake import worst
 
 
@@ -126,8 +125,7 @@ def test_confidence_bars_are_right_and_wrong_voxels(bins):
 
 
 def test_true_and_measured_errors_are_the_summarys():
-    histogram, dice = scored()
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    metrics = counted().summary()
     figure = truth_figure(metrics)
     assert "PHANTOM" in figure.get_suptitle()
     rows = [(r, p) for r in ("all", "label", "union") for p in ("pooled", "per_case")]
@@ -144,8 +142,7 @@ def test_true_and_measured_errors_are_the_summarys():
 
 
 def test_true_errors_need_a_posterior():
-    histogram, dice = scored(posterior=False)
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    metrics = counted(posterior=False).summary()
     with pytest.raises(ValueError, match="this run knew none"):
         truth_figure(metrics)
 
@@ -249,8 +246,7 @@ def test_cases_without_a_value_are_counted():
 
 def test_regions_have_the_same_words_in_every_figure(bins):
     words = "labelled foreground (label)"
-    histogram, dice = scored()
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    metrics = counted().summary()
     truth = [label.get_text() for label in truth_figure(metrics).axes[0].get_yticklabels()]
     values = {f"ECE, {words}, pooled": {"ce": ((0.1, 0.0, 0.2), (0.1, 0.0, 0.2))}}
     measured = measured_figure(values, caption=["acdc"])

@@ -4,10 +4,13 @@ import csv
 import json
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from mbls.evaluation import from_bins, load_results, write_results
+from mbls.evaluation import TestRun, from_bins, load_results, write_results
+from mbls.evaluation.results import to_json
 from mbls.metrics import (
     REGIONS,
     CalibrationHistogram,
@@ -18,40 +21,14 @@ from mbls.metrics import (
     case_values,
     estimate,
 )
-
-META = {
-    "dataset": "acdc",
-    "origin": "phantom",
-    "class_names": ["background", "RV", "MYO"],
-    "tag": "best",
-}
-ABOUT = {"cases": ["p1_ED", "p1_ES", "p2_ED"], "patients": ["p1", "p1", "p2"], "meta": META}
-
-
-def scored(order=(0, 1, 2), posterior=True):
-    torch.manual_seed(3)
-    known = torch.randn(3, 3, 12, 13, 4).mul(2).softmax(1)
-    target = torch.distributions.Categorical(known.movedim(1, -1)).sample()
-    target[1][target[1] == 2] = 0
-    probs = (known.log() * 1.5).softmax(1)
-    histogram = CalibrationHistogram(3, unions={"heart": (1, 2)}, num_cases=3)
-    dice = DiceScore(3, unions={"heart": (1, 2)}, num_cases=3)
-    for n in order:
-        index, one = torch.tensor([n]), slice(n, n + 1)
-        histogram.update(
-            probs[one], target[one], index=index, posterior=known[one] if posterior else None
-        )
-        dice.update(probs[one], target[one], index=index)
-    return histogram, dice
+from tests.evaluation.counted import ABOUT, META, counted, scored
+from tests.metrics.answers import FOLDER
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("results") / "best"
-    histogram, dice = scored()
-    path.parent.joinpath("returned.json").write_text(
-        json.dumps(write_results(path, histogram, dice, **ABOUT))
-    )
+    path.parent.joinpath("returned.json").write_text(json.dumps(write_results(path, counted())))
     return path
 
 
@@ -61,8 +38,7 @@ def test_every_number_comes_back_from_the_histogram(folder):
 
 
 def test_equal_runs_write_equal_bytes(folder, tmp_path):
-    histogram, dice = scored(order=(2, 0, 1))
-    write_results(tmp_path / "again", histogram, dice, **ABOUT)
+    write_results(tmp_path / "again", counted(order=(2, 0, 1)))
     names = sorted(p.name for p in folder.iterdir())
     figures = ("confidence", "reliability", "reliability_by_case", "true_error")
     drawn = [f"{figure}.{kind}" for figure in figures for kind in ("pdf", "png")]
@@ -111,9 +87,8 @@ def test_loaded_results_hold_the_same(folder):
 
 
 def test_real_data_has_no_true_error(tmp_path):
-    histogram, dice = scored(posterior=False)
-    about = ABOUT | {"meta": META | {"origin": "real"}}
-    metrics = write_results(tmp_path, histogram, dice, **about)
+    run = counted(posterior=False, meta=META | {"origin": "real"})
+    metrics = write_results(tmp_path, run)
     assert not any(name.startswith("true") for name in metrics["sound"]["all"]["pooled"])
     assert not list(tmp_path.glob("true_error*"))
 
@@ -129,7 +104,7 @@ def test_surfaces_join_every_file(tmp_path):
         target[0][target[0] == 1] = 0
         probs, spacing = torch.rand(3, 3, 7, 7), torch.full((3, 2), 1.5)
         measured[name].update(probs, target, spacing=spacing, index=torch.arange(3))
-    returned = write_results(tmp_path, histogram, dice, **ABOUT, **measured)
+    returned = write_results(tmp_path, TestRun.of(histogram, dice, **ABOUT, **measured))
     assert json.dumps(from_bins(tmp_path / "bins.npz")) == json.dumps(returned)
     values = measured["hd95"].compute()
     assert returned["hd95"]["RV"]["n_cases"] == 2
@@ -146,7 +121,7 @@ def test_a_run_without_foreground_writes_null(tmp_path):
     histogram.update(probs, torch.zeros(1, 9), index=index)
     dice.update(probs, torch.zeros(1, 9), index=index)
     about = {"cases": ["a"], "patients": ["a"], "meta": META}
-    returned = write_results(tmp_path, histogram, dice, **about)
+    returned = write_results(tmp_path, TestRun.of(histogram, dice, **about))
     assert math.isnan(returned["dice"]["mean"]["value"])
     written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert written["dice"]["mean"] | {"value": None} == written["dice"]["mean"]
@@ -158,15 +133,14 @@ def test_a_run_without_foreground_writes_null(tmp_path):
     ("change", "message"),
     [
         ({"cases": ["a"]}, "one row a case"),
-        ({"meta": {"dataset": "acdc", "origin": "real"}}, r"none of \['class_names'\]"),
+        ({"meta": {"dataset": "acdc", "origin": "real"}}, r"lacks \['class_names'\]"),
         ({"meta": META | {"origin": "ACDC"}}, "'real' or 'phantom'"),
         ({"meta": META | {"class_names": ["a"]}}, "must name 3 classes"),
     ],
 )
-def test_refused_descriptions(change, message, tmp_path):
+def test_refused_descriptions(change, message):
     with pytest.raises(ValueError, match=message):
-        write_results(tmp_path / "new", *scored(), **(ABOUT | change))
-    assert not (tmp_path / "new").exists()
+        counted(**change)
 
 
 def test_missing_files_are_named(folder, tmp_path):
@@ -197,7 +171,8 @@ def test_structures_that_no_label_holds_are_left_out_and_counted(kind, no_figure
     for metric in (histogram, dice, hd95, nsd, fine):
         metric.update(**given)
     about = {"cases": list("abcd"), "patients": list("abcd"), "meta": META}
-    found = write_results(tmp_path, histogram, dice, hd95=hd95, nsd=nsd, fine=fine, **about)
+    run = TestRun.of(histogram, dice, hd95=hd95, nsd=nsd, fine=fine, **about)
+    found = write_results(tmp_path, run)
     assert json.dumps(from_bins(tmp_path / "bins.npz")) == json.dumps(found)
     ill = int(kind == "one is missed")
     for overlap, missed in {"dice": 0, "nsd": 0, "hd95": (8**2 + 9**2 + 5**2) ** 0.5}.items():
@@ -215,3 +190,21 @@ def test_structures_that_no_label_holds_are_left_out_and_counted(kind, no_figure
     rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
     assert [row["hd95/RV"] == "" for row in rows] == [not ill, True, True, True]
     assert all(row["ece/all"] for row in rows)
+
+
+def test_files_of_earlier_versions_give_the_same_numbers(tmp_path):
+    """Of the version that took n_bins from a constant; its files hold no n_bins in bins.npz."""
+    old = FOLDER / "test_run"
+    stored = json.loads((old / "metrics.json").read_text())
+    assert json.loads(to_json(from_bins(old / "bins.npz"))) == stored
+    run = TestRun.load(old / "bins.npz")
+    run.save(tmp_path / "bins.npz")
+    with np.load(old / "bins.npz") as before, np.load(tmp_path / "bins.npz") as after:
+        assert set(before) == set(after)
+        assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    (tmp_path / "cases.csv").write_text(run.csv())
+    rows, again = pd.read_csv(old / "cases.csv"), pd.read_csv(tmp_path / "cases.csv")
+    added = [c for c in again if c not in rows]
+    assert added == [f"true_signed/{region}" for region in run.bins.regions]
+    pd.testing.assert_frame_equal(rows, again.drop(columns=added), check_exact=True)
+    assert load_results(old).metrics == stored

@@ -4,34 +4,22 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from mbls.evaluation import from_bins, write_results
 from mbls.evaluation.results import to_json
-from mbls.evaluation.summary import summarize
-from mbls.metrics import FineHistogram
 from mbls.metrics.bootstrap import corrected, drawn_values, patient_weights
 from mbls.metrics.fine_bins import FINE_METRICS, fine_values
-from tests.metrics.test_results import ABOUT, META, scored
+from tests.evaluation.counted import ABOUT, counted, fine_histogram, scored
 from tests.test_module import fit, module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 
-def fine_histogram():
-    torch.manual_seed(5)
-    probs = torch.randn(3, 3, 200).mul(2).softmax(1)
-    fine = FineHistogram(3, unions={"heart": (1, 2)})
-    fine.update(probs, torch.randint(3, (3, 200)))
-    return fine
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("summary")
-    histogram, dice = scored()
-    fine = fine_histogram()
-    return folder, write_results(folder, histogram, dice, fine=fine, **ABOUT), fine.bins()
+    run = counted(fine=fine_histogram())
+    return folder, write_results(folder, run), run.fine
 
 
 def test_the_fine_metrics_are_pooled_and_have_no_interval(written):
@@ -57,8 +45,7 @@ def test_the_fine_metrics_come_back_to_the_bit(written):
 
 
 def test_without_a_fine_histogram_there_are_no_fine_metrics():
-    histogram, dice = scored()
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), **ABOUT)
+    metrics = counted().summary()
     assert not set(FINE_METRICS) & set(metrics["sound"]["all"]["pooled"])
 
 
@@ -85,9 +72,7 @@ def test_corrected_errors_stand_beside_the_pooled_ones(written):
 
 
 def test_one_patient_has_no_corrected_error():
-    histogram, dice = scored()
-    about = ABOUT | {"patients": ["p1"] * 3, "meta": META}
-    cells = summarize(histogram.bins(), dice.counts.numpy(), **about)["sound"]["all"]["pooled"]
+    cells = counted(patients=["p1"] * 3).summary()["sound"]["all"]["pooled"]
     assert cells["ece"]["low"] is None
     assert np.isnan(cells["ece_corrected"]["value"])
     assert cells["ece_corrected"]["low"] is None

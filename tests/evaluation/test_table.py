@@ -1,20 +1,21 @@
 """The printed table says what each number is."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
 from mbls.evaluation import results_table, summary_table
-from mbls.evaluation.summary import summarize
 from mbls.metrics import dice_scores
-from tests.metrics.test_results import ABOUT, META, scored
-from tests.metrics.test_summary import fine_histogram
+from tests.evaluation.counted import META, counted, fine_histogram
 
 
 def shown(origin, width=80, fine=True, table=results_table, meta=None):
-    histogram, dice = scored(posterior=origin == "phantom")
-    about = ABOUT | {"meta": META | {"origin": origin} | (meta or {})}
-    cells = fine_histogram().bins() if fine else None
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), fine=cells, **about)
+    metrics = counted(
+        posterior=origin == "phantom",
+        meta=META | {"origin": origin} | (meta or {}),
+        fine=fine_histogram() if fine else None,
+    ).summary()
     console = Console(width=width, record=True)
     console.print(table(metrics))
     return metrics, console.export_text()
@@ -83,10 +84,8 @@ def test_real_data_is_not_called_a_phantom(word):
 
 
 def test_the_tolerance_of_the_surface_dice_is_named():
-    histogram, dice = scored()
-    about = ABOUT | {"meta": META | {"nsd_tolerance_mm": 2.0}}
-    surfaces = {"nsd": dice_scores(dice.counts.numpy())}
-    metrics = summarize(histogram.bins(), dice.counts.numpy(), surfaces=surfaces, **about)
+    run = counted(meta=META | {"nsd_tolerance_mm": 2.0})
+    metrics = replace(run, surfaces={"nsd": dice_scores(run.dice)}).summary()
     console = Console(width=80, record=True)
     console.print(results_table(metrics))
     assert "NSD (2 mm)" in console.export_text()

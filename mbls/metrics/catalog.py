@@ -1,0 +1,137 @@
+"""The table of metrics: what logs, files, the screen, reports and figures call and show.
+
+Adding a metric of the histogram is one entry of :data:`METRICS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mbls.metrics.calibration import (
+    average_error,
+    expected_error,
+    maximum_error,
+    over_error,
+    signed_error,
+    under_error,
+)
+from mbls.metrics.floor import debiased_square, expected_error_floor
+
+__all__ = ["METRICS", "Estimator", "NamedMetric", "find_metric", "logged_metrics", "shown_in"]
+
+Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Place = Literal["json", "csv", "screen", "summary", "report"]
+EVERYWHERE: tuple[Place, ...] = ("json", "csv", "screen", "report")
+
+
+@dataclass(frozen=True)
+class NamedMetric:
+    """One entry of :data:`METRICS`.
+
+    Attributes:
+        key: Its name in files and in :func:`mbls.metrics.estimate`.
+        label: Its name on the screen, in reports and in figures.
+        of: What it is computed of: the ``"top"`` label's bins, the bins of each of the
+            ``"classes"`` (then averaged), a ``"score"`` that the histogram sums up, the ``"fine"``
+            histogram (pooled alone), or the ``"overlap"`` of a structure.
+        value: From voxels, hits and summed confidences ``(..., n_bins)`` to ``(...)``; for
+            ``"top"`` and ``"classes"``.
+        better: Which values are better; None where neither is.
+        digits: Decimals shown.
+        floor: What a calibrated model would show (``<key>_floor``), called as ``value`` is.
+        corrected: Whether ``<key>_corrected`` stands beside it where voxels are pooled.
+        true: Whether ``true_<key>`` stands beside it where the labels' distribution is known.
+        shown: ``"json"`` (metrics.json), ``"csv"`` (cases.csv), ``"screen"`` and its ``"summary"``
+            after a test, ``"report"``.
+        logged: Names in the logs of validation and test, and the region of each; voxels are pooled.
+    """
+
+    key: str
+    label: str
+    of: Literal["top", "classes", "score", "fine", "overlap"]
+    value: Estimator | None = None
+    better: Literal["less", "more"] | None = "less"
+    digits: int = 4
+    floor: Estimator | None = None
+    corrected: bool = False
+    true: bool = False
+    shown: tuple[Place, ...] = EVERYWHERE
+    logged: Mapping[str, str] = field(default_factory=dict)
+
+
+def expected_error_l2(count: np.ndarray, hits: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Return the root of the count-weighted mean squared gap."""
+    return expected_error(count, hits, confidence, norm="l2")
+
+
+METRICS = (
+    NamedMetric(
+        "ece", "ECE", "top", expected_error,
+        floor=expected_error_floor, corrected=True, true=True,
+        shown=(*EVERYWHERE, "summary"), logged={"ece": "all", "ece_label": "label"},
+    ),
+    NamedMetric(
+        "cece", "class-wise ECE", "classes", expected_error,
+        floor=expected_error_floor, corrected=True, true=True,
+        shown=(*EVERYWHERE, "summary"), logged={"cece": "all"},
+    ),
+    NamedMetric("adaptive_ece", "equal-mass ECE", "fine", shown=("json", "screen")),
+    NamedMetric("tace", "TACE", "fine", shown=("json", "screen")),
+    NamedMetric("smece", "smooth ECE", "fine", shown=("json", "screen")),
+    NamedMetric("ece_l2", "ECE, L2", "top", expected_error_l2, shown=("json",)),
+    NamedMetric("cece_l2", "class-wise ECE, L2", "classes", expected_error_l2, shown=("json",)),
+    NamedMetric("ace", "ACE", "top", average_error, shown=("json",)),
+    NamedMetric("mce", "MCE", "top", maximum_error, shown=("json",)),
+    NamedMetric("cace", "class-wise ACE", "classes", average_error, shown=()),
+    NamedMetric("cmce", "class-wise MCE", "classes", maximum_error, shown=()),
+    NamedMetric(
+        "signed", "confidence - accuracy", "top", signed_error, better=None, true=True,
+        shown=("json", "csv", "report"),
+    ),
+    NamedMetric("over", "overconfident part of ECE", "top", over_error, shown=("json",)),
+    NamedMetric("under", "underconfident part of ECE", "top", under_error, shown=("json",)),
+    NamedMetric("nll", "NLL", "score", shown=(*EVERYWHERE, "summary"), logged={"nll": "all"}),
+    NamedMetric("brier", "Brier", "score"),
+    NamedMetric(
+        "ece_debiased_square", "squared ECE, debiased", "top", debiased_square, better=None,
+        shown=("json",),
+    ),
+    NamedMetric(
+        "cece_debiased_square", "squared class-wise ECE, debiased", "classes", debiased_square,
+        better=None, shown=("json",),
+    ),
+    NamedMetric("dice", "Dice", "overlap", better="more"),
+    NamedMetric("hd95", "HD95 (mm)", "overlap", digits=2),
+    NamedMetric("nsd", "NSD", "overlap", better="more"),
+)  # fmt: skip
+"""Every metric, in the order in which files and tables hold them."""
+
+
+def shown_in(place: Place, *of: str) -> list[NamedMetric]:
+    """Return the metrics that a place shows.
+
+    Args:
+        place: As in :attr:`NamedMetric.shown`.
+        of: Kinds of :attr:`NamedMetric.of`; all without overlaps if none is named.
+    """
+    kinds = of or ("top", "classes", "score", "fine")
+    return [m for m in METRICS if place in m.shown and m.of in kinds]
+
+
+def logged_metrics() -> list[tuple[NamedMetric, str, str]]:
+    """Return each logged value: its metric, its name and its region."""
+    return [(m, name, region) for m in METRICS for name, region in m.logged.items()]
+
+
+def find_metric(key: str) -> NamedMetric:
+    """Return the entry of a key.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for metric in METRICS:
+        if metric.key == key:
+            return metric
+    raise ValueError(f"metric must be one of {[m.key for m in METRICS]}, got {key!r}.")
