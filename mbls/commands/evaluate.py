@@ -12,6 +12,13 @@ from mbls.runtime.errors import CheckpointError, RunFolderError
 
 __all__ = ["add_mirror", "main", "mirror_words", "run_words", "tag_of"]
 
+TAGGED = (
+    ("model.window", "{}", None),
+    ("model.n_bins", "{}bins", 15),
+    ("trainer.precision", "{}", "32-true"),
+)
+"""Settings that name a test, how, and their value where the run's configuration has none."""
+
 
 def main(args: list[str]) -> int:
     """Test one checkpoint of a run and write ``test/<tag>/``."""
@@ -61,8 +68,8 @@ def tag_of(options: argparse.Namespace, rest: Sequence[str], stated: Mapping[str
     Example:
         >>> options = argparse.Namespace(ckpt="best", split=Path("ours.json"), fold=None,
         ...                              grid="native", mirror=[0, 1])
-        >>> tag_of(options, ["--model.window=whole"], {})
-        'best-ours-native-mirrored-01-whole'
+        >>> tag_of(options, ["--model.window=whole", "--trainer.precision=bf16-mixed"], {})
+        'best-ours-native-mirrored-01-whole-bf16-mixed'
     """
     data = below(stated, "data", "init_args") or {}
     parts = [Path(options.ckpt).stem]
@@ -74,9 +81,11 @@ def tag_of(options: argparse.Namespace, rest: Sequence[str], stated: Mapping[str
         parts.append("native")
     if options.mirror:
         parts.append("mirrored-" + "".join(map(str, options.mirror)))
-    window = dict(options_of(rest)).get("model.window")
-    if window not in (None, below(stated, "model", "window")):
-        parts.append(str(window))
+    asked = dict(options_of(rest))
+    for name, words, usual in TAGGED:
+        value, own = asked.get(name), below(stated, *name.split("."))
+        if value is not None and value != str(usual if own is None else own):
+            parts.append(words.format(value))
     return "-".join(parts)
 
 
