@@ -23,7 +23,7 @@ def case_spread_figure(
     """
     names = list(next(iter(values.values())))
     legend = "Dots: cases, each the mean over seeds; box: quartiles; bar: median."
-    figure = across_figure([*caption, legend], height=0.5 + 0.32 * len(names))
+    figure = across_figure([*caption, legend], height=0.5 + 0.32 * max(len(names), 2))
     grid = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     rng = np.random.default_rng(0)
     for axes, (measure, by_loss) in zip(grid, values.items(), strict=True):

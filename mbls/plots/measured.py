@@ -25,7 +25,7 @@ def measured_figure(
     names = list(next(iter(values.values())))
     legend = "Square: measured; bar: true, expected over the phantom's known label distribution. "
     legend += "Lines: 95 % intervals over patients."
-    figure = across_figure([*caption, legend], height=0.6 + 0.28 * len(names))
+    figure = across_figure([*caption, legend], height=0.6 + 0.28 * max(len(names), 2))
     grid = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, (measure, by_loss) in zip(grid, values.items(), strict=True):
         for place, name in enumerate(names):
@@ -36,7 +36,7 @@ def measured_figure(
             axes.hlines(place + 0.13, true_low, true_high, color=ORANGE, linewidth=1.2)
         axes.grid(axis="x", linewidth=0.3)
         axes.set_xlim(left=0)
-        small(axes, x=textwrap.fill(measure, 28))
+        small(axes, x=textwrap.fill(measure, 24))
     grid[0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
     grid[0].set_yticklabels(names, fontsize=8)
     return figure

@@ -61,7 +61,7 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
     for position, (kind, lines) in enumerate(moving.items()):
         axes = figure.add_subplot(len(moving), 1, position + 1)
         _draw(axes, lines)
-        small(axes, x="epoch of training before the validation", y=TITLES[kind])
+        small(axes, x="epoch of training before the validation (from 0)", y=TITLES[kind])
     origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
     text = " · ".join(
         [f"{meta['dataset']} ({origin})", meta["network"], meta["loss"], f"seed {meta['seed']}"]

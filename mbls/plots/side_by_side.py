@@ -27,7 +27,7 @@ def side_by_side_figure(
     legend = "Bars: share of hits, all seeds together; lines: mean confidence and share of hits of "
     legend += "each seed. ECE: mean of the seeds' own, not corrected. Grey area: share of the "
     legend += "voxels in each bin (log scale)."
-    width = INCHES if columns > 2 else INCHES * 0.65
+    width = INCHES * {1: 0.45, 2: 0.65}.get(columns, 1)
     figure = across_figure([*caption, legend], height=width / columns * 1.3 * rows, width=width)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(tables) :]:

@@ -157,7 +157,7 @@ def views_of(analysis: Analysis) -> list[View]:
     """Return all tables of a group, in order."""
     views = [section_view(analysis, section) for section in analysis.sections]
     compared = [comparison_view(analysis, s) for s in analysis.sections if s.lead]
-    views += [view for view in compared if view.rows]
+    views += [view for view in compared if len(view.frame)]
     return views + [v for v in (reruns_view(analysis), selection_view(analysis)) if v]
 
 

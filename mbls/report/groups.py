@@ -24,7 +24,8 @@ class Arm:
     """Runs that differ in their seed alone.
 
     Attributes:
-        name: Loss with the settings that tell it from others of its name, e.g. ``mbls margin=3``.
+        name: Loss as ``LOSS=`` takes it, with the settings that were stated and those that tell it
+            from others of its name, e.g. ``mbls:margin=3``.
         loss: Name of the loss's file.
         settings: What tells it from other arms of its network and loss.
         runs: One a seed.
@@ -209,16 +210,36 @@ def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
         for places in by_values.values():
             first = settings[places[0]]
             own = {_short(n, names): first[n] for n in names if n in first}
-            words = [f"{network} {loss}" if several else loss]
-            words += [f"{name}={_value(value)}" for name, value in own.items()]
+            name = _arm_name(loss, {n: first[n] for n in names if n in first}, members[places[0]])
             by_seed = {members[p].seed: members[p] for p in places}
             chosen = [by_seed[seed] for seed in sorted(by_seed)]
-            arms.append(Arm(" ".join(words), loss, own, tuple(chosen)))
+            arms.append(Arm(f"{network} {name}" if several else name, loss, own, tuple(chosen)))
             for run in (members[p] for p in places):
                 if (kept := by_seed[run.seed]) is not run:
                     reason = f"same seed as {kept.folder}, and no setting that both state differs"
                     out.append(LeftOut(run.folder, reason))
     return tuple(sorted(arms, key=lambda arm: natural_name(arm.name))), out
+
+
+def _arm_name(loss: str, varying: Mapping[str, Any], run: Run) -> str:
+    """Return a loss as ``LOSS=`` takes it, with what was stated there and what differs from others.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> run = SimpleNamespace(card={"loss": "mbls,margin=8"})
+        >>> _arm_name("mbls", {"model.loss.init_args.alpha": 0.1, "preset": "quick"}, run)
+        'mbls:margin=8,alpha=0.1 preset=quick'
+    """
+    settings = dict(pair.split("=", 1) for pair in str(run.card["loss"]).split(",") if "=" in pair)
+    others = []
+    for name, value in varying.items():
+        key = _short(name, list(varying))
+        if name.startswith("model.loss."):
+            settings[key] = _value(value)
+        else:
+            others.append(f"{key}={_value(value)}")
+    words = ",".join(f"{key}={value}" for key, value in settings.items())
+    return " ".join([f"{loss}:{words}" if words else loss, *others])
 
 
 def _fold_note(run: Run) -> list[str]:

@@ -2,22 +2,25 @@
 
 import base64
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mbls import __version__
 from mbls.callbacks.run_card import commit
+from mbls.plots.style import INCHES
 from mbls.report.analysis import Analysis
 from mbls.report.figures import Drawn
 from mbls.report.groups import differing
 from mbls.report.runs import LeftOut
-from mbls.report.views import Entry, View, runs_view, scope
+from mbls.report.text import written
+from mbls.report.views import View, runs_view, scope
 
 __all__ = ["html_text"]
 
@@ -60,7 +63,6 @@ def html_text(
         phantom=any(a.group.first.meta["origin"] == "phantom" for a in analyses),
         groups=groups,
         left_out=left_out,
-        sort_value=sort_value,
     )
 
 
@@ -73,15 +75,14 @@ def _group(
 ) -> dict[str, Any]:
     """Return what the template shows of one group."""
     anchors = {a.name: f"runs-{number}-{k}" for k, a in enumerate(analysis.group.arms)}
-    leading = [_table(view, anchors) for view in views if view.lead]
-    further = [_table(view, anchors) for view in views if not view.lead]
-    drawn = [_figure(one) for one in figures]
-    runs = _table(runs_view(analysis), {}, words=True)
-    items = [*leading, *drawn, *further, runs]
+    items = [
+        *(_table(view, anchors) for view in views if view.lead),
+        *map(_figure, figures),
+        *(_table(view, anchors) for view in views if not view.lead),
+        _table(runs_view(analysis), anchors, targets=True),
+    ]
     for place, item in enumerate(items):
         item["id"] = f"part-{number}-{place}"
-    for arm, anchor in anchors.items():
-        _mark(runs["view"], arm, anchor)
     return {
         "number": number,
         "id": f"group-{number}",
@@ -94,32 +95,33 @@ def _group(
     }
 
 
-def _table(view: View, anchors: Mapping[str, str], *, words: bool = False) -> dict[str, Any]:
-    rows = [[_entry(e, anchors if k == 0 else {}) for k, e in enumerate(row)] for row in view.rows]
-    columns = [re.sub(" (?=[↑↓])", "\u00a0", name) for name in view.columns]
-    shown = {"title": view.title, "caption": view.caption, "legend": view.legend,
-             "columns": columns, "rows": rows}  # fmt: skip
-    return {"title": view.title, "view": shown, "words": words}
-
-
-def _entry(entry: Entry, anchors: Mapping[str, str]) -> dict[str, Any]:
-    return {**entry.__dict__, "link": anchors.get(entry.text), "anchor": None}
-
-
-def _mark(view: Mapping[str, Any], arm: str, anchor: str) -> None:
-    """Give the first run of an arm the anchor that its rows link to."""
-    for row in view["rows"]:
-        if row[0]["text"] == arm:
-            row[0]["anchor"] = anchor
-            return
+def _table(view: View, anchors: Mapping[str, str], *, targets: bool = False) -> dict[str, Any]:
+    """Return a table as HTML; its rows link to the runs of their loss, or are what is linked to."""
+    every = range(view.frame.shape[1])
+    frame = written(view, escape, "<strong>{}</strong>", "{}<small>{}</small>", every)
+    frame.columns = [re.sub(" (?=[↑↓])", "&nbsp;", name) for name in frame.columns]
+    left, first = dict(anchors), []
+    for plain, cell in zip(view.frame.iloc[:, 0], frame.iloc[:, 0], strict=True):
+        name, small, below = cell.partition("<small>")
+        key = plain.partition("\n")[0]
+        if targets and (anchor := left.pop(key, None)):
+            name = f'<span id="{anchor}">{name}</span>'
+        elif not targets and key in anchors:
+            name = f'<a href="#{anchors[key]}">{name}</a>'
+        first.append(name + small + below)
+    rows = frame.iloc[:, 1:].set_axis(first).rename_axis(columns=frame.columns[0])
+    caption = f"<span>{escape(view.caption)}</span>"
+    table = rows.style.set_caption(caption).to_html(exclude_styles=True)
+    return {"title": view.title, "table": Markup(table), "legend": view.legend, "words": targets}
 
 
 def _figure(drawn: Drawn) -> dict[str, Any]:
     return {
         "title": drawn.title,
-        "view": None,
+        "table": None,
         "alt": drawn.alt,
         "caption": f"{drawn.caption} Files: {drawn.name}.png, {drawn.name}.pdf".strip(),
+        "width": f"{60 * drawn.figure.get_figwidth() / INCHES:.0f}rem",
         "source": data_address(drawn),
         "dark": data_address(drawn, dark=True) if drawn.picture else None,
     }
@@ -150,11 +152,3 @@ def _darken(figure: Figure) -> None:
     for axes in figure.axes:
         axes.tick_params(color=INK)
         axes.spines[:].set_color(INK)
-
-
-def sort_value(entry: Mapping[str, Any]) -> str:
-    """Return what a cell sorts by; empty, hence last, where there is nothing."""
-    value = entry["value"]
-    if value is None:
-        return str(entry["text"])
-    return "" if math.isnan(value) else repr(float(value))

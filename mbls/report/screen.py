@@ -4,7 +4,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from mbls.report.views import Entry, View
+from mbls.report.views import View
 
 __all__ = ["screen_table"]
 
@@ -15,27 +15,25 @@ COLUMNS = 4
 
 def screen_table(view: View) -> list[Table]:
     """Return a view as rich tables, in pieces where it has too many columns."""
-    first, *others = view.columns
-    pieces = [others[i : i + COLUMNS] for i in range(0, len(others), COLUMNS)]
+    title = f"[bold]{escape(view.title)}[/bold]\n{escape(view.caption)}"
     tables: list[Table] = []
-    for number, names in enumerate(pieces):
-        title = f"[bold]{escape(view.title)}[/bold]\n{escape(view.caption)}"
+    for start in range(1, view.frame.shape[1], COLUMNS):
+        columns = [0, *range(start, min(start + COLUMNS, view.frame.shape[1]))]
         table = Table(title="" if tables else title, title_justify="left", title_style="",
                       box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
                       width=WIDTH)  # fmt: skip
-        table.add_column(escape(first), overflow="fold", max_width=18)
-        for name in names:
-            table.add_column(escape(name), justify="right")
-        start = 1 + number * COLUMNS
-        for row in view.rows:
-            table.add_row(*(_words(e) for e in (row[0], *row[start : start + len(names)])))
+        for k in columns:
+            table.add_column(
+                escape(view.frame.columns[k]), justify="right" if k else "left",
+                overflow="ellipsis" if k else "fold", max_width=None if k else 18,
+            )  # fmt: skip
+        for r, row in enumerate(view.frame.itertuples(index=False)):
+            table.add_row(*(_words(row[k], best=(r, k) in view.best) for k in columns))
         tables.append(table)
     return tables
 
 
-def _words(entry: Entry) -> str:
-    text = escape(entry.text.replace(" ± ", "±"))
-    if entry.best:
-        text = f"[bold]{text}[/bold]"
-    text += "†" if entry.tied else ""
-    return f"{text}\n[dim]{escape(entry.below)}[/dim]" if entry.below else text
+def _words(cell: str, *, best: bool) -> str:
+    text, _, below = escape(cell.replace(" ± ", "±").replace(" †", "†")).partition("\n")
+    text = f"[bold]{text}[/bold]" if best else text
+    return f"{text}\n[dim]{below}[/dim]" if below else text

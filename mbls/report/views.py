@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from mbls.loggers.selection import KEYS, RULES, chosen_epoch
 from mbls.plots.words import POOLING_WORDS, region_words
 from mbls.report.analysis import Analysis, Cell, Comparison
@@ -12,7 +14,6 @@ from mbls.report.measures import Measure, Section
 from mbls.report.runs import Run
 
 __all__ = [
-    "Entry",
     "View",
     "comparison_view",
     "reruns_view",
@@ -27,31 +28,16 @@ MARKS = (
     "Bold: best mean. †: not distinguishable from the best (crossed test over patients and seeds, "
     "Holm over all pairs of losses of a column, 5 %)."
 )
+_ARROWS = {"more": " ↑", "less": " ↓", None: ""}
+SHOWN = {"dice": "Dice", "nll": "NLL", "ece": "ECE"}
+"""What the choice of a checkpoint shows, by the end of its logged name."""
+EPOCHS = "epochs (from 0)"
 POOLED_HELD = "91 to 99 %"
 """How often the interval over patients of a pooled or class-wise ECE held the truth."""
 INTERVAL = (
     "± sd over seeds. Brackets: 95 % interval over patients, conditional on the networks that were "
     "trained."
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell.
-
-    Attributes:
-        text: What it shows.
-        below: A second line, smaller.
-        value: What it sorts by; None for words.
-        best: Whether it is the best of its column.
-        tied: Whether it cannot be told from the best.
-    """
-
-    text: str
-    below: str = ""
-    value: float | None = None
-    best: bool = False
-    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,31 +48,33 @@ class View:
         title: What it shows.
         caption: Of which data, and how computed.
         legend: What the signs in it mean, and what its intervals are conditional on.
-        columns: Headings.
-        rows: Entries; the first of each row names it.
+        frame: Cells as text, the first column naming the rows; what follows a line break is
+            written smaller, below.
+        best: Row and column of the cells that are the best of their column.
         lead: Whether it is printed on the screen.
     """
 
     title: str
     caption: str
     legend: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Entry, ...], ...]
-    lead: bool = True
+    frame: pd.DataFrame
+    best: frozenset[tuple[int, int]] = frozenset()
+    lead: bool = False
 
 
 def section_view(analysis: Analysis, section: Section) -> View:
     """Return a section's table: a row a loss, a column a measure."""
-    columns = ("loss", *(f"{m.label}{_arrow(m)}" for m in section.measures))
-    rows = tuple(
-        (
-            Entry(arm.name, _seeds(arm.seeds)),
-            *(_cell(m, analysis.cells[m.key][arm.name]) for m in section.measures),
-        )
-        for arm in analysis.group.arms
-    )
+    arms, measures = analysis.group.arms, section.measures
+    cells = [[analysis.cells[m.key][arm.name] for m in measures] for arm in arms]
+    rows = [
+        [f"{arm.name}\n{_seeds(arm.seeds)}", *map(_cell, measures, row)]
+        for arm, row in zip(arms, cells, strict=True)
+    ]
+    best = {(r, 1 + k) for r, row in enumerate(cells) for k, cell in enumerate(row) if cell.best}
+    columns = ["loss", *(m.label + _ARROWS[m.better] for m in measures)]
     caption = f"{scope(analysis)} {_how(analysis, section)}"
-    return View(section.title, caption, _legend(section), columns, rows, section.lead)
+    frame = pd.DataFrame(rows, columns=columns)
+    return View(section.title, caption, _legend(section), frame, frozenset(best), section.lead)
 
 
 def _legend(section: Section) -> tuple[str, ...]:
@@ -159,10 +147,11 @@ def bins_words(analysis: Analysis) -> str:
 
 def comparison_view(analysis: Analysis, section: Section) -> View:
     """Return the differences of the losses: against the reference, else against the best."""
-    rows = []
-    for measure in section.measures:
-        for found in chosen_comparisons(analysis, measure):
-            rows.append(_comparison(measure, found))
+    rows = [
+        _comparison(measure, found)
+        for measure in section.measures
+        for found in chosen_comparisons(analysis, measure)
+    ]
     if analysis.reference is not None:
         against, family = analysis.reference, "the losses compared with it"
     else:
@@ -174,9 +163,9 @@ def comparison_view(analysis: Analysis, section: Section) -> View:
         "that were trained; it says nothing about another training.",
     )
     title = f"{section.title}: difference from {against}"
-    columns = ("measure", "loss", "difference", "p", "p of these networks")
+    columns = ["measure", "loss", "difference", "p", "p of these networks"]
     caption = f"{scope(analysis)} {_how(analysis, section)}"
-    return View(title, caption, legend, columns, tuple(rows), lead=False)
+    return View(title, caption, legend, pd.DataFrame(rows, columns=columns))
 
 
 def chosen_comparisons(analysis: Analysis, measure: Measure) -> Sequence[Comparison]:
@@ -190,20 +179,16 @@ def chosen_comparisons(analysis: Analysis, measure: Measure) -> Sequence[Compari
     return [c if c.second == best[0] else c.turned() for c in found]
 
 
-def _comparison(measure: Measure, found: Comparison) -> tuple[Entry, ...]:
+def _comparison(measure: Measure, found: Comparison) -> list[str]:
     effect, digits = found.effect, measure.digits
-    limits = "" if math.isnan(effect.low) else interval_words(effect.low, effect.high, digits, "+")
-    return (
-        Entry(measure.label),
-        Entry(f"{found.first} - {found.second}"),
-        _signed(effect.value, limits, digits),
-        Entry(p_words(found.adjusted), "", found.adjusted),
-        Entry(p_words(found.p_networks), "", found.p_networks),
-    )
-
-
-def _signed(value: float, limits: str, digits: int) -> Entry:
-    return Entry("n/a" if math.isnan(value) else f"{value:+.{digits}f}", limits, value)
+    value = "n/a" if math.isnan(effect.value) else f"{effect.value:+.{digits}f}"
+    return [
+        measure.label,
+        f"{found.first} - {found.second}",
+        value + _interval(effect.low, effect.high, digits, "+"),
+        p_words(found.adjusted),
+        p_words(found.p_networks),
+    ]
 
 
 def reruns_words(analysis: Analysis) -> str:
@@ -228,13 +213,8 @@ def reruns_view(analysis: Analysis) -> View | None:
                 share = found.different / found.pairs
                 region = region_words(section.region) if section.region else ""
                 where = ", ".join(filter(None, (region, POOLING_WORDS[section.pooling])))
-                rows.append(
-                    (
-                        Entry(f"{measure.label}, {where}"),
-                        Entry(f"{found.different} of {found.pairs}", "", share),
-                        Entry(f"{100 * share:.0f} %", "", share),
-                    )
-                )
+                counted = f"{found.different} of {found.pairs}"
+                rows.append([f"{measure.label}, {where}", counted, f"{100 * share:.0f} %"])
     if not rows:
         return None
     legend = (
@@ -244,8 +224,8 @@ def reruns_view(analysis: Analysis) -> View | None:
     )
     title = "Same loss, another seed: found different"
     caption = f"{scope(analysis)} Protocol sound, {bins_words(analysis)}."
-    columns = ("measure", "pairs of runs", "share")
-    return View(title, caption, legend, columns, tuple(rows), lead=False)
+    frame = pd.DataFrame(rows, columns=["measure", "pairs of runs", "share"])
+    return View(title, caption, legend, frame)
 
 
 def runs_view(analysis: Analysis) -> View:
@@ -253,21 +233,18 @@ def runs_view(analysis: Analysis) -> View:
     rows = []
     for arm in analysis.group.arms:
         for run in arm.trainings:
-            card = run.card
-            seconds = card.get("wall_seconds")
-            rows.append(
-                (
-                    Entry(arm.name),
-                    Entry(str(run.seed), "", run.seed),
-                    Entry(str(run.folder)),
-                    Entry(str(card.get("epochs", ""))),
-                    Entry("" if seconds is None else f"{seconds:.0f} s", "", seconds),
-                    Entry(str(card.get("commit") or "unknown")[:12]),
-                    Entry(str(card.get("command", "unknown"))),
-                )
-            )
-    columns = ("loss", "seed", "run folder", "epochs", "training", "commit", "command")
-    return View("The runs", scope(analysis), (), columns, tuple(rows), lead=False)
+            card, seconds = run.card, run.card.get("wall_seconds")
+            row = {
+                "loss": arm.name,
+                "seed": run.seed,
+                "run folder": run.folder,
+                "epochs": card.get("epochs", ""),
+                "training": "" if seconds is None else f"{seconds:.0f} s",
+                "commit": str(card.get("commit") or "unknown")[:12],
+                "command": card.get("command", "unknown"),
+            }
+            rows.append({name: str(value) for name, value in row.items()})
+    return View("The runs", scope(analysis), (), pd.DataFrame(rows))
 
 
 def selection_view(analysis: Analysis) -> View | None:
@@ -291,15 +268,13 @@ def selection_view(analysis: Analysis) -> View | None:
         "kept and tested (checkpoint.keep, then mbls evaluate RUN --ckpt best-nll). Published "
         "tables select on Dice alone.",
     )
-    columns = ("loss", "rule", "epochs", "val Dice", "val NLL", "val ECE",
-               "test Dice", "test NLL", "test ECE")  # fmt: skip
     title = "What the choice of the checkpoint does"
     caption = (
         f"{scope(analysis)} Protocol sound, all voxels, pooled, {bins_words(analysis)}; ECE not "
         "corrected; Dice mean over cases and foreground structures; validation on the preprocessed "
         "grid."
     )
-    return View(title, caption, legend, columns, tuple(rows), lead=False)
+    return View(title, caption, legend, pd.DataFrame(rows))
 
 
 def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
@@ -313,40 +288,41 @@ def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
     return None if place is None else rows[place]
 
 
-def _selected(arm: Arm, rule: str, chosen: Sequence[dict[str, float]]) -> tuple[Entry, ...]:
-    epochs = [row["epoch"] for row in chosen]
-    entries = [Entry(arm.name), Entry(rule)]
-    entries += [Entry(" ".join(f"{e:.0f}" for e in epochs), "", sum(epochs) / len(epochs))]
-    for key in ("val/dice", "val/nll", "val/ece"):
-        entries.append(_mean([row[key] for row in chosen]))
+def _selected(arm: Arm, rule: str, chosen: Sequence[dict[str, float]]) -> dict[str, str]:
     tests = [run.by_rule[rule] for run in arm.trainings if rule in run.by_rule]
-    for value in ("dice", "nll", "ece"):
-        known = [getattr(test, value) for test in tests]
-        entries.append(
-            _mean(known) if len(known) == len(arm.trainings) else Entry("", "", math.nan)
-        )
-    return tuple(entries)
+    every = len(tests) == len(arm.trainings)
+    return {
+        "loss": arm.name,
+        "rule": rule,
+        EPOCHS: " ".join(f"{row['epoch']:.0f}" for row in chosen),
+        **{
+            f"val {word}": _mean([row[f"val/{key}"] for row in chosen])
+            for key, word in SHOWN.items()
+        },
+        **{
+            f"test {word}": _mean([getattr(test, key) for test in tests]) if every else ""
+            for key, word in SHOWN.items()
+        },
+    }
 
 
-def _mean(values: Sequence[float]) -> Entry:
-    mean = sum(values) / len(values)
-    return Entry(f"{mean:.4f}", "", mean)
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.4f}"
 
 
-def _cell(measure: Measure, cell: Cell) -> Entry:
+def _cell(measure: Measure, cell: Cell) -> str:
     if math.isnan(cell.value):
-        return Entry("n/a", "", cell.value)
+        return "n/a"
     digits = measure.digits
     spread = "" if math.isnan(cell.sd) else f" ± {cell.sd:.{digits}f}"
-    limits = "" if math.isnan(cell.low) else interval_words(cell.low, cell.high, digits)
-    tied = cell.tied and not cell.best
-    return Entry(f"{cell.value:.{digits}f}{spread}", limits, cell.value, cell.best, tied)
+    tied = " †" if cell.tied and not cell.best else ""
+    return f"{cell.value:.{digits}f}{spread}{tied}{_interval(cell.low, cell.high, digits)}"
 
 
-def interval_words(low: float, high: float, digits: int, sign: str = "") -> str:
-    """Return ``[low, high]``, one decimal fewer than the value has."""
+def _interval(low: float, high: float, digits: int, sign: str = "") -> str:
+    """Return ``[low, high]`` below a value, one decimal fewer than it has; nothing for NaN."""
     digits = max(digits - 1, 1)
-    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return "" if math.isnan(low) else f"\n[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def p_words(p: float) -> str:
@@ -358,7 +334,3 @@ def p_words(p: float) -> str:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
-
-
-def _arrow(measure: Measure) -> str:
-    return {"more": " ↑", "less": " ↓", None: ""}[measure.better]

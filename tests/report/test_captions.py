@@ -1,7 +1,6 @@
 """Every table and figure says of which data it is, and how its numbers were computed."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -62,16 +61,15 @@ def test_every_figure_says_what_it_is(analysis: Analysis) -> None:
 def test_the_choice_of_the_checkpoint_stands_beside_its_test(analysis: Analysis) -> None:
     view = selection_view(analysis)
     assert view is not None
-    rows = {(row[0].text, row[1].text): row for row in view.rows}
+    rows = view.frame.set_index(["loss", "rule"])
     assert len(rows) == 3 * 4
-    assert [e.text for e in rows["cals", "nll"][2:6]] == ["1 1", "0.7000", "0.3000", "0.0300"]
+    assert list(rows.loc[("cals", "nll")][:4]) == ["1 1", "0.7000", "0.3000", "0.0300"]
     runs = next(arm.runs for arm in analysis.group.arms if arm.name == "cals")
-    for place, name in enumerate(("dice", "nll", "ece")):
+    for name, word in {"dice": "test Dice", "nll": "test NLL", "ece": "test ECE"}.items():
         for rule, tag in (("nll", "best-nll"), ("dice", "best")):
             values = [of_test(run.folder / "test" / tag)[name] for run in runs]
-            assert rows["cals", rule][6 + place].text == f"{sum(values) / 2:.4f}"
-        assert math.isnan(rows["cals", "ece"][6 + place].value or 0)
-        assert rows["cals", "ece"][6 + place].text == ""
+            assert rows.loc[("cals", rule), word] == f"{sum(values) / 2:.4f}"
+        assert rows.loc[("cals", "ece"), word] == ""
 
 
 def of_test(folder: Path) -> dict[str, float]:

@@ -160,4 +160,4 @@ def test_folds_that_tested_the_same_cases_have_no_single_histogram(tmp_path: Pat
         of_fold(tmp_path, "ce", 0, fold)
     (group,), _ = grouped(tmp_path)
     with pytest.raises(ValueError, match=r"several tests of its cases; read \.tests"):
-        group.first.bins()
+        group.first.counted()

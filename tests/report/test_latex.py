@@ -5,24 +5,25 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mbls.report.text import latex_pieces, latex_text
-from mbls.report.views import Entry, View
+from mbls.report.views import View
 
 LETTERS = "mbls_2 50% a&b {x} c#1 $d ~e ^f \\g <h> i--j"
 
 
 def view(columns: int, *, number: str = "0.1234 ± 0.0012", same: bool = False) -> View:
     heads = ("loss", *(f"class-wise ECE {k}, corrected ↓" for k in range(columns)))
-    rows = tuple(
-        (
-            Entry("mbls" if same else f"mbls margin={r}", "3 seeds"),
-            *(Entry(number, "[-0.12, 0.13]", 0.1, best=r == k, tied=r > k) for k in range(columns)),
-        )
-        for r in range(3)
-    )
-    return View(f"Title {LETTERS}", f"Caption: {LETTERS}", ("± †: 5 %.",), heads, rows)
+    names = ["mbls" if same else f"mbls margin={r}" for r in range(3)]
+    rows = [
+        [f"{name}\n3 seeds", *(f"{number}{' †' * (r > k)}\n[-0.12, 0.13]" for k in range(columns))]
+        for r, name in enumerate(names)
+    ]
+    best = frozenset((r, 1 + r) for r in range(min(3, columns)))
+    frame = pd.DataFrame(rows, columns=heads)
+    return View(f"Title {LETTERS}", f"Caption: {LETTERS}", ("± †: 5 %.",), frame, best)
 
 
 def test_wide_tables_are_set_in_pieces() -> None:

@@ -36,8 +36,8 @@ def report(root: Path, **options: str) -> list[Analysis]:
 @pytest.mark.parametrize(
     ("losses", "reference"),
     [
-        ("mbls:margin=3 mbls:margin=5 mbls:margin=10,alpha=0.3", "mbls alpha=0.1 margin=3"),
-        ("mbls mbls:margin=3", "mbls margin=10"),
+        ("mbls:margin=3 mbls:margin=5 mbls:margin=10,alpha=0.3", "mbls:margin=3,alpha=0.1"),
+        ("mbls mbls:margin=3", "mbls:margin=10"),
         ("mbls:margin=3 ce", "mbls"),
     ],
 )
@@ -87,8 +87,8 @@ def test_a_loss_without_a_base_is_not_one_with_it(tmp_path: Path) -> None:
         write_run(tmp_path, "mbls", seed, settings={"base": None})
         write_run(tmp_path, "mbls,base=dice", seed, settings={"base": base})
     assert arms(tmp_path) == {
-        "mbls base=None": [0, 1],
-        "mbls class_path=my.Dice squared=True": [0, 1],
+        "mbls:base=None": [0, 1],
+        "mbls:base=dice,class_path=my.Dice,squared=True": [0, 1],
     }
 
 

@@ -12,7 +12,7 @@ from mbls.report.analysis import analyse
 from mbls.report.build import views_of
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
-from mbls.report.text import csv_text, latex_heading, latex_text, markdown_text
+from mbls.report.text import csv_text, latex_text, markdown_text
 from tests.report.fake import DRAWS, write_run
 
 FORMULA = "=cmd|' /C calc'!A0"
@@ -61,8 +61,8 @@ def test_markdown_holds_no_tag_no_link_and_no_broken_row(analysis):
 def test_no_row_of_latex_begins_like_an_argument(analysis):
     text = latex_text(views_of(analysis))
     assert "{}[own]" in text
-    after = re.findall(r"(?:\\\\(?!\[2pt\])|rule|\[2pt\])\s*(\S)", text)
+    after = re.findall(r"(?:\\\\|rule|scriptsize)\s*(\S)", text)
     assert len(after) > 50
     assert not set(after) & set("[*")
     assert "\n\n" not in text.partition(r"\begin{tabular}")[2].partition(r"\end{tabular}")[0]
-    assert latex_heading("Dice, [left]") == r"\shortstack[r]{Dice, \\ {}[left]}"
+    assert r"\shortstack[r]{Dice, \\ {}[right] $\uparrow$}" in text

@@ -80,16 +80,22 @@ def test_every_number_is_that_of_the_runs(written, runs):
 
 
 def test_what_was_swept_is_named_by_what_differs(analysis):
-    assert [arm.name for arm in analysis.group.arms] == ["ce", "mbls margin=5", "mbls margin=10"]
+    assert [arm.name for arm in analysis.group.arms] == ["ce", "mbls:margin=5", "mbls:margin=10"]
     assert [arm.seeds for arm in analysis.group.arms] == [[0, 1, 2]] * 3
+
+
+def test_a_single_run_is_named_as_it_was_asked_for(tmp_path):
+    write_run(tmp_path, "mbls,margin=8,base.squared=True", settings={"margin": 8.0})
+    (group,), _ = groups_of(find_runs([tmp_path])[0])
+    assert [arm.name for arm in group.arms] == ["mbls:margin=8,base.squared=True"]
 
 
 def test_the_calibrated_loss_is_best_and_the_others_can_be_told_from_it(analysis):
     cells = analysis.cells["nll/all/pooled"]
     assert {name: (cell.best, cell.tied) for name, cell in cells.items()} == {
         "ce": (False, False),
-        "mbls margin=5": (True, True),
-        "mbls margin=10": (False, False),
+        "mbls:margin=5": (True, True),
+        "mbls:margin=10": (False, False),
     }
 
 
@@ -97,7 +103,7 @@ def test_a_patients_cases_are_no_further_patients(analysis):
     (found,) = [
         c
         for c in analysis.comparisons["nll/all/per_case"]
-        if {c.first, c.second} == {"ce", "mbls margin=5"}
+        if {c.first, c.second} == {"ce", "mbls:margin=5"}
     ]
     runs = {arm.name: arm.runs for arm in analysis.group.arms}
     patients = []
@@ -197,25 +203,25 @@ def test_the_screen_fits_80_columns_and_says_phantom(runs, tmp_path, capsys):
 def test_markdown_and_latex_hold_the_tables(written):
     markdown, latex = (written / "table.md").read_text(), (written / "table.tex").read_text()
     assert markdown.count("PHANTOM") == markdown.count("### ")
-    assert "| mbls margin=10<br>3 seeds |" in markdown
+    assert "| mbls:margin=10<br>3 seeds |" in markdown
     assert latex.count(r"\begin{table}") == markdown.count("### ")
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule")
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len({line.count(" & ") for line in body}) > 1
     for table in latex.split(r"\begin{tabular}")[1:]:
         columns = len(table[table.index("{") + 1 : table.index("}")])
-        lines = [line for line in table.splitlines() if line.endswith((r"\\", r"\\[2pt]"))]
+        lines = [line for line in table.splitlines() if line.endswith(r"\\")]
         assert {line.count(" & ") for line in lines} == {columns - 1}
 
 
 def test_a_reference_is_compared_with_each_other_loss(runs, tmp_path):
     (found,) = build_report([runs], tmp_path, reference="ce", draws=DRAWS)
     assert [c.first for c in found.against_reference["dice/mean"]] == [
-        "mbls margin=5",
-        "mbls margin=10",
+        "mbls:margin=5",
+        "mbls:margin=10",
     ]
     assert {c.second for c in found.against_reference["dice/mean"]} == {"ce"}
-    with pytest.raises(ReportError, match=r"one loss .* 'mbls margin=5', 'mbls margin=10'"):
+    with pytest.raises(ReportError, match=r"one loss .* 'mbls:margin=5', 'mbls:margin=10'"):
         build_report([runs], tmp_path, reference="mbls", draws=DRAWS)
 
 
