@@ -120,7 +120,7 @@ class TestResults(Callback):
             save_figure(worst_figure(pictures, meta=self._metrics["meta"]), folder / "worst")
 
     def _complete(self, scored: Tensor) -> bool:
-        """Say whether each case was scored; part of a test is not written as if it were all."""
+        """Return True if each case was scored; part of a test is not written as if it were all."""
         done = int((scored > 0).sum())
         if done < len(scored):
             rank_zero_warn(

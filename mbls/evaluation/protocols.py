@@ -8,6 +8,7 @@ plus one. A whole volume takes the place of an image or a batch.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -100,9 +101,9 @@ def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.n
     errors = expected_error(count, hits, confidence)
     # The published top-label error of a volume without voxels is 0; its class-wise error fails.
     top = np.where(count[:, 0].sum(-1) > 0, errors[:, 0], 0.0)
-    labelled = bins.cells[:, bins.region(protocol.region), 1 : 1 + bins.num_classes, :, 1].sum(-1)
+    labeled = bins.cells[:, bins.region(protocol.region), 1 : 1 + bins.num_classes, :, 1].sum(-1)
     ranks = np.arange(1, bins.num_classes + 1)
-    seen = ((labelled > 0) * ranks).max(1)
+    seen = ((labeled > 0) * ranks).max(1)
     within = ranks <= seen[:, None]
     with np.errstate(invalid="ignore"):
         classwise = np.where(within, errors[:, 1 : 1 + bins.num_classes], 0).sum(1) / seen
@@ -112,19 +113,15 @@ def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.n
     return values
 
 
-def pooled_marginal_error(bins: CalibrationBins, protocol: Protocol) -> float:
-    """Return the ``acl`` code's "micro" error, which is not that of pooled voxels.
-
-    Mean confidences of a bin are averaged over cases without weights, shares of hits with their
-    counts, so even calibrated probabilities have an error where cases differ in size.
-    """
-    return float(drawn_marginal_errors(bins, protocol, np.ones((1, len(bins.cells))))[0])
-
-
 def drawn_marginal_errors(
     bins: CalibrationBins, protocol: Protocol, weights: np.ndarray
 ) -> np.ndarray:
-    """Return :func:`pooled_marginal_error` of each draw of cases ``(draws, cases)``."""
+    """Return the ``acl`` code's "micro" error in each draw of cases ``(draws, cases)``.
+
+    It is not that of pooled voxels: mean confidences of a bin are averaged over cases without
+    weights, shares of hits with their counts, so even calibrated probabilities have an error where
+    cases differ in size.
+    """
     count, hits, confidence = bins.table(protocol.region, protocol.n_bins)[
         :, :, 2 : 1 + bins.num_classes
     ]
@@ -153,26 +150,30 @@ def protocol_entries(
         weights: Draws of patients ``(draws, cases)``, or None for no intervals.
     """
     voxels = bins.sums[:, bins.region(protocol.region), 0].astype(np.float64)
-    share = voxels if protocol.pooling == "weighted" else np.ones(len(voxels))
+    cases = len(voxels)
+    share = voxels if protocol.pooling == "weighted" else np.ones(cases)
     values = protocol_values(bins, protocol)
     if protocol.dice:
         scores = np.round(dice_scores(dice_counts, absent="one"), protocol.digits or 15)
         foreground = range(1, bins.num_classes)
         values |= {f"dice/{names[str(k)]}": scores[:, k] for k in foreground}
         values["dice/mean"] = scores[:, 1 : bins.num_classes].mean(1)
-    entries = {name: _entry(v, share, weights) for name, v in values.items()}
+    entries = {}
+    for name, each in values.items():
+        known = int((~np.isnan(each) & (share > 0)).sum())
+        entries[name] = _entry(weighted_mean(each, share), known, cases, weights)
     result: dict[str, Any] = {protocol.pooling: entries}
     if protocol.channels == "foreground":
-        value = pooled_marginal_error(bins, protocol)
-        low, high = _limits(
-            value, weights, lambda draws: drawn_marginal_errors(bins, protocol, draws)
-        )
-        micro = {"value": value, "low": low, "high": high, "floor": None, "n_cases": len(voxels)}
-        result["micro"] = {"ece": micro}
+        micro = partial(drawn_marginal_errors, bins, protocol)
+        result["micro"] = {"ece": _entry(micro, cases, cases, weights)}
     return {protocol.region: result}
 
 
-def _entry(values: np.ndarray, share: np.ndarray, weights: np.ndarray | None) -> dict[str, Any]:
+def weighted_mean(values: np.ndarray, share: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the mean over cases in each draw ``(draws, cases)``, weighted by ``share``.
+
+    NaN is left out.
+    """
     known = ~np.isnan(values) & (share > 0)
     values, share = np.where(known, values, 0.0), np.where(known, share, 0.0)
 
@@ -181,16 +182,14 @@ def _entry(values: np.ndarray, share: np.ndarray, weights: np.ndarray | None) ->
             both = mean_of_draws(np.stack([values * share, share], -1), draws)
             return both[:, 0] / both[:, 1]
 
-    value = float(mean(np.ones((1, len(values))))[0])
-    low, high = _limits(value, weights, mean)
-    cases = int(known.sum())
-    return {"value": value, "low": low, "high": high, "floor": None, "n_cases": cases}
+    return mean
 
 
-def _limits(
-    value: float, weights: np.ndarray | None, drawn: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, float] | tuple[None, None]:
-    """Return the interval over draws of patients; none where there is no value or no draw."""
-    if weights is None or np.isnan(value):
-        return None, None
-    return interval(drawn(weights)) or (None, None)
+def _entry(
+    drawn: Callable[[np.ndarray], np.ndarray], known: int, cases: int, weights: np.ndarray | None
+) -> dict[str, Any]:
+    """Return a number with its interval over draws of patients, where it has one."""
+    value = float(drawn(np.ones((1, cases)))[0])
+    found = None if weights is None or np.isnan(value) else interval(drawn(weights))
+    low, high = found or (None, None)
+    return {"value": value, "low": low, "high": high, "floor": None, "n_cases": known}

@@ -39,8 +39,9 @@ def summarize(run: "TestRun") -> dict[str, Any]:
         region: {pooling: sound_entries(run, weights, region, pooling) for pooling in POOLINGS}
         for region in bins.regions
     }
-    for region in run.fine.regions if run.fine is not None else ():
-        sound[region]["pooled"] |= fine_entries(run, run.fine, region)
+    if run.fine is not None:
+        for region in run.fine.regions:
+            sound[region]["pooled"] |= fine_entries(run, run.fine, region)
     overlaps = {
         name: structure_means(values, run, weights) for name, values in run.overlaps.items()
     }

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mbls.evaluation.summary import NOT_PROTOCOLS
 from mbls.metrics.catalog import NamedMetric, find_metric, shown_in
-from mbls.plots.words import POOLING_WORDS, region_words
+from mbls.plots.words import POOLING_WORDS, region_words, run_words, tested_words
 
 __all__ = ["results_table", "summary_table"]
 
@@ -78,8 +78,8 @@ def _summary_caption(metrics: Mapping[str, Any]) -> str:
     )
     absent = {n: metrics["dice"][n] for n in names[1:] if metrics["dice"][n].get("n_absent")}
     if absent:
-        told = ", ".join(f"{n} ({cell['n_absent']})" for n, cell in absent.items())
-        text += f" Left out where absent from the label, of {meta['n_cases']} cases: {told}."
+        named = ", ".join(f"{n} ({cell['n_absent']})" for n, cell in absent.items())
+        text += f" Left out where absent from the label, of {meta['n_cases']} cases: {named}."
     for region, pooling in MAIN_FORMS:
         known = metrics["sound"].get(region, {}).get(pooling, {}).get("ece", {}).get("n_cases")
         if known is not None and known < meta["n_cases"]:
@@ -92,13 +92,10 @@ def _summary_caption(metrics: Mapping[str, Any]) -> str:
 def _title(metrics: Mapping[str, Any]) -> str:
     meta = metrics["meta"]
     phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
-    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
-    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
-    run += [f"{meta['grid']} grid"] if "grid" in meta else []
-    run += ["mirrored"] if meta.get("mirror") else []
-    run += [meta["inference"]] if "inference" in meta else []
     counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
-    return " · ".join([f"{meta['dataset']}{phantom}: {counts}", *run])
+    return " · ".join(
+        [f"{meta['dataset']}{phantom}: {counts}", *run_words(meta), *tested_words(meta)]
+    )
 
 
 def caption(metrics: Mapping[str, Any]) -> str:
@@ -108,7 +105,7 @@ def caption(metrics: Mapping[str, Any]) -> str:
         "Below a value its 95 % interval: percentiles over drawn patients, too short where these "
         f"are few; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
         f"class-wise over all {len(meta['class_names'])} classes, without background in the "
-        "labelled foreground. Noise floor: what a calibrated model would show if voxels were "
+        "labeled foreground. Noise floor: what a calibrated model would show if voxels were "
         "independent. An ECE is too high by chance where patients or voxels are few, and so is its "
         "interval; "
         "corrected: less the bias that drawing patients shows, with Student's interval. "

@@ -1,20 +1,18 @@
-"""What the figures over several losses share: colours, marks and a caption."""
+"""What the figures over several losses share: colors, marks and a caption."""
 
 from collections.abc import Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbls.plots.style import INCHES, write_caption
+from mbls.plots.style import INCHES, PALETTE, new_figure, write_caption
 
-# Okabe and Ito's palette without yellow; losses beyond it differ in the mark.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def style_of(place: int) -> tuple[str, str]:
-    """Return colour and mark of the loss at a place in the order of the losses."""
-    return COLOURS[place % len(COLOURS)], MARKS[(place + place // len(COLOURS)) % len(MARKS)]
+    """Return color and mark of the loss at a place in the order of the losses."""
+    return PALETTE[place % len(PALETTE)], MARKS[(place + place // len(PALETTE)) % len(MARKS)]
 
 
 def across_figure(caption: Sequence[str], *, height: float, width: float = INCHES) -> Figure:
@@ -25,9 +23,14 @@ def across_figure(caption: Sequence[str], *, height: float, width: float = INCHE
         height: In inches, without the caption.
         width: In inches.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     write_caption(figure, caption)
     lines = figure.get_suptitle().count("\n") + 1
     figure.set_figheight(height + 0.16 * lines)
     return figure
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Give a horizontal row to each name, the first on top, and grid lines for values."""
+    axes.set(yticks=range(len(names)), ylim=(max(len(names), 2) - 0.5, -0.5))
+    axes.set_yticklabels(names, fontsize=8)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from mbls.plots.across import across_figure, style_of
+from mbls.plots.across import across_figure, name_rows, style_of
 from mbls.plots.style import BLACK, small
 
 __all__ = ["case_spread_figure"]
@@ -31,9 +31,9 @@ def case_spread_figure(
             known = by_loss[name][~np.isnan(by_loss[name])]
             if not known.size:
                 continue
-            colour, _ = style_of(place)
+            color, _ = style_of(place)
             heights = place + rng.uniform(-0.22, 0.22, known.size)
-            axes.plot(known, heights, ".", color=colour, markersize=3, alpha=0.6)
+            axes.plot(known, heights, ".", color=color, markersize=3, alpha=0.6)
             axes.boxplot(known, positions=[place], orientation="horizontal", widths=0.55,
                          showfliers=False, whis=(5, 95), medianprops={"color": BLACK},
                          boxprops={"linewidth": 0.7}, whiskerprops={"linewidth": 0.7},
@@ -42,6 +42,5 @@ def case_spread_figure(
         known, cases = max((~np.isnan(v)).sum() for v in by_loss.values()), len(by_loss[names[0]])
         some = f"\n{known} of {cases} cases have one" if known < cases else ""
         small(axes, x=textwrap.fill(measure, 28) + some)
-    grid[0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
-    grid[0].set_yticklabels([textwrap.fill(name, 24) for name in names], fontsize=8)
+    name_rows(grid[0], [textwrap.fill(name, 24) for name in names])
     return figure

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
+from mbls.plots.style import BLACK, BLUE, HATCHED, caption, panels, small
 from mbls.plots.words import region_words
 
 
@@ -34,17 +34,8 @@ def confidence_figure(
         axes.set(xlim=(0, 1), ylim=(0.5, 10 ** np.ceil(np.log10(max(10.0, count.max())))))
         left, width = np.arange(n_bins) / n_bins, 1 / n_bins
         axes.bar(left, hits, width=width / 2, align="edge", color=BLUE, label="right")
-        axes.bar(
-            left + width / 2,
-            count - hits,
-            width=width / 2,
-            align="edge",
-            color="white",
-            edgecolor=ORANGE,
-            hatch="////",
-            linewidth=0.6,
-            label="wrong",
-        )
+        axes.bar(left + width / 2, count - hits, width=width / 2, align="edge", color="white",
+                 label="wrong", **HATCHED)  # fmt: skip
         if count.sum():
             axes.axvline(confidence.sum() / count.sum(), color=BLACK, linewidth=1,
                          label="mean confidence")  # fmt: skip

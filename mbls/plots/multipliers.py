@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mbls.plots.style import INCHES, small, write_caption
+from mbls.plots.style import INCHES, PALETTE, new_figure, small, write_caption
+from mbls.plots.words import data_words, run_words
 
-# From the palette of Okabe and Ito; lines that share a colour differ in style.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
 TITLES = {"lambda": "multiplier", "rho": "penalty weight", "gamma": "exponent of a bin"}
 
@@ -56,16 +54,12 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
     }
     moving = {kind: lines for kind, lines in kinds.items() if kind not in still}
     moving = moving or dict([next(iter(kinds.items()))])
-    figure = Figure(figsize=(INCHES, 2.9 * len(moving) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(INCHES, 2.9 * len(moving) + 0.5)
     for position, (kind, lines) in enumerate(moving.items()):
         axes = figure.add_subplot(len(moving), 1, position + 1)
         _draw(axes, lines)
         small(axes, x="epoch of training before the validation (from 0)", y=TITLES[kind])
-    origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
-    text = " · ".join(
-        [f"{meta['dataset']} ({origin})", meta["network"], meta["loss"], f"seed {meta['seed']}"]
-    )
+    text = " · ".join([data_words(meta), *run_words(meta)])
     cases = "training cases held out" if meta.get("adapts_on") == "holdout" else "validation cases"
     text += (
         f"\nWhat each validation of the run set for the epochs after it, from all voxels of its "
@@ -83,7 +77,7 @@ def _one_value(lines: Mapping[str, Sequence[tuple[int, float]]]) -> float | None
 
 
 def _draw(axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Draw lines; classes differ in colour, a class's regions in style."""
+    """Draw lines; classes differ in color, a class's regions in style."""
     values = [value for points in lines.values() for _, value in points]
     if min(values) > 0 and max(values) > 30 * min(values):
         axes.set_yscale("log")
@@ -91,11 +85,11 @@ def _draw(axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
     for name, points in lines.items():
         first, _, region = name.partition("/")
         place = classes.index(first)
-        dash = DASHES[(region == "inner") + place // len(COLOURS) * (1 if not region else 2)]
+        dash = DASHES[(region == "inner") + place // len(PALETTE) * (1 if not region else 2)]
         epochs, heights = zip(*points, strict=True)
         label = f"{first}, {region}" if region else first
         axes.plot(
-            epochs, heights, dash, color=COLOURS[place % len(COLOURS)], linewidth=1,
+            epochs, heights, dash, color=PALETTE[place % len(PALETTE)], linewidth=1,
             marker=".", markersize=4, label=label,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -18,6 +18,7 @@ from mbls.plots.style import (
     BLACK,
     BLUE,
     GREY,
+    HATCHED,
     ORANGE,
     caption,
     channel_titles,
@@ -29,7 +30,7 @@ from mbls.plots.style import (
 
 BAND_DRAWS = 1000
 HEIGHTS = (3, 1)  # of a diagram and of the counts below it
-GAP: dict[str, Any] = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 0.6}
+GAP: dict[str, Any] = {"facecolor": to_rgba(ORANGE, 0.25), **HATCHED}
 
 
 def reliability_figure(
@@ -112,27 +113,9 @@ def _bars(
     left = np.arange(n_bins)[filled] / n_bins
     mean = (confidence[filled] / count[filled]).clip(0, 1)
     share = hits[filled] / count[filled]
-    width = 1 / n_bins
-    axes.bar(
-        left,
-        share,
-        width=width,
-        align="edge",
-        color=BLUE,
-        edgecolor="white",
-        linewidth=0.4,
-        label="hits",
-    )
-    axes.bar(
-        left,
-        mean - share,
-        bottom=share,
-        width=width,
-        align="edge",
-        facecolor=to_rgba(ORANGE, 0.25),
-        label="gap",
-        **GAP,
-    )
+    bar: dict[str, Any] = {"width": 1 / n_bins, "align": "edge"}
+    axes.bar(left, share, color=BLUE, edgecolor="white", linewidth=0.4, label="hits", **bar)
+    axes.bar(left, mean - share, bottom=share, label="gap", **bar, **GAP)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
     error = float(expected_error(count, hits, confidence))
     axes.set_title(f"{name}\n{error_words(error)}", fontsize=8)
@@ -143,7 +126,7 @@ def _bars(
 def _legend(figure: Figure, columns: int, *, band: bool) -> None:
     """Explain the bars; a gap lies above them where hits are fewer than confidence says."""
     hits = Patch(color=BLUE)
-    over, under = (Patch(facecolor=to_rgba(ORANGE, 0.25), **GAP) for _ in range(2))
+    over, under = (Patch(**GAP) for _ in range(2))
     marks: dict[str, Any] = {
         "share of hits": hits,
         "overconfident: fewer hits than confidence": over,

@@ -34,7 +34,7 @@ def side_by_side_figure(
         axes.set_visible(False)
     for place, (name, seeds) in enumerate(tables.items()):
         axes = grid.flat[place]
-        colour, _ = style_of(place)
+        color, _ = style_of(place)
         count, hits, _ = np.sum(seeds, axis=0)
         n_bins, filled = len(count), count > 0
         left = np.arange(n_bins) / n_bins
@@ -42,11 +42,11 @@ def side_by_side_figure(
         axes.bar(left, 0.25 * share, width=1 / n_bins, align="edge", color=GREY, alpha=0.25,
                  linewidth=0, label="voxels")  # fmt: skip
         axes.bar(left[filled], hits[filled] / count[filled], width=1 / n_bins, align="edge",
-                 color=colour, alpha=0.35, linewidth=0)  # fmt: skip
+                 color=color, alpha=0.35, linewidth=0)  # fmt: skip
         for one in seeds:
             n, h, c = one
             known = n > 0
-            axes.plot(c[known] / n[known], h[known] / n[known], color=colour, linewidth=1,
+            axes.plot(c[known] / n[known], h[known] / n[known], color=color, linewidth=1,
                       marker=".", markersize=2)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
         error = expected_error(*np.stack(seeds, axis=1)).mean()

@@ -14,7 +14,7 @@ from mbls.plots.style import GREY, ORANGE, caption, channel_titles, panels, smal
 ROWS = 20
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 # From a blue that still shows on white paper to a dark one.
-_COLOURS = LinearSegmentedColormap.from_list("cases", ["#c6dbef", "#6baed6", "#08306b"])
+_COLORS = LinearSegmentedColormap.from_list("cases", ["#c6dbef", "#6baed6", "#08306b"])
 
 
 def spread_figure(
@@ -54,7 +54,7 @@ def spread_figure(
             np.linspace(0, 1, n_bins + 1),
             np.linspace(0, 1, ROWS + 1),
             np.ma.masked_equal(counts[position], 0),
-            cmap=_COLOURS,
+            cmap=_COLORS,
             norm=LogNorm(1, top),
             rasterized=True,
         )
@@ -68,7 +68,7 @@ def spread_figure(
     bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)
     bar.set_label("cases", fontsize=8)
-    legend = "Colour: number of cases with that share of hits. Line: all cases together."
+    legend = "Color: number of cases with that share of hits. Line: all cases together."
     about: dict[str, Any] = {"region": region, "pooling": "case by case", "n_bins": n_bins}
     caption(figure, meta, cases=len(bins.cells), legend=legend, **about)
     square(figure, drawn[0], bands=-(-len(names) // columns))

@@ -1,4 +1,4 @@
-"""Colours, captions and files that all figures share: legible in print, colour-blind safe."""
+"""Colors, captions and files that all figures share: legible in print, color-blind safe."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,23 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.words import region_words
+from mbls.plots.words import data_words, region_words, run_words
 
-# From the palette of Okabe and Ito.
-BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#555555", "#000000"
+# Okabe and Ito's palette; lines of equal color differ in style, marks in shape.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE, GREY, BLACK = PALETTE[0], PALETTE[1], "#555555", "#000000"
+HATCHED: dict[str, Any] = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 0.6}
 INCHES = 7.1
 """The width of a page's text: printed there, letters keep their 7 and 8 points."""
 _MARGIN = 0.5
 _LETTERS = 16  # of 8 points to an inch
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure that lays itself out, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def channel_titles(bins: CalibrationBins, meta: Mapping[str, Any]) -> list[str]:
@@ -39,8 +48,7 @@ def panels(number: int, *, heights: Sequence[float], shape: float) -> tuple[Figu
     bands = -(-number // columns)
     wide = (INCHES - _MARGIN) / max(columns, 3)
     size = (wide * columns + _MARGIN, wide * shape * bands + 0.75)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*size)
     grid = figure.add_gridspec(len(heights) * bands, columns, height_ratios=[*heights] * bands)
     return figure, grid, columns
 
@@ -66,13 +74,10 @@ def caption(
         n_bins: Number of bins.
         legend: What the marks are.
     """
-    origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
-    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
-    run += [f"seed {meta['seed']}"] if "seed" in meta else []
-    of = f"{meta['dataset']} ({origin})" + (f", {cases} cases" if cases else "")
+    of = data_words(meta) + (f", {cases} cases" if cases else "")
     words = region_words(region).capitalize()
     how = f"{words}, {pooling}. Protocol sound, {n_bins} right-closed bins. {legend}"
-    write_caption(figure, [" · ".join([of, *run]), how])
+    write_caption(figure, [" · ".join([of, *run_words(meta)]), how])
 
 
 def write_caption(figure: Figure, lines: Sequence[str]) -> None:

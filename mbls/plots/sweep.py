@@ -27,13 +27,13 @@ def sweep_figure(
     grid = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (measure, by_loss) in zip(grid, curves.items(), strict=True):
         for place, (name, curve) in enumerate(by_loss.items()):
-            colour, mark = style_of(place)
+            color, mark = style_of(place)
             points = sorted(curve, key=lambda point: point[0])
-            axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, marker=mark,
+            axes.plot([p[0] for p in points], [p[1] for p in points], color=color, marker=mark,
                       markersize=5, linewidth=1.2, label=name)  # fmt: skip
             for value, _, low, high, seeds in points:
-                axes.vlines(value, low, high, color=colour, linewidth=0.8, alpha=0.6)
-                axes.plot([value] * len(seeds), seeds, ".", color=colour, markersize=3, alpha=0.6)
+                axes.vlines(value, low, high, color=color, linewidth=0.8, alpha=0.6)
+                axes.plot([value] * len(seeds), seeds, ".", color=color, markersize=3, alpha=0.6)
         values = sorted({point[0] for curve in by_loss.values() for point in curve})
         if values[0] > 0 and values[-1] >= 20 * values[0]:
             axes.set_xscale("log")

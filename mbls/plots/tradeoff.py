@@ -55,13 +55,13 @@ def tradeoff_figure(points: Mapping[str, Point], *, caption: Sequence[str], labe
         where="post", color=GREY, linewidth=1, linestyle="--", zorder=1,
     )  # fmt: skip
     for place, (name, point) in enumerate(points.items()):
-        colour, mark = style_of(place)
+        color, mark = style_of(place)
         (x, x_low, x_high), (y, y_low, y_high) = point.dice, point.error
-        axes.hlines(y, x_low, x_high, color=colour, linewidth=0.8, alpha=0.6)
-        axes.vlines(x, y_low, y_high, color=colour, linewidth=0.8, alpha=0.6)
+        axes.hlines(y, x_low, x_high, color=color, linewidth=0.8, alpha=0.6)
+        axes.vlines(x, y_low, y_high, color=color, linewidth=0.8, alpha=0.6)
         for seed in point.seeds:
-            axes.plot(*seed, mark, color=colour, markersize=3, alpha=0.5, zorder=2)
-        axes.plot(x, y, mark, color=colour, markersize=8, markeredgecolor="white",
+            axes.plot(*seed, mark, color=color, markersize=3, alpha=0.5, zorder=2)
+        axes.plot(x, y, mark, color=color, markersize=8, markeredgecolor="white",
                   label=f"{name} (front)" if name in front else name, zorder=3)  # fmt: skip
     axes.grid(linewidth=0.3)
     small(axes, x="Dice, mean of the foreground structures", y=label)

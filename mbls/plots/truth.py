@@ -1,7 +1,7 @@
-"""True and measured calibration errors of a phantom, whose labels' distribution is known."""
+"""True and measured calibration errors on a phantom, whose labels' distribution is known."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mbls.metrics.catalog import shown_in
+from mbls.plots.across import across_figure, name_rows
 from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
 from mbls.plots.words import POOLING_WORDS, region_words
 
+__all__ = ["measured_figure", "truth_figure"]
+
 REGIONS = ("all", "label", "union")
 POOLINGS = ("pooled", "per_case")
-_REACH = 0.14
+MARKS: dict[str, tuple[float, dict[str, Any]]] = {  # height within a row, and style
+    "measured": (-0.14, {"marker": "o", "color": BLACK, "markersize": 3}),
+    "corrected": (0.14, {"marker": "s", "color": BLUE, "markersize": 4}),
+    "true": (0, {"marker": "|", "color": ORANGE, "markersize": 14, "markeredgewidth": 1.6}),
+}
+LINES = "Lines: 95 % intervals over patients. True: expected over the labels' distribution."
+
+Limits = tuple[float | None, float | None, float | None]
+"""A value, and the lower and the upper limit of its interval; None or NaN where there is none."""
 
 
 def truth_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Draw each measured error with its interval over patients beside the true one.
+    """Draw each measured error of a test beside the true one.
 
     Args:
         metrics: What a test run gave, as :func:`mbls.evaluation.write_results` returns it or as
@@ -29,53 +40,74 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
         ValueError: If the run has no true errors, because no posterior was known.
     """
     sound, meta = metrics["sound"], metrics["meta"]
-    rows = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
-    if not rows or any("true_ece" not in sound[r][p] for r, p in rows):
+    forms = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
+    if not forms or any("true_ece" not in sound[r][p] for r, p in forms):
         raise ValueError("True errors need the labels' distribution, and this run knew none.")
+    names = [f"{textwrap.fill(region_words(r), 24)},\n{POOLING_WORDS[p]}" for r, p in forms]
     chosen = [m for m in shown_in("json") if m.true]
     figure, grid, columns = panels(len(chosen), heights=(1,), shape=1.4)
-    for position, m in enumerate(chosen):
+    for position, metric in enumerate(chosen):
         row, column = divmod(position, columns)
         axes = figure.add_subplot(grid[row, column])
-        for place, (region, pooling) in enumerate(rows):
-            cells = sound[region][pooling]
-            _mark(axes, cells[m.key], place - _REACH, "o", BLACK, "measured")
-            if f"{m.key}_corrected" in cells:
-                _mark(axes, cells[f"{m.key}_corrected"], place + _REACH, "s", BLUE, "corrected")
-            if (true := cells[f"true_{m.key}"]["value"]) is not None:
-                axes.plot(true, place, "|", color=ORANGE, markersize=16, markeredgewidth=1.6,
-                          label="true", zorder=1)  # fmt: skip
-        axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-        names = [f"{textwrap.fill(region_words(r), 24)},\n{POOLING_WORDS[p]}" for r, p in rows]
-        axes.set_yticklabels(names if column == 0 else [""] * len(rows))
+        keys = {"measured": metric.key, "corrected": f"{metric.key}_corrected",
+                "true": f"true_{metric.key}"}  # fmt: skip
+        rows = [{word: _limits(sound[r][p].get(key)) for word, key in keys.items()}
+                for r, p in forms]  # fmt: skip
+        _draw(axes, rows, signed=metric.better is None)
+        name_rows(axes, names if column == 0 else [""] * len(names))
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.grid(axis="x", linewidth=0.3)
-        axes.set_title(m.label, fontsize=8)
-        if m.better is None:
-            axes.axvline(0, color=BLACK, linewidth=0.6)
-        else:
-            axes.set_xlim(left=0)
+        axes.set_title(metric.label, fontsize=8)
         small(axes, x="error")
-    marks = _legend(figure)
-    figure.legend(marks.values(), marks.keys(), loc="outside lower right", ncols=3,
-                  fontsize=7, frameon=False)  # fmt: skip
-    legend = "Lines: 95 % intervals over patients. True: expected over the labels' distribution."
+    _explain(figure)
     about: dict[str, Any] = {"region": "each region", "pooling": "pooled and per case"}
-    caption(figure, meta, cases=meta["n_cases"], n_bins=meta["n_bins"], legend=legend, **about)
+    caption(figure, meta, cases=meta["n_cases"], n_bins=meta["n_bins"], legend=LINES, **about)
     return figure
 
 
-def _legend(figure: Figure) -> dict[str, Any]:
-    """Return one artist for each mark's word."""
-    pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
-    return {word: artist for found in pairs for artist, word in found}
+def measured_figure(
+    values: Mapping[str, Mapping[str, tuple[Limits, Limits]]], *, caption: Sequence[str]
+) -> Figure:
+    """Draw a panel a measure, a row a loss: what was measured, and what is true.
+
+    Args:
+        values: By measure and loss the measured error, corrected, and the true one.
+        caption: Of which data, and how computed.
+    """
+    names = list(next(iter(values.values())))
+    figure = across_figure([*caption, LINES], height=0.9 + 0.28 * max(len(names), 2))
+    grid = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+    for axes, (measure, by_loss) in zip(grid, values.items(), strict=True):
+        pairs = [by_loss[name] for name in names]
+        _draw(axes, [{"corrected": measured, "true": true} for measured, true in pairs])
+        small(axes, x=textwrap.fill(measure, 24))
+    name_rows(grid[0], names)
+    _explain(figure)
+    return figure
 
 
-def _mark(
-    axes: Axes, cell: Mapping[str, Any], place: float, mark: str, colour: str, word: str
-) -> None:
-    if cell["value"] is None or np.isnan(cell["value"]):
-        return
-    axes.plot(cell["value"], place, mark, color=colour, markersize=3, label=word)
-    if cell["low"] is not None:
-        axes.hlines(place, cell["low"], cell["high"], color=colour, linewidth=1.2)
+def _limits(cell: Mapping[str, Any] | None) -> Limits:
+    return (cell["value"], cell["low"], cell["high"]) if cell else (None, None, None)
+
+
+def _draw(axes: Axes, rows: Sequence[Mapping[str, Limits]], *, signed: bool = False) -> None:
+    for place, row in enumerate(rows):
+        for word, (value, low, high) in row.items():
+            if value is None or np.isnan(value):
+                continue
+            reach, style = MARKS[word]
+            axes.plot(value, place + reach, linestyle="", label=word, **style)
+            if low is not None and high is not None:
+                axes.hlines(place + reach, low, high, color=style["color"], linewidth=1.2)
+    axes.grid(axis="x", linewidth=0.3)
+    if signed:
+        axes.axvline(0, color=BLACK, linewidth=0.6)
+    else:
+        axes.set_xlim(left=0)
+
+
+def _explain(figure: Figure) -> None:
+    """Add a legend with each mark once."""
+    found = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    marks = {word: mark for pairs in found for mark, word in pairs}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower right", ncols=3,
+                  fontsize=7, frameon=False)  # fmt: skip

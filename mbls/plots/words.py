@@ -1,12 +1,13 @@
-"""What regions and poolings are called in every table and figure, beside their names in files."""
+"""What regions, poolings and runs are called in every table and figure."""
 
-__all__ = ["POOLING_WORDS", "REGION_WORDS", "region_words"]
+from collections.abc import Mapping
+from typing import Any
 
 REGION_WORDS = {
     "all": "all voxels",
-    "label": "labelled foreground",
-    "union": "labelled or predicted foreground",
-    "dilated": "near labelled foreground",
+    "label": "labeled foreground",
+    "union": "labeled or predicted foreground",
+    "dilated": "near labeled foreground",
     "boundary": "near a change of label",
 }
 POOLING_WORDS = {
@@ -22,9 +23,36 @@ def region_words(region: str) -> str:
 
     Example:
         >>> region_words("all"), region_words("dilated")
-        ('all voxels', 'near labelled foreground (dilated)')
+        ('all voxels', 'near labeled foreground (dilated)')
     """
-    words = REGION_WORDS.get(region)
-    if words is None:
-        return region
-    return words if region == "all" else f"{words} ({region})"
+    words = REGION_WORDS.get(region, region)
+    return words if region == "all" or words == region else f"{words} ({region})"
+
+
+def origin_words(meta: Mapping[str, Any]) -> str:
+    """Return whether the data are real."""
+    return "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
+
+
+def data_words(meta: Mapping[str, Any]) -> str:
+    """Return the dataset, and whether it is real.
+
+    Example:
+        >>> data_words({"dataset": "acdc", "origin": "phantom"})
+        'acdc (PHANTOM, synthetic)'
+    """
+    return f"{meta['dataset']} ({origin_words(meta)})"
+
+
+def run_words(meta: Mapping[str, Any]) -> list[str]:
+    """Return network, loss and seed of a run, as far as they are known."""
+    forms = {"network": "{}", "loss": "{}", "seed": "seed {}"}
+    return [form.format(meta[key]) for key, form in forms.items() if key in meta]
+
+
+def tested_words(meta: Mapping[str, Any]) -> list[str]:
+    """Return how a run was tested: checkpoint, grid, mirrorings, windows, as far as is known."""
+    mirrored = ", ".join(map(str, meta.get("mirror") or []))
+    known = {**meta, "mirror": mirrored}
+    forms = {"tag": "checkpoint {}", "grid": "{} grid", "mirror": "mirrored {}", "inference": "{}"}
+    return [form.format(known[key]) for key, form in forms.items() if known.get(key)]

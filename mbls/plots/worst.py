@@ -6,17 +6,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from mbls.plots.style import INCHES, write_caption
+from mbls.plots.style import INCHES, new_figure, write_caption
+from mbls.plots.words import data_words, run_words, tested_words
 from mbls.plots.worst_cases import IGNORED, Picture
 
 LETTERS = 110  # of 7 points in a line
 COLUMNS = ("image", "label", "prediction", "confidence", "error")
-# Okabe and Ito's colours for the classes after the background, in turn.
+# Okabe and Ito's colors for the classes after the background, in turn.
 CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
+LEGEND = (
+    "Cases of lowest Dice (each case alone, mean of the foreground structures in its label), each "
+    "the slice with most wrong voxels. Confidence: the highest probability of each voxel, all "
+    "voxels, no bins. Error: wrong voxels, in the color of their confidence: the brighter, the "
+    "surer of it."
+)
 
 
 def worst_figure(
@@ -26,7 +33,7 @@ def worst_figure(
     names: Sequence[str] | None = None,
     scope: str | None = None,
 ) -> Figure:
-    """Draw a row a case; errors are coloured by the confidence with which they were made.
+    """Draw a row a case; errors are colored by the confidence with which they were made.
 
     Args:
         pictures: At least one.
@@ -44,8 +51,7 @@ def worst_figure(
     shape = max(p.label.shape[1] * p.spacing[1] / (p.label.shape[0] * p.spacing[0])
                 for p in pictures)  # fmt: skip
     tall = wide * min(shape, 1.5)
-    figure = Figure(figsize=(INCHES, len(pictures) * (tall + 0.16) + 1.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(INCHES, len(pictures) * (tall + 0.16) + 1.0)
     grid = figure.subplots(len(pictures), len(COLUMNS), squeeze=False)
     words = names or [f"{p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}" for p in pictures]
     bar: Any = None
@@ -55,16 +61,17 @@ def worst_figure(
         middle.set_title(textwrap.fill(name, LETTERS), fontsize=7)
     for axes, title in zip(grid[-1], COLUMNS, strict=True):
         axes.set_xlabel(title, fontsize=8)
-    colours = figure.colorbar(bar, ax=grid[:, -1].tolist(), shrink=0.7, aspect=30, pad=0.02)
-    colours.ax.tick_params(labelsize=7)
-    colours.set_label("confidence, from 1 / number of classes", fontsize=7)
+    colors = figure.colorbar(bar, ax=grid[:, -1].tolist(), shrink=0.7, aspect=30, pad=0.02)
+    colors.ax.tick_params(labelsize=7)
+    colors.set_label("confidence, from 1 / number of classes", fontsize=7)
     _classes(figure, meta["class_names"])
-    _caption(figure, scope or _scope(meta))
+    own = " · ".join([data_words(meta), *run_words(meta), *tested_words(meta)])
+    write_caption(figure, [scope or own, LEGEND])
     return figure
 
 
 def _row(row: Sequence[Axes], picture: Picture, classes: int) -> Any:
-    colours = ListedColormap([CLASSES[k % len(CLASSES)] for k in range(max(classes - 1, 1))])
+    colors = ListedColormap([CLASSES[k % len(CLASSES)] for k in range(max(classes - 1, 1))])
     ratio = picture.spacing[1] / picture.spacing[0]
     for axes in row:
         axes.set(xticks=[], yticks=[])
@@ -78,15 +85,11 @@ def _row(row: Sequence[Axes], picture: Picture, classes: int) -> Any:
     for axes, map_ in ((row[1], picture.label), (row[2], picture.prediction)):
         shown = np.ma.masked_where((map_ == 0) | (map_ == IGNORED), map_.astype(np.float32) - 1)
         top = max(classes - 2, 1)
-        axes.imshow(shown.T, cmap=colours, vmin=0, vmax=top, alpha=0.75, aspect=ratio,
+        axes.imshow(shown.T, cmap=colors, vmin=0, vmax=top, alpha=0.75, aspect=ratio,
                     interpolation="nearest")  # fmt: skip
     confidence = picture.confidence.astype(np.float32)
-    scale: dict[str, Any] = {
-        "cmap": "inferno",
-        "vmin": 1 / classes,
-        "vmax": 1,
-        "interpolation": "nearest",
-    }
+    scale: dict[str, Any] = {"cmap": "inferno", "vmin": 1 / classes, "vmax": 1}
+    scale["interpolation"] = "nearest"
     bar = row[3].imshow(confidence.T, aspect=ratio, **scale)
     right = (picture.prediction == picture.label) | (picture.label == IGNORED)
     row[4].imshow(np.ma.masked_where(right, confidence).T, aspect=ratio, **scale)
@@ -94,28 +97,5 @@ def _row(row: Sequence[Axes], picture: Picture, classes: int) -> Any:
 
 
 def _classes(figure: Figure, names: Sequence[str]) -> None:
-    from matplotlib.patches import Patch
-
     marks = [Patch(color=CLASSES[k % len(CLASSES)], label=n) for k, n in enumerate(names[1:])]
     figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-
-
-def _scope(meta: Mapping[str, Any]) -> str:
-    origin = "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
-    run = [str(meta[key]) for key in ("network", "loss") if key in meta]
-    run += [f"seed {meta['seed']}"] if "seed" in meta else []
-    run += [f"{meta['grid']} grid"] if "grid" in meta else []
-    run += [f"mirrored {', '.join(map(str, meta['mirror']))}"] if meta.get("mirror") else []
-    run += [f"checkpoint {meta['tag']}"] if "tag" in meta else []
-    return " · ".join([f"{meta['dataset']} ({origin})", *run])
-
-
-def _caption(figure: Figure, scope: str) -> None:
-    lines = [
-        scope,
-        "Cases of lowest Dice (each case alone, mean of the foreground structures in its label), "
-        "each the slice with most wrong voxels. Confidence: the highest probability of each voxel, "
-        "all voxels, no bins. Error: wrong voxels, in the color of their confidence: the "
-        "brighter, the surer of it.",
-    ]
-    write_caption(figure, lines)

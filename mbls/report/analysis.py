@@ -188,10 +188,10 @@ def _few(measures: Sequence[Measure], valued: Mapping[str, int], patients: int) 
            if valued[m.key] < min(patients, ENOUGH_PATIENTS)}  # fmt: skip
     if not few:
         return []
-    told = ", ".join(f"{label} ({number})" for label, number in few.items())
+    named = ", ".join(f"{label} ({number})" for label, number in few.items())
     return [
-        f"Fewer of the {patients} patients have a value of: {told}. Its intervals and tests are of "
-        "those alone, and too few for where values are skewed."
+        f"Fewer of the {patients} patients have a value of: {named}. Its intervals and tests are "
+        "of those alone, and too few for where values are skewed."
     ]
 
 
@@ -200,10 +200,10 @@ def _skewed(lacks: Mapping[str, float]) -> list[str]:
     by_lack = sorted((key for key in lacks if lacks[key] > SHORT), key=lambda key: -lacks[key])
     if not by_lack:
         return []
-    told = ", ".join(by_lack[:MOST_NAMED])
+    named = ", ".join(by_lack[:MOST_NAMED])
     more = f" and {len(by_lack) - MOST_NAMED} more" if len(by_lack) > MOST_NAMED else ""
     return [
-        f"Patients' values are skewed in {told}{more}: intervals of a loss hold the truth less "
+        f"Patients' values are skewed in {named}{more}: intervals of a loss hold the truth less "
         f"often than they say, by {100 * lacks[by_lack[0]]:.0f} points or more in the first."
     ]
 

@@ -1,5 +1,6 @@
 """The whole report: reads runs, computes, prints, writes the files."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -81,18 +82,17 @@ def build_report(
         [replace(drawn, name=f"{prefix}{drawn.name}") for drawn in draw(analysis)]
         for prefix, analysis in zip(prefixes, analyses, strict=True)
     ]
+    tables = [views_of(analysis) for analysis in analyses]
     with _together(output) as incoming:
-        views = [view for analysis in analyses for view in views_of(analysis)]
+        views = list(itertools.chain(*tables))
         (incoming / "table.md").write_text(markdown_text(views))
         (incoming / "table.tex").write_text(latex_text(views))
         (incoming / "table.csv").write_text(csv_text(analyses))
-        for drawn in (drawn for group in figures for drawn in group):
+        for drawn in itertools.chain(*figures):
             save_figure(drawn.figure, incoming / drawn.name)
-        page = html_text(
-            analyses, [views_of(a) for a in analyses], figures, left_out, command=command
-        )
+        page = html_text(analyses, tables, figures, left_out, command=command)
         (incoming / MARK).write_text(page)
-    show(analyses, left_out, output)
+    show(analyses, tables, left_out, output)
     return analyses
 
 
@@ -132,13 +132,13 @@ def _together(output: Path) -> Iterator[Path]:
                     earlier.unlink()
     except (OutputError, RunFolderError) as error:
         reason = error.__cause__
-        told = (
+        named = (
             f"cannot be written to ({reason.strerror})"
             if isinstance(reason, OSError)
             else "is being written by another process"
         )
         raise ReportError(
-            f"{output} {told}. Choose another: --output FOLDER (make: OUTPUT=FOLDER)."
+            f"{output} {named}. Choose another: --output FOLDER (make: OUTPUT=FOLDER)."
         ) from error
 
 
@@ -161,19 +161,24 @@ def views_of(analysis: Analysis) -> list[View]:
     return views + [v for v in (reruns_view(analysis), selection_view(analysis)) if v]
 
 
-def show(analyses: Sequence[Analysis], left_out: Sequence[LeftOut], output: Path) -> None:
+def show(
+    analyses: Sequence[Analysis],
+    tables: Sequence[Sequence[View]],
+    left_out: Sequence[LeftOut],
+    output: Path,
+) -> None:
     """Print the leading tables, what limits them, what was left out, and where the files are."""
     console = Console()
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
-    for number, analysis in enumerate(analyses, 1):
+    for number, (analysis, views) in enumerate(zip(analyses, tables, strict=True), 1):
         say(f"\nGroup {number}, {scope(analysis)}" if len(analyses) > 1 else "")
         if number > 1:
             reasons = "; ".join(differing(analyses[0].group, analysis.group))
             say(f"Must not be compared with group 1: {reasons}.")
-        shown = [view for view in views_of(analysis) if view.lead]
+        shown = [view for view in views if view.lead]
         for table in (table for view in shown for table in screen_table(view)):
             console.print(table)
         say(" ".join(dict.fromkeys(words for view in shown for words in view.legend)))

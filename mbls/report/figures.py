@@ -12,12 +12,12 @@ from mbls.evaluation.summary import row_means
 from mbls.metrics.catalog import shown_in
 from mbls.metrics.estimates import case_values
 from mbls.plots.case_spread import case_spread_figure
-from mbls.plots.measured import measured_figure
 from mbls.plots.multipliers import multiplier_lines, multipliers_figure
 from mbls.plots.side_by_side import side_by_side_figure
 from mbls.plots.style import remove_caption
 from mbls.plots.sweep import sweep_figure
 from mbls.plots.tradeoff import Point, tradeoff_figure
+from mbls.plots.truth import measured_figure
 from mbls.plots.words import region_words
 from mbls.plots.worst import worst_figure
 from mbls.plots.worst_cases import Picture, load_pictures

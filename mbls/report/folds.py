@@ -6,7 +6,7 @@ trainings.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +29,8 @@ def with_folds_merged(
 
     Folds stay apart where there is one alone, where no seed of any loss has all of them on the same
     data, or where their test patients are neither the same nor all different. A fold's data are
-    those of most runs, of the last where they tie; of runs with the same settings, seed and fold
-    the last on these data counts, and the others are left out.
+    those of most runs, of the last where they tie; a run on others does not count, nor one whose
+    settings, seed and fold a later one repeats.
 
     Args:
         runs: Of any data.
@@ -55,29 +55,25 @@ def _merge(
     members: Sequence[Run], key: Callable[[Run], str]
 ) -> tuple[Sequence[Run], list[LeftOut]]:
     usual = _usual_data(members)
-    kept: dict[tuple[str, int], dict[int, Run]] = {}
-    left_out: list[LeftOut] = []
-    for training, run, repeats in _without_repeats(members, key, usual):
-        kept.setdefault(training, {})[int(run.card["fold"])] = run
-        reason = f"same settings, seed and fold as {run.folder}: no further sample of a training"
-        left_out += [LeftOut(other.folder, reason) for other in repeats]
-    whole: list[list[Run]] = []
-    partial: list[list[Run]] = []
-    for by_fold in kept.values():
-        parts = [by_fold[fold] for fold in usual if fold in by_fold]
-        same = all(_alike(part, usual[int(part.card["fold"])]) for part in parts)
-        (whole if same and len(parts) == len(usual) else partial).append(parts)
+    trainings: dict[tuple[str, int], dict[int, Run]] = {}
+    for run in members:
+        fold = int(run.card["fold"])
+        if _alike(run, usual[fold]):
+            trainings.setdefault((key(run), run.seed), {})[fold] = run
+    whole = [[by[fold] for fold in usual] for by in trainings.values() if len(by) == len(usual)]
     kind = _kind(list(usual.values()))
     if len(usual) < 2 or kind is None or not whole:
         return members, []
-    for parts in partial:
-        there = ", ".join(str(part.card["fold"]) for part in parts)
-        reason = (
-            f"fold {there} of {', '.join(map(str, usual))}: a seed counts where all folds were "
-            "tested, on the same data for every loss"
-        )
-        left_out += [LeftOut(part.folder, reason) for part in parts]
-    return [_merged(parts, kind) for parts in whole], left_out
+    counted = [run for parts in whole for run in parts]
+    reason = (
+        f"fold {{}} of {', '.join(map(str, usual))}: a seed counts where all folds were tested, "
+        "once each, on the same data for every loss"
+    )
+    out = [run for run in members if not any(run is one for one in counted)]
+    return (
+        [_merged(parts, kind) for parts in whole],
+        [LeftOut(run.folder, reason.format(run.card["fold"])) for run in out],
+    )
 
 
 def _usual_data(members: Sequence[Run]) -> dict[int, Run]:
@@ -91,20 +87,8 @@ def _usual_data(members: Sequence[Run]) -> dict[int, Run]:
     }
 
 
-def _without_repeats(
-    members: Sequence[Run], key: Callable[[Run], str], usual: Mapping[int, Run]
-) -> Iterator[tuple[tuple[str, int], Run, list[Run]]]:
-    """Yield each training of a fold: what tells it apart, the run that counts, and the others."""
-    alike: dict[tuple[tuple[str, int], int], list[Run]] = {}
-    for run in members:
-        alike.setdefault(((key(run), run.seed), int(run.card["fold"])), []).append(run)
-    for (training, fold), runs in alike.items():
-        counts = next((r for r in reversed(runs) if _alike(r, usual[fold])), runs[-1])
-        yield training, counts, [run for run in runs if run is not counts]
-
-
 def _alike(run: Run, other: Run) -> bool:
-    """Say whether two runs of a fold were trained and tested on the same cases."""
+    """Return True if two runs of a fold were trained and tested on the same cases."""
     key = "data_fingerprint"
     return run.cases == other.cases and run.meta.get(key) == other.meta.get(key)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbls.config.neutral import NEUTRAL, added_callbacks, is_below
+from mbls.plots.words import data_words, origin_words
 from mbls.report.folds import FOLD, with_folds_merged
 from mbls.report.runs import LeftOut, Run, natural
 
@@ -16,7 +17,7 @@ FAMILY = (
     *("model.grid", "model.mirror", "model.n_bins", "model.overlap", "model.window"),
     *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
 )
-"""Settings that are told of in other ways."""
+"""Settings that a report states in other ways."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,7 @@ class Group:
     @property
     def data(self) -> str:
         """The dataset, and whether it is real."""
-        meta = self.first.meta
-        return f"{meta['dataset']} ({origin_words(meta)})"
-
-
-def origin_words(meta: Mapping[str, Any]) -> str:
-    """Return what the data are."""
-    return "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
+        return data_words(self.first.meta)
 
 
 def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
@@ -176,7 +171,7 @@ def _varying(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _says_otherwise(settings: Mapping[str, Any], name: str) -> bool:
-    """Say whether settings give a value above or below a name."""
+    """Return True if settings give a value above or below a name."""
     return any(n.startswith(f"{name}.") or name.startswith(f"{n}.") for n in settings)
 
 
@@ -230,7 +225,8 @@ def _arm_name(loss: str, varying: Mapping[str, Any], run: Run) -> str:
         >>> _arm_name("mbls", {"model.loss.init_args.alpha": 0.1, "preset": "quick"}, run)
         'mbls:margin=8,alpha=0.1 preset=quick'
     """
-    settings = dict(pair.split("=", 1) for pair in str(run.card["loss"]).split(",") if "=" in pair)
+    stated = str(run.card["loss"]).split(",")[1:]
+    settings = dict(pair.split("=", 1) for pair in stated if "=" in pair)
     others = []
     for name, value in varying.items():
         key = _short(name, list(varying))
@@ -284,8 +280,8 @@ def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
         values: dict[str, dict[str, None]] = {}
         for run, settings in zip(runs, training, strict=True):
             values.setdefault(str(settings.get(name)), {})[_loss_name(run)] = None
-        told = "; ".join(f"{value} for {', '.join(losses)}" for value, losses in values.items())
-        notes.append(f"Trainings differ in {name}: {told}.")
+        named = "; ".join(f"{value} for {', '.join(losses)}" for value, losses in values.items())
+        notes.append(f"Trainings differ in {name}: {named}.")
     for key, word in (("commit", "commits of mbls"), ("versions", "versions of packages")):
         if (number := len({str(t.card.get(key)) for run in runs for t in run.trainings})) > 1:
             notes.append(f"The runs come from {number} {word}; the table of runs has them.")

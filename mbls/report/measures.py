@@ -143,10 +143,10 @@ def shared_sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
                 lacking[measure.key] = sum(measure not in some for some in there)
     if not lacking:
         return shared, []
-    told = ", ".join(f"{key} ({number})" for key, number in lacking.items())
+    named = ", ".join(f"{key} ({number})" for key, number in lacking.items())
     return shared, [
         f"Left out, since runs were tested without them (how many of {len(runs)}) or with another "
-        f"tolerance of NSD: {told}. Test them alike with mbls evaluate RUN."
+        f"tolerance of NSD: {named}. Test them alike with mbls evaluate RUN."
     ]
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import yaml
@@ -21,8 +21,6 @@ from mbls.plots.worst_cases import load_pictures
 from mbls.runtime.errors import ReportError
 
 __all__ = ["LeftOut", "RuleTest", "Run", "find_runs"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def natural(path: Path) -> list[tuple[int, float, str]]:
 
 
 def _read(folder: Path, tag: str) -> Run | LeftOut:
-    """Read a run folder, or say what is wrong with it."""
+    """Read a run folder, or return what is wrong with it."""
     test = folder / "test" / tag
     if not (folder / "run.json").is_file():
         return LeftOut(folder, "no run.json: its training never began")
@@ -190,17 +188,15 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
         card = json.loads((folder / "run.json").read_text())
         config = yaml.safe_load((folder / "config.yaml").read_text())
         if not card.get("finished"):
-            return LeftOut(folder, f"not finished; go on: mbls train --run {folder} --resume")
+            return LeftOut(folder, f"not finished; resume it: mbls train --run {folder} --resume")
         if not (test / "metrics.json").is_file():
             which = "" if tag == "best" else f" --ckpt {tag}"
             return LeftOut(folder, f"not tested: no test/{tag}; mbls evaluate {folder}{which}")
         metrics = json.loads((test / "metrics.json").read_text())
         counted = TestRun.load(test / "bins.npz")
-        beside = _Beside(folder, tag, config)
         run = Run(
-            folder, tag, card, config, metrics, beside.epochs or [],
-            tuple(counted.cases), tuple(counted.patients),
-            pictured=beside.pictured, by_rule=beside.by_rule, damaged=tuple(beside.damaged),
+            folder, tag, card, config, metrics, cases=tuple(counted.cases),
+            patients=tuple(counted.patients), **_beside(folder, tag, config),
         )  # fmt: skip
         if counted.meta != {k: run.meta[k] for k in counted.meta}:
             return LeftOut(folder, f"test/{tag}: metrics.json and bins.npz are of different tests")
@@ -232,33 +228,32 @@ def _joined(parts: Sequence[TestRun]) -> TestRun:
     )
 
 
-class _Beside:
-    """What lies beside a test's numbers; damage there is noted and keeps no run out of tables."""
+def _beside(folder: Path, tag: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lies beside a test's numbers; damage there keeps no run out of tables."""
+    damaged: list[LeftOut] = []
 
-    def __init__(self, folder: Path, tag: str, config: Mapping[str, Any]) -> None:
-        self.folder, self.damaged = folder, list[LeftOut]()
-        tests = {rule: f"best-{rule}" for rule in RULES}
-        own = _own_rule(config)
-        if own is not None and not (folder / "test" / tests[own]).is_dir():
-            tests[own] = "best"
-        again = f"mbls evaluate {folder} --ckpt {{}} writes it anew"
-        self.pictured = bool(self._read(f"test/{tag}/worst.npz", load_pictures, again.format(tag)))
-        found = {
-            rule: self._read(f"test/{name}/metrics.json", _rule_test, again.format(name))
-            for rule, name in tests.items()
-        }
-        self.by_rule = {rule: test for rule, test in found.items() if test is not None}
-        self.epochs = self._read("metrics.csv", _epochs, "its curves and choices are left out")
-
-    def _read(self, name: str, reader: Callable[[Path], T], consequence: str) -> T | None:
-        path = self.folder / name
-        if not path.is_file():
+    def read(name: str, reader: Callable[[Path], Any], consequence: str) -> Any:
+        if not (path := folder / name).is_file():
             return None
         try:
             return reader(path)
         except Exception as error:  # whatever a broken file raises
-            self.damaged.append(LeftOut(path, f"{_unreadable(error)}; {consequence}"))
+            damaged.append(LeftOut(path, f"{_unreadable(error)}; {consequence}"))
             return None
+
+    tests = {rule: f"best-{rule}" for rule in RULES}
+    own = _own_rule(config)
+    if own is not None and not (folder / "test" / tests[own]).is_dir():
+        tests[own] = "best"
+    again = f"mbls evaluate {folder} --ckpt {{}} writes it again"
+    pictured = bool(read(f"test/{tag}/worst.npz", load_pictures, again.format(tag)))
+    by_rule = {
+        rule: found
+        for rule, name in tests.items()
+        if (found := read(f"test/{name}/metrics.json", _rule_test, again.format(name)))
+    }
+    epochs = read("metrics.csv", _epochs, "its curves and choices are left out") or []
+    return {"pictured": pictured, "by_rule": by_rule, "epochs": epochs, "damaged": tuple(damaged)}
 
 
 def _own_rule(config: Mapping[str, Any]) -> str | None:

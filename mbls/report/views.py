@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mbls.loggers.selection import KEYS, RULES, chosen_epoch
+from mbls.metrics.catalog import find_metric
 from mbls.plots.words import POOLING_WORDS, region_words
 from mbls.report.analysis import Analysis, Cell, Comparison
 from mbls.report.groups import Arm
@@ -29,9 +30,6 @@ MARKS = (
     "Holm over all pairs of losses of a column, 5 %)."
 )
 _ARROWS = {"more": " ↑", "less": " ↓", None: ""}
-SHOWN = {"dice": "Dice", "nll": "NLL", "ece": "ECE"}
-"""What the choice of a checkpoint shows, by the end of its logged name."""
-EPOCHS = "epochs (from 0)"
 POOLED_HELD = "91 to 99 %"
 """How often the interval over patients of a pooled or class-wise ECE held the truth."""
 INTERVAL = (
@@ -122,8 +120,8 @@ def _absent(analysis: Analysis) -> str:
     ]
     counts = {n: sum(test.metrics["dice"][n]["n_absent"] for test in tests) for n in names}
     cases = sum(test.meta["n_cases"] for test in tests)
-    told = ", ".join(f"{name} in {count} of {cases}" for name, count in counts.items() if count)
-    return told and f" ({told})"
+    named = ", ".join(f"{name} in {count} of {cases}" for name, count in counts.items() if count)
+    return named and f" ({named})"
 
 
 def _known(analysis: Analysis, region: str) -> str:
@@ -291,19 +289,14 @@ def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
 def _selected(arm: Arm, rule: str, chosen: Sequence[dict[str, float]]) -> dict[str, str]:
     tests = [run.by_rule[rule] for run in arm.trainings if rule in run.by_rule]
     every = len(tests) == len(arm.trainings)
-    return {
-        "loss": arm.name,
-        "rule": rule,
-        EPOCHS: " ".join(f"{row['epoch']:.0f}" for row in chosen),
-        **{
-            f"val {word}": _mean([row[f"val/{key}"] for row in chosen])
-            for key, word in SHOWN.items()
-        },
-        **{
-            f"test {word}": _mean([getattr(test, key) for test in tests]) if every else ""
-            for key, word in SHOWN.items()
-        },
-    }
+    labels = {key: find_metric(key).label for key in ("dice", "nll", "ece")}
+    row = {"loss": arm.name, "rule": rule}
+    row["epochs (from 0)"] = " ".join(f"{logged['epoch']:.0f}" for logged in chosen)
+    for key, label in labels.items():
+        row[f"val {label}"] = _mean([logged[f"val/{key}"] for logged in chosen])
+    for key, label in labels.items():
+        row[f"test {label}"] = _mean([getattr(test, key) for test in tests]) if every else ""
+    return row
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -61,7 +61,9 @@ def test_a_metric_is_one_entry(tmp_path):
     (group,), _ = groups_of(find_runs([tmp_path])[0])
     found = analyse(group, draws=DRAWS)
     assert {"misses_corrected/all/pooled", "misses/label/per_case"} <= set(found.cells)
-    assert any("missed share ↓" in column for view in views_of(found) for column in view.columns)
+    assert any(
+        "missed share ↓" in column for view in views_of(found) for column in view.frame.columns
+    )
     (figure,) = [one for one in figures_of(found) if one.name == "true_error"]
     assert "missed share, all voxels, pooled" in figure.alt
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mbls.evaluation import PROTOCOLS, protocol_values
-from mbls.evaluation.protocols import pooled_marginal_error, protocol_entries
+from mbls.evaluation.protocols import drawn_marginal_errors, protocol_entries
 from mbls.metrics import CalibrationHistogram, DiceScore, estimate
 
 NAMED = {p.name: p for p in PROTOCOLS}
@@ -38,7 +38,8 @@ def test_micro_error_is_not_that_of_pooled_voxels():
         cases.append((probs, (torch.arange(voxels) < hits).long()[None]))
     bins, _ = counted(cases, 2)
     share = 805 / 1100
-    assert pooled_marginal_error(bins, NAMED["acl"]) == pytest.approx(0.74 - share, abs=1e-6)
+    (error,) = drawn_marginal_errors(bins, NAMED["acl"], np.ones((1, 2)))
+    assert error == pytest.approx(0.74 - share, abs=1e-6)
 
 
 def test_volumes_without_foreground():

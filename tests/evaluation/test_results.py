@@ -86,11 +86,13 @@ def test_loaded_results_hold_the_same(folder):
     assert results.dice_counts.shape == (3, 4, 3)
 
 
-def test_real_data_has_no_true_error(tmp_path):
+def test_real_data_has_no_true_error(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mbls.plots.save_figure", lambda _, path: drawn.append(path.name))
     run = counted(posterior=False, meta=META | {"origin": "real"})
     metrics = write_results(tmp_path, run)
     assert not any(name.startswith("true") for name in metrics["sound"]["all"]["pooled"])
-    assert not list(tmp_path.glob("true_error*"))
+    assert drawn == ["reliability", "reliability_by_case", "confidence"]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -115,6 +117,7 @@ def test_surfaces_join_every_file(tmp_path):
     assert float(rows[2]["nsd/heart"]) == measured["nsd"].compute()[2, 3].item()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_without_foreground_writes_null(tmp_path):
     histogram, dice = CalibrationHistogram(3, num_cases=1), DiceScore(3, num_cases=1)
     probs, index = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1).expand(1, 3, 9), torch.tensor([0])

@@ -65,7 +65,7 @@ def test_published_protocols_stand_beside():
     values = [f"{cells[m]['value']:.4f}" for m in ("ece", "cece", "dice/mean")]
     at = rows(text).index(["murugesan-med", *values])
     where = [*rows(text)[at + 1][:2], *rows(text)[at + 2]]
-    assert " ".join(where) == "labelled foreground (label), per case"
+    assert " ".join(where) == "labeled foreground (label), per case"
 
 
 def test_a_phantom_says_so_and_absent_structures_are_counted():
@@ -113,7 +113,7 @@ def test_the_main_numbers_are_four_rows():
     for word, metric in (("ECE", "ece"), ("class-wise ECE", "cece"), ("NLL", "nll")):
         assert f"{word} {cell(label[metric])} {cell(every[metric])}" in lines
     words = " ".join(text.split())
-    assert "labelled foreground (label)" in words
+    assert "labeled foreground (label)" in words
     assert "PHANTOM" in words
     assert "of 3 cases: MYO (1)" in words  # in whose labels it is absent
 

@@ -7,7 +7,6 @@ from experiments.benchmarks.bootstrap import make_bins, seconds
 from mbls.evaluation.protocols import (
     PROTOCOLS,
     drawn_marginal_errors,
-    pooled_marginal_error,
     protocol_entries,
 )
 from mbls.metrics import CalibrationHistogram, estimate
@@ -63,7 +62,8 @@ def test_the_micro_error_has_an_interval():
     bins, acl = histogram.bins(), PROTOCOLS[-1]
     weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
     expected = [
-        pooled_marginal_error(b, acl) for b in (bins, chosen_cases(histogram, [0, 0, 2]).bins())
+        drawn_marginal_errors(b, acl, np.ones((1, len(b.cells))))[0]
+        for b in (bins, chosen_cases(histogram, [0, 0, 2]).bins())
     ]
     np.testing.assert_allclose(drawn_marginal_errors(bins, acl, weights), expected, rtol=1e-12)
     drawn = patient_weights(["a", "b", "c"], draws=400)

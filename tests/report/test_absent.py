@@ -6,8 +6,10 @@ import pytest
 
 from mbls.cli import main
 from mbls.evaluation import summary_table
+from mbls.report.build import build_report
 from mbls.report.runs import find_runs
 from tests.report import fake
+from tests.report.fake import DRAWS
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 
@@ -30,34 +32,40 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(runs):
-    output = runs / "report"
-    assert main(["report", str(runs), "--output", str(output)]) == 0
-    return output
+    build_report([runs], runs / "report", draws=DRAWS)
+    return runs / "report"
 
 
 def test_tables_count_the_cases_that_have_a_structure(written, runs):
     text = (written / "table.md").read_text()
     assert "left out (right ventricle in 2 of 6, myocardium in 6 of 6)" in text
-    assert "labelled foreground (label), per case (4 of 6 cases have any)" in text
+    assert "labeled foreground (label), per case (4 of 6 cases have any)" in text
     row = next(line for line in text.splitlines() if line.startswith("| ce") and "n/a" in line)
     assert "nan" not in row
-    metrics = find_runs([runs])[0][0].metrics
-    told = str(summary_table(metrics).caption)
-    assert "of 6 cases: right ventricle (2), myocardium (6)" in told
-    assert "(label): 4 of 6 cases" in told
+    caption = str(summary_table(find_runs([runs])[0][0].metrics).caption)
+    assert "of 6 cases: right ventricle (2), myocardium (6)" in caption
+    assert "(label): 4 of 6 cases" in caption
 
 
-def test_pictures_are_in_a_report_unless_they_shall_not(written, runs):
+def test_a_report_without_pictures_and_captions(written, runs):
     page = (written / "report.html").read_text()
     (media,) = re.findall('<source media="([^"]*)" srcset="data:image/png', page)
     assert media == "screen and (prefers-color-scheme: dark)"
     assert (written / "worst_cases.png").is_file()
-
-
-def test_a_report_without_pictures_and_captions(written, runs):
-    words = ["--no-pictures", "--no-captions", "--output", str(written)]
-    assert main(["report", str(runs), *words]) == 0
+    build_report([runs], written, draws=DRAWS, captions=False, pictures=False)
     page = (written / "report.html").read_text()
     assert "image/png" not in page
     assert not list(written.glob("worst_cases.*"))  # nor those of the report before
     assert "Large marks: means over seeds" in page  # a figure's caption, now the page's
+
+
+def test_options_of_the_command(runs, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mbls.report.build.build_report", lambda *_, **words: asked.append(words))
+    for options in ([], ["--no-pictures", "--no-captions", "--reference", "ce", "--tag", "last"]):
+        assert main(["report", str(runs), *options]) == 0
+    names = ("pictures", "captions", "reference", "tag")
+    assert [[words[n] for n in names] for words in asked] == [
+        [True, True, None, "best"],
+        [False, False, "ce", "last"],
+    ]

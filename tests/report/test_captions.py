@@ -54,7 +54,7 @@ def test_every_figure_says_what_it_is(analysis: Analysis) -> None:
     assert set(drawn) - bins == {"multipliers_0", "worst_cases"}
     assert "all voxels of its validation cases pooled" in drawn["multipliers_0"]
     assert "each case alone" in drawn["worst_cases"]
-    assert "labelled foreground (label)" in drawn["reliability_label"]
+    assert "labeled foreground (label)" in drawn["reliability_label"]
     assert "all voxels, no bins" in drawn["worst_cases"]
 
 

@@ -33,10 +33,10 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil", "told"),
     [
-        ("test/best/worst.npz", cut, "--ckpt best writes it anew"),
-        ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it anew"),
+        ("test/best/worst.npz", cut, "--ckpt best writes it again"),
+        ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it again"),
         ("test/best/worst.npz", bomb, "worst.npz unpacks to 3.22 GB, at most 2.15 are read"),
-        ("test/best-nll/metrics.json", cut, "--ckpt best-nll writes it anew"),
+        ("test/best-nll/metrics.json", cut, "--ckpt best-nll writes it again"),
         ("test/best-nll/metrics.json", lambda p: p.write_text("{}"), "KeyError: 'sound'"),
         ("metrics.csv", lambda p: p.write_text(p.read_text() + "3,39,zero,\n"), "curves and"),
     ],

@@ -50,10 +50,9 @@ def text(root):
     for seed in range(2):
         for margin in (5.0, 10.0):
             settings = {"margin": margin}
-            write_run(
-                root, f"mbls,margin={margin:g}", seed, settings=settings, sharpness=margin / 5
-            )
-    write_run(root, "<b>own</b>", 0, meta={"grid": "native"})
+            label = f"mbls,margin={margin:g}"
+            write_run(root, label, seed, settings=settings, sharpness=margin / 5, patients=3)
+    write_run(root, "<b>own</b>", 0, patients=3, meta={"grid": "native"})
     write_run(root, "ls", 0, card={"finished": False})
     build_report([root], root / "report", draws=DRAWS, command="mbls report <runs>")
     return (root / "report/report.html").read_text()

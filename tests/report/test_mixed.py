@@ -38,7 +38,7 @@ def report(root: Path, **options: str) -> list[Analysis]:
     [
         ("mbls:margin=3 mbls:margin=5 mbls:margin=10,alpha=0.3", "mbls:margin=3,alpha=0.1"),
         ("mbls mbls:margin=3", "mbls:margin=10"),
-        ("mbls:margin=3 ce", "mbls"),
+        ("mbls:margin=3 ce", "mbls:margin=3"),
     ],
 )
 def test_a_grid_ends_in_a_report_against_its_first_loss(

@@ -173,7 +173,10 @@ def break_(folder, name, text):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda f: (f / "run.json").write_text('{"finished": false}'), "not finished; go on: mbls"),
+        (
+            lambda f: (f / "run.json").write_text('{"finished": false}'),
+            "not finished; resume it",
+        ),
         (lambda f: (f / "run.json").write_text("{"), "cannot be read: JSONDecodeError"),
         (lambda f: (f / "run.json").unlink(), "training never began"),
         (lambda f: (f / "test/best/metrics.json").unlink(), "not tested: no test/best; mbls eval"),
