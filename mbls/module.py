@@ -261,18 +261,18 @@ class SegmentationModule(LightningModule):
     def _share(self, terms: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         """Weight this rank's terms so that their mean over ranks is that of the whole batch.
 
-        Ranks may differ in labelled voxels, and a mean of means is not the mean. Terms that are
-        no means over voxels are left as they are, and so is a foreign loss.
+        Ranks may differ in labeled voxels, and a mean of means is not the mean. Only the terms
+        that the loss declares as such means are weighted (:attr:`mbls.losses.Loss.voxel_means`).
         """
-        if not (dist.is_available() and dist.is_initialized()) or not isinstance(self.loss, Loss):
+        means = self.loss.voxel_mean_terms() if isinstance(self.loss, Loss) else set()
+        if not (means and dist.is_available() and dist.is_initialized()):
             return terms
         mine = (target != IGNORE_INDEX).sum()
         everywhere = mine.clone()
         dist.all_reduce(everywhere)
         share = mine * dist.get_world_size() / everywhere.clamp_min(1)
-        fixed = self.loss.batch_statistics()
         return {
-            name: term if name in fixed else term * share.to(term.dtype)
+            name: term * share.to(term.dtype) if name in means else term
             for name, term in terms.items()
         }
 

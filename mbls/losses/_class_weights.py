@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def weighted_mean(values: Tensor, target: Tensor, keep: Tensor, weight: Tensor) 
     """Return ``sum_v w_y values_v / sum_v w_y`` over the kept voxels, as PyTorch averages.
 
     Args:
-        values: ``(N, *S)``.
+        values: A map ``(N, *S)``.
         target: Labels ``(N, *S)`` in 0 .. C - 1.
         keep: Bool ``(N, *S)``.
         weight: w ``(C,)``.
@@ -40,24 +40,16 @@ class ClassWeightedLoss(Loss):
     Args:
         weight: One number a class, the background first, or None: all count alike. It is a
             setting and lies in no checkpoint; it follows the device.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Raises:
         ValueError: A weight is negative or not finite, or all are 0.
     """
 
-    means: ClassVar[frozenset[str]] = frozenset()  # terms that are means over voxels, if unweighted
     weight: Tensor | None
 
-    def __init__(
-        self,
-        weight: Sequence[float] | None = None,
-        *,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+    def __init__(self, weight: Sequence[float] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         numbers = None if weight is None else [float(number) for number in weight]
         if numbers is not None and not (
             all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)
@@ -80,9 +72,9 @@ class ClassWeightedLoss(Loss):
         self._check_number(logits.shape[1])
         return logits, target
 
-    def batch_statistics(self) -> set[str]:
-        """Return all terms where there are weights: parts of a batch weigh differently."""
-        return super().batch_statistics() | (set() if self.weight is None else self.means)
+    def voxel_mean_terms(self) -> set[str]:
+        """Return none where there are weights: parts of a batch weigh differently."""
+        return super().voxel_mean_terms() if self.weight is None else set()
 
     def _check_number(self, num_classes: int) -> None:
         if self.weight is not None and len(self.weight) != num_classes:

@@ -1,12 +1,24 @@
-"""Which voxels take part, and sums over them that stay finite when none does."""
+"""Means over the labeled voxels, finite where there are none, and powers with finite slopes."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["as_images", "image_mean", "labelled", "masked_mean", "one_hot"]
+__all__ = [
+    "as_images",
+    "image_mean",
+    "label_log_probs",
+    "labeled",
+    "masked_mean",
+    "one_hot",
+    "power",
+]
+
+TINY = 1e-7  # below it a power is continued linearly
 
 
-def labelled(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Return the mask of labelled voxels and the labels with 0 in place of the ignored ones.
+def labeled(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return the mask of labeled voxels and the labels with 0 in place of the ignored ones.
 
     Args:
         target: Labels ``(N, *S)``, int64.
@@ -16,7 +28,7 @@ def labelled(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         ``keep`` bool and ``safe`` int64, both ``(N, *S)``; ``safe`` can index classes.
     """
     keep = target != ignore_index
-    return keep, target.masked_fill(~keep, 0)
+    return keep, torch.where(keep, target, 0)
 
 
 def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
@@ -34,7 +46,7 @@ def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
         >>> masked_mean(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
         tensor(1.5000)
     """
-    return values.masked_fill(~keep, 0).sum() / keep.sum().clamp_min(1)
+    return torch.where(keep, values, 0).sum() / keep.sum().clamp_min(1)  # faster than a fill
 
 
 def one_hot(safe: Tensor, keep: Tensor, like: Tensor) -> Tensor:
@@ -71,7 +83,7 @@ def as_images(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def image_mean(values: Tensor, keep: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Average per-image values over the images that have a labelled voxel.
+    """Average per-image values over the images that have a labeled voxel.
 
     Args:
         values: ``(N, K)``, one row an image.
@@ -86,3 +98,36 @@ def image_mean(values: Tensor, keep: Tensor, weight: Tensor | None = None) -> Te
         values = (values * weight).sum(dim=1, keepdim=True) / weight.sum()
     present = keep.flatten(1).any(dim=1, keepdim=True).expand_as(values)
     return masked_mean(values, present)
+
+
+def power(base: Tensor, exponent: float | Tensor) -> Tensor:
+    """Return ``base ** exponent``, continued linearly below 1e-7.
+
+    An exponent below 1 has an infinite slope at 0, which a perfect prediction reaches.
+
+    Args:
+        base: Not negative.
+        exponent: At least 0.
+
+    Returns:
+        The power, of the same shape.
+
+    Example:
+        >>> import torch
+        >>> power(torch.tensor([0.0, 0.25]), 0.5)
+        tensor([0.0000, 0.5000])
+    """
+    return base * base.clamp_min(TINY).pow(exponent - 1)
+
+
+def label_log_probs(logits: Tensor, safe: Tensor) -> Tensor:
+    """Return the log-probability of each voxel's label.
+
+    Args:
+        logits: ``(N, C, *S)``.
+        safe: Labels ``(N, *S)`` in 0 .. C - 1.
+
+    Returns:
+        ``(N, *S)``, not positive.
+    """
+    return -F.cross_entropy(logits, safe, reduction="none")

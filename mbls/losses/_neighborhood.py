@@ -1,16 +1,18 @@
-"""Class proportions in each voxel's neighbourhood, in any number of dimensions."""
+"""Class proportions and borders in each voxel's neighborhood, in any number of dimensions."""
 
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Border", "Kernel", "Neighbourhood", "neighbour_proportions"]
+from mbls.losses._checks import is_readable
+
+__all__ = ["Border", "Kernel", "Neighborhood", "mixed_windows", "neighbor_proportions"]
 
 Kernel = Literal["mean", "gaussian"]
 Border = Literal["replicate", "background", "monai"]
@@ -19,7 +21,7 @@ CPU_CHUNK = 1 << 19  # voxels times classes counted at once, for each thread
 DEVICE_CHUNK = 1 << 26
 
 
-def neighbour_proportions(
+def neighbor_proportions(
     target: Tensor,
     num_classes: int,
     *,
@@ -33,7 +35,7 @@ def neighbour_proportions(
     r"""Return the weighted share of each class in the window around each voxel.
 
     ``"mean"`` weighs the voxels of the window equally. ``"gaussian"`` gives half the weight to the
-    voxel itself and spreads the other half over its neighbours as a Gaussian does (SVLS). Ignored
+    voxel itself and spreads the other half over its neighbors as a Gaussian does (SVLS). Ignored
     voxels leave the window, and the weights of the rest are scaled up to the same sum.
 
     Borders: ``"replicate"`` repeats the labels at the edge; ``"background"`` puts label 0 outside,
@@ -56,16 +58,16 @@ def neighbour_proportions(
 
     Example:
         >>> labels = torch.tensor([[0, 0, 1, 1]])
-        >>> neighbour_proportions(labels, 2)[0, 1]
+        >>> neighbor_proportions(labels, 2)[0, 1]
         tensor([0.0000, 0.3333, 0.6667, 1.0000])
     """
-    window = Neighbourhood(kernel, kernel_size, sigma, border, ignore_index)
+    window = Neighborhood(kernel, kernel_size, sigma, border, ignore_index)
     return window.shares(target, num_classes, dtype)
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
-    """The windows of :func:`neighbour_proportions`, settings alone.
+class Neighborhood:
+    """The windows of :func:`neighbor_proportions`, settings alone.
 
     Args:
         kernel: How the window is weighed.
@@ -82,23 +84,15 @@ class Neighbourhood:
     ignore_index: int = -100
 
     def shares(self, target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-        """Return :func:`neighbour_proportions`."""
+        """Return :func:`neighbor_proportions`; some images and classes are counted at a time."""
         shape = (target.shape[0], num_classes, *target.shape[1:])
         shares = torch.empty(shape, dtype=dtype, device=target.device)
-        for images, some, found in self.parts(target, num_classes, dtype):
-            shares[images, some] = found
-        return shares
-
-    def parts(
-        self, target: Tensor, num_classes: int, dtype: torch.dtype
-    ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield some images, some of the classes and their shares, as much as a cache holds."""
         if not target.numel():  # an edge that is not there cannot be repeated
-            return
+            return shares
         nowhere, ignored = num_classes, num_classes + 1
         small = torch.uint8 if ignored < 256 else torch.int16
         gone = target == self.ignore_index
-        some_gone = _unknown(gone) or bool(gone.any())
+        some_gone = not is_readable(gone) or bool(gone.any())
         labels = target.to(small)
         if some_gone:
             labels.masked_fill_(gone, ignored)
@@ -115,7 +109,8 @@ class Neighbourhood:
                 kept.clamp_min_(1e-6)  # 0 / 1e-6 where the whole window is ignored
             for some in _slices(num_classes, size):
                 found = window.weigh(labels[images], classes[some], dtype)
-                yield images, some, found.to(dtype).div_(kept)
+                shares[images, some] = found.to(dtype).div_(kept)
+        return shares
 
     def _window(self, dims: int) -> "Window":
         if self.kernel == "mean":
@@ -188,13 +183,60 @@ class Window:
         return total
 
 
-def _unknown(values: Tensor) -> bool:
-    """Whether looking at a value makes the host wait for a device or breaks a graph."""
-    return values.device.type != "cpu" or torch.compiler.is_compiling()
+def mixed_windows(
+    target: Tensor,
+    *,
+    kernel_size: int = 3,
+    border: Border = "replicate",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Return where the window around a voxel holds more than one label.
+
+    Labels are compared, not averaged: the published CRaC sums deviations from their mean, which is
+    zero but for rounding, and misses a part of the boundary.
+
+    Args:
+        target: Labels ``(N, *S)``, int64; without spatial axes no window is mixed.
+        kernel_size: Odd width of the window in voxels.
+        border: What lies outside the image: ``"replicate"`` the edge's label, ``"background"``
+            label 0, so that foreground at an edge is boundary, as published.
+        ignore_index: The label of voxels that leave every window.
+
+    Returns:
+        Bool ``(N, *S)``.
+
+    Example:
+        >>> mixed_windows(torch.tensor([[0, 0, 0, 1, 1]]))
+        tensor([[False, False,  True,  True, False]])
+    """
+    if not target.numel():
+        return target != target
+    gone = target == ignore_index
+    outside = 0 if border == "background" else None
+    narrow = target.to(torch.int16)
+    low, high = (
+        _extreme(narrow.masked_fill(gone, fill), kernel_size // 2, outside, pick)
+        for fill, pick in ((torch.iinfo(torch.int16).max, torch.minimum), (-1, torch.maximum))
+    )
+    return low < high
+
+
+def _extreme(
+    labels: Tensor, radius: int, outside: int | None, pick: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return the least or the largest label in each window, axis by axis."""
+    found = pad_labels(labels, radius, outside)
+    for axis in range(1, labels.ndim):
+        length = labels.shape[axis]
+        best = found.narrow(axis, 0, length)
+        for start in range(1, 2 * radius + 1):
+            best = pick(best, found.narrow(axis, start, length))
+        found = best
+    return found
 
 
 def _chunk(labels: Tensor) -> int:
-    """Return how many maps like one of the labels to make at once."""
+    """Return how many maps of the size of one image's labels to count at once."""
     if torch.compiler.is_compiling():
         return sys.maxsize  # the compiler fuses
     on_cpu = labels.device.type == "cpu"
@@ -208,7 +250,7 @@ def _slices(length: int, step: int) -> Iterator[slice]:
 
 
 def pad_labels(labels: Tensor, radius: int, outside: int | None) -> Tensor:
-    """Extend ``(N, *S)`` by ``radius`` voxels on every side by a label, or None: the edge's."""
+    """Extend ``(N, *S)`` by ``radius`` voxels of a label on every side; None: the edge's own."""
     for axis in range(1, labels.ndim):
         shape = list(labels.shape)
         shape[axis] = radius

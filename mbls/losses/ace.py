@@ -1,12 +1,12 @@
 """Average calibration error of each class as a loss (mL1-ACE), with hard or soft bins."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mbls.losses._masking import as_images, image_mean, labelled, one_hot
-from mbls.losses._settings import check_count, check_one_of
+from mbls.losses._checks import check_count, check_one_of
+from mbls.losses._masking import as_images, image_mean, labeled, one_hot
 from mbls.losses.base import Loss
 
 __all__ = ["BinnedCalibrationLoss", "average_calibration_error", "hard_bins", "soft_bins"]
@@ -37,9 +37,9 @@ def hard_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
 
 
 def soft_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
-    """Share every voxel linearly between the two nearest bin centres.
+    """Share every voxel linearly between the two nearest bin centers.
 
-    Below the first and above the last centre all weight goes to that bin. The gradient flows
+    Below the first and above the last center all weight goes to that bin. The gradient flows
     through the shares as well.
 
     Args:
@@ -51,7 +51,7 @@ def soft_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
     Returns:
         Weight, and sum of probabilities minus sum of hits, each ``(R, B)``.
     """
-    place = probs * (n_bins / TOP) - 0.5  # 0 at the first centre, 1 at the second
+    place = probs * (n_bins / TOP) - 0.5  # 0 at the first center, 1 at the second
     low = place.detach().long().clamp_(0, n_bins - 2)
     up = (place - low).clamp(0, 1) * weight
     gap = probs - hits
@@ -81,7 +81,7 @@ def average_calibration_error(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labelled.
+        A scalar; zero where no voxel is labeled.
 
     Example:
         >>> probs = torch.tensor([[[0.9, 0.9], [0.1, 0.1]]])
@@ -89,7 +89,7 @@ def average_calibration_error(
         tensor(0.4000)
     """
     probs, target = as_images(probs, target)
-    keep, safe = labelled(target, ignore_index)
+    keep, safe = labeled(target, ignore_index)
     hot = one_hot(safe, keep, probs)
     first = 0 if include_background else 1
     probs, hot = probs[:, first:], hot[:, first:]
@@ -118,15 +118,12 @@ class BinnedCalibrationLoss(Loss):
         n_bins: Bins of each class.
         include_background: Average over class 0 too.
         ignore_empty_classes: A class absent from an image counts with 0; it stays in the mean.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Example:
         >>> BinnedCalibrationLoss()(torch.zeros(1, 2, 4), torch.tensor([[0, 1, 1, 1]]))
         tensor(0.2500)
     """
-
-    batch_terms = frozenset({"ace"})
 
     def __init__(
         self,
@@ -135,12 +132,11 @@ class BinnedCalibrationLoss(Loss):
         n_bins: int = 20,
         include_background: bool = True,
         ignore_empty_classes: bool = True,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
-        check_one_of("binning", binning, ("hard", "soft"))
-        check_count("n_bins", n_bins, 1 if binning == "hard" else 2)
+        super().__init__(**settings)
+        check_one_of(("hard", "soft"), binning=binning)
+        check_count(1 if binning == "hard" else 2, n_bins=n_bins)
         self.binning: Literal["hard", "soft"] = binning
         self.n_bins = n_bins
         self.include_background = include_background

@@ -1,11 +1,10 @@
 """Adaptive and conditional label smoothing (ACLS): the winner and the losers on their own."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbls.losses._masking import masked_mean
-from mbls.losses._settings import check_at_least, check_one_of
+from mbls.losses._checks import check_at_least, check_one_of
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["AdaptiveConditionalSmoothingLoss", "loser_penalty", "winner_penalty"]
@@ -76,9 +75,7 @@ class AdaptiveConditionalSmoothingLoss(PenaltyLoss):
         negative_weight: Weight of the losers' penalty.
         positive: ``"range"`` measures the winner from the smallest logit; ``"raw"`` from 0, as the
             released code, which depends on a constant added to all logits.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> import torch
@@ -88,6 +85,8 @@ class AdaptiveConditionalSmoothingLoss(PenaltyLoss):
         (tensor(0.4000), tensor(0.0200))
     """
 
+    voxel_means = frozenset({"winner", "losers"})
+
     def __init__(
         self,
         alpha: float = 0.1,
@@ -96,30 +95,23 @@ class AdaptiveConditionalSmoothingLoss(PenaltyLoss):
         positive_weight: float = 1.0,
         negative_weight: float = 0.1,
         positive: Literal["range", "raw"] = "range",
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("alpha", alpha, 0)
-        check_at_least("margin", margin, 0)
-        check_at_least("positive_weight", positive_weight, 0)
-        check_at_least("negative_weight", negative_weight, 0)
-        check_one_of("positive", positive, ("range", "raw"))
+        super().__init__(**settings)
+        check_at_least(0, alpha=alpha, margin=margin)
+        check_at_least(0, positive_weight=positive_weight, negative_weight=negative_weight)
+        check_one_of(("range", "raw"), positive=positive)
         self.alpha = alpha
         self.margin = margin
         self.positive_weight = positive_weight
         self.negative_weight = negative_weight
         self.positive: Literal["range", "raw"] = positive
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms, ``"winner"`` and ``"losers"``."""
-        logits, target = self.prepare(logits, target)
-        keep = target != self.ignore_index
-        winner = masked_mean(winner_penalty(logits, self.margin, positive=self.positive), keep)
-        losers = masked_mean(loser_penalty(logits, self.margin), keep)
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"winner": ..., "losers": ...}``."""
+        winner = winner_penalty(logits, self.margin, positive=self.positive)
+        losers = loser_penalty(logits, self.margin)
         return {
-            **self.base_terms(logits, target),
-            "winner": self.alpha * self.positive_weight * winner,
-            "losers": self.alpha * self.negative_weight * losers,
+            "winner": self.alpha * self.positive_weight * self.voxel_mean(winner, target),
+            "losers": self.alpha * self.negative_weight * self.voxel_mean(losers, target),
         }

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mbls.losses._inputs import prepare
+from mbls.losses._checks import prepare
+from mbls.losses._masking import masked_mean
 from mbls.losses.foreign import IGNORED, foreign_loss, plan_of
 
 __all__ = ["AdaptiveLoss", "ImageLoss", "Loss", "check_parts", "part_terms", "total"]
@@ -17,18 +18,26 @@ class Loss(nn.Module, ABC):
     """A loss with named terms; ``loss(logits, target)`` is their sum.
 
     A subclass writes :meth:`terms`, which starts with :meth:`prepare`. Computation is in float32
-    or wider, also under autocast; no value is read on the host unless ``validate`` asks for it.
-    A setting outside its range is a ValueError at construction, logits and labels that do not fit
-    are one at the call; each names the argument, its rule and what was found.
+    or wider, also under autocast; the host waits for the device only if ``validate`` is true.
 
     Args:
         ignore_index: The label of voxels that take no part in any term.
-        validate: Look at every label and refuse one that is no class; the host then waits for
-            the device at every call.
+        validate: Check every label and refuse one that is no class; the host then waits for the
+            device at every call.
+
+    Attributes:
+        voxel_means: The terms that are means over the batch's labeled voxels. Where a batch is
+            shared among processes, each weights these by its share of the labeled voxels, so that
+            their mean is that of the whole batch; all other terms are averaged as they are.
+        needs_image: Whether terms and forward also take the image.
+
+    Raises:
+        ValueError: A setting outside its range, at construction; logits and labels that do not
+            fit, at the call.
     """
 
-    needs_image = False  # True where terms and forward also take the image
-    batch_terms: ClassVar[frozenset[str]] = frozenset()  # those of its own; see batch_statistics
+    voxel_means: ClassVar[frozenset[str]] = frozenset()
+    needs_image = False
 
     def __init__(self, *, ignore_index: int = -100, validate: bool = False) -> None:
         super().__init__()
@@ -55,39 +64,43 @@ class Loss(nn.Module, ABC):
         """Check the shapes; return float32 or wider logits and int64 labels ``(N, *S)``."""
         return prepare(logits, target, ignore_index=self.ignore_index, validate=self.validate)
 
-    def batch_statistics(self) -> set[str]:
-        """Return the names of the terms that are no mean over the batch's labelled voxels.
+    def voxel_mean(self, values: Tensor, target: Tensor) -> Tensor:
+        """Average a map over the labeled voxels; zero, with a gradient of zero, where none is.
 
-        They are means over images, or functions of the batch as a whole. All others can be put
-        together from those of the parts of a batch, weighted by their labelled voxels, and are
-        where a batch is shared among processes.
+        Args:
+            values: ``(N, *S)``.
+            target: Labels ``(N, *S)``.
         """
-        return set(self.batch_terms)
+        return masked_mean(values, target != self.ignore_index)
+
+    def voxel_mean_terms(self) -> set[str]:
+        """Return the names of :attr:`voxel_means`, here and in the losses inside."""
+        return set(self.voxel_means)
 
     def parts(self) -> "Iterator[Loss]":
         """Yield the losses directly inside this one."""
         return (child for child in self._inner() if isinstance(child, Loss))
 
     def bind(self, num_classes: int) -> None:
-        """Learn the number of classes, once, before training; handed on to the parts."""
+        """Set the number of classes, once, before training; forwarded to the parts."""
         for part in self.parts():
             part.bind(num_classes)
 
     def observe(self, logits: Tensor, target: Tensor) -> None:
-        """Let the adaptive losses inside see a scored validation case; handed on to the parts."""
+        """Let the adaptive losses inside see a scored validation case; forwarded to the parts."""
         for part in self.parts():
             part.observe(logits, target)
 
     def adapt(self) -> None:
-        """Let the adaptive losses inside take their step; handed on to the parts."""
+        """Let the adaptive losses inside take their step; forwarded to the parts."""
         for part in self.parts():
             part.adapt()
 
     def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
-        """Return where the adaptive losses inside stand, scalars by name, to be logged.
+        """Return the state of the adaptive losses inside, scalars by name, to be logged.
 
         Args:
-            class_keys: A word for each class.
+            class_keys: A short name for each class.
         """
         found: dict[str, Tensor] = {}
         for part in self.parts():
@@ -96,7 +109,7 @@ class Loss(nn.Module, ABC):
 
     @property
     def adaptive(self) -> bool:
-        """Whether this loss or one inside it adapts to what it observes."""
+        """True if this loss or one inside it adapts to what it observes."""
         return any(isinstance(module, AdaptiveLoss) for module in self.modules())
 
     def _inner(self) -> Iterator[nn.Module]:

@@ -1,14 +1,11 @@
 """The Brier score as a loss."""
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
-from mbls.losses._pointwise import Chunk, Pointwise, pointwise_means
+from mbls.losses._masking import labeled, masked_mean
 from mbls.losses.base import Loss
 
-__all__ = ["BrierLoss", "BrierTerm", "brier_map"]
+__all__ = ["BrierLoss", "brier_map"]
 
 
 def brier_map(logits: Tensor, safe: Tensor) -> Tensor:
@@ -31,29 +28,6 @@ def brier_map(logits: Tensor, safe: Tensor) -> Tensor:
     return (probs - hot).square().sum(dim=1)
 
 
-@dataclass(frozen=True)
-class BrierTerm(Pointwise):
-    """:func:`brier_map` on a chunk, with its gradient."""
-
-    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
-        """Return :func:`brier_map`."""
-        return brier_map(logits, safe)
-
-    def value(self, chunk: Chunk) -> Tensor:
-        """Return ``sum_k p_k^2 - 2 p_y + 1``, from the gaps, which lose no digits near 0."""
-        return self._gap(chunk).square_().sum(dim=1, keepdim=True)
-
-    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
-        """Add ``2 p_k (g_k - sum_j p_j g_j)`` with the gaps ``g = p - q``."""
-        gap, probs = self._gap(chunk), chunk.probs
-        inner = torch.mul(gap, probs, out=chunk.buffer("products")).sum(dim=1, keepdim=True)
-        gradient.addcmul_(gap.sub_(inner).mul_(probs), weight, value=2)
-
-    def _gap(self, chunk: Chunk) -> Tensor:
-        minus = chunk.probs.new_full((), -1.0).expand(chunk.label.shape)
-        return chunk.buffer("work").copy_(chunk.probs).scatter_add_(1, chunk.label, minus)
-
-
 class BrierLoss(Loss):
     """The Brier score, summed over classes, mean over voxels; see :func:`brier_map`.
 
@@ -61,8 +35,7 @@ class BrierLoss(Loss):
     Paper: Brier, Monthly Weather Review 1950
 
     Args:
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Example:
         >>> import torch
@@ -70,8 +43,10 @@ class BrierLoss(Loss):
         tensor(0.5000)
     """
 
+    voxel_means = frozenset({"brier"})
+
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"brier": ...}``."""
         logits, target = self.prepare(logits, target)
-        (value,) = pointwise_means(logits, target, [BrierTerm()], ignore_index=self.ignore_index)
-        return {"brier": value}
+        keep, safe = labeled(target, self.ignore_index)
+        return {"brier": masked_mean(brier_map(logits, safe), keep)}

@@ -1,17 +1,15 @@
 """Cross-entropy, the base that most calibration losses add a penalty to."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from mbls.losses._checks import check_within
 from mbls.losses._class_weights import ClassWeightedLoss
-from mbls.losses._masking import labelled
-from mbls.losses._pointwise import Chunk, Pointwise
-from mbls.losses._settings import check_within
+from mbls.losses._masking import labeled
 
-__all__ = ["CrossEntropyLoss", "CrossEntropyTerm", "cross_entropy"]
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
 
 
 def cross_entropy(
@@ -22,7 +20,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     ignore_index: int = -100,
 ) -> Tensor:
-    r"""Average :math:`-\log p_y` over the labelled voxels; zero where there is none.
+    r"""Average :math:`-\log p_y` over the labeled voxels; zero where there is none.
 
     With ``label_smoothing`` a the target is :math:`t = (1 - a) q + a / C`, the uniform part spread
     over all C classes. With ``weight`` w it is PyTorch's weighted mean,
@@ -54,53 +52,24 @@ def cross_entropy(
     ).sum()
     if weight is None:
         return total / (target != ignore_index).sum().clamp_min(1)
-    keep, safe = labelled(target, ignore_index)
+    keep, safe = labeled(target, ignore_index)
     count = weight.to(logits)[safe].masked_fill(~keep, 0).sum()
     return total / count.where(count > 0, 1)
 
 
-@dataclass(frozen=True)
-class CrossEntropyTerm(Pointwise):
-    """Cross-entropy on a chunk, for the losses that share a pass with it.
-
-    Args:
-        label_smoothing: Share of the target that is spread evenly over all classes.
-    """
-
-    label_smoothing: float = 0.0
-
-    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
-        """Return PyTorch's cross-entropy map."""
-        return F.cross_entropy(logits, safe, reduction="none", label_smoothing=self.label_smoothing)
-
-    def value(self, chunk: Chunk) -> Tensor:
-        """Return ``-(1 - a) log p_y - a mean_k log p_k``."""
-        share = self.label_smoothing
-        value = chunk.label_log_probs * (share - 1)
-        if share:
-            value -= share * (chunk.behind.mean(dim=1, keepdim=True) - chunk.log_total)
-        return value
-
-    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
-        """Add ``p - (1 - a) q - a / C``."""
-        share = self.label_smoothing
-        gradient.addcmul_(chunk.exps, weight / chunk.total)
-        gradient.scatter_add_(1, chunk.label, weight * (share - 1))
-        if share:
-            gradient.sub_(weight, alpha=share / gradient.shape[1])
-
-
 class CrossEntropyLoss(ClassWeightedLoss):
-    """Cross-entropy, averaged over the labelled voxels; see :func:`cross_entropy`.
+    """Cross-entropy, averaged over the labeled voxels; see :func:`cross_entropy`.
 
     Formula: CE = mean_v -log p_y
-    Paper: Good, J. R. Stat. Soc. B 1952 (the logarithmic score)
+    Paper: Good, J. R. Stat. Soc. B 1952 (the logarithmic score); label smoothing: Szegedy et al.,
+        CVPR 2016, arXiv:1512.00567; Mueller et al., NeurIPS 2019, arXiv:1906.02629
+
+    The smoothed share is spread over all C classes. A share a spread over the C - 1 wrong ones
+    alone, as some papers do, is ``label_smoothing = a * C / (C - 1)`` here.
 
     Args:
-        label_smoothing: Share of the target that is spread evenly over all classes.
-        weight: What each class counts, the background first, as PyTorch weights; None for 1.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1].
+        **settings: weight, ignore_index and validate, as :class:`ClassWeightedLoss` takes them.
 
     Example:
         >>> import torch
@@ -108,18 +77,11 @@ class CrossEntropyLoss(ClassWeightedLoss):
         tensor(1.3863)
     """
 
-    means = frozenset({"ce"})
+    voxel_means = frozenset({"ce"})
 
-    def __init__(
-        self,
-        label_smoothing: float = 0.0,
-        *,
-        weight: Sequence[float] | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, validate=validate)
-        check_within("label_smoothing", label_smoothing, 0, 1)
+    def __init__(self, label_smoothing: float = 0.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_within(0, 1, label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from numbers import Real
 
 from torch import Tensor, nn
 
-from mbls.losses._inputs import prepare
+from mbls.losses._checks import prepare
 from mbls.losses.base import Loss, part_terms, total
 
 __all__ = ["CompoundLoss"]
@@ -66,13 +66,12 @@ class CompoundLoss(Loss):
                 found[name if len(inner) == 1 else f"{name}/{term}"] = self.factors[name] * value
         return found
 
-    def batch_statistics(self) -> set[str]:
-        """Return those of the parts; of a foreign part nothing is known."""
+    def voxel_mean_terms(self) -> set[str]:
+        """Return those of the parts, by the names of :meth:`terms`; a foreign part has none."""
         found: set[str] = set()
         for name, loss in self.losses.items():
-            inner = loss.batch_statistics() if isinstance(loss, Loss) else {"loss"}
-            if inner:
-                found |= {name, *(f"{name}/{term}" for term in inner)}
+            for term in loss.voxel_mean_terms() if isinstance(loss, Loss) else ():
+                found |= {name, f"{name}/{term}"}
         return found
 
     def forward(self, logits: Tensor, target: Tensor, image: Tensor | None = None) -> Tensor:

@@ -1,13 +1,14 @@
 """Pairwise constraints (CPC): the label against each class, and the others against each other."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbls.losses._masking import labelled, masked_mean
-from mbls.losses._settings import check_at_least
+from mbls.losses._checks import check_at_least
+from mbls.losses._masking import labeled, masked_mean
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["PairwiseConstraintLoss", "discrimination_map", "exclusion_map"]
@@ -74,9 +75,7 @@ class PairwiseConstraintLoss(PenaltyLoss):
     Args:
         discrimination: Factor of the constraints between the label and each other class.
         exclusion: Factor of the constraints among the other classes.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> terms = PairwiseConstraintLoss(0.1).terms(torch.zeros(1, 3), torch.tensor([1]))
@@ -84,29 +83,19 @@ class PairwiseConstraintLoss(PenaltyLoss):
         (tensor(0.0693), tensor(0.6931))
     """
 
+    voxel_means = frozenset({"discrimination", "exclusion"})
+
     def __init__(
-        self,
-        discrimination: float = 0.1,
-        *,
-        exclusion: float = 1.0,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        self, discrimination: float = 0.1, *, exclusion: float = 1.0, **settings: Any
     ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("discrimination", discrimination, 0)
-        check_at_least("exclusion", exclusion, 0)
+        super().__init__(**settings)
+        check_at_least(0, discrimination=discrimination, exclusion=exclusion)
         self.discrimination = discrimination
         self.exclusion = exclusion
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms, ``"discrimination"`` and ``"exclusion"``."""
-        logits, target = self.prepare(logits, target)
-        keep, safe = labelled(target, self.ignore_index)
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"discrimination": ..., "exclusion": ...}``."""
+        keep, safe = labeled(target, self.ignore_index)
         bdc = masked_mean(discrimination_map(logits, safe), keep)
         bec = masked_mean(exclusion_map(logits, safe), keep)
-        return {
-            **self.base_terms(logits, target),
-            "discrimination": self.discrimination * bdc,
-            "exclusion": self.exclusion * bec,
-        }
+        return {"discrimination": self.discrimination * bdc, "exclusion": self.exclusion * bec}

@@ -1,9 +1,11 @@
 """Penalty on the gap between mean confidence and accuracy (DCA)."""
 
-from torch import Tensor, nn
+from typing import Any
 
+from torch import Tensor
+
+from mbls.losses._checks import check_at_least
 from mbls.losses._masking import masked_mean
-from mbls.losses._settings import check_at_least
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["AccuracyConfidenceLoss", "accuracy_gap"]
@@ -18,7 +20,7 @@ def accuracy_gap(probs: Tensor, target: Tensor, *, ignore_index: int = -100) -> 
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labelled.
+        A scalar; zero where no voxel is labeled.
 
     Example:
         >>> import torch
@@ -38,9 +40,7 @@ class AccuracyConfidenceLoss(PenaltyLoss):
 
     Args:
         beta: Factor of the gap.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> import torch
@@ -49,22 +49,12 @@ class AccuracyConfidenceLoss(PenaltyLoss):
         tensor(5.)
     """
 
-    batch_terms = frozenset({"dca"})
-
-    def __init__(
-        self,
-        beta: float = 10.0,
-        *,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("beta", beta, 0)
+    def __init__(self, beta: float = 10.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_at_least(0, beta=beta)
         self.beta = beta
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"dca"``."""
-        logits, target = self.prepare(logits, target)
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"dca": ...}``."""
         gap = accuracy_gap(logits.softmax(dim=1), target, ignore_index=self.ignore_index)
-        return {**self.base_terms(logits, target), "dca": self.beta * gap}
+        return {"dca": self.beta * gap}

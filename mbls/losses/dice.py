@@ -1,12 +1,12 @@
 """Soft Dice per image and class, alone and with cross-entropy."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from mbls.losses._checks import check_above, check_at_least
 from mbls.losses._class_weights import ClassWeightedLoss
-from mbls.losses._masking import as_images, image_mean, labelled, one_hot
-from mbls.losses._settings import check_above, check_at_least
+from mbls.losses._masking import as_images, image_mean, labeled, one_hot
 from mbls.losses.ce import cross_entropy
 
 __all__ = ["DiceCrossEntropyLoss", "DiceLoss", "soft_dice_loss"]
@@ -25,9 +25,9 @@ def soft_dice_loss(
 ) -> Tensor:
     r"""Average :math:`1 - (2 \sum q p + e_n) / (\sum q + \sum p + e_d)` over images and classes.
 
-    Sums run over the labelled voxels of one image. With the default smoothing a class absent from
+    Sums run over the labeled voxels of one image. With the default smoothing a class absent from
     an image and from its prediction costs nothing; absent and predicted, it costs nearly 1. An
-    image without a labelled voxel is left out of the mean.
+    image without a labeled voxel is left out of the mean.
 
     Args:
         probs: Class probabilities ``(N, C, *S)``; ``(N, C)`` counts as one image of N voxels.
@@ -40,7 +40,7 @@ def soft_dice_loss(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labelled.
+        A scalar; zero where no voxel is labeled.
 
     Example:
         >>> import torch
@@ -48,7 +48,7 @@ def soft_dice_loss(
         tensor(0.5000)
     """
     probs, target = as_images(probs, target)
-    keep, safe = labelled(target, ignore_index)
+    keep, safe = labeled(target, ignore_index)
     hot = one_hot(safe, keep, probs)
     probs = probs.masked_fill(~keep.unsqueeze(1), 0)
     overlap = (hot * probs).flatten(2).sum(dim=2)
@@ -66,18 +66,15 @@ class DiceLoss(ClassWeightedLoss):
     Formula: mean_nk 1 - (2 sum_v q p + e) / (sum_v q + sum_v p + e), e = 1e-5
     Paper: Milletari et al., 3DV 2016, arXiv:1606.04797
 
-    With ``weight`` w the classes' values L are averaged as ``sum_k w_k L_k / sum_k w_k``, over
-    those that count; MONAI's ``weight`` multiplies and does not divide.
+    With ``weight`` w, one number a class also where the background is left out, the classes'
+    values L are averaged as ``sum_k w_k L_k / sum_k w_k``; MONAI's ``weight`` does not divide.
 
     Args:
         include_background: Average over class 0 too.
-        weight: What each class counts, the background first, also where it is left out; None for
-            1.
         squared: Sum squares in the denominator, as Milletari et al. do.
         smooth_nr: Added to the numerator.
         smooth_dr: Added to the denominator, > 0.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: weight, ignore_index and validate, as :class:`ClassWeightedLoss` takes them.
 
     Example:
         >>> import torch
@@ -85,27 +82,23 @@ class DiceLoss(ClassWeightedLoss):
         tensor(0.5000)
     """
 
-    batch_terms = frozenset({"dice"})
-
     def __init__(
         self,
         include_background: bool = True,
         *,
-        weight: Sequence[float] | None = None,
         squared: bool = False,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, validate=validate)
+        super().__init__(**settings)
         if not include_background and self.weight is not None and not self.weight[1:].any():
             raise ValueError(
                 "weight must be > 0 for a class that counts: without the background all others "
                 f"are 0, got {self.weight.tolist()}."
             )
-        check_at_least("smooth_nr", smooth_nr, 0)
-        check_above("smooth_dr", smooth_dr, 0)
+        check_at_least(0, smooth_nr=smooth_nr)
+        check_above(0, smooth_dr=smooth_dr)
         self.include_background = include_background
         self.squared = squared
         self.smooth_nr = smooth_nr
@@ -134,11 +127,10 @@ class DiceCrossEntropyLoss(DiceLoss):
     Paper: Milletari et al., 3DV 2016, arXiv:1606.04797; the sum: Isensee et al., 2018,
         arXiv:1809.10486
 
+    ``weight`` counts in both. The published ``ce_dice`` averages Dice over class 0 too.
+
     Args:
-        include_background: Average Dice over class 0 too, as the published ``ce_dice`` does.
-        weight: What each class counts in both, the background first; None for 1.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: As :class:`DiceLoss` takes them.
 
     Example:
         >>> import torch
@@ -147,19 +139,7 @@ class DiceCrossEntropyLoss(DiceLoss):
         ['ce', 'dice']
     """
 
-    means = frozenset({"ce"})
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        *,
-        weight: Sequence[float] | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(
-            include_background, weight=weight, ignore_index=ignore_index, validate=validate
-        )
+    voxel_means = frozenset({"ce"})
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"ce": ..., "dice": ...}``."""

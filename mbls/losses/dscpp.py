@@ -1,13 +1,12 @@
 """The DSC++ family: overlap losses that forgive small errors less than confident ones."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from mbls.losses._checks import check_above, check_at_least, check_within
 from mbls.losses._class_weights import ClassWeightedLoss
-from mbls.losses._masking import as_images, image_mean, labelled, one_hot
-from mbls.losses._powers import power
-from mbls.losses._settings import check_above, check_at_least, check_within
+from mbls.losses._masking import as_images, image_mean, labeled, one_hot, power
 
 __all__ = [
     "DicePlusPlusLoss",
@@ -39,7 +38,7 @@ def confusion(
     Returns:
         TP, FN and FP, each ``(N, C)``.
     """
-    keep, safe = labelled(target, ignore_index)
+    keep, safe = labeled(target, ignore_index)
     hot = one_hot(safe, keep, probs)
     missed = hot * power((1 - probs).clamp_min(0), gamma)
     false = (keep.unsqueeze(1).to(probs.dtype) - hot) * power(probs, gamma)
@@ -65,7 +64,7 @@ def dice_plus_plus(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labelled.
+        A scalar; zero where no voxel is labeled.
 
     Example:
         >>> import torch
@@ -101,7 +100,7 @@ def tversky_plus_plus(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar, the mean over images and classes; zero where no voxel is labelled.
+        A scalar, the mean over images and classes; zero where no voxel is labeled.
 
     Example:
         >>> import torch
@@ -125,9 +124,7 @@ class DicePlusPlusLoss(ClassWeightedLoss):
 
     Args:
         gamma: Exponent >= 1; 1 is Dice.
-        weight: What each class counts in the mean, the background first; None for 1.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: weight, ignore_index and validate, as :class:`ClassWeightedLoss` takes them.
 
     Example:
         >>> import torch
@@ -135,18 +132,9 @@ class DicePlusPlusLoss(ClassWeightedLoss):
         tensor(0.3333)
     """
 
-    batch_terms = frozenset({"dice_plus_plus"})
-
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        *,
-        weight: Sequence[float] | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, validate=validate)
-        check_at_least("gamma", gamma, 1)
+    def __init__(self, gamma: float = 2.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_at_least(1, gamma=gamma)
         self.gamma = gamma
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -171,9 +159,7 @@ class TverskyPlusPlusLoss(ClassWeightedLoss):
     Args:
         gamma: Exponent >= 1; 1 is Tversky.
         delta: Weight of misses against false alarms, in [0, 1].
-        weight: What each class counts in the mean, the background first; None for 1.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: weight, ignore_index and validate, as :class:`ClassWeightedLoss` takes them.
 
     Example:
         >>> import torch
@@ -181,22 +167,12 @@ class TverskyPlusPlusLoss(ClassWeightedLoss):
         tensor(0.5000)
     """
 
-    batch_terms = frozenset({"tversky"})
-
     focal = 1.0
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        *,
-        delta: float = 0.7,
-        weight: Sequence[float] | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, validate=validate)
-        check_at_least("gamma", gamma, 1)
-        check_within("delta", delta, 0, 1)
+    def __init__(self, gamma: float = 2.0, *, delta: float = 0.7, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_at_least(1, gamma=gamma)
+        check_within(0, 1, delta=delta)
         self.gamma = gamma
         self.delta = delta
 
@@ -223,11 +199,9 @@ class FocalTverskyPlusPlusLoss(TverskyPlusPlusLoss):
 
     Args:
         gamma: Exponent >= 1 of the errors; 1 is focal Tversky.
-        delta: Weight of misses against false alarms, in [0, 1].
         focal: Exponent > 0 of each image's and class's loss.
-        weight: What each class counts in the mean, the background first; None for 1.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: delta and weight, ignore_index and validate, as :class:`TverskyPlusPlusLoss`
+            takes them.
 
     Example:
         >>> import torch
@@ -235,18 +209,7 @@ class FocalTverskyPlusPlusLoss(TverskyPlusPlusLoss):
         tensor(0.5946)
     """
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        *,
-        delta: float = 0.7,
-        focal: float = 0.75,
-        weight: Sequence[float] | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(
-            gamma, delta=delta, weight=weight, ignore_index=ignore_index, validate=validate
-        )
-        check_above("focal", focal, 0)
+    def __init__(self, gamma: float = 2.0, *, focal: float = 0.75, **settings: Any) -> None:
+        super().__init__(gamma, **settings)
+        check_above(0, focal=focal)
         self.focal = focal

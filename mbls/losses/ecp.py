@@ -1,15 +1,13 @@
 """Confidence penalty (ECP): low entropy costs."""
 
-from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbls.losses._pointwise import Chunk, Pointwise
-from mbls.losses._settings import check_at_least
+from mbls.losses._checks import check_at_least
 from mbls.losses.penalty import PenaltyLoss
 
-__all__ = ["EntropyPenaltyLoss", "EntropyTerm", "mean_entropy"]
+__all__ = ["EntropyPenaltyLoss", "mean_entropy"]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
@@ -30,30 +28,6 @@ def mean_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).mean(dim=1)
 
 
-@dataclass(frozen=True)
-class EntropyTerm(Pointwise):
-    """:func:`mean_entropy` on a chunk, with its gradient."""
-
-    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
-        """Return :func:`mean_entropy`; the labels do not matter."""
-        return mean_entropy(logits)
-
-    def value(self, chunk: Chunk) -> Tensor:
-        """Return the entropy over the number of classes."""
-        return self._surprise(chunk).mean(dim=1, keepdim=True).neg_()
-
-    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
-        """Add ``-p_k (log p_k + H) / C``, H the entropy."""
-        surprise = self._surprise(chunk)
-        weight = weight / gradient.shape[1]
-        entropy = surprise.sum(dim=1, keepdim=True).mul_(weight)
-        gradient.addcmul_(surprise, weight, value=-1)
-        gradient.addcmul_(chunk.probs, entropy)
-
-    def _surprise(self, chunk: Chunk) -> Tensor:
-        return torch.mul(chunk.log_probs, chunk.probs, out=chunk.buffer("work"))
-
-
 class EntropyPenaltyLoss(PenaltyLoss):
     """A base loss minus ``alpha`` times the entropy of the output; see :func:`mean_entropy`.
 
@@ -65,9 +39,7 @@ class EntropyPenaltyLoss(PenaltyLoss):
 
     Args:
         alpha: Factor of the entropy.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> import torch
@@ -76,19 +48,13 @@ class EntropyPenaltyLoss(PenaltyLoss):
         tensor(-0.0347)
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.1,
-        *,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("alpha", alpha, 0)
+    voxel_means = frozenset({"entropy"})
+
+    def __init__(self, alpha: float = 0.1, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_at_least(0, alpha=alpha)
         self.alpha = alpha
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"entropy"``, which is not positive."""
-        logits, target = self.prepare(logits, target)
-        return self.with_base(logits, target, "entropy", -self.alpha, EntropyTerm())
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"entropy": ...}``, which is not positive."""
+        return {"entropy": -self.alpha * self.voxel_mean(mean_entropy(logits), target)}

@@ -1,12 +1,14 @@
 """Focal calibration loss (FCL): focal loss plus the Brier score."""
 
+from typing import Any
+
 from torch import Tensor
 
-from mbls.losses._pointwise import pointwise_means
-from mbls.losses._settings import check_at_least
+from mbls.losses._checks import check_at_least
+from mbls.losses._masking import labeled, masked_mean
 from mbls.losses.base import Loss
-from mbls.losses.brier import BrierTerm
-from mbls.losses.focal import FocalTerm
+from mbls.losses.brier import brier_map
+from mbls.losses.focal import focal_map
 
 __all__ = ["FocalCalibrationLoss"]
 
@@ -20,8 +22,7 @@ class FocalCalibrationLoss(Loss):
     Args:
         gamma: Exponent of the focal loss, >= 0.
         alpha: Factor of the Brier score.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Example:
         >>> import torch
@@ -29,28 +30,17 @@ class FocalCalibrationLoss(Loss):
         tensor(0.6733)
     """
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        *,
-        alpha: float = 1.0,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
-        check_at_least("gamma", gamma, 0)
-        check_at_least("alpha", alpha, 0)
+    voxel_means = frozenset({"focal", "brier"})
+
+    def __init__(self, gamma: float = 2.0, *, alpha: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_at_least(0, gamma=gamma, alpha=alpha)
         self.gamma = gamma
         self.alpha = alpha
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"focal": ..., "brier": ...}``."""
         logits, target = self.prepare(logits, target)
-        focal, brier = pointwise_means(
-            logits,
-            target,
-            [FocalTerm(self.gamma), BrierTerm()],
-            factors=(1.0, self.alpha),
-            ignore_index=self.ignore_index,
-        )
-        return {"focal": focal, "brier": brier}
+        keep, safe = labeled(target, self.ignore_index)
+        focal = masked_mean(focal_map(logits, safe, self.gamma), keep)
+        return {"focal": focal, "brier": self.alpha * masked_mean(brier_map(logits, safe), keep)}

@@ -28,8 +28,8 @@ class Plan:
 
     Args:
         way: ``"itself"``: it leaves them out on its own. ``"pooled"``: it sums over the voxels of
-            the batch, in any order, and gets the labelled ones alone. ``"images"``: it does so in
-            each image, and gets the labelled voxels of one image at a time. ``"agreed"``: it looks
+            the batch, in any order, and gets the labeled ones alone. ``"images"``: it does so in
+            each image, and gets the labeled voxels of one image at a time. ``"agreed"``: it looks
             at neighbors, so the voxels stay where they are, and there the network's answer and the
             label are background with certainty. ``None``: none of these is right.
         label: What stands for an ignored voxel in the loss's own language.
@@ -49,9 +49,9 @@ _plans: "WeakKeyDictionary[nn.Module, dict[tuple[int, int], Plan]]" = WeakKeyDic
 def foreign_loss(
     loss: nn.Module, logits: Tensor, target: Tensor, *, ignore_index: int = IGNORED
 ) -> Tensor:
-    """Return the loss over the labelled voxels; zero, with a gradient of zero, where none is.
+    """Return the loss over the labeled voxels; zero, with a gradient of zero, where none is.
 
-    Where the loss does not leave ignored voxels out itself, the number of labelled ones becomes a
+    Where the loss does not leave ignored voxels out itself, the number of labeled ones becomes a
     shape: the host waits for the device once a call, which no loss of ours does.
 
     Args:
@@ -80,9 +80,9 @@ def foreign_loss(
             f"{type(loss).__name__} looks at neighboring voxels and has no value for those to "
             f"ignore (label {ignore_index}), which this batch holds. Train where there are none "
             "(patches no larger than the images, no rotation, scaling or tilt, every voxel "
-            "labelled), or take a loss of mbls.losses."
+            "labeled), or take a loss of mbls.losses."
         )
-    return _labelled_alone(loss, plan, logits, target, keep)
+    return _labeled_alone(loss, plan, logits, target, keep)
 
 
 def plan_of(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
@@ -230,10 +230,10 @@ def _agreed(logits: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tenso
     return torch.where(keep.unsqueeze(1), logits, certain), target.masked_fill(~keep, 0)
 
 
-def _labelled_alone(
+def _labeled_alone(
     loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, keep: Tensor
 ) -> Tensor:
-    """Return the loss of the labelled voxels of the batch, or of each image and their mean."""
+    """Return the loss of the labeled voxels of the batch, or of each image and their mean."""
     if bool(keep.all()):
         return _call(loss, plan, logits, target)
     return _gathered(loss, plan, logits, target, keep)
@@ -249,7 +249,7 @@ def _gathered(loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, keep:
     images = 1 if plan.way == "pooled" else len(logits)
     z = logits.transpose(0, 1).reshape(1, c, -1) if images == 1 else logits.flatten(2)
     labels, kept = target.reshape(images, -1), keep.reshape(images, -1)
-    first = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # labelled ones first
+    first = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # labeled ones first
     others = (1,) * (logits.ndim - 3)  # the loss sees as many axes as it always does
     values = []
     for k, count in enumerate(kept.sum(dim=1).tolist()):

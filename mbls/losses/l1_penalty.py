@@ -1,9 +1,10 @@
 """Penalty on the distance from the uniform distribution."""
 
-from torch import Tensor, nn
+from typing import Any
 
-from mbls.losses._masking import masked_mean
-from mbls.losses._settings import check_at_least
+from torch import Tensor
+
+from mbls.losses._checks import check_at_least
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["UniformPenaltyLoss", "uniform_distance"]
@@ -37,9 +38,7 @@ class UniformPenaltyLoss(PenaltyLoss):
 
     Args:
         alpha: Factor of the distance.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> import torch
@@ -48,20 +47,13 @@ class UniformPenaltyLoss(PenaltyLoss):
         tensor(0.1000)
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.1,
-        *,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("alpha", alpha, 0)
+    voxel_means = frozenset({"uniform"})
+
+    def __init__(self, alpha: float = 0.1, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_at_least(0, alpha=alpha)
         self.alpha = alpha
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"uniform"``."""
-        logits, target = self.prepare(logits, target)
-        distance = masked_mean(uniform_distance(logits), target != self.ignore_index)
-        return {**self.base_terms(logits, target), "uniform": self.alpha * distance}
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"uniform": ...}``."""
+        return {"uniform": self.alpha * self.voxel_mean(uniform_distance(logits), target)}

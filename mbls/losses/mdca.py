@@ -1,11 +1,11 @@
 """Penalty on the gap between mean confidence and frequency of each class (MDCA)."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbls.losses._masking import as_images, image_mean, labelled, one_hot
-from mbls.losses._settings import check_at_least, check_one_of
+from mbls.losses._checks import check_at_least, check_one_of
+from mbls.losses._masking import as_images, image_mean, labeled, one_hot
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["ClasswiseMeanCalibrationLoss", "classwise_gap"]
@@ -25,12 +25,12 @@ def classwise_gap(
     Args:
         probs: Class probabilities ``(N, C, *S)``.
         target: Labels ``(N, *S)``, int64.
-        scope: Means over the labelled voxels of the whole batch, or of each image, whose gaps are
+        scope: Means over the labeled voxels of the whole batch, or of each image, whose gaps are
             then averaged over images; ``(N, C)`` counts as one image.
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labelled.
+        A scalar; zero where no voxel is labeled.
 
     Example:
         >>> import torch
@@ -38,7 +38,7 @@ def classwise_gap(
         tensor(0.3000)
     """
     probs, target = as_images(probs, target)
-    keep, safe = labelled(target, ignore_index)
+    keep, safe = labeled(target, ignore_index)
     gap = (probs.masked_fill(~keep.unsqueeze(1), 0) - one_hot(safe, keep, probs)).flatten(2)
     if scope == "batch":
         return (gap.sum(dim=(0, 2)) / keep.sum().clamp_min(1)).abs().mean()
@@ -55,9 +55,7 @@ class ClasswiseMeanCalibrationLoss(PenaltyLoss):
     Args:
         beta: Factor of the gap.
         scope: Means over the ``"batch"``, as published, or over each ``"image"``.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> import torch
@@ -66,27 +64,18 @@ class ClasswiseMeanCalibrationLoss(PenaltyLoss):
         tensor(0.5000)
     """
 
-    batch_terms = frozenset({"mdca"})
-
     def __init__(
-        self,
-        beta: float = 1.0,
-        *,
-        scope: Literal["batch", "image"] = "batch",
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        self, beta: float = 1.0, *, scope: Literal["batch", "image"] = "batch", **settings: Any
     ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("beta", beta, 0)
-        check_one_of("scope", scope, ("batch", "image"))
+        super().__init__(**settings)
+        check_at_least(0, beta=beta)
+        check_one_of(("batch", "image"), scope=scope)
         self.beta = beta
         self.scope: Literal["batch", "image"] = scope
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"mdca"``."""
-        logits, target = self.prepare(logits, target)
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"mdca": ...}``."""
         gap = classwise_gap(
             logits.softmax(dim=1), target, scope=self.scope, ignore_index=self.ignore_index
         )
-        return {**self.base_terms(logits, target), "mdca": self.beta * gap}
+        return {"mdca": self.beta * gap}

@@ -1,9 +1,11 @@
 """Maximum mean calibration error (MMCE): a kernel distance between confidence and correctness."""
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
-from mbls.losses._settings import check_at_least, check_count
+import torch
+from torch import Tensor
+
+from mbls.losses._checks import check_at_least, check_count
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["KernelCalibrationLoss", "kernel_calibration_error", "weighted_kernel_error"]
@@ -60,13 +62,13 @@ def weighted_kernel_error(confidence: Tensor, correct: Tensor, weight: Tensor) -
 
 
 class KernelCalibrationLoss(PenaltyLoss):
-    """A base loss plus the (weighted) MMCE over a random sample of the labelled voxels.
+    """A base loss plus the (weighted) MMCE over a random sample of the labeled voxels.
 
     Formula: CE + alpha * E, E = sum_ij e_i e_j exp(-|r_i - r_j| / 0.4), e = (c - r) / M;
         weighted: sqrt(E), M counts the right ones for the right, the wrong ones for the wrong
     Paper: Kumar et al., ICML 2018
 
-    As published, a sample stands for the batch: at most ``max_samples`` labelled voxels are drawn,
+    As published, a sample stands for the batch: at most ``max_samples`` labeled voxels are drawn,
     with torch's global generator; up to that many all take part. Every pair counts, at the cost of
     a sort.
 
@@ -74,9 +76,7 @@ class KernelCalibrationLoss(PenaltyLoss):
         alpha: Factor of the error.
         weighted: Average right and wrong samples on their own, and take the root.
         max_samples: Most voxels that are compared.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
 
     Example:
         >>> terms = KernelCalibrationLoss().terms(torch.zeros(1, 2), torch.tensor([0]))
@@ -84,28 +84,23 @@ class KernelCalibrationLoss(PenaltyLoss):
         tensor(0.2500)
     """
 
-    batch_terms = frozenset({"mmce"})
-
     def __init__(
         self,
         alpha: float = 1.0,
         *,
         weighted: bool = False,
         max_samples: int = 4096,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_at_least("alpha", alpha, 0)
-        check_count("max_samples", max_samples, 1)
+        super().__init__(**settings)
+        check_at_least(0, alpha=alpha)
+        check_count(1, max_samples=max_samples)
         self.alpha = alpha
         self.weighted = weighted
         self.max_samples = max_samples
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and ``"mmce"``."""
-        logits, target = self.prepare(logits, target)
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return ``{"mmce": ...}``."""
         labels = target.flatten()
         flat = logits.flatten(2) if logits.ndim > 2 else logits.unsqueeze(2)  # (N, C, V)
         if len(labels) > self.max_samples:
@@ -121,7 +116,7 @@ class KernelCalibrationLoss(PenaltyLoss):
         weight = (labels != self.ignore_index).to(flat.dtype)
         error = weighted_kernel_error if self.weighted else kernel_calibration_error
         value = error(confidence, correct, weight)
-        return {**self.base_terms(logits, target), "mmce": self.alpha * value}
+        return {"mmce": self.alpha * value}
 
 
 def _quadratic(error: Tensor, confidence: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Spatially varying label smoothing (SVLS): targets mixed with those of the neighbors."""
 
+from typing import Any
+
 from torch import Tensor
 
-from mbls.losses._masking import masked_mean
-from mbls.losses._neighborhood import Neighbourhood
-from mbls.losses._settings import check_above, check_count
+from mbls.losses._checks import check_above, check_count
+from mbls.losses._neighborhood import Neighborhood
 from mbls.losses.base import Loss
 
 __all__ = ["SpatialLabelSmoothingLoss", "soft_ce_map"]
@@ -24,20 +25,19 @@ def soft_ce_map(logits: Tensor, soft: Tensor) -> Tensor:
 
 
 class SpatialLabelSmoothingLoss(Loss):
-    """Cross-entropy against labels smoothed by their neighbours (SVLS).
+    """Cross-entropy against labels smoothed by their neighbors (SVLS).
 
-    Formula: mean_v -sum_k t_k log p_k, t = 1/2 own label + 1/2 Gaussian share of the neighbours'
+    Formula: mean_v -sum_k t_k log p_k, t = 1/2 own label + 1/2 Gaussian share of the neighbors'
     Paper: Islam and Glocker, IPMI 2021, arXiv:2104.05788
 
-    The border is replicated; ignored neighbours leave the window. See
-    :func:`mbls.losses.neighbour_proportions`. Works in any number of dimensions; the published
-    code has a wrong centre for windows other than 3x3.
+    The border is replicated; ignored neighbors leave the window. See
+    :func:`mbls.losses.neighbor_proportions`. Works in any number of dimensions; the published
+    code has a wrong center for windows other than 3x3.
 
     Args:
         sigma: Standard deviation of the Gaussian in voxels.
         kernel_size: Odd width of the window in voxels.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Example:
         >>> import torch
@@ -46,26 +46,20 @@ class SpatialLabelSmoothingLoss(Loss):
         tensor(0.6931)
     """
 
-    def __init__(
-        self,
-        sigma: float = 1.0,
-        *,
-        kernel_size: int = 3,
-        ignore_index: int = -100,
-        validate: bool = False,
-    ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
-        check_above("sigma", sigma, 0)
-        check_count("kernel_size", kernel_size, 1, odd=True)
+    voxel_means = frozenset({"smoothed_ce"})
+
+    def __init__(self, sigma: float = 1.0, *, kernel_size: int = 3, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_above(0, sigma=sigma)
+        check_count(1, odd=True, kernel_size=kernel_size)
         self.sigma = sigma
         self.kernel_size = kernel_size
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"smoothed_ce": ...}``."""
         logits, target = self.prepare(logits, target)
-        window = Neighbourhood(
+        window = Neighborhood(
             "gaussian", self.kernel_size, self.sigma, ignore_index=self.ignore_index
         )
         soft = window.shares(target, logits.shape[1], logits.dtype)
-        keep = target != self.ignore_index
-        return {"smoothed_ce": masked_mean(soft_ce_map(logits, soft), keep)}
+        return {"smoothed_ce": self.voxel_mean(soft_ce_map(logits, soft), target)}

@@ -1,10 +1,11 @@
 """The asymmetric unified focal loss with DSC++'s power, for one foreground class."""
 
+from typing import Any
+
 from torch import Tensor
 
-from mbls.losses._masking import as_images, image_mean, labelled, masked_mean
-from mbls.losses._powers import power
-from mbls.losses._settings import check_at_least, check_within
+from mbls.losses._checks import check_at_least, check_within
+from mbls.losses._masking import as_images, image_mean, labeled, masked_mean, power
 from mbls.losses.base import Loss
 from mbls.losses.dscpp import EPS, confusion
 
@@ -29,7 +30,7 @@ def asymmetric_focal(
     Returns:
         A scalar, the mean over voxels.
     """
-    keep, safe = labelled(target, ignore_index)
+    keep, safe = labeled(target, ignore_index)
     back = -(1 - delta) * power(-log_probs[:, 0].expm1(), gamma) * log_probs[:, 0]
     return masked_mean((-delta * log_probs[:, 1]).where(safe == 1, back), keep)
 
@@ -77,8 +78,7 @@ class UnifiedFocalPlusPlusLoss(Loss):
         gamma: In [0, 1]: exponent of the background's focal part, and 1 minus the foreground's
             Tversky exponent.
         gamma_plus_plus: Exponent >= 1 of the errors; 1 is the unified focal loss.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Example:
         >>> import torch
@@ -87,7 +87,7 @@ class UnifiedFocalPlusPlusLoss(Loss):
         tensor(0.3807)
     """
 
-    batch_terms = frozenset({"tversky"})
+    voxel_means = frozenset({"focal"})
 
     def __init__(
         self,
@@ -96,15 +96,13 @@ class UnifiedFocalPlusPlusLoss(Loss):
         delta: float = 0.6,
         gamma: float = 0.5,
         gamma_plus_plus: float = 2.0,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
+        super().__init__(**settings)
         if weight is not None:
-            check_within("weight", weight, 0, 1)
-        check_within("delta", delta, 0, 1)
-        check_within("gamma", gamma, 0, 1)
-        check_at_least("gamma_plus_plus", gamma_plus_plus, 1)
+            check_within(0, 1, weight=weight)
+        check_within(0, 1, delta=delta, gamma=gamma)
+        check_at_least(1, gamma_plus_plus=gamma_plus_plus)
         self.weight = weight
         self.delta = delta
         self.gamma = gamma

@@ -15,12 +15,12 @@ from mbls.losses import (
     HeuristicMarginLoss,
     MarginConstraint,
     MarginLoss,
-    NeighbourConstraint,
+    NeighborConstraint,
     RegionAdaptiveLoss,
-    equal_mass_edges,
-    mixed_windows,
 )
-from mbls.losses import _pointwise as pointwise
+from mbls.losses._neighborhood import mixed_windows
+from mbls.losses.adaptive import observation
+from mbls.losses.adaptive.adafocal import equal_mass_edges
 from tests.losses.every_loss import build
 
 SPACES = [(), (9,), (6, 5), (4, 5, 3)]
@@ -53,11 +53,11 @@ def test_mixed_windows(space: tuple[int, ...], border: str) -> None:
 
 @pytest.mark.parametrize("groups", ["class", "region"])
 @pytest.mark.parametrize("penalty", ["phr", "p2", "p3"])
-@pytest.mark.parametrize("constraint", [MarginConstraint(2.0), NeighbourConstraint(2.0)])
+@pytest.mark.parametrize("constraint", [MarginConstraint(2.0), NeighborConstraint(2.0)])
 @pytest.mark.parametrize("space", SPACES, ids=["flat", "1d", "2d", "3d"])
 def test_every_combination(groups, penalty, constraint, space, monkeypatch) -> None:
     """The chunked value and gradient are the plain formula's, after the multipliers moved."""
-    monkeypatch.setattr(pointwise, "CPU_CHUNK", 16)
+    monkeypatch.setattr(observation, "PIECE", 16)
     loss = AugmentedLagrangianLoss(4, constraint, penalty, groups=groups, statistics="region")
     loss.observe(*batch(space))
     loss.adapt()

@@ -14,15 +14,13 @@ from mbls.losses import (
     AdaptiveLoss,
     ClassAdaptiveMarginLoss,
     HeuristicMarginLoss,
-    NeighbourConstraint,
+    NeighborConstraint,
     RegionAdaptiveLoss,
-    mixed_windows,
-    neighbour_proportions,
-    p2,
-    p3,
-    phr,
+    neighbor_proportions,
 )
+from mbls.losses._neighborhood import mixed_windows
 from mbls.losses.adaptive import adafocal
+from mbls.losses.adaptive.penalty_functions import p2, p3, phr
 from tests.losses.test_golden import FOLDER
 
 CASES = {case["name"]: case for case in json.loads((FOLDER / "adaptive.json").read_text())}
@@ -155,9 +153,9 @@ def test_constraints(name: str) -> None:
     logits, target = (torch.from_numpy(arrays[key]) for key in ("logits", "target"))
     boundary = mixed_windows(target, border="background")
     np.testing.assert_array_equal(boundary.numpy(), arrays[out["region_exact"]] != 0)
-    tau = neighbour_proportions(target, 4, border="background", dtype=torch.float64)
+    tau = neighbor_proportions(target, 4, border="background", dtype=torch.float64)
     np.testing.assert_allclose(tau.numpy(), arrays[out["tau"]], **close)
-    constraint = NeighbourConstraint(case["hyperparameters"]["margin"])
+    constraint = NeighborConstraint(case["hyperparameters"]["margin"])
     h = constraint.values(logits.double(), constraint.goal(tau, boundary))
     stored = arrays[out["constraints_with_exact_region"]]
     np.testing.assert_allclose(h.numpy(), stored, **close)

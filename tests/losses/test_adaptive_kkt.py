@@ -1,7 +1,7 @@
 """Problems whose solution is known: logits as free parameters, multipliers that meet KKT.
 
 Each kind of voxel has its own logits, found for the multipliers in force by Newton's method; then
-they are observed and the multipliers adapt. Nothing is left of the network or the optimiser.
+they are observed and the multipliers adapt. Nothing is left of the network or the optimizer.
 """
 
 import math
@@ -12,30 +12,30 @@ from torch import Tensor
 
 from mbls.losses import (
     ClassAdaptiveMarginLoss,
-    NeighbourConstraint,
+    NeighborConstraint,
     RegionAdaptiveLoss,
-    mixed_windows,
-    neighbour_proportions,
+    neighbor_proportions,
 )
+from mbls.losses._neighborhood import mixed_windows
 
 CLASSES = 3
 
 
 def solve(loss: torch.nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """Return the logits that minimise the loss, to a gradient of 1e-12."""
+    """Return the logits that minimize the loss, to a gradient of 1e-12."""
     logits = logits.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [logits], lr=1, max_iter=500, history_size=50, tolerance_grad=1e-13,
         tolerance_change=1e-15, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss(logits, target) * target.numel()
         value.backward()
         return value
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return logits.detach()
 
 
@@ -86,7 +86,7 @@ def pulled(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def towards(goal: Tensor, start: Tensor, target: Tensor, lam: Tensor, rho: float) -> Tensor:
-    """Return the logits that minimise CE + sum_k (lam_k u_k + rho u_k^2 / 2) / 2C, u = |goal - z|.
+    """Return the logits that minimize CE + sum_k (lam_k u_k + rho u_k^2 / 2) / 2C, u = |goal - z|.
 
     Proximal gradient steps: the penalty has a kink at the goal.
     """
@@ -102,8 +102,8 @@ def towards(goal: Tensor, start: Tensor, target: Tensor, lam: Tensor, rho: float
 def adapted(loss: RegionAdaptiveLoss, target: Tensor, epochs: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the goal, the boundary and the logits after some epochs of solving and adapting."""
     boundary = mixed_windows(target)
-    tau = neighbour_proportions(target, CLASSES, dtype=torch.float64)
-    goal = NeighbourConstraint(loss.constraint.margin).goal(tau, boundary)
+    tau = neighbor_proportions(target, CLASSES, dtype=torch.float64)
+    goal = NeighborConstraint(loss.constraint.margin).goal(tau, boundary)
     loss.bind(CLASSES)
     logits = torch.zeros_like(goal)
     for _ in range(epochs):
@@ -120,7 +120,7 @@ def picture(frequent: int) -> Tensor:
 
 
 @pytest.mark.parametrize("frequent", [6, 60])
-def test_neighbours_by_class_and_region(frequent: int) -> None:
+def test_neighbors_by_class_and_region(frequent: int) -> None:
     """At the goal h = 0 everywhere; a group's multiplier is the largest pull that it must hold.
 
     The pull of cross-entropy on a logit is p - q, and lambda / (2 C) holds it.

@@ -73,10 +73,10 @@ COMBINATIONS = {
         class_path: mbls.losses.RegionAdaptiveLoss
         init_args: {groups: class, penalty: p2}
         """,
-    "CALS on neighbours, over Dice": """
+    "CALS on neighbors, over Dice": """
         class_path: mbls.losses.AugmentedLagrangianLoss
         init_args:
-          constraint: mbls.losses.NeighbourConstraint
+          constraint: mbls.losses.NeighborConstraint
           base: mbls.losses.DiceLoss
         """,
 }

@@ -56,7 +56,7 @@ def test_the_way_is_found_out(name: str, dims: int) -> None:
 def test_ignored_voxels_do_not_count(name: str, space: tuple[int, ...]) -> None:
     loss = LOSSES[name][0]()
     logits, target = batch(space)
-    target[0, :2] = target[1] = -100  # an image of which nothing is labelled among them
+    target[0, :2] = target[1] = -100  # an image of which nothing is labeled among them
     value, gradient = value_and_gradient(loss, logits, target)
     away = (target == -100).unsqueeze(1).expand_as(logits)
     assert value.isfinite()
@@ -67,8 +67,8 @@ def test_ignored_voxels_do_not_count(name: str, space: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_value_is_that_of_the_labelled_voxels(name: str) -> None:
-    """Of images with the same number of labelled voxels it is known: they make a batch."""
+def test_the_value_is_that_of_the_labeled_voxels(name: str) -> None:
+    """Of images with the same number of labeled voxels it is known: they make a batch."""
     make, _ = LOSSES[name]
     logits, target = batch()
     padded, labels = torch.randn(3, 4, 9, 8), torch.full((3, 9, 8), -100)

@@ -32,7 +32,6 @@ from mbls.losses import (
     FocalLoss,
     HeuristicMarginLoss,
     KernelCalibrationLoss,
-    LabelSmoothingLoss,
     Loss,
     MarginLoss,
     NeighborAwareLoss,
@@ -44,7 +43,7 @@ from mbls.losses import (
     asymmetric_focal_tversky,
     classwise_gap,
     dice_plus_plus,
-    neighbour_proportions,
+    neighbor_proportions,
     tversky_plus_plus,
 )
 from tests.losses import as_coded
@@ -145,7 +144,7 @@ def cals(s: Settings) -> Function:
 
 def crac(s: Settings) -> Function:
     loss = RegionAdaptiveLoss(4, s["margin"], s["penalty"], border="background")
-    return penalty_alone(with_state(loss, s, multipliers="lambda", weights="rho"), "neighbours")
+    return penalty_alone(with_state(loss, s, multipliers="lambda", weights="rho"), "neighbors")
 
 
 def adafocal(s: Settings) -> Function:
@@ -161,7 +160,7 @@ def adafocal(s: Settings) -> Function:
 # Published method -> our class (or function, where the case gives probabilities).
 CLASSES: dict[str, Callable[[Settings], Function]] = {
     "cross_entropy": lambda s: CrossEntropyLoss(ignore_index=s["ignore"]),
-    "label_smoothing": lambda s: LabelSmoothingLoss(s["alpha"], ignore_index=s["ignore"]),
+    "label_smoothing": lambda s: CrossEntropyLoss(s["alpha"], ignore_index=s["ignore"]),
     "focal": lambda s: FocalLoss(s["gamma"], ignore_index=s["ignore"]),
     "focal_adaptive_flsd53": lambda s: AdaptiveFocalLoss(
         s["gamma_if_pt_ge_0p5"], ignore_index=s["ignore"]
@@ -199,7 +198,7 @@ CLASSES: dict[str, Callable[[Settings], Function]] = {
     "focal_mdca": lambda s: ClasswiseMeanCalibrationLoss(s["beta"], base=FocalLoss(s["gamma"])),
     "ls_mdca": lambda s: (
         lambda z, y: ClasswiseMeanCalibrationLoss(  # spread over C - 1 classes
-            s["beta"], base=LabelSmoothingLoss(s["alpha"] * z.shape[1] / (z.shape[1] - 1))
+            s["beta"], base=CrossEntropyLoss(s["alpha"] * z.shape[1] / (z.shape[1] - 1))
         )(z, y)
     ),
     "nll_dca": lambda s: AccuracyConfidenceLoss(s["beta"]),
@@ -329,7 +328,7 @@ def test_every_case_is_met_once() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, c in HERE.items() if c["method"].startswith("nacl")])
-def test_neighbour_proportions(name: str) -> None:
+def test_neighbor_proportions(name: str) -> None:
     case = HERE[name]
     if fault(case):
         pytest.skip(fault(case)[0])
@@ -338,7 +337,7 @@ def test_neighbour_proportions(name: str) -> None:
         pytest.skip("the case stores no proportions")
     monai = case["method"] == "nacl_monai"
     mean = "background" if s["kernel_ops"] == "mean" else "replicate"
-    tau = neighbour_proportions(
+    tau = neighbor_proportions(
         target,
         outputs["soft_target_tau"].shape[1],
         kernel=s["kernel_ops"],

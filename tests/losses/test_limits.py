@@ -25,7 +25,6 @@ from mbls.losses import (
     FocalLoss,
     FocalTverskyPlusPlusLoss,
     KernelCalibrationLoss,
-    LabelSmoothingLoss,
     MarginLoss,
     NeighborAwareLoss,
     PairwiseConstraintLoss,
@@ -33,11 +32,11 @@ from mbls.losses import (
     TverskyPlusPlusLoss,
     UnifiedFocalPlusPlusLoss,
     UniformPenaltyLoss,
-    hard_bins,
     kernel_calibration_error,
-    neighbour_proportions,
+    neighbor_proportions,
     weighted_kernel_error,
 )
+from mbls.losses.ace import hard_bins
 
 PENALTIES = [
     lambda **k: MarginLoss(0.5, **k),
@@ -75,7 +74,7 @@ def test_factors_of_zero_are_the_base(logits, target) -> None:
         ClasswiseMeanCalibrationLoss(0.0),
         AccuracyConfidenceLoss(0.0),
         PairwiseConstraintLoss(0.0, exclusion=0.0),
-        LabelSmoothingLoss(0.0),
+        CrossEntropyLoss(0.0),
         FocalLoss(0.0),
         FocalCalibrationLoss(0.0, alpha=0.0),
         CompoundLoss({"ce": (1.0, CrossEntropyLoss()), "none": (0.0, DiceLoss())}),
@@ -111,7 +110,7 @@ def test_margin_worked_out_by_hand() -> None:
 def test_label_smoothing_equals_pytorch(logits, target) -> None:
     target[1, 2:4] = -100
     expected = F.cross_entropy(logits, target, label_smoothing=0.2)
-    torch.testing.assert_close(LabelSmoothingLoss(0.2)(logits, target), expected)
+    torch.testing.assert_close(CrossEntropyLoss(0.2)(logits, target), expected)
     loss = CrossEntropyLoss(label_smoothing=0.2)
     torch.testing.assert_close(loss(logits, target), expected)
 
@@ -241,8 +240,8 @@ def test_weighted_mmce_by_hand_and_where_one_kind_is_missing() -> None:
     assert (leaf.grad == 0).all()
 
 
-def test_mmce_draws_labelled_voxels_only() -> None:
-    """1000 ignored voxels and 8 labelled ones: a draw of 8 is those 8, so nothing is random."""
+def test_mmce_draws_labeled_voxels_only() -> None:
+    """1000 ignored voxels and 8 labeled ones: a draw of 8 is those 8, so nothing is random."""
     z, y = torch.randn(1, 3, 1008), torch.full((1, 1008), -100)
     places = torch.randperm(1008)[:8]
     y[0, places] = torch.randint(3, (8,))
@@ -328,20 +327,20 @@ def slow_shares(labels: torch.Tensor, num_classes: int, radius: int, kernel: str
 
 @pytest.mark.parametrize("kernel", ["mean", "gaussian"])
 @pytest.mark.parametrize(("size", "space"), [(3, (7,)), (3, (5, 6)), (5, (5, 6)), (3, (3, 4, 2))])
-def test_neighbour_proportions_against_a_voxel_loop(kernel, size, space) -> None:
+def test_neighbor_proportions_against_a_voxel_loop(kernel, size, space) -> None:
     labels = torch.randint(3, space)
     labels[torch.rand(space) < 0.3] = -100
-    ours = neighbour_proportions(labels[None], 3, kernel=kernel, kernel_size=size)[0]
+    ours = neighbor_proportions(labels[None], 3, kernel=kernel, kernel_size=size)[0]
     torch.testing.assert_close(ours, slow_shares(labels, 3, size // 2, kernel))
     kept = labels != -100
     torch.testing.assert_close(ours.sum(0)[kept], torch.ones(int(kept.sum())))
 
 
-def test_neighbour_proportions_at_a_corner() -> None:
+def test_neighbor_proportions_at_a_corner() -> None:
     """A corner of class 2 in class 2: outside is 5 of the 9 voxels of the window."""
     labels = torch.full((1, 4, 4), 2)
     corner = {
-        border: neighbour_proportions(labels, 3, border=border)[0, :, 0, 0].tolist()
+        border: neighbor_proportions(labels, 3, border=border)[0, :, 0, 0].tolist()
         for border in ("replicate", "background", "monai")
     }
     assert corner["replicate"] == [0, 0, 1]
@@ -352,13 +351,13 @@ def test_neighbour_proportions_at_a_corner() -> None:
 def test_a_wide_window_does_not_overflow_its_counts() -> None:
     """17 x 17 = 289 voxels of one class do not fit a byte."""
     labels = torch.ones(1, 3, 3, dtype=torch.int64)
-    assert (neighbour_proportions(labels, 2, kernel_size=17)[0, 1] == 1).all()
+    assert (neighbor_proportions(labels, 2, kernel_size=17)[0, 1] == 1).all()
 
 
 @pytest.mark.parametrize("kernel", ["mean", "gaussian"])
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("chunk", [1, 200])
-def test_neighbours_are_counted_in_parts(kernel, ignored, chunk, monkeypatch) -> None:
+def test_neighbors_are_counted_in_parts(kernel, ignored, chunk, monkeypatch) -> None:
     """However few maps are counted at once, value and gradient are those of the plain formula."""
     monkeypatch.setattr("mbls.losses._neighborhood.CPU_CHUNK", chunk)
     logits = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
@@ -368,7 +367,7 @@ def test_neighbours_are_counted_in_parts(kernel, ignored, chunk, monkeypatch) ->
     keep = target != -100
     tau = torch.stack([slow_shares(image, 4, 1, kernel) for image in target])
     loss = NeighborAwareLoss(1.0, kernel=kernel, border="replicate")
-    value = loss.terms(logits, target)["neighbours"]
+    value = loss.terms(logits, target)["neighbors"]
     expected = (logits - tau).abs().mean(dim=1)[keep].mean()
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(*(torch.autograd.grad(v, logits) for v in (value, expected)))
@@ -378,7 +377,7 @@ def test_neighbours_are_counted_in_parts(kernel, ignored, chunk, monkeypatch) ->
 def test_a_narrow_gaussian_shares_half_with_the_nearest(sigma) -> None:
     """Its weights underflow long before their ratio matters; then the voxel stands alone."""
     labels = torch.tensor([[0, 1, 1, 1, 1]])
-    tau = neighbour_proportions(labels, 2, kernel="gaussian", sigma=sigma)[0, 1]
+    tau = neighbor_proportions(labels, 2, kernel="gaussian", sigma=sigma)[0, 1]
     alone = sigma == 1e-3
     torch.testing.assert_close(tau, torch.tensor([0.0 if alone else 0.25, 1.0 if alone else 0.75,
                                                   1.0, 1.0, 1.0]))  # fmt: skip

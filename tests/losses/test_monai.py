@@ -33,16 +33,16 @@ def test_a_loop_of_monais_pieces(name: str, dims: int) -> None:
     """What the trainer does at an iteration, without ignite."""
     torch.manual_seed(1)
     net, loss, inferer = network(dims), build(name), SimpleInferer()
-    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
     batches = [default_prepare_batch(batch) for batch in loader(dims)]
     values = []
     for _ in range(10):
         for image, label in batches:
             assert label.shape == (4, 1, *[16] * dims)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value = loss(inferer(image, net), label).mean()  # as the trainer takes it
             value.backward()
-            optimiser.step()
+            optimizer.step()
             values.append(float(value))
     assert torch.tensor(values).isfinite().all()
     assert sum(values[-2:]) < sum(values[:2])

@@ -91,7 +91,7 @@ def test_a_constant_added_to_a_voxels_logits_does_not_matter(
 @given(seed=seeds, space=shapes)
 @pytest.mark.parametrize("name", VOXEL_MEANS)
 def test_voxel_means_add_up(name: str, seed: int, space: tuple[int, ...]) -> None:
-    """Two batches together: the mean of theirs, weighted by labelled voxels."""
+    """Two batches together: the mean of theirs, weighted by labeled voxels."""
     logits, target = draw(name, space, seed, n=3)
     loss = build(name)
     parts = [(slice(0, 1), (target[:1] >= 0).sum()), (slice(1, 3), (target[1:] >= 0).sum())]
@@ -103,7 +103,7 @@ def test_voxel_means_add_up(name: str, seed: int, space: tuple[int, ...]) -> Non
 @given(seed=seeds, space=shapes)
 @pytest.mark.parametrize("name", IMAGE_MEANS)
 def test_image_means_add_up(name: str, seed: int, space: tuple[int, ...]) -> None:
-    """Two batches together: the mean of theirs, weighted by images; an unlabelled one is none."""
+    """Two batches together: the mean of theirs, weighted by images; an unlabeled one is none."""
     logits, target = draw(name, space, seed, n=4)
     target[3] = -100
     loss = build(name)

@@ -25,13 +25,13 @@ def test_loss_falls_and_the_network_learns(name: str) -> None:
     loss = build(name)
     assert isinstance(loss, Loss)
     loss.bind(C)
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.03)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
     values = []
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss(network(image), target)
         value.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(value.item())
     assert all(torch.tensor(values).isfinite())
     assert values[-1] < values[0]

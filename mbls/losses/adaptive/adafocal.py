@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbls.losses._pointwise import Chunk, Pointwise, places, pointwise_means
-from mbls.losses._powers import TINY, label_log_probs, power
-from mbls.losses._settings import check_above, check_at_least
-from mbls.losses.adaptive.observation import ObservingLoss
+from mbls.losses._checks import check_above, check_at_least, check_count
+from mbls.losses._masking import label_log_probs, labeled, masked_mean, power
+from mbls.losses.adaptive.observation import ObservingLoss, pieces
 
 __all__ = ["AdaFocalLoss", "equal_mass_edges", "next_gammas", "signed_focal_map"]
 
@@ -34,52 +33,9 @@ def signed_focal_map(logits: Tensor, safe: Tensor, gammas: Tensor, edges: Tensor
         ``(N, *S)``.
     """
     log_p = label_log_probs(logits, safe)
-    gamma = _exponents(log_p.detach(), gammas, edges)
-    return -power(_rest(log_p, gamma), gamma.abs()) * log_p
-
-
-def _exponents(log_p: Tensor, gammas: Tensor, edges: Tensor) -> Tensor:
-    """Return the gamma of the bin of each label's probability."""
-    return gammas[torch.bucketize(log_p.exp(), edges[1:-1], right=True)]
-
-
-def _rest(log_p: Tensor, gamma: Tensor) -> Tensor:
-    """Return 1 - p, or 1 + p where gamma is negative."""
-    return torch.where(gamma > 0, -log_p.expm1(), 1 + log_p.exp())
-
-
-@dataclass(frozen=True, eq=False)
-class SignedFocalTerm(Pointwise):
-    """:func:`signed_focal_map` on a chunk, with its gradient.
-
-    Args:
-        gammas: The exponents of the bins.
-        edges: The edges of the bins.
-    """
-
-    gammas: Tensor
-    edges: Tensor
-
-    def plain(self, logits: Tensor, safe: Tensor) -> Tensor:
-        """Return the map."""
-        return signed_focal_map(logits, safe, self.gammas, self.edges)
-
-    def value(self, chunk: Chunk) -> Tensor:
-        """Return ``-(1 - s p_y)^|g| log p_y``."""
-        log_p = chunk.label_log_probs
-        gamma = _exponents(log_p, self.gammas, self.edges)
-        return power(_rest(log_p, gamma), gamma.abs()).mul_(log_p).neg_()
-
-    def add_gradient(self, chunk: Chunk, weight: Tensor, gradient: Tensor) -> None:
-        """Add ``slope * (p - q)``, the slope that by ``-log p_y``."""
-        log_p = chunk.label_log_probs
-        gamma = _exponents(log_p, self.gammas, self.edges)
-        rest, size = _rest(log_p, gamma), gamma.abs()
-        first = rest.clamp_min(TINY).pow(size - 1)
-        slope = first * (1 + (size - 1) * (rest >= TINY))
-        slope = weight * (rest * first - slope * gamma.sign() * log_p.exp() * log_p)
-        gradient.addcmul_(chunk.exps, slope / chunk.total)
-        gradient.scatter_add_(1, chunk.label, slope.neg_())
+    gamma = gammas[torch.bucketize(log_p.detach().exp(), edges[1:-1], right=True)]
+    rest = torch.where(gamma > 0, -log_p.expm1(), 1 + log_p.exp())
+    return -power(rest, gamma.abs()) * log_p
 
 
 def equal_mass_edges(values: Tensor, counts: Tensor, n_bins: int) -> Tensor:
@@ -143,8 +99,7 @@ class AdaFocalLoss(ObservingLoss):
         switch: Size below which an exponent changes its sign.
         gamma_min: The least exponent.
         gamma_max: The largest exponent.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: ignore_index and validate, as :class:`Loss` takes them.
 
     Example:
         >>> loss = AdaFocalLoss(2)
@@ -155,6 +110,7 @@ class AdaFocalLoss(ObservingLoss):
         [2.41, 2.59]
     """
 
+    voxel_means = frozenset({"focal"})
     gammas: Tensor
     edges: Tensor
 
@@ -167,14 +123,12 @@ class AdaFocalLoss(ObservingLoss):
         switch: float = 0.2,
         gamma_min: float = -2.0,
         gamma_max: float = 20.0,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, validate=validate)
-        if n_bins < 1:
-            raise ValueError(f"n_bins must be >= 1, got {n_bins}.")
-        check_at_least("rate", rate, 0)
-        check_above("switch", switch, 0)
+        super().__init__(**settings)
+        check_count(1, n_bins=n_bins)
+        check_at_least(0, rate=rate)
+        check_above(0, switch=switch)
         if not (gamma_min <= -switch and switch <= gamma_max):
             raise ValueError(
                 f"gamma_min must be <= -switch and gamma_max >= switch={switch:g}, got "
@@ -193,9 +147,9 @@ class AdaFocalLoss(ObservingLoss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"focal": ...}``."""
         logits, target = self.prepare(logits, target)
-        term = SignedFocalTerm(self.gammas.to(logits), self.edges.to(logits))
-        (value,) = pointwise_means(logits, target, [term], ignore_index=self.ignore_index)
-        return {"focal": value}
+        keep, safe = labeled(target, self.ignore_index)
+        values = signed_focal_map(logits, safe, self.gammas.to(logits), self.edges.to(logits))
+        return {"focal": masked_mean(values, keep)}
 
     @torch.no_grad()
     def observe(self, logits: Tensor, target: Tensor) -> None:
@@ -206,7 +160,7 @@ class AdaFocalLoss(ObservingLoss):
         voxels = math.prod(logits.shape[2:])
         logits, target = logits.reshape(n, c, voxels), target.reshape(n, 1, voxels)
         sums = torch.zeros(3, CELLS, dtype=torch.float64, device=logits.device)
-        for at in places(logits):
+        for at in pieces(logits):
             label = target[at]
             confidence, odds, hits = _top(logits[at], label)
             kept = torch.stack([torch.ones_like(hits), hits, confidence])
@@ -222,7 +176,7 @@ class AdaFocalLoss(ObservingLoss):
         super().adapt()
         sums = self.take_sums((3, CELLS), self.gammas.device).to(self.gammas.device)
         if not bool(sums.isfinite().all()):
-            self.say("the exponents observed logits that are not finite, and stay")
+            self.warn("the exponents observed logits that are not finite, and stay")
             return
         counts, hits, confidences = sums[:, sums[0] > 0]
         if not len(counts):

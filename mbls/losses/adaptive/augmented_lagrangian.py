@@ -1,15 +1,14 @@
 """Augmented Lagrangians of any constraint, each class or region with multipliers of its own."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbls.losses._neighborhood import Border
-from mbls.losses._settings import check_above, check_one_of, check_within
+from mbls.losses._checks import check_above, check_count, check_one_of, check_within
 from mbls.losses.adaptive.constraints import Constraint, MarginConstraint
-from mbls.losses.adaptive.multipliers import Groups, MultiplierLoss, Observed, Statistics
+from mbls.losses.adaptive.multipliers import MultiplierLoss, Observed
 from mbls.losses.adaptive.penalty_functions import PENALTIES
 
 __all__ = ["AugmentedLagrangianLoss"]
@@ -47,7 +46,7 @@ class AugmentedLagrangianLoss(MultiplierLoss):
     Args:
         num_classes: C; None until it is bound.
         constraint: :class:`~mbls.losses.MarginConstraint` or
-            :class:`~mbls.losses.NeighbourConstraint`, or another one.
+            :class:`~mbls.losses.NeighborConstraint`, or another one.
         penalty: ``"phr"``, ``"p2"`` or ``"p3"``; see :mod:`mbls.losses.adaptive.penalty_functions`.
         lambda_min: The least multiplier, and the first.
         lambda_max: The largest multiplier, and derivative at a voxel; a warning says which group
@@ -58,14 +57,8 @@ class AugmentedLagrangianLoss(MultiplierLoss):
         rho_step: Validations from one change of rho to the next; -1 for none.
         gamma: What rho grows by.
         tau: The share of a violation that must be gone for rho to stay.
-        groups: ``"class"``, or ``"region"`` for class and boundary or inner voxels.
-        statistics: Over which voxels a group's means go: ``"all"`` of them as published, those of
-            its own ``"region"``, or those among them where the constraint is ``"active"``.
-        kernel_size: Odd width of the window, in voxels, that neighbours and regions are seen in.
-        border: What lies outside the image: ``"replicate"``, or ``"background"`` as published.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: groups, statistics, kernel_size and border, as :class:`MultiplierLoss` takes
+            them; base, ignore_index and validate, as :class:`PenaltyLoss` does.
 
     Example:
         >>> loss = AugmentedLagrangianLoss(2, MarginConstraint(4.0), groups="region")
@@ -90,16 +83,10 @@ class AugmentedLagrangianLoss(MultiplierLoss):
         rho_step: int = 10,
         gamma: float = 1.2,
         tau: float = 0.9,
-        groups: Groups = "class",
-        statistics: Statistics = "all",
-        kernel_size: int = 3,
-        border: Border = "replicate",
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        check_one_of("penalty", penalty, tuple(PENALTIES))
-        check_above("rho_min", rho_min, 0)
+        check_one_of(tuple(PENALTIES), penalty=penalty)
+        check_above(0, rho_min=rho_min)
         super().__init__(
             num_classes,
             MarginConstraint() if constraint is None else constraint,
@@ -107,29 +94,22 @@ class AugmentedLagrangianLoss(MultiplierLoss):
             start=lambda_min,
             limits=(lambda_min, lambda_max),
             weight=rho_min,
-            groups=groups,
-            statistics=statistics,
-            kernel_size=kernel_size,
-            border=border,
-            base=base,
-            ignore_index=ignore_index,
-            validate=validate,
+            **settings,
         )
-        if lambda_step < 1:
-            raise ValueError(f"lambda_step must be >= 1, got {lambda_step}.")
+        check_count(1, lambda_step=lambda_step)
         if rho_step < 1 and rho_step != -1:
             raise ValueError(f"rho_step must be >= 1, or -1 for never, got {rho_step}.")
         if rho_max < rho_min:
             raise ValueError(f"rho_max must be >= rho_min={rho_min:g}, got {rho_max:g}.")
-        check_above("gamma", gamma, 1)
-        check_within("tau", tau, 0, 1)
+        check_above(1, gamma=gamma)
+        check_within(0, 1, tau=tau)
         self.lambda_step = lambda_step
         self.rho_min, self.rho_max, self.rho_step = rho_min, rho_max, rho_step
         self.gamma, self.tau = gamma, tau
 
     def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
         """Return the penalty's derivative, cut to the multipliers' limits."""
-        return self.penalty(h, multiplier, weight)[1].clamp(*self.limits)
+        return self.penalty_function(h, multiplier, weight)[1].clamp(*self.limits)
 
     @property
     def ceiling(self) -> float:

@@ -1,9 +1,11 @@
 """CALS with the heuristic rule: a class's margin weight grows while its penalty grows."""
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
-from mbls.losses._settings import check_above, check_at_least, check_within
+import torch
+from torch import Tensor
+
+from mbls.losses._checks import check_above, check_at_least, check_count, check_within
 from mbls.losses.adaptive.constraints import MarginConstraint
 from mbls.losses.adaptive.multipliers import MultiplierLoss, Observed
 from mbls.losses.adaptive.penalty_functions import hinge
@@ -31,9 +33,8 @@ class HeuristicMarginLoss(MultiplierLoss):
         step: Validations from one change to the next.
         lambda_min: The least lambda.
         lambda_max: The largest lambda; a warning says when one reaches it.
-        base: The loss below the penalty; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: groups, statistics, kernel_size and border, as :class:`MultiplierLoss` takes
+            them; base, ignore_index and validate, as :class:`PenaltyLoss` does.
 
     Example:
         >>> loss = HeuristicMarginLoss(2, margin=4.0)
@@ -55,9 +56,7 @@ class HeuristicMarginLoss(MultiplierLoss):
         step: int = 1,
         lambda_min: float = 1e-6,
         lambda_max: float = 1e6,
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
         super().__init__(
             num_classes,
@@ -65,20 +64,18 @@ class HeuristicMarginLoss(MultiplierLoss):
             hinge,
             start=alpha,
             limits=(lambda_min, lambda_max),
-            base=base,
-            ignore_index=ignore_index,
-            validate=validate,
+            weight=1.0,
+            **settings,
         )
-        check_within("alpha", alpha, lambda_min, lambda_max)
-        check_above("gamma", gamma, 1)
-        check_at_least("tau", tau, 1)
-        if step < 1:
-            raise ValueError(f"step must be >= 1, got {step}.")
+        check_within(lambda_min, lambda_max, alpha=alpha)
+        check_above(1, gamma=gamma)
+        check_at_least(1, tau=tau)
+        check_count(1, step=step)
         self.gamma, self.tau, self.step = gamma, tau, step
 
     def statistic(self, h: Tensor, multiplier: Tensor, weight: Tensor) -> Tensor:
         """Return the penalty."""
-        return self.penalty(h, multiplier, weight)[0]
+        return self.penalty_function(h, multiplier, weight)[0]
 
     def move(self, observed: Observed) -> None:
         """Multiply or divide lambda by gamma where the score has grown or shrunk."""

@@ -1,4 +1,4 @@
-"""What is asked of a voxel's logits, one number h <= 0 for each class."""
+"""Constraints on a voxel's logits, one number h <= 0 for each class."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -6,20 +6,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mbls.losses._pointwise import Chunk
-from mbls.losses._settings import check_above, check_at_least
+from mbls.losses._checks import check_above, check_at_least
+from mbls.losses.mbls import logit_distances
 
-__all__ = ["Constraint", "MarginConstraint", "NeighbourConstraint"]
+__all__ = ["Constraint", "MarginConstraint", "NeighborConstraint"]
 
 
 class Constraint(ABC):
     """One constraint h_k <= 0 for each class at each voxel."""
 
     name: ClassVar[str]  # of the term in a loss
-    looks_around = False  # whether it has a goal, made of the neighbours' labels
+    looks_around = False  # True if it has a goal, made of the neighbors' labels
 
     def goal(self, shares: Tensor, boundary: Tensor) -> Tensor:
-        """Return what the labels ask of the logits ``(N, C, *S)``, for a constraint that looks.
+        """Return the goal of the logits ``(N, C, *S)``, for a constraint that looks around.
 
         Args:
             shares: Class proportions in the window around each voxel ``(N, C, *S)``.
@@ -30,14 +30,6 @@ class Constraint(ABC):
     @abstractmethod
     def values(self, logits: Tensor, goal: Tensor | None) -> Tensor:
         """Return h ``(N, C, *S)`` for logits and, where there is one, a goal of that shape."""
-
-    @abstractmethod
-    def on_chunk(self, chunk: Chunk, goal: Tensor | None) -> Tensor:
-        """Return :meth:`values` of a chunk ``(n, C, v)``."""
-
-    @abstractmethod
-    def pull_back(self, chunk: Chunk, goal: Tensor | None, slope: Tensor, gradient: Tensor) -> None:
-        """Add the derivative by the logits, given that by h; both ``(n, C, v)``."""
 
 
 class MarginConstraint(Constraint):
@@ -51,7 +43,7 @@ class MarginConstraint(Constraint):
     name = "margin"
 
     def __init__(self, margin: float = 10.0, *, normalize: bool = True) -> None:
-        check_at_least("margin", margin, 0)
+        check_at_least(0, margin=margin)
         if normalize and margin == 0:
             raise ValueError("margin must be > 0 to measure in margins, or normalize false; got 0.")
         self.margin = margin
@@ -60,24 +52,11 @@ class MarginConstraint(Constraint):
 
     def values(self, logits: Tensor, goal: Tensor | None) -> Tensor:
         """Return the distances from the largest logit beyond the margin."""
-        distance = logits.amax(dim=1, keepdim=True) - logits
-        return (distance - self.margin) / self.scale
-
-    def on_chunk(self, chunk: Chunk, goal: Tensor | None) -> Tensor:
-        """Return the distances from the largest logit beyond the margin."""
-        out = torch.add(chunk.behind, self.margin, out=chunk.buffer("constraint"))
-        return out.mul_(-1 / self.scale)
-
-    def pull_back(self, chunk: Chunk, goal: Tensor | None, slope: Tensor, gradient: Tensor) -> None:
-        """Push the losers up and the winner (tied: each a share) down."""
-        total = slope.sum(dim=1, keepdim=True)
-        gradient.sub_(slope, alpha=1 / self.scale)
-        wins = torch.sign(chunk.behind, out=chunk.buffer("constraint")).add_(1)
-        gradient.addcmul_(wins, total.div_(wins.sum(dim=1, keepdim=True)), value=1 / self.scale)
+        return logit_distances(logits).sub_(self.margin).div_(self.scale)
 
 
-class NeighbourConstraint(Constraint):
-    """The logits are the neighbours' class proportions: |goal_k - z_k| <= 0.
+class NeighborConstraint(Constraint):
+    """The logits are the neighbors' class proportions: |goal_k - z_k| <= 0.
 
     The goal is the proportions themselves at a boundary, ``margin`` times them inside a structure.
 
@@ -85,11 +64,11 @@ class NeighbourConstraint(Constraint):
         margin: The logit of the label inside a structure.
     """
 
-    name = "neighbours"
+    name = "neighbors"
     looks_around = True
 
     def __init__(self, margin: float = 5.0) -> None:
-        check_above("margin", margin, 0)
+        check_above(0, margin=margin)
         self.margin = margin
 
     def goal(self, shares: Tensor, boundary: Tensor) -> Tensor:
@@ -101,14 +80,3 @@ class NeighbourConstraint(Constraint):
         """Return the distances of the logits from the goal."""
         assert goal is not None
         return (logits - goal).abs()
-
-    def on_chunk(self, chunk: Chunk, goal: Tensor | None) -> Tensor:
-        """Return the distances of the logits from the goal."""
-        assert goal is not None
-        return torch.sub(chunk.logits, goal, out=chunk.buffer("constraint")).abs_()
-
-    def pull_back(self, chunk: Chunk, goal: Tensor | None, slope: Tensor, gradient: Tensor) -> None:
-        """Push each logit towards its goal."""
-        assert goal is not None
-        gap = torch.sub(chunk.logits, goal, out=chunk.buffer("constraint"))
-        gradient.addcmul_(gap.sign_(), slope)

@@ -1,4 +1,4 @@
-"""Constraints on the logits, a multiplier for each group of voxels, and what moves it.
+"""Constraints on the logits, a multiplier for each group of voxels, and how it moves.
 
 One mechanism: a constraint, a penalty of it (``constraints.py`` and ``penalty_functions.py`` beside
 this file) and a grouping of voxels make the loss; a subclass says how the multipliers follow what
@@ -9,19 +9,16 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mbls.losses._boundary import mixed_windows
-from mbls.losses._neighborhood import Border, Neighbourhood
-from mbls.losses._pointwise import places
-from mbls.losses._settings import check_above, check_one_of
+from mbls.losses._checks import check_above, check_count, check_one_of
+from mbls.losses._neighborhood import Border, Neighborhood, mixed_windows
 from mbls.losses.adaptive.constraints import Constraint
-from mbls.losses.adaptive.multiplier_term import MultiplierTerm
-from mbls.losses.adaptive.observation import ObservingLoss
-from mbls.losses.adaptive.penalty_functions import PenaltyFunction
+from mbls.losses.adaptive.observation import ObservingLoss, pieces
+from mbls.losses.adaptive.penalty_functions import PenaltyFunction, penalized
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["REGIONS", "Groups", "MultiplierLoss", "Observed", "Statistics"]
@@ -48,16 +45,17 @@ class Observed:
 
 
 class MultiplierLoss(ObservingLoss, PenaltyLoss):
-    """A base loss plus penalised constraints whose multipliers adapt; see the module.
+    """A base loss plus penalized constraints whose multipliers adapt; see the module.
 
     Before the number of classes is known the multipliers are what they start from, one for all.
 
     Args:
         num_classes: C; None until :meth:`bind`.
-        constraint: What is asked of the logits.
+        constraint: One number h <= 0 for each class.
         penalty: What a violation costs.
         start: The multipliers at the start.
         limits: The least and the largest multiplier.
+        weight: Rho at the start.
         groups: ``"class"`` gives each class a multiplier, ``"region"`` each class two, for
             boundary and inner voxels.
         statistics: Over which voxels a group's means go: ``"all"`` of them, those of other groups
@@ -65,9 +63,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
             those, where lambda + rho h > 0.
         kernel_size: Odd width of the window that tells the regions apart.
         border: What lies outside the image, ``"replicate"`` or ``"background"``.
-        base: The loss below; None is cross-entropy.
-        ignore_index: The label of voxels that take no part.
-        validate: Refuse labels that are no class; the host then waits for the device.
+        **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
     """
 
     multipliers: Tensor
@@ -90,25 +86,22 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         statistics: Statistics = "all",
         kernel_size: int = 3,
         border: Border = "replicate",
-        base: nn.Module | None = None,
-        ignore_index: int = -100,
-        validate: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(base, ignore_index=ignore_index, validate=validate)
-        check_one_of("groups", groups, ("class", "region"))
-        check_one_of("statistics", statistics, ("all", "region", "active"))
-        check_one_of("border", border, ("replicate", "background"))
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}.")
-        check_above("lambda_min", limits[0], 0)
-        check_above("lambda_max", limits[1], limits[0])
+        super().__init__(**settings)
+        check_one_of(("class", "region"), groups=groups)
+        check_one_of(("all", "region", "active"), statistics=statistics)
+        check_one_of(("replicate", "background"), border=border)
+        check_count(1, odd=True, kernel_size=kernel_size)
+        check_above(0, lambda_min=limits[0])
+        check_above(limits[0], lambda_max=limits[1])
         self.num_classes = num_classes
         self.constraint = constraint
-        self.penalty = penalty
+        self.penalty_function = penalty
         self.limits = limits
         self.groups: Groups = groups
         self.statistics: Statistics = statistics
-        self.window = Neighbourhood("mean", kernel_size, 1.0, border, ignore_index)
+        self.window = Neighborhood("mean", kernel_size, 1.0, border, self.ignore_index)
         shape = (2 if groups == "region" else 1, 1)
         for name, value in {"multipliers": start, "weights": weight, "previous": 0.0}.items():
             self.register_buffer(name, torch.full(shape, value, dtype=torch.float64))
@@ -154,14 +147,18 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
                 f"data have {num_classes} classes. Leave num_classes out, or give {num_classes}."
             )
 
-    def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the base's terms and the constraint's."""
-        logits, target = self.prepare(logits, target)
+    def penalty(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the constraint's term: the mean of its penalties over classes and regions."""
         self._check_classes(logits)
         goal, boundary = self._labels(logits, target)
-        lam, rho = (rows.to(logits) for rows in (self.multipliers, self.weights))
-        term = MultiplierTerm(self.constraint, self.penalty, lam, rho, goal, boundary)
-        return self.with_base(logits, target, self.constraint.name, 1.0, term)
+        h = self.constraint.values(logits, goal)
+        lam, rho = self._by_voxel(logits, boundary)
+        values = penalized(h, lam, rho, self.penalty_function).mean(dim=1) / len(self.multipliers)
+        return {self.constraint.name: self.voxel_mean(values, target)}
+
+    def voxel_mean_terms(self) -> set[str]:
+        """Return the base's and the constraint's."""
+        return super().voxel_mean_terms() | {self.constraint.name}
 
     @torch.no_grad()
     def observe(self, logits: Tensor, target: Tensor) -> None:
@@ -188,7 +185,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         flat = (n, c, math.prod(logits.shape[2:]))
         logits, goal = logits.reshape(flat), None if goal is None else goal.view(flat)
         regions = [region.reshape(n, 1, flat[2]) for region in regions]
-        for at in places(logits):
+        for at in pieces(logits):
             h = self.constraint.values(logits[at], None if goal is None else goal[at])
             for row, region in enumerate(regions):
                 sums[:, row] += self._group_sums(h, region[at], row)
@@ -204,9 +201,9 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         self.move(observed)
         self.seen += observed.present
         self.epochs += 1
-        self._say(~sums[:2].isfinite().all(0), "observed logits that are not finite, and stay")
+        self._warn(~sums[:2].isfinite().all(0), "observed logits that are not finite, and stay")
         bounded = (cut > 0) | (self.multipliers >= self.limits[1])
-        self._say(bounded & ~self.bounded, f"are bounded by lambda_max={self.limits[1]:g}")
+        self._warn(bounded & ~self.bounded, f"are bounded by lambda_max={self.limits[1]:g}")
         self.bounded |= bounded
 
     def tracked(self, class_keys: Sequence[str]) -> dict[str, Tensor]:
@@ -254,6 +251,16 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         shares = window.shares(target, logits.shape[1], logits.dtype)
         return self.constraint.goal(shares, boundary), boundary
 
+    def _by_voxel(self, logits: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return lambda and rho, of each voxel where it matters, in shapes that fit the logits."""
+        shape = (-1, 1, self.multipliers.shape[1], *[1] * (logits.ndim - 2))
+        rows = [each.to(logits).view(shape) for each in (self.multipliers, self.weights)]
+        if self.groups == "class":
+            return rows[0][0], rows[1][0]
+        assert boundary is not None
+        near = boundary.unsqueeze(1)
+        return torch.where(near, *rows[0]), torch.where(near, *rows[1])
+
     def _group_sums(self, h: Tensor, members: Tensor, row: int) -> Tensor:
         """Sum up over one region's voxels of a piece: ``(5, C)``."""
         lam, rho = (rows[row].to(h).view(1, -1, 1) for rows in (self.multipliers, self.weights))
@@ -276,10 +283,10 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         present = (voxels > 0) & statistic.isfinite() & h.isfinite()
         return Observed(statistic / number, h / number, present)
 
-    def _say(self, which: Tensor, what: str) -> None:
+    def _warn(self, which: Tensor, what: str) -> None:
         """Warn of groups; once an epoch, on the host."""
         if not bool(which.any()):
             return
         places = which.nonzero().tolist()
         names = [f"{k}" + (f" ({REGIONS[row]})" if len(which) == 2 else "") for row, k in places]
-        self.say(f"the multipliers of class {', '.join(names)} {what}")
+        self.warn(f"the multipliers of class {', '.join(names)} {what}")

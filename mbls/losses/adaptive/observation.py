@@ -1,7 +1,7 @@
 """The frame of the losses that adapt: sums over a validation, added up over ranks once."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -9,14 +9,25 @@ from torch import Tensor
 
 from mbls.losses.base import AdaptiveLoss
 
-__all__ = ["ObservingLoss"]
+__all__ = ["ObservingLoss", "pieces"]
+
+PIECE = 1 << 21  # numbers looked at at once
+
+
+def pieces(logits: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut ``(N, C, V)`` into parts of an image, so that what is made of one takes little memory."""
+    n, c, v = logits.shape
+    step = max(1, PIECE // c)
+    for image in range(n):
+        for start in range(0, v, step):
+            yield slice(image, image + 1), slice(None), slice(start, start + step)
 
 
 class ObservingLoss(AdaptiveLoss):
     """An adaptive loss that observes by adding float64 sums.
 
     The sums live from the first case of a validation to :meth:`adapt` and are in no checkpoint: a
-    validation that was cut short starts anew. What adapts is buffers, which keep their dtype where
+    validation that was cut short starts again. What adapts is buffers, which keep their dtype where
     the network is cast to a narrower one.
     """
 
@@ -29,7 +40,7 @@ class ObservingLoss(AdaptiveLoss):
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take_sums(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return the sums over all cases of all ranks, and start anew; every rank calls it.
+        """Return the sums over all cases of all ranks, and start again; every rank calls it.
 
         Args:
             shape: Of the sums, for a rank that observed no case.
@@ -41,10 +52,10 @@ class ObservingLoss(AdaptiveLoss):
         if _several():
             torch.distributed.all_reduce(sums)
         if not bool(sums.any()):
-            self.say("observed no voxel in this validation: nothing adapts")
+            self.warn("observed no voxel in this validation: nothing adapts")
         return sums
 
-    def say(self, what: str) -> None:
+    def warn(self, what: str) -> None:
         """Warn of what all ranks know, on the first."""
         if not _several() or torch.distributed.get_rank() == 0:
             warnings.warn(f"{type(self).__name__}: {what}.", stacklevel=3)

@@ -5,11 +5,13 @@ of the constraint, its multiplier lambda > 0 and its weight rho > 0.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-__all__ = ["PENALTIES", "PenaltyFunction", "hinge", "p2", "p3", "phr"]
+__all__ = ["PENALTIES", "PenaltyFunction", "hinge", "p2", "p3", "penalized", "phr"]
 
 PenaltyFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -64,3 +66,36 @@ def hinge(h: Tensor, multiplier: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
 
 
 PENALTIES: dict[str, PenaltyFunction] = {"phr": phr, "p2": p2, "p3": p3}
+
+
+class _Penalized(Function):
+    """A penalty whose gradient by h is the derivative that it comes with."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, multiplier: Tensor, weight: Tensor, penalty: PenaltyFunction
+    ) -> Tensor:
+        value, slope = penalty(h, multiplier, weight)
+        ctx.save_for_backward(h, multiplier, weight, slope)
+        ctx.penalty = penalty
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        *arguments, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
+            slope = ctx.penalty(*arguments)[1]
+        return slope * upstream, None, None, None
+
+
+def penalized(h: Tensor, multiplier: Tensor, weight: Tensor, penalty: PenaltyFunction) -> Tensor:
+    """Return a penalty's value; its gradient by h costs one product.
+
+    Args:
+        h: Constraints of any shape.
+        multiplier: Lambda, of a shape that fits, no gradient.
+        weight: Rho, of a shape that fits, no gradient.
+        penalty: What a violation costs.
+    """
+    value: Tensor = _Penalized.apply(h, multiplier, weight, penalty)
+    return value

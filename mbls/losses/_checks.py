@@ -1,9 +1,57 @@
-"""What every loss is given: the checks that cost nothing, and one dtype and shape for the rest."""
+"""The rules for arguments, checked at construction, and for logits and labels, at each call."""
+
+import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_labels", "check_shapes", "free_to_look", "prepare"]
+__all__ = [
+    "check_above",
+    "check_at_least",
+    "check_count",
+    "check_labels",
+    "check_one_of",
+    "check_shapes",
+    "check_within",
+    "is_readable",
+    "prepare",
+]
+
+
+def check_at_least(low: float, **values: float) -> None:
+    """Raise ValueError unless each named value is finite and at least ``low``."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= low):
+            raise ValueError(f"{name} must be >= {low:g} and finite, got {value}.")
+
+
+def check_above(low: float, **values: float) -> None:
+    """Raise ValueError unless each named value is finite and greater than ``low``."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > low):
+            raise ValueError(f"{name} must be > {low:g} and finite, got {value}.")
+
+
+def check_within(low: float, high: float, **values: float) -> None:
+    """Raise ValueError unless each named value lies in ``[low, high]``."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+
+
+def check_count(low: int, *, odd: bool = False, **values: int) -> None:
+    """Raise ValueError unless each named value is an integer of at least ``low``, odd if asked."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < low or (odd and value % 2 == 0):
+            raise ValueError(f"{name} must be an {'odd ' * odd}integer >= {low}, got {value!r}.")
+
+
+def check_one_of(known: Collection[str], **values: str) -> None:
+    """Raise ValueError unless each named value is one of ``known``."""
+    for name, value in values.items():
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}.")
 
 
 def prepare(
@@ -17,9 +65,9 @@ def prepare(
         logits: Raw scores ``(N, C, *S)``, C >= 2, of any floating dtype, strides or device.
         target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral.
         ignore_index: The label of voxels that take no part; None where that is for others to know:
-            labels are then not held against the classes.
-        validate: Also look at every label, on an accelerator too, for which the host then waits;
-            else on the CPU alone, and at the least and the largest (:func:`check_labels`).
+            labels are then not compared with the classes.
+        validate: Check every label, on an accelerator too, for which the host then waits; else
+            on the CPU alone, the least and the largest (:func:`check_labels`).
 
     Returns:
         The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64.
@@ -31,14 +79,14 @@ def prepare(
     check_shapes(logits, target)
     if target.ndim == logits.ndim:
         target = target.squeeze(1)
-    if validate or free_to_look(target):
+    if validate or is_readable(target):
         check_labels(target, logits.shape[1], ignore_index, each=validate)
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide), target.to(torch.int64)
 
 
 def check_shapes(logits: Tensor, target: Tensor) -> None:
-    """Refuse ranks, shapes and dtypes that do not fit; looks at no value.
+    """Refuse ranks, shapes and dtypes that do not fit; reads no value.
 
     Raises:
         TypeError: The logits are not floating, or the target is complex.
@@ -66,13 +114,13 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
 def check_labels(
     target: Tensor, num_classes: int, ignore_index: int | None, *, each: bool = True
 ) -> None:
-    """Look at every label; on an accelerator the host waits for the answer.
+    """Check the labels; on an accelerator the host waits for the answer.
 
     Args:
         target: Labels of any shape.
         num_classes: C; labels run from 0 to C - 1.
         ignore_index: The one label that may lie outside; None for any.
-        each: Look at each; else one that lies between ``ignore_index`` and the classes may pass.
+        each: Check each; else one that lies between ``ignore_index`` and the classes may pass.
 
     Raises:
         ValueError: A label that is not integral, or none of 0 .. C - 1 and ``ignore_index``.
@@ -97,6 +145,6 @@ def check_labels(
         )
 
 
-def free_to_look(target: Tensor) -> bool:
-    """Values can be read without a device to wait for and without a graph to break."""
+def is_readable(target: Tensor) -> bool:
+    """Return True if reading a value neither waits for a device nor breaks a compiled graph."""
     return target.device.type == "cpu" and not torch.compiler.is_compiling()
