@@ -28,6 +28,10 @@ NOISE = re.compile(  # of jsonargparse, about types
     r"- a (class path|dict)|$)"
 )
 QUOTE = "'"
+RENAMED = {  # class paths that configurations of before name
+    "mbls.losses.LabelSmoothingLoss": "mbls.losses.CrossEntropyLoss, its alpha label_smoothing,",
+    "mbls.losses.NeighbourConstraint": "mbls.losses.NeighborConstraint",
+}
 LOSS_WAY = "A loss takes settings as LOSS=mbls:margin=8 (--loss mbls:margin=8)."
 
 
@@ -83,6 +87,7 @@ def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] 
         cls = f"{found[1]}.{found[2]}"
         module = importlib.import_module(found[1])
         hint = did_you_mean(found[2], {*dir(module), *getattr(module, "__all__", ())})
+        hint = f" It is {RENAMED[cls]} now." if cls in RENAMED else hint
         return f"There is no {cls}{_place(files, value=cls)}.{hint}"
     lines = [line.strip()[:300] for line in text.splitlines() if not NOISE.match(line)]
     return "\n  ".join(lines) or text
