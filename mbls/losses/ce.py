@@ -60,7 +60,7 @@ def cross_entropy(
 class CrossEntropyLoss(ClassWeightedLoss):
     """Cross-entropy, averaged over the labeled voxels; see :func:`cross_entropy`.
 
-    Formula: CE = mean_v -log p_y
+    Formula: CE = mean_v -(1 - a) log p_y - a mean_k log p_k, a = label_smoothing
     Paper: Good, J. R. Stat. Soc. B 1952 (the logarithmic score); label smoothing: Szegedy et al.,
         CVPR 2016, arXiv:1512.00567; Mueller et al., NeurIPS 2019, arXiv:1906.02629
 
