@@ -21,7 +21,7 @@ class _LogitDistances(Function):
         return top - logits
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
         logits, top = ctx.saved_tensors
         wins = (logits == top).to(upstream.dtype)
         share = upstream.sum(dim=1, keepdim=True).div_(wins.sum(dim=1, keepdim=True))

@@ -254,12 +254,11 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
     def _by_voxel(self, logits: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return lambda and rho, of each voxel where it matters, in shapes that fit the logits."""
         shape = (-1, 1, self.multipliers.shape[1], *[1] * (logits.ndim - 2))
-        rows = [each.to(logits).view(shape) for each in (self.multipliers, self.weights)]
-        if self.groups == "class":
-            return rows[0][0], rows[1][0]
-        assert boundary is not None
+        lam, rho = (each.to(logits).view(shape) for each in (self.multipliers, self.weights))
+        if boundary is None or self.groups == "class":
+            return lam[0], rho[0]
         near = boundary.unsqueeze(1)
-        return torch.where(near, *rows[0]), torch.where(near, *rows[1])
+        return torch.where(near, lam[0], lam[1]), torch.where(near, rho[0], rho[1])
 
     def _group_sums(self, h: Tensor, members: Tensor, row: int) -> Tensor:
         """Sum up over one region's voxels of a piece: ``(5, C)``."""

@@ -81,7 +81,7 @@ class _Penalized(Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         *arguments, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: a second derivative may follow
             slope = ctx.penalty(*arguments)[1]
