@@ -198,7 +198,7 @@ def part_terms(
 
 
 def check_parts(loss: nn.Module, num_classes: int, spatial_dims: int) -> None:
-    """Find out how the losses of others are called, itself or inside ours, before training.
+    """Try how the losses of others are called, alone or inside ours, before training.
 
     Args:
         loss: Any loss module.
@@ -218,7 +218,7 @@ def check_parts(loss: nn.Module, num_classes: int, spatial_dims: int) -> None:
     if plan.way == "agreed":
         warnings.warn(
             f"{name} looks at neighboring voxels: those to ignore count for it as background that "
-            "is predicted rightly.",
+            "is predicted correctly.",
             stacklevel=2,
         )
     if any(_lacks_activation(module) for module in loss.modules()):
@@ -229,7 +229,7 @@ def check_parts(loss: nn.Module, num_classes: int, spatial_dims: int) -> None:
 
 
 def _lacks_activation(module: nn.Module) -> bool:
-    """Whether a loss of MONAI's kind has an activation that it does not use."""
+    """Return True if a loss of MONAI's kind has an activation that it does not use."""
     names = ("softmax", "sigmoid", "other_act")
     return hasattr(module, "softmax") and not any(getattr(module, name, None) for name in names)
 

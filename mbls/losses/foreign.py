@@ -1,7 +1,7 @@
-"""Losses of others: whether one can be called here, and how ignored voxels are kept out of it.
+"""Losses of others: whether one can be called here, and how ignored voxels are masked for it.
 
-A loss that is not ours knows nothing of -100, unless it says so. What it does with its voxels is
-found out once, on a small batch on the CPU, before training: see :class:`Plan`.
+Most know nothing of the label -100. What a loss does with its voxels is determined once, by a trial
+on a small batch on the CPU before training: see :class:`Plan`.
 """
 
 import copy
@@ -73,20 +73,20 @@ def foreign_loss(
         return _call(loss, plan, logits, target) * some
     if plan.way == "agreed":
         return _call(loss, plan, *_agreed(logits, target, keep)) * keep.any()
+    if bool(keep.all()):
+        return _call(loss, plan, logits, target)
     if plan.way is None:
-        if bool(keep.all()):
-            return _call(loss, plan, logits, target)
         raise ValueError(
             f"{type(loss).__name__} looks at neighboring voxels and has no value for those to "
             f"ignore (label {ignore_index}), which this batch holds. Train where there are none "
             "(patches no larger than the images, no rotation, scaling or tilt, every voxel "
             "labeled), or take a loss of mbls.losses."
         )
-    return _labeled_alone(loss, plan, logits, target, keep)
+    return _gathered(loss, plan, logits, target, keep)
 
 
 def plan_of(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
-    """Return how a loss is called, found out at the first call.
+    """Return how a loss is called, determined by a trial at the first call.
 
     Args:
         loss: A module called with ``(logits, target)``.
@@ -95,7 +95,7 @@ def plan_of(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
 
     Raises:
         ValueError: It cannot be called with logits ``(N, C, *S)`` and labels ``(N, *S)``, or what
-            it returns is no finite scalar.
+            it returns is not a finite scalar.
     """
     plans = _plans.setdefault(loss, {})
     key = (num_classes, spatial_dims)
@@ -108,11 +108,11 @@ def plan_of(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
         ):
             warnings.simplefilter("ignore")
             torch.default_generator.manual_seed(0)
-            plans[key] = _found_out(loss, num_classes, spatial_dims)
+            plans[key] = _probe(loss, num_classes, spatial_dims)
     return plans[key]
 
 
-def _found_out(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
+def _probe(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
     try:
         trial = copy.deepcopy(loss).cpu()  # one that counts its calls does not count these
     except Exception:  # what cannot be copied is tried as it is
@@ -150,7 +150,7 @@ def _found_out(loss: nn.Module, num_classes: int, spatial_dims: int) -> Plan:
 
 
 def _trial_batch(num_classes: int, spatial_dims: int) -> tuple[Tensor, Tensor]:
-    """Return logits and labels that tell apart what a loss may do with them.
+    """Return logits and labels on which the ways to use voxels give different values.
 
     Labels lie in stripes, so their order matters to a loss that looks at neighbors; images differ
     in their classes and in how well they are predicted, so it matters what is summed over. The
@@ -171,7 +171,7 @@ def _trial_batch(num_classes: int, spatial_dims: int) -> tuple[Tensor, Tensor]:
 
 
 def _checked(loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, name: str) -> float:
-    """Return the loss of a batch without ignored voxels, or say why there is none."""
+    """Return the loss of a batch without ignored voxels; raise ValueError where there is none."""
     shape = target.unsqueeze(1).shape if plan.channel else target.shape
     tried = f"logits {tuple(logits.shape)} and labels {tuple(shape)}"
     try:
@@ -180,7 +180,7 @@ def _checked(loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, name: 
         said = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise ValueError(
             f"{name} must take raw scores (N, C, *S) and labels (N, *S); tried with {tried} it "
-            f"says: {said}. With a loss of MONAI state to_onehot_y: true, and softmax: true; one "
+            f"raised: {said}. With a loss of MONAI state to_onehot_y: true, and softmax: true; one "
             "that compares scores with a target of their own shape fits no classes: take one of "
             "mbls losses."
         ) from error
@@ -230,16 +230,8 @@ def _agreed(logits: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tenso
     return torch.where(keep.unsqueeze(1), logits, certain), target.masked_fill(~keep, 0)
 
 
-def _labeled_alone(
-    loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, keep: Tensor
-) -> Tensor:
-    """Return the loss of the labeled voxels of the batch, or of each image and their mean."""
-    if bool(keep.all()):
-        return _call(loss, plan, logits, target)
-    return _gathered(loss, plan, logits, target, keep)
-
-
 def _gathered(loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
+    """Return the loss of the labeled voxels of the batch, or of each image and their mean."""
     c = logits.shape[1]
     if logits.ndim == 2:
         chosen = keep.nonzero().squeeze(1)
