@@ -55,13 +55,13 @@ class HistogramMetric(CalibrationHistogram):
         boundary_mm: float = 3.0,
         **kwargs: Any,
     ) -> None:
-        margins = {"dilated_mm": dilated_mm, "boundary_mm": boundary_mm}
         super().__init__(
             num_classes,
             regions=(region,),
             num_cases=num_cases,
             ignore_index=ignore_index,
-            **margins,
+            dilated_mm=dilated_mm,
+            boundary_mm=boundary_mm,
             **kwargs,
         )
         self.n_bins = check_n_bins(n_bins)
