@@ -7,7 +7,7 @@ import torch
 from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor, nn
 
-from datamodules.loading.patches import cut_patch
+from datamodules.loading.patches import cut_at, empty_pair, patch_begin
 from mbls.inference import (
     head_weights,
     inference_words,
@@ -105,8 +105,10 @@ def test_what_is_smaller_is_padded_as_in_training(
 
     volume_logits(volume, network, inferer_for(dims, patch, crop=crop))
     parts = volume[0].unbind(-1) if dims == 2 else [volume[0]]
+    begin = [patch_begin(n, m, 0.5) for n, m in zip(parts[0].shape[1:], patch, strict=True)]
     samples = [
-        cut_patch(p.numpy(), p[0].numpy().astype("uint8"), patch, (0.5,) * dims)[0] for p in parts
+        cut_at(p.numpy(), p[0].numpy().astype("uint8"), begin, empty_pair(2, patch))[0]
+        for p in parts
     ]
     assert torch.equal(torch.cat(seen), torch.stack(samples))
 

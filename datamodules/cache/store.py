@@ -19,10 +19,8 @@ import numpy as np
 from datamodules.cache.leftovers import clear_leftovers
 from datamodules.cache.stamps import is_verified, mark_verified, state_of
 from datamodules.case import Case, DataError, Problem
-from datamodules.memory import Scratch
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
-_SCRATCH = Scratch()
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # of a damaged record
 _DTYPES = {  # of each array; a record may be anybody's, and numpy maps objects from any bytes
     "image": ("<f2", "<f4"),
@@ -155,7 +153,7 @@ class CachedCase:
     def plane(self, name: str, z: int) -> np.ndarray:
         """Read one slice of :meth:`volume`: ``(M, X, Y)`` or ``(X, Y)``.
 
-        It may be written to; the next slice of that name overwrites it.
+        It may be written to.
 
         Raises:
             DataError: The file has been changed from outside.
@@ -163,7 +161,7 @@ class CachedCase:
         stored = self.arrays[name]
         if not self.facts["planar"]:
             return self.volume(name, private=True)[..., z]
-        into = _SCRATCH(name, stored.shape[1:], stored.dtype)
+        into = np.empty(stored.shape[1:], stored.dtype)
         try:
             stored.read(z, into)
         except OSError as error:

@@ -1,21 +1,18 @@
 """Random changes to a training sample, each a function of (seed, epoch, index)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from datamodules.loading.patches import CENTER, Pair, cut_at, patch_begin
-from datamodules.loading.turned_volume import turned_patch
-from datamodules.loading.turning import frame_memory, turn_and_scale, turn_frames, turn_in_plane
+from datamodules.loading.patches import Pair, cut_at
+from datamodules.loading.rotation import rotated_patch, rotation_matrix
 
-_PIECE = 1 << 15  # voxels changed at a time
+_PIECE = 1 << 15  # voxels changed at a time, which stay in the processor's cache
 _TINY = 1e-12  # of an image's range
-_POOL = 1 << 20  # values of noise: 4 MB, which the processor's cache may hold
 
 
 @dataclass(frozen=True)
@@ -26,14 +23,14 @@ class Augmentation:
         flip: Probability of mirroring, for each spatial axis.
         rotation: Largest angle in degrees, within slices (about the last axis); the angle is
             uniform in [-rotation, rotation].
-        tilt: The same for each of the other two axes of a 3D patch; slices are not tilted.
+        tilt: The same about each of the other two axes of a 3D patch; slices are not tilted.
         scale: Largest change of size; the factor is log-uniform in [1/(1+scale), 1+scale].
         gamma: Largest change of contrast; the exponent, on intensities scaled to [0, 1], is
             log-uniform in [1/(1+gamma), 1+gamma].
-        noise: Largest standard deviation of Gaussian noise, in units of the normalised image;
+        noise: Largest standard deviation of Gaussian noise, in units of the normalized image;
             the standard deviation is uniform in [0, noise].
-        probability: Share of the samples that are rotated and scaled; likewise, each drawn by
-            itself, those whose contrast is changed and those that get noise.
+        probability: Of rotating and scaling a sample; likewise, each drawn by itself, of changing
+            its contrast and of adding noise.
     """
 
     flip: float = 0.0
@@ -55,25 +52,24 @@ class Augmentation:
 
     @property
     def is_off(self) -> bool:
-        """Whether nothing is changed."""
+        """Return True if nothing is changed."""
         changes = (self.rotation, self.tilt, self.scale, self.gamma, self.noise)
         return self.flip == 0 and (self.probability == 0 or not any(changes))
 
     def factor(self, draw: float) -> float:
-        """Return the enlargement of a draw in [0, 1)."""
+        """Return the enlargement, by a draw in [0, 1)."""
         return (1 + self.scale) ** (2 * draw - 1)
 
     def exponent(self, draw: float) -> float:
-        """Return the exponent of the contrast of a draw in [0, 1)."""
+        """Return the exponent of the contrast, by a draw in [0, 1)."""
         return (1 + self.gamma) ** (2 * draw - 1)
 
     def chosen(self, generator: np.random.Generator) -> tuple[bool, bool, bool]:
-        """Draw whether to turn and scale, to change contrast, to add noise."""
+        """Draw whether to rotate and scale, to change contrast, to add noise."""
         if self.probability == 1:
             return True, True, True
-        turns, contrasts, noises = generator.random(3).tolist()
-        share = self.probability
-        return turns < share, contrasts < share, noises < share
+        rotates, contrasts, noises = (generator.random(3) < self.probability).tolist()
+        return rotates, contrasts, noises
 
 
 def sample_generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.random.Generator:
@@ -82,75 +78,7 @@ def sample_generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.
     return np.random.Generator(np.random.SFC64(words))
 
 
-def augmented_patches(
-    slices: Iterable[tuple[np.ndarray, np.ndarray]],
-    generators: Sequence[np.random.Generator],
-    *,
-    crop: Literal["center", "random"],
-    settings: Augmentation,
-    out: Pair,
-) -> Pair:
-    """Cut a patch out of each slice and change it; those that are turned are turned together.
-
-    Every setting has draws of its own, so turning one off leaves the others' draws as they were.
-    Angles and lengths are those of the pixel grid. Pixels that are exactly 0 (padding, a masked
-    background) stay 0 whatever happens to contrast and noise. A patch does not depend on the
-    others.
-
-    Args:
-        slices: float ``(M, H, W)`` and uint8 ``(H, W)`` with 255 for ignored pixels, one after the
-            other: the next may overwrite it.
-        generators: Source of every draw of each slice.
-        crop: Whether the patch is from the centre or from anywhere.
-        settings: How much to change.
-        out: Where the patches are written: float32 ``(N, M, *size)`` and uint8 ``(N, *size)``.
-
-    Returns:
-        ``out``; padding is 0 and ignored.
-    """
-    images, labels = out
-    size = tuple(labels.shape[1:])
-    margin = turned_margin(size, settings)
-    frames, marks = frame_memory(len(labels), images.shape[1], size, margin)
-    turned: list[int] = []
-    pulls, intensities = [], []
-    for n, ((pixels, classes), generator) in enumerate(zip(slices, generators, strict=True)):
-        row, column, flip_h, flip_w, angle, zoom, contrast, level = generator.random(8).tolist()
-        where = (row, column) if crop == "random" else CENTER
-        sizes = zip(classes.shape, size, where, strict=True)
-        begin = [patch_begin(length, wanted, share) for length, wanted, share in sizes]
-        mirror = [axis for axis, draw in enumerate((flip_h, flip_w)) if draw < settings.flip]
-        turns, contrasts, noises = settings.chosen(generator)
-        if turns and (settings.rotation or settings.scale):
-            framed = frames[len(turned)], marks[len(turned)]
-            cut_at(pixels, classes, [b - m for b, m in zip(begin, margin, strict=True)], framed)
-            turn = math.radians(settings.rotation) * (2 * angle - 1)
-            pulls.append(turn_in_plane(turn, settings.factor(zoom), mirror))
-            turned.append(n)
-        else:
-            cut_at(pixels, classes, begin, (images[n], labels[n]), mirror=mirror)
-        exponent = settings.exponent(contrast) if contrasts else 1.0
-        intensities.append((exponent, settings.noise * level if noises else 0.0))
-    if turned:
-        turn_frames(frames[: len(turned)], marks[: len(turned)], pulls, turned, out)
-    for image, (exponent, deviation), generator in zip(
-        images, intensities, generators, strict=True
-    ):
-        change_intensities(image, exponent=exponent, deviation=deviation, generator=generator)
-    return out
-
-
-def turned_margin(size: Sequence[int], settings: Augmentation) -> tuple[int, ...]:
-    """Return how far beyond a patch on each axis its corners may come from, in whole pixels."""
-    margins = []
-    for mine, other in (size, size[::-1]):
-        widest = min(math.radians(settings.rotation), math.atan2(other, mine))
-        reach = (mine * math.cos(widest) + other * math.sin(widest)) * (1 + settings.scale)
-        margins.append(math.ceil((reach - mine) / 2) + 1)
-    return tuple(margins)
-
-
-def augmented_volume_patch(
+def augmented_patch(
     pixels: np.ndarray,
     classes: np.ndarray,
     begin: Sequence[int],
@@ -159,40 +87,37 @@ def augmented_volume_patch(
     settings: Augmentation,
     generator: np.random.Generator,
     out: Pair,
-) -> Pair:
-    """Cut a patch out of a volume and change it.
+) -> None:
+    """Cut a patch out of a slice or volume and change it.
 
-    Rotations are in mm. Voxels that are exactly 0 (a masked background, clipped air, padding) stay
-    0 whatever happens to contrast and noise.
+    Every setting has draws of its own, so turning one off leaves the others' draws as they were.
+    Voxels that are exactly 0 (padding, a masked background, clipped air) stay 0 whatever happens to
+    contrast and noise.
 
     Args:
-        pixels: float ``(M, X, Y, Z)``; may be mapped from a file, of which only the patch is read.
-        classes: uint8 ``(X, Y, Z)``, 255 for ignored voxels.
+        pixels: float ``(M, *S)``; may be mapped from a file, of which only the patch is read.
+        classes: uint8 ``(*S,)``, 255 for ignored voxels.
         begin: First voxel of the patch on each axis.
-        spacing: Voxel size in mm on each axis.
+        spacing: Voxel size in mm on each axis: rotations are in mm.
         settings: How much to change.
         generator: Source of every draw.
-        out: Where the patch is written: float32 ``(M, *size)`` and uint8 ``(*size,)``.
-
-    Returns:
-        ``out``; padding is 0 and ignored.
+        out: Where the patch is written: float32 ``(M, *size)`` and uint8 ``(*size,)``; padding is 0
+            and ignored.
     """
-    draws = generator.random(9).tolist()
-    angle, tilt, roll, zoom, contrast, level = draws[3:]
-    mirror = [axis for axis, draw in enumerate(draws[:3]) if draw < settings.flip]
-    turns, contrasts, noises = settings.chosen(generator)
-    if turns and (settings.rotation or settings.tilt or settings.scale):
-        pull = turn_and_scale(
-            spacing,
-            turn=math.radians(settings.rotation) * (2 * angle - 1),
-            tilts=(
-                math.radians(settings.tilt) * (2 * tilt - 1),
-                math.radians(settings.tilt) * (2 * roll - 1),
-            ),
+    axes = classes.ndim
+    mirror = np.flatnonzero(generator.random(axes) < settings.flip).tolist()
+    angles = 2 * generator.random(1 if axes == 2 else 3) - 1
+    zoom, contrast, level = generator.random(3).tolist()
+    rotates, contrasts, noises = settings.chosen(generator)
+    limits = (settings.rotation, settings.tilt, settings.tilt)[: len(angles)]
+    if rotates and (any(limits) or settings.scale):
+        matrix = rotation_matrix(
+            np.radians(limits) * angles,
+            spacing=spacing,
             factor=settings.factor(zoom),
+            mirror=mirror,
         )
-        pull[:, mirror] *= -1
-        turned_patch(pixels, classes, begin, pull, out)
+        rotated_patch(pixels, classes, begin, matrix, out)
     else:
         cut_at(pixels, classes, begin, out, mirror=mirror)
     change_intensities(
@@ -201,39 +126,39 @@ def augmented_volume_patch(
         deviation=settings.noise * level if noises else 0.0,
         generator=generator,
     )
-    return out
 
 
 def change_intensities(
     image: Tensor, *, exponent: float, deviation: float, generator: np.random.Generator
 ) -> None:
-    """Change contrast and add noise in place; what is 0 stays 0.
-
-    The image is gone through once, in pieces that stay in the processor's cache, by numpy, whose
-    logarithm and exponential take half the time of torch's.
+    """Change contrast and add Gaussian noise in place; what is 0 stays 0.
 
     Args:
         image: float32, contiguous.
         exponent: What the image is raised to, with its range mapped to [0, 1] and back.
         deviation: Standard deviation of the noise.
-        generator: Source of the noise.
+        generator: Source of the noise's seed.
     """
     values = image.view(-1).numpy()
     low, high = (values.min(), values.max()) if exponent != 1 else (np.float32(0), np.float32(0))
     if low == high and deviation == 0:
         return
+    noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
     for begin in range(0, len(values), _PIECE):
         part = values[begin : begin + _PIECE]
         keep = part != 0
         if low < high:
             _raise(part, exponent, low, high)
         if deviation:
-            part += gaussian(len(part), generator, deviation)
+            part += torch.empty(len(part)).normal_(0, deviation, generator=noise).numpy()
         part *= keep
 
 
 def _raise(part: np.ndarray, exponent: float, low: np.floating, high: np.floating) -> None:
-    """Raise values in [low, high] in place, without a power: exp(log(x - low) * exponent + ...)."""
+    """Raise values in [low, high] in place, without a power: exp(log(x - low) * exponent + ...).
+
+    numpy's logarithm and exponential take half the time of torch's.
+    """
     part -= low
     np.maximum(part, np.float32(_TINY * (high - low)), out=part)  # of log 0
     np.log(part, out=part)
@@ -241,25 +166,3 @@ def _raise(part: np.ndarray, exponent: float, low: np.floating, high: np.floatin
     part += np.float32((1 - exponent) * math.log(high - low))
     np.exp(part, out=part)
     part += low
-
-
-def gaussian(count: int, generator: np.random.Generator, deviation: float = 1) -> np.ndarray:
-    """Return Gaussian noise: a run of a pool of a million normal values, from a drawn place on.
-
-    Its sign is drawn too. A piece of an image is a run of its own, so no two have the same noise
-    beside each other; fresh values for each voxel would take ten times as long.
-
-    Args:
-        count: How many values, at most a million.
-        generator: Source of the draws.
-        deviation: The standard deviation.
-    """
-    pool = _noise_pool()
-    where, sign = generator.random(2).tolist()
-    begin = int(where * (len(pool) - count + 1))
-    return pool[begin : begin + count] * np.float32(deviation if sign < 0.5 else -deviation)
-
-
-@cache
-def _noise_pool() -> np.ndarray:
-    return np.random.Generator(np.random.SFC64(0)).standard_normal(_POOL, np.float32)

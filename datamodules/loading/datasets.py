@@ -16,14 +16,8 @@ from datamodules.cache.preparation import Preparer
 from datamodules.cache.preprocessing import prepare_case
 from datamodules.cache.store import CachedCase
 from datamodules.case import Case, DataError
-from datamodules.loading.augmentation import (
-    Augmentation,
-    augmented_patches,
-    augmented_volume_patch,
-    sample_generator,
-)
-from datamodules.loading.patches import Pair, begin_around, centred, cut_at, patch_begin
-from datamodules.memory import Reused, empty
+from datamodules.loading.augmentation import Augmentation, augmented_patch, sample_generator
+from datamodules.loading.patches import Pair, begin_around, cut_at, empty, patch_begin
 from datamodules.reading.checks import IGNORED, OUTSIDE
 from datamodules.reading.posterior import to_probs
 from mbls.data import IGNORE_INDEX
@@ -39,6 +33,7 @@ class TrainingDataset(Dataset[Sample], ABC):
     Args:
         cases: The cases in the order of their indices.
         patch_size: Size of a sample.
+        crop: ``"center"``, or ``"random"`` on the axes on which a case is larger than the sample.
         augmentation: Random changes.
         seed: Seed of every draw, together with the epoch and the sample's index.
     """
@@ -48,60 +43,47 @@ class TrainingDataset(Dataset[Sample], ABC):
         cases: Sequence[CachedCase],
         *,
         patch_size: tuple[int, ...],
+        crop: Literal["center", "random"],
         augmentation: Augmentation,
         seed: int,
     ) -> None:
         self.cases = list(cases)
-        self.patch_size, self.augmentation, self.seed = tuple(patch_size), augmentation, seed
-        spacings = [case.facts["spacing"][: len(patch_size)] for case in self.cases]
-        self._spacings = torch.tensor(spacings)
-        self._images, self._targets, self._labels = Reused(), Reused(), Reused()
+        self.patch_size, self.crop, self.seed = tuple(patch_size), crop, seed
+        self.augmentation = augmentation
+        self.spacings = [tuple(case.facts["spacing"][: len(patch_size)]) for case in self.cases]
 
     @abstractmethod
     def __len__(self) -> int:
         """Samples in an epoch."""
 
     @abstractmethod
-    def write(self, keys: Sequence[Key], out: Pair) -> list[int]:
-        """Write samples ``key[1]`` as they are in epoch ``key[0]``; return their cases' numbers.
+    def write(self, key: Key, out: Pair) -> int:
+        """Write sample ``key[1]`` as it is in epoch ``key[0]``; return its case's number.
 
-        They show foreground if ``key[2]``.
+        It shows foreground if ``key[2]``.
 
         Args:
-            keys: Which samples.
-            out: float32 ``(N, M, *patch_size)`` and uint8 ``(N, *patch_size)``.
+            key: Which sample.
+            out: float32 ``(M, *patch_size)`` and uint8 ``(*patch_size,)``.
         """
 
     def __getitem__(self, key: Key) -> Sample:
-        """Return a sample as :meth:`write` has it; ignored voxels of the label are 255."""
-        image = empty((1, self.channels, *self.patch_size), torch.float32)
-        label = empty((1, *self.patch_size), torch.uint8)
-        (number,) = self.write([key], (image, label))
-        case = self.cases[number]
-        return {
-            "image": image[0],
-            "label": label[0].masked_fill_(label[0] == OUTSIDE, 0),
-            "case": case.id,
-            "index": number,
-            "spacing": self._spacings[number],
-            "scored": True,
-        }
+        """Return a sample as it is in a batch."""
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """Return a batch: what :func:`collate` makes of the samples, without copying them."""
-        count = len(keys)
-        images = self._images.to_send((count, self.channels, *self.patch_size), torch.float32)
-        labels = self._labels.empty((count, *self.patch_size), torch.uint8)
-        targets = self._targets.to_send((count, *self.patch_size), torch.int64)
-        numbers = self.write(keys, (images, labels))
-        index = torch.tensor(numbers)
+        """Return the batch of these samples."""
+        images = empty((len(keys), self.channels, *self.patch_size), np.float32)
+        labels = empty((len(keys), *self.patch_size), np.uint8)
+        numbers = [self.write(key, pair) for key, *pair in zip(keys, images, labels, strict=True)]
+        targets = write_targets(labels, empty(labels.shape, np.int64))
         return {
             "image": images,
-            "label": write_targets(labels, targets),
+            "label": targets,
             "case": [self.cases[number].id for number in numbers],
-            "index": index,
-            "spacing": self._spacings[index],
-            "scored": torch.ones(count, dtype=torch.bool),
+            "index": torch.tensor(numbers),
+            "spacing": torch.tensor([self.spacings[number] for number in numbers]),
+            "scored": torch.ones(len(keys), dtype=torch.bool),
         }
 
     @property
@@ -112,57 +94,46 @@ class TrainingDataset(Dataset[Sample], ABC):
 
 
 class SliceDataset(TrainingDataset):
-    """Every slice of the training cases, cropped or padded to one size.
+    """Every slice of the training cases, cropped or padded to ``patch_size`` ``(H, W)``.
 
     A slice that must show foreground, and is forced to, is replaced by one of the same case with
     one of the case's classes, each class as likely as another; a case without any keeps its slice.
-
-    Args:
-        cases: The cases in the order of their indices.
-        patch_size: ``(H, W)`` of a sample.
-        crop: ``"center"``, or ``"random"`` on the axes on which a slice is larger than the patch.
-        augmentation: Random changes.
-        seed: Seed of every draw, together with the epoch and the slice's index.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[CachedCase],
-        *,
-        patch_size: tuple[int, int],
-        crop: Literal["center", "random"],
-        augmentation: Augmentation,
-        seed: int,
-    ) -> None:
-        super().__init__(cases, patch_size=patch_size, augmentation=augmentation, seed=seed)
-        self.crop = crop
-        self._straight = crop == "center" and augmentation.is_off
+    def __init__(self, cases: Sequence[CachedCase], **settings: Any) -> None:
+        super().__init__(cases, **settings)
+        self._fixed = self.crop == "center" and self.augmentation.is_off
         self._ends = list(accumulate(case.shape[2] for case in self.cases))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def write(self, keys: Sequence[Key], out: Pair) -> list[int]:
-        """Write the slices ``key[1]``, or others of their cases that show foreground."""
-        places = [self._place(key) for key in keys]
-        slices = ((case.plane("image", z), case.plane("label", z)) for _, case, z in places)
-        if self._straight:
-            for (pixels, classes), *pair in zip(
-                slices, *(part.unbind() for part in out), strict=True
-            ):
-                cut_at(pixels, classes, centred(classes.shape, self.patch_size), (pair[0], pair[1]))
-        else:
-            generators = [sample_generator(self.seed, epoch, index) for epoch, index, _ in keys]
-            settings = self.augmentation
-            augmented_patches(slices, generators, crop=self.crop, settings=settings, out=out)
-        return [number for number, *_ in places]
-
-    def _place(self, key: Key) -> tuple[int, CachedCase, int]:
+    def write(self, key: Key, out: Pair) -> int:
+        """Write slice ``key[1]``, or another of its case that shows foreground."""
         epoch, index, forced = key
         number = bisect_right(self._ends, index)
         case = self.cases[number]
         z = index - (self._ends[number - 1] if number else 0)
-        return number, case, self._foreground(case, epoch, index, z) if forced else z
+        if forced:
+            z = self._foreground(case, epoch, index, z)
+        pixels, classes = case.plane("image", z), case.plane("label", z)
+        sizes = list(zip(classes.shape, self.patch_size, strict=True))
+        if self._fixed:
+            cut_at(pixels, classes, [patch_begin(n, m, 0.5) for n, m in sizes], out)
+            return number
+        generator = sample_generator(self.seed, epoch, index)
+        where = generator.random(2).tolist()
+        shares = where if self.crop == "random" else (0.5, 0.5)
+        augmented_patch(
+            pixels,
+            classes,
+            [patch_begin(n, m, share) for (n, m), share in zip(sizes, shares, strict=True)],
+            spacing=self.spacings[number],
+            settings=self.augmentation,
+            generator=generator,
+            out=out,
+        )
+        return number
 
     def _foreground(self, case: CachedCase, epoch: int, index: int, z: int) -> int:
         slices = case.arrays["slices"].open()
@@ -175,53 +146,38 @@ class SliceDataset(TrainingDataset):
 
 
 class PatchDataset(TrainingDataset):
-    """Patches of the training volumes, several of each case an epoch.
+    """Patches ``patch_size`` ``(X, Y, Z)`` of the training volumes, several of each case an epoch.
 
-    A patch lies anywhere in the volume; one that is forced to show foreground has one of the
-    case's foreground voxels in its middle (as near as the border allows), each class as likely as
-    another. A case without foreground gives a patch from anywhere.
+    A patch that is forced to show foreground has one of the case's foreground voxels in its middle
+    (as near as the border allows), each class as likely as another. A case without foreground gives
+    a patch from anywhere.
 
     Args:
         cases: The cases in the order of their indices.
-        patch_size: ``(X, Y, Z)`` of a sample.
         samples_per_case: Patches of each case in an epoch.
-        crop: ``"random"``, or ``"center"`` for the middle of the volume.
-        augmentation: Random changes.
-        seed: Seed of every draw, together with the epoch and the patch's index.
+        **settings: Those of :class:`TrainingDataset`.
     """
 
     def __init__(
-        self,
-        cases: Sequence[CachedCase],
-        *,
-        patch_size: tuple[int, ...],
-        samples_per_case: int,
-        crop: Literal["center", "random"],
-        augmentation: Augmentation,
-        seed: int,
+        self, cases: Sequence[CachedCase], *, samples_per_case: int, **settings: Any
     ) -> None:
-        super().__init__(cases, patch_size=patch_size, augmentation=augmentation, seed=seed)
-        self.samples_per_case, self.crop = samples_per_case, crop
+        super().__init__(cases, **settings)
+        self.samples_per_case = samples_per_case
 
     def __len__(self) -> int:
         return len(self.cases) * self.samples_per_case
 
-    def write(self, keys: Sequence[Key], out: Pair) -> list[int]:
-        """Write the patches ``key[1]``, about a foreground voxel where it is forced."""
-        return [
-            self._write(key, pair) for key, pair in zip(keys, zip(*out, strict=True), strict=True)
-        ]
-
-    def _write(self, key: Key, out: Pair) -> int:
+    def write(self, key: Key, out: Pair) -> int:
+        """Write patch ``key[1]``, about a foreground voxel where it is forced."""
         epoch, index, forced = key
         number = index // self.samples_per_case
         case = self.cases[number]
         generator = sample_generator(self.seed, epoch, index)
-        augmented_volume_patch(
+        augmented_patch(
             case.volume("image", private=True),
             case.volume("label", private=True),
             self._begin(case, generator, forced=forced),
-            spacing=case.facts["spacing"],
+            spacing=self.spacings[number],
             settings=self.augmentation,
             generator=generator,
             out=out,
@@ -263,7 +219,7 @@ class VolumeDataset(Dataset[Sample]):
         index, scored = key
         case = self.cases[index]
         mapped = case.volume("image", private=True)
-        image = empty(mapped.shape, torch.float32).copy_(torch.from_numpy(mapped))
+        image = empty(mapped.shape, np.float32).copy_(torch.from_numpy(mapped))
         label = np.array(case.volume("label"), order="C")
         sample = {
             "image": image,

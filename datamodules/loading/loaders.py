@@ -4,7 +4,6 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.loading.ahead import AheadLoader
 from datamodules.loading.datasets import (
     InputDataset,
     PatchDataset,
@@ -12,6 +11,7 @@ from datamodules.loading.datasets import (
     VolumeDataset,
     collate,
 )
+from datamodules.loading.prefetch import PrefetchLoader
 from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, rank_and_world
 
 
@@ -34,7 +34,7 @@ def training_loader(
         seed: Seed of the order.
         epoch: The epoch to begin with.
         start: See :class:`~datamodules.loading.samplers.TrainingSampler`.
-        num_workers: Processes that load data; 0 loads in a thread of this one, a batch ahead.
+        num_workers: Processes that load data; 0 prefetches in a thread of this one.
         foreground: Least share of a batch that shows foreground.
         pin_memory: Whether batches go to a CUDA device.
     """
@@ -50,7 +50,7 @@ def training_loader(
         foreground=foreground,
     )
     options = _options(num_workers, pin_memory)
-    return AheadLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **options)
+    return PrefetchLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **options)
 
 
 def evaluation_loader(
@@ -58,12 +58,12 @@ def evaluation_loader(
 ) -> DataLoader[Any]:
     """Return the loader of this rank's volumes, one a batch; arguments are the training's.
 
-    Without workers a thread loads the next volume while one is segmented and scored.
+    Without workers a thread prefetches the next volume while one is segmented and scored.
     """
     rank, world = rank_and_world()
     sampler = EvaluationSampler(len(dataset), rank=rank, world=world)
     options = _options(num_workers, pin_memory)
-    return AheadLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate, **options)
+    return PrefetchLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate, **options)
 
 
 def _as_it_is(batch: Any) -> Any:

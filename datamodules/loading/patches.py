@@ -5,40 +5,41 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
-from datamodules.memory import empty
 from datamodules.reading.checks import IGNORED
 
-Where = tuple[float, float]  # position of the patch on each axis, from 0 to 1; 0.5 is the centre
-CENTER: Where = (0.5, 0.5)
 Pair = tuple[Tensor, Tensor]  # a patch: float32 image (M, *size) and uint8 label (*size,)
+
+
+def empty(shape: Sequence[int], dtype: DTypeLike) -> Tensor:
+    """Return a tensor of any content.
+
+    numpy asks the system for huge pages, which torch does not: a large batch is then there in a
+    quarter of the time.
+    """
+    return torch.from_numpy(np.empty(tuple(shape), dtype))
 
 
 def empty_pair(channels: int, size: Sequence[int]) -> Pair:
     """Return memory for a patch."""
-    return empty((channels, *size), torch.float32), empty(tuple(size), torch.uint8)
+    return empty((channels, *size), np.float32), empty(size, np.uint8)
 
 
 def patch_begin(length: int, wanted: int, share: float) -> int:
-    """Return the first pixel of a patch on an axis of a slice; negative where the patch is padded.
+    """Return the first voxel of a patch on an axis; negative where the patch is padded.
 
     Args:
-        length: Pixels of the slice.
-        wanted: Pixels of the patch.
-        share: Position of the patch, from 0 (first pixels) to 1 (last pixels); 0.5 is the centre,
+        length: Voxels of the slice or volume.
+        wanted: Voxels of the patch.
+        share: Position of the patch, from 0 (first voxels) to 1 (last voxels); 0.5 is the center,
             rounded down. Padding is the same on both sides, whatever the position.
     """
     spare = length - wanted
     if spare <= 0:
         return -(-spare // 2)
     return spare // 2 if share == 0.5 else min(int(share * (spare + 1)), spare)
-
-
-@lru_cache(maxsize=256)
-def centred(lengths: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the first pixel on each axis of a patch in the middle of a slice."""
-    return tuple(patch_begin(n, m, 0.5) for n, m in zip(lengths, size, strict=True))
 
 
 def begin_around(length: int, wanted: int, voxel: int) -> int:
@@ -49,24 +50,6 @@ def begin_around(length: int, wanted: int, voxel: int) -> int:
     return min(max(voxel - wanted // 2, 0), spare)
 
 
-def cut_patch(
-    pixels: np.ndarray, classes: np.ndarray, size: Sequence[int], where: Sequence[float] = CENTER
-) -> Pair:
-    """Crop or pad a slice or volume to ``size``; padding is 0 in the image, ignored in the label.
-
-    Args:
-        pixels: ``(M, *S)``, any float type.
-        classes: uint8 ``(*S,)``, 255 for ignored voxels.
-        size: Size of the patch on each axis.
-        where: Position of the patch on each axis.
-
-    Returns:
-        float32 ``(M, *size)`` and uint8 ``(*size,)``.
-    """
-    begin = [patch_begin(n, m, s) for n, m, s in zip(classes.shape, size, where, strict=True)]
-    return cut_at(pixels, classes, begin, empty_pair(len(pixels), size))
-
-
 def cut_at(
     pixels: np.ndarray,
     classes: np.ndarray,
@@ -75,13 +58,13 @@ def cut_at(
     *,
     mirror: Sequence[int] = (),
 ) -> Pair:
-    """Crop or pad from the voxel ``begin`` on; reads nothing else of mapped arrays.
+    """Crop or pad from the voxel ``begin`` on; padding is 0 in the image, ignored in the label.
 
-    Values are widened on their way into ``out``, once.
+    Of mapped arrays nothing else is read.
 
     Args:
-        pixels: As for :func:`cut_patch`; writable, as torch wants it.
-        classes: As for :func:`cut_patch`.
+        pixels: ``(M, *S)``, any float type; writable, as torch wants it.
+        classes: uint8 ``(*S,)``, 255 for ignored voxels.
         begin: First voxel on each axis; negative where the patch is padded in front.
         out: Where image and label are written: float32 ``(M, *size)`` and uint8 ``(*size,)``.
         mirror: Axes on which the patch is mirrored.

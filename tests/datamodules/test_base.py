@@ -472,7 +472,7 @@ def test_the_next_volume_is_loaded_while_one_is_scored(module) -> None:
     loader.dataset.__class__ = Noted
     cases = [case for batch in loader for case in batch["case"]]
     assert cases == built.cases("test")
-    assert threads == ["loader"] * len(cases)
+    assert threads == ["loader_0"] * len(cases)
 
 
 def test_samplers_are_not_taken_away(module) -> None:
