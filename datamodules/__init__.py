@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from datamodules.case import Case, DataError, Problem, Survey
     from datamodules.flare import FLAREDataModule
     from datamodules.loading.augmentation import Augmentation
+    from datamodules.loading.transform import BatchgeneratorsTransform, TorchIOTransform
 
 __all__ = [
     "ACDCDataModule",
     "Augmentation",
+    "BatchgeneratorsTransform",
     "BraTSDataModule",
     "Case",
     "DataError",
@@ -26,11 +28,14 @@ __all__ = [
     "Problem",
     "SegmentationDataModule",
     "Survey",
+    "TorchIOTransform",
 ]
 
 _HOMES = {
     "ACDCDataModule": "acdc",
     "Augmentation": "loading.augmentation",
+    "BatchgeneratorsTransform": "loading.transform",
+    "TorchIOTransform": "loading.transform",
     "FLAREDataModule": "flare",
     "BraTSDataModule": "brats",
     "SegmentationDataModule": "base",

@@ -26,6 +26,7 @@ from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.datasets import InputDataset, PatchDataset, SliceDataset, VolumeDataset
 from datamodules.loading.loaders import evaluation_loader, training_loader
 from datamodules.loading.samplers import rank_and_world
+from datamodules.loading.transform import Transform
 from datamodules.origin import origin_of, phantom_home, refuse_hidden_phantom
 from datamodules.parallel import console
 from datamodules.reading.checks import RawCase
@@ -86,6 +87,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             datasets that mark it (0 in every modality). Training sees it all the same, so that a
             prediction is right there too.
         augmentation: Random changes to training samples.
+        transform: Further ones, of MONAI, TorchIO, batchgeneratorsv2 or your own: a callable that
+            takes and returns a dict with ``image`` and ``label``, see
+            :mod:`datamodules.loading.transform`.
         batch_size: Training samples in a step over all ranks together, so that a run does not
             depend on their number. Validation, test and predict take one volume at a time.
         num_workers: Processes that load data, for each rank; they live through the run. With 0 a
@@ -134,6 +138,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         samples_per_case: int = 1,
         mask_background: bool = False,
         augmentation: Augmentation = OFF,
+        transform: Transform | None = None,
         batch_size: int = 4,
         num_workers: int = 0,
         prepare_workers: int | None = None,
@@ -177,7 +182,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             crop_above=crop_above,
             antialias=antialias,
         )
-        self.patch_size, self.crop, self.augmentation = patch_size, crop, augmentation
+        self.patch_size, self.crop = patch_size, crop
+        self.augmentation, self.transform = augmentation, transform
         self.foreground, self.samples_per_case = foreground, samples_per_case
         self.mask_background = mask_background
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -439,22 +445,17 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     def train_dataset(self) -> SliceDataset | PatchDataset:
         """Return the training samples: slices, or patches of the volume."""
-        cases, size = self._cached["train"], self.patch_size
-        if self.spatial_dims == 3:
-            return PatchDataset(
-                cases,
-                patch_size=size,
-                samples_per_case=self.samples_per_case,
-                crop=self.crop,
-                augmentation=self.augmentation,
-                seed=self.seed,
-            )
-        return SliceDataset(
-            cases,
-            patch_size=(size[0], size[1]),
-            crop=self.crop,
-            augmentation=self.augmentation,
-            seed=self.seed,
+        settings: dict[str, Any] = {
+            "patch_size": self.patch_size,
+            "crop": self.crop,
+            "augmentation": self.augmentation,
+            "transform": self.transform,
+            "seed": self.seed,
+        }
+        if self.spatial_dims == 2:
+            return SliceDataset(self._cached["train"], **settings)
+        return PatchDataset(
+            self._cached["train"], samples_per_case=self.samples_per_case, **settings
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:

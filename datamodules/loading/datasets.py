@@ -18,6 +18,7 @@ from datamodules.cache.store import CachedCase
 from datamodules.case import Case, DataError
 from datamodules.loading.augmentation import Augmentation, augmented_patch, sample_generator
 from datamodules.loading.patches import Pair, begin_around, cut_at, empty, patch_begin
+from datamodules.loading.transform import Transform, apply
 from datamodules.reading.checks import IGNORED, OUTSIDE
 from datamodules.reading.posterior import to_probs
 from mbls.data import IGNORE_INDEX
@@ -35,6 +36,8 @@ class TrainingDataset(Dataset[Sample], ABC):
         patch_size: Size of a sample.
         crop: ``"center"``, or ``"random"`` on the axes on which a case is larger than the sample.
         augmentation: Random changes.
+        transform: What is called on each sample after them, see
+            :mod:`datamodules.loading.transform`.
         seed: Seed of every draw, together with the epoch and the sample's index.
     """
 
@@ -45,11 +48,12 @@ class TrainingDataset(Dataset[Sample], ABC):
         patch_size: tuple[int, ...],
         crop: Literal["center", "random"],
         augmentation: Augmentation,
+        transform: Transform | None = None,
         seed: int,
     ) -> None:
         self.cases = list(cases)
         self.patch_size, self.crop, self.seed = tuple(patch_size), crop, seed
-        self.augmentation = augmentation
+        self.augmentation, self.transform = augmentation, transform
         self.spacings = [tuple(case.facts["spacing"][: len(patch_size)]) for case in self.cases]
 
     @abstractmethod
@@ -77,6 +81,9 @@ class TrainingDataset(Dataset[Sample], ABC):
         labels = empty((len(keys), *self.patch_size), np.uint8)
         numbers = [self.write(key, pair) for key, *pair in zip(keys, images, labels, strict=True)]
         targets = write_targets(labels, empty(labels.shape, np.int64))
+        if self.transform is not None:
+            for (epoch, index, _), image, target in zip(keys, images, targets, strict=True):
+                apply(self.transform, image, target, seed=(self.seed, epoch, index))
         return {
             "image": images,
             "label": targets,

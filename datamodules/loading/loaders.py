@@ -34,7 +34,9 @@ def training_loader(
         seed: Seed of the order.
         epoch: The epoch to begin with.
         start: See :class:`~datamodules.loading.samplers.TrainingSampler`.
-        num_workers: Processes that load data; 0 prefetches in a thread of this one.
+        num_workers: Processes that load data; 0 prefetches in a thread of this one. What draws
+            from global generators (a dataset's ``transform``) has no thread, but takes turns with
+            the step.
         foreground: Least share of a batch that shows foreground.
         pin_memory: Whether batches go to a CUDA device.
     """
@@ -50,7 +52,8 @@ def training_loader(
         foreground=foreground,
     )
     options = _options(num_workers, pin_memory)
-    return PrefetchLoader(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **options)
+    kind = PrefetchLoader if dataset.transform is None else DataLoader
+    return kind(dataset, batch_sampler=sampler, collate_fn=_as_it_is, **options)
 
 
 def evaluation_loader(
