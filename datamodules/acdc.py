@@ -13,7 +13,6 @@ from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
 from datamodules.reading.nifti import find_nifti
-from datamodules.stand_in import phantom_errors, tell
 
 _EXPECTED = "training/ (and testing/) with a folder for each patient: training/patient001/Info.cfg"
 
@@ -21,13 +20,11 @@ _EXPECTED = "training/ (and testing/) with a folder for each patient: training/p
 class ACDCDataModule(SegmentationDataModule):
     """End-diastolic and end-systolic frames of 150 patients, two cases a patient.
 
-    Without ``root``, the phantom in ACDC's layout is written to ``phantom_root`` and used. The
-    other arguments are those of :class:`~datamodules.base.SegmentationDataModule`.
+    Without ``root``, the phantom in ACDC's layout is written to ``phantom_root`` and used.
 
     Args:
         root: The folder ``database/``, the folder that holds it, or the folder that holds
             ``training/`` and ``testing/``.
-        phantom_root: Folder of the phantom.
         phantom_seed: Seed of the phantom.
         phantom_patients: Number of patients in its parts; None for 24 train, 6 val, 10 test.
         **settings: See :class:`~datamodules.base.SegmentationDataModule`.
@@ -38,21 +35,20 @@ class ACDCDataModule(SegmentationDataModule):
     class_names = ("background", "right ventricle", "myocardium", "left ventricle")
     class_keys = ("background", "rv", "myo", "lv")
     in_channels = 1
+    phantom_of = "ACDC"
     label_map = {0: 0, 1: 1, 2: 2, 3: 3}  # noqa: RUF012 - a fact, never changed
 
     def __init__(
         self,
         root: Path | None = None,
         *,
-        phantom_root: Path = Path("data/acdc-phantom"),
         phantom_seed: int = 0,
         phantom_patients: dict[str, int] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(root, phantom_root=phantom_root, **settings)
+        super().__init__(root, **settings)
         self.phantom_seed = phantom_seed
         self.phantom_patients = dict(phantom_patients or {"train": 24, "val": 6, "test": 10})
-        self._told = False
 
     def discover(self, root: Path) -> Survey:
         """Find the cases; see the README of this folder for what the download may look like."""
@@ -63,20 +59,16 @@ class ACDCDataModule(SegmentationDataModule):
         return not name.endswith(("_gt", "_4d"))
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
-        """Say that there is no root, and write the phantom unless it is there."""
-        if not self._told:
-            tell(folder, "ACDC")
-            self._told = True
+        """Write the phantom unless it is there."""
         from datamodules.phantom import write_acdc_phantom  # only where it is needed
 
-        with phantom_errors(folder):
-            write_acdc_phantom(
-                folder,
-                patients=self.phantom_patients,
-                seed=self.phantom_seed,
-                workers=self.preparer.workers,
-                progress=progress,
-            )
+        write_acdc_phantom(
+            folder,
+            patients=self.phantom_patients,
+            seed=self.phantom_seed,
+            workers=self.preparer.workers,
+            progress=progress,
+        )
 
 
 def survey_acdc(root: Path) -> Survey:

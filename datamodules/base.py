@@ -27,7 +27,13 @@ from datamodules.loading.datasets import InputDataset, PatchDataset, SliceDatase
 from datamodules.loading.loaders import evaluation_loader, training_loader
 from datamodules.loading.samplers import rank_and_world
 from datamodules.loading.transform import Transform
-from datamodules.origin import origin_of, phantom_home, refuse_hidden_phantom
+from datamodules.origin import (
+    origin_of,
+    phantom_errors,
+    phantom_home,
+    phantom_notice,
+    refuse_hidden_phantom,
+)
 from datamodules.parallel import console
 from datamodules.reading.checks import RawCase
 from datamodules.reading.examination import CaseFacts, Examination, patch_notes
@@ -57,7 +63,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     Args:
         root: The dataset's folder; None for the phantom.
-        phantom_root: Folder of the phantom, written if it is not there.
+        phantom_root: Folder of the phantom, written if it is not there; None for
+            ``data/<dataset>-phantom``.
         split: JSON file with the patients of train, val and test. None: the phantom's own split,
             else the official test set and a hash of the patients' names.
         fold: Which fold of the train and val patients validates; None for the split as it is.
@@ -106,6 +113,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     modalities: ClassVar[tuple[str, ...]] = ()  # names of the channels, where there are several
     unions: ClassVar[dict[str, tuple[int, ...]]] = {}
     label_map: Mapping[int, int]
+    phantom_of: str = ""  # what its phantom stands in for, as the notice on screen has it
     zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside
     reader_version: ClassVar[int] = 1  # raised where the reader gives other numbers than before
 
@@ -113,7 +121,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         self,
         root: Path | None = None,
         *,
-        phantom_root: Path,
+        phantom_root: Path | None = None,
         split: Path | None = None,
         fold: int | None = None,
         folds: int = 5,
@@ -167,7 +175,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             seed=seed,
         )
         self.spatial_dims: int = spatial_dims
-        self.root, self.phantom_root = root, phantom_root
+        self.root = root
+        self.phantom_root = phantom_root or Path("data") / f"{self.dataset}-phantom"
         self.split, self.fold, self.folds = split, fold, folds
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.adapt, self.holdout_fraction = adapt, holdout_fraction
@@ -202,6 +211,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             reader_version=self.reader_version,
         )
         self._cached: dict[str, list[CachedCase]] = {}
+        self._noticed = False  # that the phantom is used
 
     # What a dataset adds.
 
@@ -209,9 +219,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def discover(self, root: Path) -> Survey:
         """Find the cases under ``root``; raises DataError if it is not the dataset's folder."""
 
-    @abstractmethod
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
-        """Write the dataset's phantom, or find that it is there."""
+        """Write the dataset's phantom into ``folder``, unless it is there; it may have none.
+
+        Raises:
+            DataError: The dataset has no phantom.
+        """
+        rule, fix = "a dataset without a phantom needs a root", "Give DATA_ROOT (--data-root)."
+        raise DataError([Problem("", self.dataset, rule, "none", fix)])
 
     def is_input(self, name: str) -> bool:
         """Whether a file of a folder to predict is an image; ``name`` is without suffix."""
@@ -313,8 +328,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
                 folds already.
         """
         check_division(fold=None, folds=folds, val_fraction=0, test_fraction=0)
-        if self.root is None:
-            self.write_phantom(self.phantom_root, progress=True)
+        self._need_phantom(progress=True)
         survey = self._survey()
         return [self._split(survey, fold, folds) for fold in range(folds)]
 
@@ -330,8 +344,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             progress: Whether to show a bar.
         """
         try:
-            if self.root is None:
-                self.write_phantom(self.phantom_root, progress=progress)
+            self._need_phantom(progress=progress)
             survey = self._survey()
         except DataError as error:
             return Examination(error.problems, ())
@@ -368,8 +381,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """
         if self.predict_input is not None:
             return  # nothing but the input is read
-        if self.root is None:
-            self.write_phantom(self.phantom_root, progress=progress)
+        self._need_phantom(progress=progress)
         vars(self).pop("parts", None)
         self._cached.clear()
         cases = [case for cases in self.parts.values() for case in cases]
@@ -478,6 +490,16 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return self._loader(InputDataset(self._part("predict"), self.preparer))
 
     # Inside.
+
+    def _need_phantom(self, *, progress: bool) -> None:
+        """Write the phantom where there is no root, and say once that it is used."""
+        if self.root is not None:
+            return
+        if self.phantom_of and not self._noticed:
+            phantom_notice(self.phantom_root, self.phantom_of)
+            self._noticed = True
+        with phantom_errors(self.phantom_root):
+            self.write_phantom(self.phantom_root, progress=progress)
 
     @cached_property
     def parts(self) -> dict[str, list[Case]]:

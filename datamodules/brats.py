@@ -14,7 +14,6 @@ from datamodules.case import Case, LabelScheme, Survey
 from datamodules.layouts.brats_releases import ENDINGS, survey_brats
 from datamodules.layouts.inputs import group_inputs
 from datamodules.reading.nifti import stem
-from datamodules.stand_in import phantom_errors, tell
 
 Scheme = Literal["by_name", "et4", "et3", "et3_cavity", "nnunet"]
 
@@ -40,8 +39,7 @@ class BraTSDataModule(SegmentationDataModule):
     """Gliomas before treatment (2018 to 2021, 2023) or after it (2024), in four modalities.
 
     Channels are T1, T1 after contrast, T2 and FLAIR, in this order. Without ``root``, the phantom
-    in BraTS's layout is written to ``phantom_root`` and used. The other arguments are those of
-    :class:`~datamodules.base.SegmentationDataModule`.
+    in BraTS's layout is written to ``phantom_root`` and used.
 
     Args:
         root: The folder of a release, or the one that holds it.
@@ -50,7 +48,6 @@ class BraTSDataModule(SegmentationDataModule):
             (``-t1c``). ``et4`` and ``et3`` say so whatever the names. ``et3_cavity``: 2024's, with
             the resection cavity 4 as a class of its own. ``nnunet``: 1 oedema, 2 necrosis, 3
             enhancing tumour. A file with another value is an error.
-        phantom_root: Folder of the phantom.
         phantom_seed: Seed of the phantom.
         phantom_patients: Number of patients in its parts; None for 16 train, 4 val, 6 test.
         phantom_release: Whose layout, names and label values it has.
@@ -67,6 +64,7 @@ class BraTSDataModule(SegmentationDataModule):
     class_names: tuple[str, ...] = ("background", "necrosis", "oedema", "enhancing tumour")
     class_keys: tuple[str, ...] = ("background", "ncr", "ed", "et")
     in_channels = 4
+    phantom_of = "BraTS"
     modalities = ("T1", "T1 contrast", "T2", "FLAIR")
     unions = {  # noqa: RUF012 - facts, never changed
         "ET": (_ENHANCING,),
@@ -81,7 +79,6 @@ class BraTSDataModule(SegmentationDataModule):
         root: Path | None = None,
         *,
         label_scheme: Scheme = "by_name",
-        phantom_root: Path = Path("data/brats-phantom"),
         phantom_seed: int = 0,
         phantom_patients: dict[str, int] | None = None,
         phantom_release: Literal["2018", "2019", "2020", "2021", "2023", "2024"] = "2021",
@@ -98,11 +95,10 @@ class BraTSDataModule(SegmentationDataModule):
             self.num_classes = 5
             self.class_names = (*type(self).class_names, "resection cavity")
             self.class_keys = (*type(self).class_keys, "rc")
-        super().__init__(root, phantom_root=phantom_root, **settings)
+        super().__init__(root, **settings)
         self.phantom_seed = phantom_seed
         self.phantom_patients = dict(phantom_patients or {"train": 16, "val": 4, "test": 6})
         self.phantom_release, self.phantom_full_size = phantom_release, phantom_full_size
-        self._told = False
 
     def discover(self, root: Path) -> Survey:
         """Find the cases; see the README of this folder for what the download may look like."""
@@ -116,22 +112,18 @@ class BraTSDataModule(SegmentationDataModule):
         ]
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
-        """Say that there is no root, and write the phantom unless it is there."""
-        if not self._told:
-            tell(folder, "BraTS")
-            self._told = True
+        """Write the phantom unless it is there."""
         from datamodules.phantom import PhantomSettings, write_brats_phantom  # only where needed
 
         release, full_size = self.phantom_release, self.phantom_full_size
-        with phantom_errors(folder):
-            write_brats_phantom(
-                folder,
-                patients=self.phantom_patients,
-                settings=PhantomSettings(release=release, full_size=full_size),
-                seed=self.phantom_seed,
-                workers=self.preparer.workers,
-                progress=progress,
-            )
+        write_brats_phantom(
+            folder,
+            patients=self.phantom_patients,
+            settings=PhantomSettings(release=release, full_size=full_size),
+            seed=self.phantom_seed,
+            workers=self.preparer.workers,
+            progress=progress,
+        )
 
     def _scheme(self, *, new: bool) -> LabelScheme:
         """Return what labels mean where files are named as from 2023 on, or as before."""

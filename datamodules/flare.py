@@ -18,7 +18,6 @@ from datamodules.layouts.flare_releases import RELEASES, ReleaseName
 from datamodules.layouts.flare_tubes import TUBES, ignore_beyond
 from datamodules.layouts.inputs import find_inputs
 from datamodules.reading.checks import RawCase
-from datamodules.stand_in import phantom_errors, tell
 
 _PHANTOM_RELEASES: dict[ReleaseName, Literal["2021", "2022", "1k"]] = {
     "flare21": "2021",
@@ -31,7 +30,6 @@ class FLAREDataModule(SegmentationDataModule):
     """Abdominal CT, a case a patient; ``release`` decides the organs.
 
     Without ``root``, the phantom in the release's layout is written to ``phantom_root`` and used.
-    The other arguments are those of :class:`~datamodules.base.SegmentationDataModule`.
 
     Args:
         root: The folder of the release, or one above it (up to three levels).
@@ -69,13 +67,13 @@ class FLAREDataModule(SegmentationDataModule):
         self.num_classes = len(self.release.organs) + 1
         self.class_names = ("background", *self.release.organs)
         self.class_keys = ("background", *self.release.keys)
+        self.phantom_of = self.release.title
         self.label_map = {value: value for value in range(self.num_classes)}
         size = "-full" if phantom_full_size else ""
         folder = phantom_root or Path("data") / f"{release}-phantom{size}"
         super().__init__(root, phantom_root=folder, **settings)
         self.phantom_seed, self.phantom_full_size = phantom_seed, phantom_full_size
         self.phantom_patients = dict(phantom_patients or {"train": 16, "val": 4, "test": 6})
-        self._told = False
 
     def discover(self, root: Path) -> Survey:
         """Find the cases; see the README of this folder for what the downloads may look like."""
@@ -109,19 +107,15 @@ class FLAREDataModule(SegmentationDataModule):
         return replace(raw, label=ignore_beyond(raw.label, raw.affine))
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
-        """Say that there is no root, and write the phantom unless it is there."""
-        if not self._told:
-            tell(folder, self.release.title)
-            self._told = True
+        """Write the phantom unless it is there."""
         from datamodules.phantom import PhantomSettings, write_flare_phantom  # where it is needed
 
-        release = _PHANTOM_RELEASES[self.release.name]
-        with phantom_errors(folder):
-            write_flare_phantom(
-                folder,
-                patients=self.phantom_patients,
-                settings=PhantomSettings(release=release, full_size=self.phantom_full_size),
-                seed=self.phantom_seed,
-                workers=self.preparer.workers,
-                progress=progress,
-            )
+        release, full_size = _PHANTOM_RELEASES[self.release.name], self.phantom_full_size
+        write_flare_phantom(
+            folder,
+            patients=self.phantom_patients,
+            settings=PhantomSettings(release=release, full_size=full_size),
+            seed=self.phantom_seed,
+            workers=self.preparer.workers,
+            progress=progress,
+        )

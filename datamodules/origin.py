@@ -1,11 +1,38 @@
-"""Tells data of a phantom from real data, by the file that every phantom has."""
+"""Where data come from: real ones, or a phantom, by the file that every phantom has."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from datamodules.case import Case, DataError, Problem
+from datamodules.parallel import console
+
+
+def phantom_notice(folder: Path, dataset: str) -> None:
+    """Print that there is no root and that the phantom is used."""
+    text = f"It has {dataset}'s layout, it is not {dataset}."
+    console.print(
+        f"No DATA_ROOT given: using the phantom in {folder}. {text}",
+        style="yellow",
+        markup=False,
+        highlight=False,
+    )
+
+
+@contextmanager
+def phantom_errors(folder: Path) -> Iterator[None]:
+    """Turn what writing the phantom raises into a DataError that says the way out."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (ValueError, OSError) as error:
+        rule = "the phantom must be there or writable"
+        found = (isinstance(error, OSError) and error.strerror) or str(error)
+        fix = "Choose another folder with --data.init_args.phantom_root, or remove this one."
+        raise DataError([Problem("", str(folder), rule, found, fix)]) from error
 
 
 def phantom_home(path: Path) -> Path | None:
