@@ -16,6 +16,11 @@ Result = TypeVar("Result")
 console = Console(stderr=True)
 
 
+def default_workers() -> int:
+    """Return a thread for each CPU this process may use, at most 16."""
+    return min(16, cpus())
+
+
 def in_parallel(
     work: Callable[[Item], Result],
     items: Sequence[Item],
@@ -23,7 +28,6 @@ def in_parallel(
     workers: int | None,
     description: str,
     progress: bool,
-    on_end: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with the result of ``work``, as the results come.
 
@@ -34,12 +38,10 @@ def in_parallel(
     Args:
         work: What to do with an item.
         items: The items.
-        workers: Number of threads; None is one for each CPU this process may use, at most 16.
+        workers: Number of threads; None for :func:`default_workers`.
         description: What the bar says.
         progress: Whether to show the bar.
-        on_end: Called before what has begun is waited for.
     """
-    count = workers or min(16, cpus())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,7 +49,7 @@ def in_parallel(
         TimeRemainingColumn(),
     )
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=compute_alone)
+    pool = ThreadPoolExecutor(workers or default_workers(), initializer=compute_alone)
     try:
         with Progress(*columns, console=console, disable=not progress) as bar:
             task = bar.add_task(description, total=len(items))
@@ -56,6 +58,5 @@ def in_parallel(
                 yield futures[future], future.result()
                 bar.advance(task)
     finally:
-        on_end()
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(before)

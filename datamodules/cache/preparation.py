@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datamodules.budget import MemoryBudget, free_memory, return_memory
 from datamodules.cache.foreground import class_places, class_slices
 from datamodules.cache.preprocessing import Preprocessing, prepare_case, slice_fault
 from datamodules.cache.store import Cache, CachedCase, content_key
 from datamodules.case import Case, DataError, Problem
-from datamodules.parallel import console, in_parallel
+from datamodules.memory import free_memory, return_memory
+from datamodules.parallel import console, default_workers, in_parallel
 from datamodules.reading.checks import OUTSIDE, RawCase, read_case
 from datamodules.reading.examination import CaseFacts, Examination, case_facts, spread_over
 from datamodules.reading.nifti import NiftiError, read_grid
@@ -36,8 +36,8 @@ class Preparer:
         label_map: Class index of each label value.
         num_classes: Number of classes.
         planar: Whether the network sees slices, which then must lie along the last axis.
-        workers: Number of threads; None for one a CPU. Each holds a few volumes of one case, and
-            waits where half of the free memory does not hold them all.
+        workers: Number of threads; None for one a CPU. Each has a few volumes of one case in
+            memory; there are fewer where half of the free memory does not hold so many.
         amend: What the dataset changes in a case that keeps all rules.
         zero_background: Whether voxels that are 0 in every modality are outside the patient.
         reader_version: Part of the cache's key: a dataset raises it when ``amend`` or the way it
@@ -108,7 +108,7 @@ class Preparer:
             )
             return problems, facts
 
-        results = self._sparing(look, cases, description="Checking cases", progress=progress)
+        results = self._at_once(look, cases, description="Checking cases", progress=progress)
         found = {case.id: result for case, result in results}
         problems = [problem for case in cases for problem in found[case.id][0]]
         facts = (found[case.id][1] for case in cases)
@@ -142,7 +142,7 @@ class Preparer:
             return
         if damaged:
             self.cache.open_for_writing()
-        results = self._sparing(self._fill, missing, description="Reading cases", progress=progress)
+        results = self._at_once(self._fill, missing, description="Reading cases", progress=progress)
         found = {case.id: problems for case, problems in results}
         if any(found.values()):
             raise DataError(problem for case in missing for problem in found[case.id])
@@ -183,25 +183,26 @@ class Preparer:
             )
         return [case for case in unverified if case in damaged]
 
-    def _sparing(
+    def _at_once(
         self, work: Callable[[Case], Result], cases: Sequence[Case], **shown: Any
     ) -> Iterator[tuple[Case, Result]]:
-        """Do ``work`` in parallel, begun for as many cases at once as the free memory holds."""
-        size = int(_SHARE * free_memory())
+        """Do ``work`` in parallel, for as many cases at once as the free memory holds."""
+        size, largest = _SHARE * free_memory(), max(map(self._memory_for, cases), default=0)
+        workers = self.workers or default_workers()
+        fit = max(1, int(size / largest)) if largest else workers
+        if fit < min(workers, len(cases)):
+            console.print(
+                f"A case takes up to {largest / 1e9:.1f} GB, and {size / 1e9:.1f} GB are free for "
+                f"them: {fit} at a time are read.",
+                style="yellow",
+            )
 
-        def tell(wanted: int) -> None:
-            text = f"A case takes about {wanted / 1e9:.1f} GB, and {size / 1e9:.1f} GB are free"
-            console.print(f"{text} for them: fewer are read at a time.", style="yellow")
+        def work_and_return(case: Case) -> Result:
+            result = work(case)
+            return_memory()
+            return result
 
-        budget = MemoryBudget(size, on_wait=tell)
-
-        def work_within(case: Case) -> Result:
-            with budget.take(self._memory_for(case)):
-                result = work(case)
-                return_memory()
-                return result
-
-        return in_parallel(work_within, cases, workers=self.workers, on_end=budget.close, **shown)
+        return in_parallel(work_and_return, cases, workers=min(workers, fit), **shown)
 
     def _memory_for(self, case: Case) -> int:
         """Return about how many bytes reading and preparing a case takes; reads one header."""

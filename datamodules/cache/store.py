@@ -1,5 +1,6 @@
 """The cache on disk: one folder a case, arrays that are mapped into memory, atomic writes."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -7,6 +8,7 @@ import math
 import mmap
 import os
 import shutil
+import time
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,9 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from datamodules.cache.leftovers import clear_leftovers
-from datamodules.cache.stamps import is_verified, mark_verified, state_of
 from datamodules.case import Case, DataError, Problem
 
+_DAY = 86400.0  # seconds
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # of a damaged record
 _DTYPES = {  # of each array; a record may be anybody's, and numpy maps objects from any bytes
@@ -118,18 +120,16 @@ class CachedCase:
     def damaged(self) -> list[str]:
         """Return the names of the files whose bytes are not those that were written.
 
-        Files that were found sound within a day and have not been touched since are not read.
+        Files that were verified within a day and have not changed since are not read.
         """
         files = [Path(array.path) for array in self.arrays.values()]
-        try:
-            state = state_of(files)
-        except OSError:
-            state = {}
-        if state and is_verified(files[0].parent, state):
+        stamp = files[0].with_name("verified")  # its time is that of the last verification
+        if _is_verified(stamp, files):
             return []
         found = [Path(array.path).name for array in self.arrays.values() if not array.is_sound()]
-        if state and not found:
-            mark_verified(files[0].parent, state)
+        if not found:
+            with contextlib.suppress(OSError):  # a cache may lie on a disk that is read alone
+                stamp.touch()
         return found
 
     def volume(self, name: str, *, private: bool = False) -> np.ndarray:
@@ -174,6 +174,18 @@ class CachedCase:
         return DataError(
             [Problem(self.id, path, rule, found, f"{fix} (--resume): what is damaged is mended.")]
         )
+
+
+def _is_verified(stamp: Path, files: Sequence[Path]) -> bool:
+    """Return True if the stamp is younger than the files and than a day.
+
+    A disk that fails changes bytes and no time.
+    """
+    try:
+        verified = stamp.stat().st_mtime
+        return time.time() - verified < _DAY and all(f.stat().st_ctime < verified for f in files)
+    except OSError:
+        return False
 
 
 def source_key(case: Case) -> str:

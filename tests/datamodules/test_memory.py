@@ -1,85 +1,17 @@
-"""The memory that cases share when many are read at once."""
+"""How much memory is free, and how many cases are read at once in it."""
 
 import mmap
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from datamodules.budget import MemoryBudget, free_memory, return_memory
 from datamodules.cache import preparation
-from datamodules.cache.preparation import Preparer
-from datamodules.parallel import in_parallel
+from datamodules.memory import free_memory, return_memory
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable:    4000 kB\n"
-
-
-class Counter:
-    """Counts how many threads are within it at once."""
-
-    def __init__(self) -> None:
-        self.now = self.most = 0
-        self._lock = threading.Lock()
-
-    def __call__(self) -> None:
-        with self._lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.02)
-        with self._lock:
-            self.now -= 1
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted", "at_once"),
-    [(100, 30, 3), (100, 100, 1), (100, 1000, 1), (100, 0, 8), (0, 30, 1)],
-)
-def test_no_more_at_once_than_fit(size: int, wanted: int, at_once: int) -> None:
-    told: list[int] = []
-    budget, counter = MemoryBudget(size, on_wait=told.append), Counter()
-
-    def work(_: int) -> None:
-        with budget.take(wanted):
-            counter()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(16)))
-    assert counter.most == at_once
-    assert told == ([wanted] if at_once < 8 else [])
-
-
-def test_what_an_error_held_is_free_again() -> None:
-    budget = MemoryBudget(10, on_wait=print)
-    with pytest.raises(KeyError), budget.take(10):
-        raise KeyError
-    with budget.take(10):
-        pass
-
-
-def test_who_waits_does_not_begin_once_another_failed() -> None:
-    """Ctrl-C, or a full disk, does not wait for every case that had a thread."""
-    all_there, ending, begun = threading.Barrier(4), threading.Event(), []
-    budget = MemoryBudget(1, on_wait=lambda _: None)
-
-    def work(number: int) -> None:
-        all_there.wait(10)
-        with budget.take(1):
-            begun.append(number)
-            if len(begun) == 1:
-                raise KeyError
-            assert ending.wait(10)
-
-    def end() -> None:
-        budget.close()
-        ending.set()
-
-    with pytest.raises(KeyError):
-        list(in_parallel(work, range(4), workers=4, description="", progress=False, on_end=end))
-    assert len(begun) <= 2
 
 
 def system(root: Path, groups: str, files: Mapping[str, Mapping[str, str]]) -> Path:
@@ -153,26 +85,24 @@ def test_freed_memory_goes_back() -> None:
     assert last
 
 
-@pytest.mark.parametrize(("held", "at_once"), [(2.5, 2), (0.1, 1)])
-def test_cases_wait_for_memory(
+@pytest.mark.parametrize(("held", "at_once"), [(9, 8), (2.5, 2), (0.1, 1)])
+def test_as_many_cases_at_once_as_memory_holds(
     module: Callable,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     held: float,
     at_once: int,
 ) -> None:
-    built, counter = module(prepare_workers=8), Counter()
     size = 20 * 24 * 4 * (2 * 4 + 28)  # one modality, no posterior, the native grid
     monkeypatch.setattr(preparation, "free_memory", lambda: 2 * held * size)
-    read = Preparer.read
+    threads: list[int] = []
+    in_parallel = preparation.in_parallel
 
-    def slowly(*args: object) -> object:
-        counter()
-        return read(*args)
+    def noted(*args: Any, workers: int | None, **options: Any) -> Any:
+        threads.append(workers)
+        return in_parallel(*args, workers=workers, **options)
 
-    monkeypatch.setattr(Preparer, "read", slowly)
-    built.prepare(progress=False)
-    assert counter.most == at_once
-    assert capfd.readouterr().err.count("fewer are read at a") == 1
-    assert built.check(progress=False) == []
-    assert counter.most == at_once
+    monkeypatch.setattr(preparation, "in_parallel", noted)
+    assert module(prepare_workers=8).check(progress=False) == []
+    assert threads == [at_once]
+    assert ("are read" in capfd.readouterr().err) == (at_once < 8)

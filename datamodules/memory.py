@@ -1,11 +1,7 @@
-"""How much memory is free, and how the cases that are worked on at once share it."""
+"""How much memory is free, and how to give it back."""
 
 import ctypes
 import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from pathlib import Path
 
 from mbls.runtime.cgroups import control_groups
@@ -14,50 +10,6 @@ _GROUPS = {  # files of a control group, by version: limit, use, and what of it 
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-
-
-class MemoryBudget:
-    """Bytes that threads share: who asks for more than is left waits.
-
-    Args:
-        size: How many; who asks for more than all gets all, and is then alone.
-        on_wait: Called with the bytes asked for when a thread waits for the first time.
-    """
-
-    def __init__(self, size: int, *, on_wait: Callable[[int], None]) -> None:
-        self._size = self._left = max(size, 1)  # of 0, all would have their share at once
-        self._on_wait: Callable[[int], None] | None = on_wait
-        self._changed = threading.Condition()
-        self._closed = False
-
-    @contextmanager
-    def take(self, wanted: int) -> Iterator[None]:
-        """Hold ``wanted`` bytes, once they are there.
-
-        Raises:
-            CancelledError: :meth:`close` was called before.
-        """
-        share = min(wanted, self._size)
-        with self._changed:
-            if share > self._left and self._on_wait is not None:
-                self._on_wait(wanted)
-                self._on_wait = None
-            self._changed.wait_for(lambda: self._closed or share <= self._left)
-            if self._closed:
-                raise CancelledError
-            self._left -= share
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += share
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Give nothing out any more, nor to those who wait."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
 
 def free_memory(root: Path = Path("/")) -> int:
