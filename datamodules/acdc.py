@@ -12,7 +12,7 @@ from datamodules.base import SegmentationDataModule
 from datamodules.case import Case, DataError, Problem, Survey
 from datamodules.layouts.inputs import listing, unreadable
 from datamodules.origin import phantom_home
-from datamodules.reading.nifti import find_nifti
+from datamodules.reading.nifti import find_nifti, is_volume, stem
 
 _EXPECTED = "training/ (and testing/) with a folder for each patient: training/patient001/Info.cfg"
 
@@ -161,8 +161,8 @@ def patient_folders(part: Path) -> list[Path]:
 
 
 def has_labels(folder: Path) -> bool:
-    """Whether a patient's folder holds any label file."""
-    return any(folder.glob("[!.]*_gt.nii*"))  # not ._patient101_frame01_gt.nii.gz, which macOS adds
+    """Return True if a patient's folder holds any label file."""
+    return any(is_volume(path) and stem(path).endswith("_gt") for path in folder.glob("*_gt.*"))
 
 
 def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list[Problem]]:

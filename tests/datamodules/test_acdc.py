@@ -38,9 +38,12 @@ def test_double_folder(acdc: Path) -> None:
     assert ids(acdc) == IDS
 
 
-def test_uncompressed(tmp_path: Path) -> None:
-    write_patient(tmp_path / "training" / "patient001", suffix=".nii")
-    assert ids(tmp_path) == ["patient001_frame01", "patient001_frame09"]
+@pytest.mark.parametrize("suffix", [".nii", ".NII", ".NII.GZ"])
+def test_suffixes(tmp_path: Path, suffix: str) -> None:
+    for patient in ("training/patient001", "testing/patient101"):
+        write_patient(tmp_path / patient, suffix=suffix)
+    assert ids(tmp_path) == [f"patient{n}_frame{f}" for n in ("001", "101") for f in ("01", "09")]
+    assert survey_acdc(tmp_path).official_test == {"patient101"}
 
 
 def test_frames_are_those_of_info_cfg(tmp_path: Path) -> None:
@@ -108,25 +111,23 @@ def problem(root: Path) -> str:
     return str(only)
 
 
-def test_no_info_cfg(acdc: Path) -> None:
-    (acdc / "training/patient003/Info.cfg").unlink()
-    assert problem(acdc).startswith(
-        "patient003: a patient must have an Info.cfg, found patient003_"
-    )
-    assert "patient003" in survey_acdc(acdc).patients
-
-
-def test_ed_frame_does_not_exist(acdc: Path) -> None:
-    (acdc / "training/patient003/Info.cfg").write_text("ED: 2\nES: 9\n")
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        (None, ("a patient must have an Info.cfg", "patient003_frame01.nii.gz")),
+        ("ED: 2\nES: 9\n", ("the ED frame that Info.cfg names", "patient003_frame02.nii.gz")),
+        ("ED: 1\n", ("ES as a frame number", "found nothing (")),
+        ("ED: 1\nES: x\n", ("ES as a frame number", "found x (")),
+        ("ED: 1\nES: 1\n", ("ED and ES must be two frames", "found 1 for both")),
+    ],
+)
+def test_faults_of_info_cfg(acdc: Path, content: str | None, facts: tuple[str, ...]) -> None:
+    info = acdc / "training/patient003/Info.cfg"
+    info.unlink() if content is None else info.write_text(content)
     text = problem(acdc)
-    assert text.startswith("patient003: the ED frame that Info.cfg names must exist, found ")
-    assert "patient003_frame02.nii.gz" in text
-
-
-@pytest.mark.parametrize(("content", "found"), [("ED: 1\n", "nothing"), ("ED: 1\nES: x\n", "x")])
-def test_no_es_in_info_cfg(acdc: Path, content: str, found: str) -> None:
-    (acdc / "training/patient003/Info.cfg").write_text(content)
-    assert f"Info.cfg must give ES as a frame number, found {found} (" in problem(acdc)
+    assert text.startswith("patient003: ")
+    assert all(fact in text for fact in facts)
+    assert "patient003" in survey_acdc(acdc).patients
 
 
 @pytest.mark.parametrize(
@@ -151,11 +152,6 @@ def test_info_cfg_that_may_not_be_read(acdc: Path, monkeypatch: pytest.MonkeyPat
     problems = survey_acdc(acdc).problems
     assert len(problems) == 10
     assert "Info.cfg must be readable, found Permission denied" in str(problems[0])
-
-
-def test_same_frame_twice(acdc: Path) -> None:
-    (acdc / "training/patient003/Info.cfg").write_text("ED: 1\nES: 1\n")
-    assert "ED and ES must be two frames, found 1 for both" in problem(acdc)
 
 
 @pytest.mark.parametrize("part", ["training/patient003", "testing/patient101"])
