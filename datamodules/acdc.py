@@ -55,7 +55,7 @@ class ACDCDataModule(SegmentationDataModule):
         return survey_acdc(root)
 
     def is_input(self, name: str) -> bool:
-        """Leave out the labels and the cine series that lie beside the frames."""
+        """Leave out the labels and the cine series next to the frames."""
         return not name.endswith(("_gt", "_4d"))
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
@@ -83,7 +83,7 @@ def survey_acdc(root: Path) -> Survey:
     cases: list[Case] = []
     problems: list[Problem] = []
     patients: dict[str, str] = {}
-    unlabelled: set[str] = set()
+    unlabeled: set[str] = set()
     for part in ("training", "testing"):
         if (database / part).is_dir() and (problem := unreadable(database / part)):
             problems.append(problem)
@@ -104,21 +104,21 @@ def survey_acdc(root: Path) -> Survey:
                 continue
             patients[folder.name] = part
             if hidden:
-                unlabelled.add(folder.name)
+                unlabeled.add(folder.name)
                 continue
             found, wrong = frame_cases(folder, posteriors)
             cases += found
             problems += wrong
-    labelled = frozenset(patients) - unlabelled
-    official = frozenset(name for name in labelled if patients[name] == "testing")
+    labeled = frozenset(patients) - unlabeled
+    official = frozenset(name for name in labeled if patients[name] == "testing")
     cases.sort(key=lambda case: case.id)
     notes: tuple[str, ...] = ()
-    if unlabelled:
+    if unlabeled:
         notes = (
             f"{database / 'testing'} has no label files (an older download): its "
-            f"{len(unlabelled)} patients are left out, and training/ provides the test set.",
+            f"{len(unlabeled)} patients are left out, and training/ provides the test set.",
         )
-    return Survey(tuple(cases), labelled, official, tuple(problems), notes)
+    return Survey(tuple(cases), labeled, official, tuple(problems), notes)
 
 
 def find_database(root: Path) -> Path:
@@ -168,7 +168,7 @@ def has_labels(folder: Path) -> bool:
 def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list[Problem]]:
     """Return the two cases of a patient, by the frame numbers in Info.cfg, and what is wrong.
 
-    Neither the order of the file names nor frame 1 tells end-diastole: patient090 has its frames
+    Neither the order of the file names nor frame 1 means end-diastole: patient090 has its frames
     at 4 and 11.
     """
     patient = folder.name
@@ -212,7 +212,7 @@ def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """Return what an Info.cfg says: lines of ``Key: value``, with no section header.
+    """Return the values of an Info.cfg: lines of ``Key: value``, with no section header.
 
     Spaces, blank lines, the line ends of Windows and a byte order mark do not matter.
     """

@@ -197,7 +197,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         self.mask_background = mask_background
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed = seed
-        self.start: tuple[int, int] = (0, 0)  # (epoch, batch) at which training goes on
+        self.start: tuple[int, int] = (0, 0)  # (epoch, batch) at which training resumes
         self.preparer = Preparer(
             self.dataset,
             cache_dir,
@@ -229,7 +229,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         raise DataError([Problem("", self.dataset, rule, "none", fix)])
 
     def is_input(self, name: str) -> bool:
-        """Whether a file of a folder to predict is an image; ``name`` is without suffix."""
+        """Return True if a file of a folder to predict is an image; ``name`` is without suffix."""
         return True
 
     def input_cases(self, path: Path) -> list[Case]:
@@ -373,7 +373,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def prepare(self, *, progress: bool = True) -> None:
         """Write the phantom if there is no root, and read every case of the split into the cache.
 
-        What is in the cache already is not read again, so an interrupted call goes on where it
+        What is in the cache already is not read again, so an interrupted call resumes where it
         stopped.
 
         Raises:
@@ -492,7 +492,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     # Inside.
 
     def _need_phantom(self, *, progress: bool) -> None:
-        """Write the phantom where there is no root, and say once that it is used."""
+        """Write the phantom where there is no root, and print once that it is used."""
         if self.root is not None:
             return
         if self.phantom_of and not self._noticed:
@@ -524,7 +524,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             folds=folds or self.folds,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
-            anew=folds is not None,
+            refold=folds is not None,
         )
 
     def _parts(self, survey: Survey) -> Split:
@@ -576,7 +576,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     @property
     def _pins_memory(self) -> bool:
-        """Whether batches go to a CUDA device: a GPU that the run leaves alone gets no context."""
+        """Return True if batches go to CUDA: a GPU that the run leaves alone gets no context."""
         return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
 

@@ -54,7 +54,7 @@ class Survey:
         patients: All patients that may stand in a split, also those with problems.
         official_test: The patients of the dataset's own test set, if it comes with labels.
         problems: What is wrong with patients or with the folder.
-        notes: What is right but should be known, told on screen.
+        notes: What is right but should be known, printed on screen.
     """
 
     cases: tuple[Case, ...]

@@ -98,7 +98,7 @@ class FLAREDataModule(SegmentationDataModule):
 
     @staticmethod
     def amend(case: Case, raw: RawCase) -> RawCase:
-        """Ignore what may be aorta, vena cava or oesophagus beyond the slices they are labelled on.
+        """Ignore what may be aorta, vena cava or oesophagus beyond the slices they are labeled on.
 
         Only FLARE22 has these labels.
         """

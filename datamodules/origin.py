@@ -23,7 +23,7 @@ def phantom_notice(folder: Path, dataset: str) -> None:
 
 @contextmanager
 def phantom_errors(folder: Path) -> Iterator[None]:
-    """Turn what writing the phantom raises into a DataError that says the way out."""
+    """Turn what writing the phantom raises into a DataError with the way out."""
     try:
         yield
     except DataError:

@@ -39,7 +39,7 @@ def in_parallel(
         work: What to do with an item.
         items: The items.
         workers: Number of threads; None for :func:`default_workers`.
-        description: What the bar says.
+        description: Text of the bar.
         progress: Whether to show the bar.
     """
     columns = (

@@ -55,7 +55,7 @@ def hash_split(
 
 
 def fold_split(split: Split, fold: int, folds: int) -> Split:
-    """Divide the train and val patients anew: fold ``fold`` validates, test is kept.
+    """Divide the train and val patients again: fold ``fold`` validates, test is kept.
 
     They are dealt out in the order of their names' hashes, so folds differ by one patient at most.
     """
@@ -72,7 +72,7 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
     """Read a split from JSON.
 
     The file holds one split, an object with the lists of patients train, val and test; or folds,
-    ``{"folds": [split, ...]}``, of which ``fold`` says which.
+    ``{"folds": [split, ...]}``, of which ``fold`` is read.
 
     Returns:
         The split, and whether it is the fold already.
@@ -173,12 +173,12 @@ def resolve_split(
     folds: int,
     val_fraction: float,
     test_fraction: float,
-    anew: bool = False,
+    refold: bool = False,
 ) -> Split:
     """Return the split of a dataset: from the file if there is one, else by hash; then the fold.
 
     A file with folds of its own (:func:`read_split`) is asked for its fold, and ``folds`` says
-    nothing, unless the fold must be made ``anew``.
+    nothing, unless ``refold`` asks for new folds.
 
     Raises:
         DataError: The file is not a split, or the split is not one of this dataset; there is no
@@ -188,7 +188,7 @@ def resolve_split(
     if file is not None:
         (split, divided_already), source = read_split(file, fold), str(file)
         fix = _NAME_SOME
-        if divided_already and anew:
+        if divided_already and refold:
             rule = "a split file to divide into folds must hold one split"
             raise DataError([Problem("", str(file), rule, "folds", "Use them: SPLIT=FILE FOLD=k.")])
     else:

@@ -1,4 +1,4 @@
-"""Normalises the intensities of one modality."""
+"""Normalizes the intensities of one modality."""
 
 from typing import Literal
 
@@ -8,14 +8,14 @@ Normalization = Literal["zscore", "zscore_nonzero", "percentile", "window"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("zscore", "zscore_nonzero", "percentile", "window")
 
 
-def normalise(
+def normalize(
     data: np.ndarray,
     how: Normalization,
     *,
     percentiles: tuple[float, float] = (1.0, 99.0),
     window: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Return one channel of a volume as float32, normalised.
+    """Return one channel of a volume as float32, normalized.
 
     Args:
         data: Voxels of any shape.

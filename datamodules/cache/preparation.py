@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 _LARGE = 10**9  # voxels whose verification takes long enough for a bar
 _SHARE = 0.5  # of the free memory, for the cases that are read at once
-_AT_WORK = 28  # bytes a voxel of one case, beside its images and posterior, as measured
+_AT_WORK = 28  # bytes a voxel of one case, besides its images and posterior, as measured
 CACHE_VERSION = 4  # part of the cache's key: raise it when the same settings give other numbers
 
 
@@ -128,7 +128,7 @@ class Preparer:
         return missing
 
     def fill(self, cases: Sequence[Case], *, progress: bool) -> None:
-        """Read the cases that are not in the cache into it, and anew those that are damaged there.
+        """Read the cases that are not in the cache into it, and again those that are damaged there.
 
         Each case's bytes are compared with their checksums once, and not where that was done
         within a day and no file was touched since.
@@ -163,7 +163,7 @@ class Preparer:
         return [cached for cached in found.values() if cached is not None]
 
     def _damaged(self, cases: Sequence[Case], *, progress: bool) -> list[Case]:
-        """Return the cases whose cached files have changed since they were written, and say so."""
+        """Return the cases whose cached files changed since they were written, and print it."""
         unverified = [case for case in cases if case.id not in self._verified]
         cached = [self.cache.find(case) for case in unverified]
         size = sum(math.prod(a.shape) for entry in cached if entry for a in entry.arrays.values())

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from datamodules.cache.intensity import NORMALIZATIONS, Normalization, box_above, normalise
+from datamodules.cache.intensity import NORMALIZATIONS, Normalization, box_above, normalize
 from datamodules.reading.checks import RawCase
 from datamodules.reading.grids import Box, Grid, axis_codes
 from datamodules.reading.posterior import Shares
@@ -28,9 +28,9 @@ class Preprocessing:
             interpolation), such as ``"LPS"``; None keeps the file's axes.
         spacing: Voxel size in mm of the first axes after orientation; an axis without a value
             keeps its own. None keeps the native grid. Images are resampled linearly, labels and
-            posteriors by nearest neighbour.
-        normalize: How intensities are normalised, each modality by itself, on the cache's grid;
-            see :func:`~datamodules.cache.intensity.normalise`.
+            posteriors by nearest neighbor.
+        normalize: How intensities are normalized, each modality by itself, on the cache's grid;
+            see :func:`~datamodules.cache.intensity.normalize`.
         percentiles: The two percentiles of ``"percentile"``.
         dtype: Type of the images on disk; batches are float32.
         window: The two values of ``"window"``, in the file's units (HU for CT).
@@ -93,7 +93,7 @@ class PreparedCase:
     """A case on the cache's grid.
 
     Attributes:
-        image: ``(M, X, Y, Z)``, normalised, in the cache's type.
+        image: ``(M, X, Y, Z)``, normalized, in the cache's type.
         label: uint8 ``(X, Y, Z)``, or None.
         posterior: uint16 shares ``(C, X, Y, Z)``, or None.
         spacing: Voxel size in mm along x, y and z.
@@ -135,13 +135,13 @@ def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, 
 
 
 def prepare_case(raw: RawCase, settings: Preprocessing) -> PreparedCase:
-    """Crop, orient, resample and normalise a case, one modality at a time."""
+    """Crop, orient, resample and normalize a case, one modality at a time."""
     box = settings.box(raw.image)
     grid = settings.grid(raw.image.shape[1:], raw.affine, box)
     image = np.empty((len(raw.image), *grid.shape), dtype=settings.dtype)
     for channel, voxels in zip(image, raw.image, strict=True):
         resampled = grid.forward(voxels[None], linear=True, antialias=settings.antialias)
-        channel[...] = normalise(
+        channel[...] = normalize(
             resampled[0].numpy(),
             settings.normalize,
             percentiles=settings.percentiles,

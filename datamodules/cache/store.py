@@ -79,7 +79,7 @@ class StoredArray:
             raise OSError("an end within its array")
 
     def is_whole(self) -> bool:
-        """Whether the file is there with as many bytes as the array needs."""
+        """Return True if the file is there with as many bytes as the array needs."""
         size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         try:
             return Path(self.path).stat().st_size == self.offset + size
@@ -87,7 +87,7 @@ class StoredArray:
             return False
 
     def is_sound(self) -> bool:
-        """Whether the bytes are those that were written; reads them all, about 2 GB a second."""
+        """Return True if the bytes are those that were written; reads all, about 2 GB a second."""
         if not self.is_whole():
             return False
         return self.crc in (None, zlib.crc32(_bytes_of(self.open())))

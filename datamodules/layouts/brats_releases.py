@@ -87,7 +87,7 @@ def survey_brats(root: Path, *, old: LabelScheme, new: LabelScheme) -> Survey:
     if not found:
         problem = Problem("", str(root), _RULE, listing(root), _hint(root))
         raise DataError([*problems, problem])
-    found, notes = _without_unlabelled(root, found)
+    found, notes = _without_unlabeled(root, found)
     problems += _mixed_releases(root, found)
     phantom = phantom_home(root)
     cases = []
@@ -205,26 +205,26 @@ def _release(case: str) -> str | None:
     return None
 
 
-def _without_unlabelled(root: Path, found: list[FoundCase]) -> tuple[list[FoundCase], list[str]]:
+def _without_unlabeled(root: Path, found: list[FoundCase]) -> tuple[list[FoundCase], list[str]]:
     """Leave out releases' parts without any label, such as their validation data; return notes.
 
     Raises:
         DataError: There is no label at all.
     """
     count = Counter(case.home for case in found)
-    labelled = {case.home for case in found if case.label is not None}
-    if not labelled:
+    labeled = {case.home for case in found if case.label is not None}
+    if not labeled:
         rule = "the data root must hold cases with labels"
         fix = "Give the training data: BraTS keeps the labels of its validation and test data back."
         raise DataError([Problem("", str(root), rule, f"{len(found)} cases without any", fix)])
     notes = [
         f"{home} has no label files: its {count[home]} cases are left out."
-        for home in sorted(set(count) - labelled)
+        for home in sorted(set(count) - labeled)
     ]
     other = _GRADES.get(root.name)
     if other is not None and (root.absolute().parent / other).is_dir():
         notes.append(f"{root} alone is read; {root.absolute().parent} holds {other} as well.")
-    return [case for case in found if case.home in labelled], notes
+    return [case for case in found if case.home in labeled], notes
 
 
 def _mixed_releases(root: Path, found: list[FoundCase]) -> list[Problem]:

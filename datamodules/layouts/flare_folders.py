@@ -1,4 +1,4 @@
-"""Finds FLARE's cases: images and labels in folders of their own, told apart by their names."""
+"""Finds FLARE's cases: images and labels in folders of their own, distinguished by their names."""
 
 import os
 import re
@@ -36,13 +36,13 @@ def survey_flare(root: Path, release: Release) -> Survey:
     """Find cases and problems in a download of ``release``.
 
     Raises:
-        DataError: ``root`` holds no labelled case, or only those of another release.
+        DataError: ``root`` holds no labeled case, or only those of another release.
     """
     folders = list(_folders(root))
     files = _collect(folders)
     foreign = {name for name in files if release_of(name) not in (None, release)}
     foreign = {  # FLARE22's images without labels are named like AbdomenCT-1K's with labels
-        name for name in foreign if files[name].labels or not release.unlabelled.fullmatch(name)
+        name for name in foreign if files[name].labels or not release.unlabeled.fullmatch(name)
     }
     own = {name: files[name] for name in sorted(set(files) - foreign)}
     if not any(found.labels for found in own.values()):
@@ -50,10 +50,10 @@ def survey_flare(root: Path, release: Release) -> Survey:
     home = phantom_home(root)
     cases: list[Case] = []
     problems: list[Problem] = []
-    unlabelled: list[Path] = []
+    unlabeled: list[Path] = []
     for name, found in own.items():
         if not found.labels and len(found.images) == 1 and _may_lack(found.images[0], release):
-            unlabelled.append(found.images[0])
+            unlabeled.append(found.images[0])
         elif problem := _problem(name, found, root, release):
             problems.append(problem)
         else:
@@ -61,9 +61,9 @@ def survey_flare(root: Path, release: Release) -> Survey:
             cases.append(Case(name, name, (found.images[0],), found.labels[0], posterior))
     patients = frozenset([case.id for case in cases] + [problem.case for problem in problems])
     notes = []
-    if unlabelled:
+    if unlabeled:
         notes.append(
-            f"{len(unlabelled)} images without labels are left out, such as {unlabelled[0]}."
+            f"{len(unlabeled)} images without labels are left out, such as {unlabeled[0]}."
         )
     if foreign:
         notes.append(
@@ -112,11 +112,11 @@ def _collect(folders: list[Path]) -> dict[str, _Files]:
         if _LABELS.fullmatch(folder.name):
             for name, path in _volumes(folder).items():
                 files.setdefault(name, _Files()).labels.append(path)
-    labelled = set(files)
+    labeled = set(files)
     for folder in folders:
         if not _LABELS.fullmatch(folder.name):
             for name, path in _volumes(folder).items():
-                case = name if name in labelled else name.removesuffix("_0000")
+                case = name if name in labeled else name.removesuffix("_0000")
                 files.setdefault(case, _Files()).images.append(path)
     return files
 
@@ -131,9 +131,9 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _may_lack(image: Path, release: Release) -> bool:
-    """Whether an image may be without a label."""
+    """Return True if an image may be without a label."""
     name = stem(image).removesuffix("_0000")
-    if release.tuning.fullmatch(name) or release.unlabelled.fullmatch(name):
+    if release.tuning.fullmatch(name) or release.unlabeled.fullmatch(name):
         return True
     return not _TRAINING.fullmatch(image.parent.name)
 
@@ -170,8 +170,8 @@ def _problem(name: str, found: _Files, root: Path, release: Release) -> Problem 
 
 
 def _nothing(root: Path, release: Release, own: dict[str, _Files], foreign: set[str]) -> Problem:
-    """Return why there is no labelled case of ``release``, and where there may be one."""
-    rule = f"the data root must hold labelled cases of {release.title}: {release.expected}"
+    """Return why there is no labeled case of ``release``, and where there may be one."""
+    rule = f"the data root must hold labeled cases of {release.title}: {release.expected}"
     images = [path for found in own.values() for path in found.images]
     if foreign:
         example = min(foreign)
@@ -188,6 +188,6 @@ def _nothing(root: Path, release: Release, own: dict[str, _Files], foreign: set[
         return Problem("", str(root), rule, found, fix)
     if images:
         found = f"{len(images)} images without labels, such as {images[0].relative_to(root)}"
-        return Problem("", str(root), rule, found, "Put the label files beside, in labels/.")
+        return Problem("", str(root), rule, found, "Put the label files next to them, in labels/.")
     fix = "Give the folder that the archive was unpacked into (DATA_ROOT)."
     return Problem("", str(root), rule, listing(root), fix)

@@ -18,9 +18,9 @@ class Release:
         title: As it is known.
         organs: Names of the labels from 1 on.
         keys: The same, short, for logged names.
-        training: What the name of a labelled training case matches.
+        training: What the name of a labeled training case matches.
         tuning: What the name of a case of its validation set matches.
-        unlabelled: What the name of a case that never had labels matches.
+        unlabeled: What the name of a case that never had labels matches.
         expected: Where an image and its label are, for messages.
     """
 
@@ -30,7 +30,7 @@ class Release:
     keys: tuple[str, ...]
     training: re.Pattern[str]
     tuning: re.Pattern[str]
-    unlabelled: re.Pattern[str]
+    unlabeled: re.Pattern[str]
     expected: str
 
 
@@ -44,7 +44,7 @@ RELEASES: dict[ReleaseName, Release] = {
         _FOUR,
         training=re.compile(r"train_\d+"),
         tuning=re.compile(r"validation_\d+"),
-        unlabelled=re.compile(r"test_\d+"),
+        unlabeled=re.compile(r"test_\d+"),
         expected="TrainingImg/train_000_0000.nii.gz with TrainingMask/train_000.nii.gz",
     ),
     "flare22": Release(
@@ -61,7 +61,7 @@ RELEASES: dict[ReleaseName, Release] = {
         ),
         training=re.compile(r"FLARE22_Tr_\d+"),
         tuning=re.compile(r"FLARETs_\d+"),
-        unlabelled=re.compile(r"Case_\d+"),
+        unlabeled=re.compile(r"Case_\d+"),
         expected="images/FLARE22_Tr_0001_0000.nii.gz with labels/FLARE22_Tr_0001.nii.gz",
     ),
     "abdomenct1k": Release(
@@ -71,14 +71,14 @@ RELEASES: dict[ReleaseName, Release] = {
         _FOUR,
         training=re.compile(r"Case_\d+"),
         tuning=_NONE,
-        unlabelled=_NONE,
+        unlabeled=_NONE,
         expected="imagesTr/Case_00001_0000.nii.gz with labels/Case_00001.nii.gz",
     ),
 }
 
 
 def release_of(case: str) -> Release | None:
-    """Return the release whose labelled cases are named like ``case``, or None."""
+    """Return the release whose labeled cases are named like ``case``, or None."""
     return next(
         (
             release

@@ -1,7 +1,7 @@
-"""FLARE22's tubes that are labelled on part of the slices: what lies beyond is unknown.
+"""FLARE22's tubes that are labeled on part of the slices: what lies beyond is unknown.
 
-The challenge scores aorta, inferior vena cava and oesophagus between their first and last labelled
-slice only, because they are not always labelled over their whole length. Beyond those slices their
+The challenge scores aorta, inferior vena cava and oesophagus between their first and last labeled
+slice only, because they are not always labeled over their whole length. Beyond those slices their
 voxels stand as background, which would teach and reward the opposite of the truth.
 """
 
@@ -18,10 +18,10 @@ _NEAR, _FAR = 10.0, 30.0  # mm
 def ignore_beyond(label: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Return labels in which background that may be a tube is ignored beyond the tube's slices.
 
-    On a slice at distance d beyond the last labelled one, that is background within
-    ``min(10 + d, 30)`` mm, in the plane, of the tube's cross-section on its last labelled slice: a
+    On a slice at distance d beyond the last labeled one, that is background within
+    ``min(10 + d, 30)`` mm, in the plane, of the tube's cross-section on its last labeled slice: a
     cone and then a column about the way the tube may go on. The rest of the slice keeps its labels,
-    so that other organs and the background are trained and scored there; labelled organs always
+    so that other organs and the background are trained and scored there; labeled organs always
     are. A tube without any voxel has no known end and ignores nothing.
 
     Args:

@@ -21,7 +21,7 @@ def epoch_order(size: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def forced(position: int, share: float) -> bool:
-    """Whether the sample at ``position`` of a batch must show foreground.
+    """Return True if the sample at ``position`` of a batch must show foreground.
 
     Any first ``n`` samples have ``ceil(n * share)`` that must, so they are spread over the ranks.
     """
@@ -44,8 +44,8 @@ class TrainingSampler(Sampler[list[tuple[int, int, bool]]]):
         seed: Seed of the order.
         rank: This process's rank.
         world: Number of ranks.
-        epoch: The epoch to begin with, until :meth:`set_epoch` says otherwise.
-        start: ``(epoch, batch)`` to go on from after an interruption: that epoch begins at that
+        epoch: The epoch to begin with, until :meth:`set_epoch` is called.
+        start: ``(epoch, batch)`` to resume from after an interruption: that epoch begins at that
             batch, every other epoch at its first. The length stays that of a whole epoch.
         foreground: Least share of each batch that must show foreground, marked ``forced``.
 

@@ -19,7 +19,7 @@ __all__ = ["BatchgeneratorsTransform", "TorchIOTransform", "Transform", "apply"]
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
-_PURPOSE = 2  # of the draws, beside those of the sample itself
+_PURPOSE = 2  # of the draws; 0 and 1 are the sample's own
 
 
 class TransformError(ValueError):

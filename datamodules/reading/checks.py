@@ -86,7 +86,7 @@ def read_case(
             continue
         assert channels is not None
         channels[number] = volume.data
-        del volume  # one at a time beside the channels
+        del volume  # one at a time next to the channels
     label, notes = None, []
     if case.label is not None and (volume := read(case.label)) is not None:
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
@@ -164,7 +164,7 @@ def label_fault(
     with np.errstate(invalid="ignore"):  # of infinity
         fractions = ~(np.abs(values - np.rint(values)) <= _NOISE)
     if fractions.any():
-        way_out = "Resample labels with nearest neighbours; never interpolate them."
+        way_out = "Resample labels with nearest neighbors; never interpolate them."
         if scaling != (1.0, 0.0):
             way_out = (
                 f"The header multiplies what is stored by {scaling[0]:g} and adds {scaling[1]:g} "

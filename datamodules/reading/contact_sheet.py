@@ -21,7 +21,7 @@ def save_contact_sheet(
     title: str,
     channel_names: Sequence[str] = (),
 ) -> None:
-    """Write a PNG of every case that has a picture, a modality beside the other.
+    """Write a PNG of every case that has a picture, modalities side by side.
 
     Args:
         path: The file.
@@ -38,7 +38,7 @@ def save_contact_sheet(
     axes = np.atleast_2d(figure.subplots(down, across, squeeze=False))
     for ax in axes.flat:
         ax.axis("off")
-    order = [*range(0, 20, 2), *range(1, 20, 2)]  # strong colours first
+    order = [*range(0, 20, 2), *range(1, 20, 2)]  # strong colors first
     colors = [colormaps["tab20"](order[index % 20]) for index in range(len(class_names))]
     for number, (name, picture) in enumerate(shown):
         for channel, image in enumerate(picture.image):

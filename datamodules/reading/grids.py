@@ -22,7 +22,7 @@ class Grid:
     """Crop, then flip and permute axes, then change the voxel size; and all of it undone.
 
     The axes of the two grids are parallel after the flips, so resampling is one axis after the
-    other: linear interpolation between the two neighbours, or the nearest voxel; what is asked for
+    other: linear interpolation between the two neighbors, or the nearest voxel; what is asked for
     beyond the border is the border.
 
     Attributes:
@@ -154,7 +154,7 @@ class Grid:
 def resampled_grid(
     shape: Shape, affine: np.ndarray, spacing: tuple[float, ...] | None
 ) -> tuple[Shape, np.ndarray]:
-    """Return shape and affine of a grid with another voxel size and the same centre.
+    """Return shape and affine of a grid with another voxel size and the same center.
 
     The number of voxels is rounded so that the field of view is kept to half a voxel; an axis
     whose voxel size already agrees to 1e-3 is left as it is.
@@ -178,7 +178,7 @@ def axis_codes(affine: np.ndarray) -> str:
 
 
 def _along(tensor: Tensor, axis: int, positions: np.ndarray, *, linear: bool) -> Tensor:
-    """Read ``tensor`` at ``positions`` (in voxels) of one axis; the border goes on for ever."""
+    """Read ``tensor`` at ``positions`` (in voxels) of one axis; beyond the border is the border."""
     last = tensor.shape[axis] - 1
     positions = positions.clip(0, last)
 

@@ -38,7 +38,7 @@ def write_patient(folder: Path, *, frames: tuple[int, int] = (1, 9), **options: 
         image, label = blobs(1000 * seed + frame, options.get("shape", (20, 24, 4)))
         name = f"{folder.name}_frame{frame:02d}"
         save(folder / f"{name}{suffix}", image)
-        if options.get("labelled", True):
+        if options.get("labeled", True):
             save(folder / f"{name}_gt{suffix}", label)
     (folder / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {frames[1]}\nGroup: DCM\nNbFrame: 30\n")
     return folder

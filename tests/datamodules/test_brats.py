@@ -264,7 +264,7 @@ def test_two_releases_share_patients(tmp_path: Path) -> None:
 
 
 def classes(root: Path, scheme: str) -> list[int] | str:
-    """The classes at the labelled voxels of the first case, or what is wrong with it."""
+    """The classes at the labeled voxels of the first case, or what is wrong with it."""
     module = BraTSDataModule(root, label_scheme=scheme)  # type: ignore[arg-type]
     raw, problems = module.preparer.read(module.discover(root).cases[0])
     if raw is None:

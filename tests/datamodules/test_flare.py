@@ -149,7 +149,7 @@ def test_one_level_too_deep(folder: str, tmp_path: Path) -> None:
 def test_missing_and_empty(tmp_path: Path) -> None:
     assert "found no such folder" in refusal(tmp_path / "nowhere")
     text = refusal(tmp_path, "flare22")
-    assert "labelled cases of FLARE22: images/FLARE22_Tr_0001_0000.nii.gz with labels/" in text
+    assert "labeled cases of FLARE22: images/FLARE22_Tr_0001_0000.nii.gz with labels/" in text
     assert "found an empty folder" in text
     assert "found a file" in refusal(touch(tmp_path, "file") / "file")
     touch(tmp_path, IMAGE.format(1))
@@ -171,7 +171,7 @@ def test_both_suffixes_and_debris(tmp_path: Path) -> None:
     ]
 
 
-def test_unlabelled_cases_are_left_out_and_told(tmp_path: Path) -> None:
+def test_unlabeled_cases_are_left_out_and_told(tmp_path: Path) -> None:
     three(tmp_path)
     touch(tmp_path, "FLARE21/ValidationImg/validation_001_0000.nii.gz")
     found = survey(tmp_path)
@@ -210,7 +210,7 @@ def test_a_labelled_validation_set_is_the_test_set(tmp_path: Path) -> None:
 )
 def test_another_release(layout: str, asked: str, right: str, tmp_path: Path) -> None:
     text = refusal(three(tmp_path, layout), asked)
-    assert f"labelled cases of {RELEASES[asked].title}: " in text  # type: ignore[index]
+    assert f"labeled cases of {RELEASES[asked].title}: " in text  # type: ignore[index]
     assert f", which is of {RELEASES[right].title} (" in text  # type: ignore[index]
     assert f"Give --data.init_args.release {right} (make: in ARGS), or another folder" in text
 
@@ -264,7 +264,7 @@ def test_a_phantom_below_the_root_is_not_real_data(tmp_path: Path) -> None:
 
 
 def tube_label(turn: Callable[[np.ndarray], np.ndarray] = lambda a: a) -> np.ndarray:
-    """An aorta of one voxel, labelled on slices 2 to 4 of 9, and a liver beside it on all."""
+    """An aorta of one voxel, labeled on slices 2 to 4 of 9, and a liver beside it on all."""
     label = np.zeros((21, 21, 9), np.uint8)
     label[10, 10, 2:5] = 5
     label[12:14, 10] = 1

@@ -61,7 +61,7 @@ def test_a_file_has_as_many_folds_as_it_has(acdc: Path, module, tmp_path: Path) 
         module(split=tmp_path / "split.json", fold=7, folds=5).cases("train")
 
 
-def test_folds_are_not_divided_anew(
+def test_folds_are_not_divided_again(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two of a file's three folds would leave patients out without a word."""

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation, SpatialResample
 
-from datamodules.cache.intensity import box_above, normalise
+from datamodules.cache.intensity import box_above, normalize
 from datamodules.cache.preprocessing import Preprocessing, prepare_case
 from datamodules.reading.checks import RawCase
 from datamodules.reading.grids import Grid
@@ -95,17 +95,17 @@ def test_box_by_hand() -> None:
 
 def test_window_and_nonzero_scores_by_hand() -> None:
     values = np.array([-2000.0, -160.0, 40.0, 240.0, 900.0], np.float32)
-    windowed = normalise(values, "window", window=(-160, 240))
+    windowed = normalize(values, "window", window=(-160, 240))
     assert windowed.tolist() == [0, 0, 0.5, 1, 1]
     assert windowed.dtype == np.float32
-    scored = normalise(np.array([0, 2, 4, 0, 6, 4], np.float32), "zscore_nonzero")
+    scored = normalize(np.array([0, 2, 4, 0, 6, 4], np.float32), "zscore_nonzero")
     deviation = np.sqrt(2)
     expected = [0, -2 / deviation, 0, 0, 2 / deviation, 0]
     assert scored.tolist() == pytest.approx(expected)
-    assert normalise(np.zeros(3, np.float32), "zscore_nonzero").tolist() == [0, 0, 0]
+    assert normalize(np.zeros(3, np.float32), "zscore_nonzero").tolist() == [0, 0, 0]
 
 
-def test_each_modality_is_normalised_by_itself_within_the_crop() -> None:
+def test_each_modality_is_normalized_by_itself_within_the_crop() -> None:
     image = np.zeros((2, *SHAPE), np.float32)
     inner = (slice(5, 15), slice(4, 12), slice(2, 7))
     rng = np.random.default_rng(3)

@@ -94,7 +94,7 @@ def build(heads: Path, **settings: Any) -> Heads:
     return built
 
 
-def test_volumes_are_cropped_normalised_and_in_order(heads: Path) -> None:
+def test_volumes_are_cropped_normalized_and_in_order(heads: Path) -> None:
     built = build(heads)
     batch = next(iter(built.test_dataloader()))
     assert batch["image"].shape == (1, 2, 12, 14, 9)  # LPS: the file's first two axes change place

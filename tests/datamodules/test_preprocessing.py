@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from datamodules.cache.intensity import normalise
+from datamodules.cache.intensity import normalize
 from datamodules.cache.preprocessing import Preprocessing, prepare_case, slice_fault
 from datamodules.reading.checks import RawCase
 from datamodules.reading.grids import resampled_grid
@@ -73,7 +73,7 @@ def test_slices_do_not_mix() -> None:
 
 
 def test_resampled_grid_by_hand() -> None:
-    """4 voxels of 3 mm are 6 of 2 mm: the first centre moves from 1.5 to 1 mm behind the edge."""
+    """4 voxels of 3 mm are 6 of 2 mm: the first center moves from 1.5 to 1 mm behind the edge."""
     shape, new = resampled_grid((4, 5, 6), np.diag([3.0, 3.0, 10.0, 1.0]), (2.0, 3.0005))
     assert shape == (6, 5, 6)
     expected = np.diag([2.0, 3.0, 10.0, 1.0])
@@ -155,13 +155,13 @@ def affine_positions(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return (matrix[:3, :3] @ index + matrix[:3, 3:]).reshape(3, *shape).astype(np.float32)
 
 
-def test_normalisation() -> None:
+def test_normalization() -> None:
     data = np.random.default_rng(0).gamma(2, 100, size=SHAPE)
-    scored = normalise(data, "zscore")
+    scored = normalize(data, "zscore")
     assert scored.dtype == np.float32
     assert scored.mean() == pytest.approx(0, abs=1e-6)
     assert scored.std() == pytest.approx(1, abs=1e-6)
-    ramp = normalise(np.arange(101.0), "percentile", percentiles=(10, 90))
+    ramp = normalize(np.arange(101.0), "percentile", percentiles=(10, 90))
     assert ramp[[0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
