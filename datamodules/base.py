@@ -76,14 +76,16 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         holdout_fraction: Share of the training patients in the holdout, rounded up.
         predict_input: A NIfTI file or a folder of them to predict; None for the test part.
         cache_dir: Folder of all caches.
-        cache_dtype: Type of images in the cache.
-        orientation: See :class:`~datamodules.cache.preprocessing.Preprocessing`.
-        spacing: See there; as many values as ``spatial_dims``, in mm.
-        normalize: See there.
-        percentiles: See there.
-        window: See there.
-        crop_above: See there.
-        antialias: See there.
+        cache_dtype: Type of the images in the cache; batches are float32.
+        orientation: Axis codes to which volumes are flipped and permuted; None keeps the file's.
+            This and the next seven are those of
+            :class:`~datamodules.cache.preprocessing.Preprocessing`.
+        spacing: Voxel size in mm, as many values as ``spatial_dims``; None keeps the file's.
+        normalize: How intensities are normalized.
+        percentiles: The two of ``normalize: percentile``.
+        window: The two values of ``normalize: window``, in the file's units (HU for CT).
+        crop_above: Volumes are cropped to the box of the voxels above this value; None keeps all.
+        antialias: Whether images are smoothed before the grid gets coarser.
         spatial_dims: 2 to train on slices, 3 on patches of the volume.
         patch_size: Size of a training sample in voxels.
         crop: Where a training sample is cut out of what is larger.

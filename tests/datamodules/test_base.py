@@ -3,7 +3,6 @@
 import hashlib
 import os
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -415,17 +414,6 @@ def test_no_root_is_the_phantom_and_says_so(tmp_path: Path, module, capsys, monk
     blocked = module(None, phantom_root=tmp_path / "file" / "phantom")
     with pytest.raises(DataError, match=r"found The phantom cannot be written: Not a directory \("):
         blocked.prepare(progress=False)
-
-
-def test_thousands_of_slices_a_second(module) -> None:
-    """Far below what one core does (2000 to 4000), so that a busy machine passes."""
-    built = ready(module(batch_size=8, patch_size=(128, 128)))
-    loader = built.train_dataloader()
-    list(loader)
-    begin, count = time.process_time(), 0
-    for _ in range(5):
-        count += sum(len(batch["case"]) for batch in loader)
-    assert count / (time.process_time() - begin) > 400
 
 
 class Recorder(lightning.LightningModule):
