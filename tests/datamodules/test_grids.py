@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation, SpatialResample
 
-from datamodules.cache.intensity import box_above, normalize
+from datamodules.cache.intensity import box_above
 from datamodules.cache.preprocessing import Preprocessing, prepare_case
 from datamodules.reading.checks import RawCase
 from datamodules.reading.grids import Grid
@@ -93,18 +93,6 @@ def test_box_by_hand() -> None:
     assert box_above(image, -2) == ((0, 5), (0, 6), (0, 7))
 
 
-def test_window_and_nonzero_scores_by_hand() -> None:
-    values = np.array([-2000.0, -160.0, 40.0, 240.0, 900.0], np.float32)
-    windowed = normalize(values, "window", window=(-160, 240))
-    assert windowed.tolist() == [0, 0, 0.5, 1, 1]
-    assert windowed.dtype == np.float32
-    scored = normalize(np.array([0, 2, 4, 0, 6, 4], np.float32), "zscore_nonzero")
-    deviation = np.sqrt(2)
-    expected = [0, -2 / deviation, 0, 0, 2 / deviation, 0]
-    assert scored.tolist() == pytest.approx(expected)
-    assert normalize(np.zeros(3, np.float32), "zscore_nonzero").tolist() == [0, 0, 0]
-
-
 def test_each_modality_is_normalized_by_itself_within_the_crop() -> None:
     image = np.zeros((2, *SHAPE), np.float32)
     inner = (slice(5, 15), slice(4, 12), slice(2, 7))
@@ -127,17 +115,3 @@ def test_each_modality_is_normalized_by_itself_within_the_crop() -> None:
     assert case.posterior is not None
     np.testing.assert_array_equal(case.label, label[inner])
     np.testing.assert_array_equal(case.posterior.argmax(0), label[inner])
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"normalize": "window"}, "window must be given for normalize: window"),
-        ({"window": (0, 1)}, r"for nothing else, got \(0, 1\) with zscore"),
-        ({"normalize": "window", "window": (5.0, 5.0)}, "two finite values that rise"),
-        ({"crop_above": float("nan")}, "crop_above must be null or finite"),
-    ],
-)
-def test_bad_settings(settings: dict, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
-        Preprocessing(**settings)

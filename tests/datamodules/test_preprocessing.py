@@ -165,6 +165,18 @@ def test_normalization() -> None:
     assert ramp[[0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
+def test_window_and_nonzero_scores_by_hand() -> None:
+    values = np.array([-2000.0, -160.0, 40.0, 240.0, 900.0], np.float32)
+    windowed = normalize(values, "window", window=(-160, 240))
+    assert windowed.tolist() == [0, 0, 0.5, 1, 1]
+    assert windowed.dtype == np.float32
+    scored = normalize(np.array([0, 2, 4, 0, 6, 4], np.float32), "zscore_nonzero")
+    deviation = np.sqrt(2)
+    expected = [0, -2 / deviation, 0, 0, 2 / deviation, 0]
+    assert scored.tolist() == pytest.approx(expected)
+    assert normalize(np.zeros(3, np.float32), "zscore_nonzero").tolist() == [0, 0, 0]
+
+
 def test_dtype() -> None:
     label = np.zeros(SHAPE, np.uint8)
     assert prepare_case(raw(label), Preprocessing(dtype="float16")).image.dtype == np.float16
@@ -186,6 +198,10 @@ def test_wrong_grid() -> None:
         ({"normalize": "minmax"}, "normalize must be zscore or .* or window, got 'minmax'"),
         ({"percentiles": (99.0, 1.0)}, "percentiles must rise"),
         ({"dtype": "int8"}, "dtype must be float16 or float32"),
+        ({"normalize": "window"}, "window must be given for normalize: window"),
+        ({"window": (0, 1)}, r"for nothing else, got \(0, 1\) with zscore"),
+        ({"normalize": "window", "window": (5.0, 5.0)}, "two finite values that rise"),
+        ({"crop_above": float("nan")}, "crop_above must be null or finite"),
     ],
 )
 def test_bad_settings(settings: dict, match: str) -> None:
