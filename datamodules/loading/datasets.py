@@ -79,7 +79,10 @@ class TrainingDataset(Dataset[Sample], ABC):
         """Return the batch of these samples."""
         images = empty((len(keys), self.channels, *self.patch_size), np.float32)
         labels = empty((len(keys), *self.patch_size), np.uint8)
-        numbers = [self.write(key, pair) for key, *pair in zip(keys, images, labels, strict=True)]
+        numbers = [
+            self.write(key, (image, label))
+            for key, image, label in zip(keys, images, labels, strict=True)
+        ]
         targets = write_targets(labels, empty(labels.shape, np.int64))
         if self.transform is not None:
             for (epoch, index, _), image, target in zip(keys, images, targets, strict=True):

@@ -31,7 +31,7 @@ _ONE = np.float32(1)
 
 
 def rotation_matrix(
-    angles: Sequence[float],
+    angles: Sequence[float] | np.ndarray,
     *,
     spacing: Sequence[float],
     factor: float = 1.0,
@@ -185,7 +185,7 @@ def _tilt(
     table, flat = framed.flatten(0, 2), marks.ravel()
     strides = np.array([marks[0].size, marks.shape[2], 1], np.int32)
     corners = np.array(list(product((0, 1), repeat=3)), np.int32) @ strides
-    highest = np.nextafter(np.float32(marks.shape) - 1, np.float32(0))  # has one above it
+    highest = np.nextafter(np.array(marks.shape, np.float32) - 1, np.float32(0))  # has one above it
     steps = [matrix[:, axis, None] * places for axis, places in enumerate(_offsets(label.shape))]
     for block in _blocks(label.shape):
         x, y, z = (step[:, part] for step, part in zip(steps, block, strict=True))

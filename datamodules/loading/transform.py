@@ -40,7 +40,7 @@ class TorchIOTransform:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the transformed sample."""
-        import torchio
+        import torchio  # not among the dependencies
 
         kinds = {"image": torchio.ScalarImage, "label": torchio.LabelMap}
         axes = sample["image"].ndim
@@ -109,8 +109,8 @@ def _seeded(transform: Transform, seed: tuple[int, int, int]) -> Iterator[None]:
 def _write(changed: Mapping[str, Any], name: str, out: Tensor) -> None:
     """Copy what a transform returned into the sample, once it is known to be one."""
     if not isinstance(changed, Mapping) or name not in changed:
-        found = sorted(changed) if isinstance(changed, Mapping) else type(changed).__name__
-        raise TransformError(f"transform must return a dict with image and label, got {found}.")
+        got = sorted(changed) if isinstance(changed, Mapping) else type(changed).__name__
+        raise TransformError(f"transform must return a dict with image and label, got {got}.")
     found = torch.as_tensor(changed[name])
     shape = tuple(found.shape)
     if name == "label" and shape == (1, *out.shape):
