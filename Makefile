@@ -12,26 +12,75 @@ TARGETS := help install train slurm benchmark evaluate report predict data check
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared docs hooks clean
 
-# The variables of each target beside those of EVERY target; another one on the command line is refused.
+# The variables of each target, next to those of EVERY target; others on the command line are refused.
 EVERY := PYTHON ARGS SHELL MAKE% BIN MBLS PYTEST
-HARDWARE := DEVICES NODES ACCELERATOR PRECISION
-CHOICES := DATASET NETWORK DATA_ROOT PRESET DIM SPLIT ADAPT EPOCHS BATCH_SIZE SYNC_BATCHNORM CACHE LOGGER SELECT \
-  WINDOW VERBOSE $(HARDWARE)
-AGAIN := RUN CKPT DATA_ROOT CACHE MIRROR WINDOW $(HARDWARE)
-GRIDS := LOSSES SEEDS FOLDS ROOT
-vars.help        := DATASET LOSS NETWORK PRESET DATA_ROOT DIM
-vars.train       := $(CHOICES) LOSS SEED FOLD RUN RESUME
-vars.benchmark   := $(CHOICES) $(GRIDS) JOBS
-vars.slurm       := $(CHOICES) $(GRIDS) LOSS SEED FOLD TIME SITE DRY
-vars.evaluate    := $(AGAIN) SPLIT FOLD GRID TAG VERBOSE
-vars.predict     := $(AGAIN) INPUT OUTPUT PROBABILITIES OVERWRITE
-vars.report      := RUNS OUTPUT REFERENCE NO_CAPTIONS NO_PICTURES
-vars.data        := DATASET DATA_ROOT PRESET DIM SPLIT CACHE
-vars.check-data  := $(vars.data)
-vars.splits      := DATASET DATA_ROOT FOLDS OUTPUT SPLIT
-vars.cache-info  := CACHE
-vars.cache-clean := CACHE YES ALL DAYS
+vars.help := DATASET LOSS NETWORK PRESET DATA_ROOT DIM
 vars.bench-shared := OLD
+# <options>
+vars.train := DATASET LOSS NETWORK PRESET LOGGER DIM DATA_ROOT CACHE SPLIT SEED FOLD ADAPT EPOCHS BATCH_SIZE SELECT WINDOW DEVICES NODES ACCELERATOR PRECISION SYNC_BATCHNORM VERBOSE RUN RESUME DRY
+vars.benchmark := DATASET NETWORK PRESET LOGGER DIM DATA_ROOT CACHE SPLIT ADAPT EPOCHS BATCH_SIZE SELECT WINDOW DEVICES NODES ACCELERATOR PRECISION SYNC_BATCHNORM VERBOSE LOSSES SEEDS FOLDS ROOT JOBS
+vars.slurm := DATASET LOSS NETWORK PRESET LOGGER DIM DATA_ROOT CACHE SPLIT SEED FOLD ADAPT EPOCHS BATCH_SIZE SELECT WINDOW DEVICES NODES ACCELERATOR PRECISION SYNC_BATCHNORM VERBOSE LOSSES SEEDS FOLDS ROOT TIME SITE DRY
+vars.data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT
+vars.check-data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT
+vars.splits := DATASET PRESET DIM DATA_ROOT CACHE SPLIT FOLDS OUTPUT
+vars.evaluate := DATA_ROOT CACHE SPLIT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN CKPT TAG GRID MIRROR
+vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN CKPT MIRROR INPUT OUTPUT PROBABILITIES OVERWRITE
+vars.cache-info := CACHE
+vars.cache-clean := CACHE YES ALL DAYS
+vars.report := OUTPUT RUNS REFERENCE NO_CAPTIONS NO_PICTURES
+SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
+#: LOSS           with settings of its own as mbls:margin=8,alpha=0.3 (train, slurm)
+#: NETWORK        default: unet, in 3D unet3d, with --preset paper unet_paper (train, benchmark, slurm)
+#: PRESET         default: quick on a phantom, paper with --data-root (train, benchmark, slurm, data, check-data, splits)
+#: LOGGER         trackers next to metrics.csv, several with commas (train, benchmark, slurm)
+#: DIM            2, 3: slices or volumes; default: what the network needs (train, benchmark, slurm, data, check-data, splits)
+#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict)
+#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, cache-info, cache-clean)
+#: SPLIT          JSON file: the patients of each part, or folds (train, benchmark, slurm, data, check-data, splits, evaluate)
+#: SEED           default: 0 (train, slurm)
+#: FOLD           validate on fold K of the patients (train, slurm, evaluate)
+#: ADAPT          val, holdout: what an adaptive loss observes: the validation split, or training patients held out for it (train, benchmark, slurm)
+#: EPOCHS         how many to train; with RESUME=1 the new total (train, benchmark, slurm)
+#: BATCH_SIZE     samples a step, over all ranks (train, benchmark, slurm)
+#: SELECT         dice, nll, ece, compromise: which epoch is best (default: dice; docs/statistics.md) (train, benchmark, slurm)
+#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict)
+#: DEVICES        processes a node, or auto (train, benchmark, evaluate, predict)
+#: DEVICES        processes a node (default: 1) (slurm)
+#: NODES          machines (train, benchmark, slurm, evaluate, predict)
+#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict)
+#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict)
+#: SYNC_BATCHNORM batch norm over all GPUs (train, benchmark, slurm)
+#: VERBOSE        print all numbers of the test (train, benchmark, slurm, evaluate)
+#: RUN            run folder: to write (train), or to read (train, predict)
+#: RUN            run folder (evaluate)
+#: RESUME         continue the run in RUN from its last checkpoint (train)
+#: LOSSES         such as "ce mbls:margin=3 mbls:margin=10,alpha=0.3" (benchmark, slurm)
+#: SEEDS          such as "0 1 2" (benchmark, slurm)
+#: FOLDS          such as "0 1 2 3 4" (benchmark, slurm)
+#: FOLDS          how many folds (default: 5) (splits)
+#: ROOT           where runs are kept (default: runs; a benchmark without --losses runs/benchmark) (benchmark, slurm)
+#: JOBS           runs at a time; cores are divided among them (default: 1; without --losses one a core) (benchmark)
+#: TIME           limit: HH:MM:SS, D-HH, minutes (default: 24:00:00) (slurm)
+#: SITE           YAML file with your own changes to site.yaml (slurm)
+#: DRY            print the command, or the batch script, and stop (train, slurm)
+#: CKPT           best, last, or a file (default: best) (evaluate, predict)
+#: TAG            folder below test/ (default: the checkpoint's name and what differs from the run, best-native-mirrored-01) (evaluate)
+#: GRID           preprocessed, native: where to score: on the cache's grid, or on that of the files (evaluate)
+#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict)
+#: INPUT          a NIfTI file, or a folder of them (predict)
+#: OUTPUT         folder for the label maps (predict)
+#: PROBABILITIES  write class probabilities too (predict)
+#: OVERWRITE      replace files in OUTPUT that are no predictions of mbls (predict)
+#: OUTPUT         where to write (default: report/ in RUNS, or above several) (report)
+#: OUTPUT         default: splits/<dataset>-<folds>.json (splits)
+#: RUNS           run folders, or folders above them (make: default runs) (report)
+#: REFERENCE      loss that the others are compared with (report)
+#: NO_CAPTIONS    figures without the lines above them, for a paper (report)
+#: NO_PICTURES    no slices of patients: without the worst cases (report)
+#: YES            do not ask (cache-clean)
+#: ALL            remove every cache (cache-clean)
+#: DAYS           also remove caches last written to N days ago (cache-clean)
+# </options>
 
 # Those of the command line are not those of the environment, nor what another Makefile hands down.
 GOALS   := $(filter $(TARGETS),$(or $(MAKECMDGOALS),help))
@@ -48,38 +97,19 @@ ifneq ($(UNKNOWN),)
   $(error $(call no_variable,$(firstword $(UNKNOWN))))
 endif
 
-# Variables that become options; one that is not set is not given.
+# A variable that is set becomes the option of its name: DATA_ROOT=x is --data-root "x"; of a switch, 1 or 0.
 on = $(filter 1 yes true,$($(1)))
-OPTIONS = $(if $(NETWORK),--network $(NETWORK)) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-  $(if $(PRESET),--preset $(PRESET)) $(if $(SPLIT),--split "$(SPLIT)") $(if $(DIM),--dim $(DIM)) \
-  $(if $(ADAPT),--adapt $(ADAPT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) \
-  $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
-  $(if $(ACCELERATOR),--accelerator $(ACCELERATOR)) $(if $(PRECISION),--precision $(PRECISION)) \
-  $(if $(call on,SYNC_BATCHNORM),--trainer.sync_batchnorm true) \
-  $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
-  $(if $(LOGGER),--logger $(LOGGER)) \
-  $(if $(SELECT),--select $(SELECT)) $(WINDOWED) $(TABLE)
-OF_ONE_RUN = $(if $(SEED),--seed $(SEED)) $(if $(FOLD),--fold $(FOLD))
-DATA_OPTIONS = --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-  $(if $(PRESET),--preset $(PRESET)) $(if $(DIM),--dim $(DIM)) \
-  $(if $(SPLIT),--data.init_args.split "$(SPLIT)") \
-  $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)")
-
-# What may differ when a run is evaluated or applied again.
-AGAIN_OPTIONS = $(if $(DATA_ROOT),--data.init_args.root "$(DATA_ROOT)") \
-  $(if $(CACHE),--data.init_args.cache_dir "$(CACHE)") \
-  $(if $(DEVICES),--trainer.devices $(DEVICES)) $(if $(NODES),--trainer.num_nodes $(NODES)) \
-  $(if $(ACCELERATOR),--trainer.accelerator $(ACCELERATOR)) \
-  $(if $(PRECISION),--trainer.precision $(PRECISION)) $(WINDOWED)
-WINDOWED = $(if $(WINDOW),--model.window $(WINDOW))
-TABLE = $(if $(call on,VERBOSE),--verbose)
+flag = --$(shell echo $(1) | tr A-Z_ a-z-)
+option = $(if $(filter $(1),$(SWITCHES)),$(if $(call on,$(1)),$(call flag,$(1))),$(if $($(1)),$(call flag,$(1)) "$($(1))"))
+OPTIONS = $(strip $(foreach name,$(filter-out $(LEFT_OUT),$(vars.$@)),$(call option,$(name))))
+# the defaults of a new run, which a resumed one does not take
+train: LEFT_OUT = $(if $(call on,RESUME),$(filter-out $(GIVEN),DATASET LOSS))
+evaluate: LEFT_OUT := RUN
+report: LEFT_OUT := RUNS
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
 NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper,$(PRESET_NOW)),unet_paper,unet)))
-# a resumed run has its own; one that is given all the same is refused
-new = $(if $(call on,RESUME),$(filter $(1),$(GIVEN)),yes)
-MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)
@@ -87,31 +117,12 @@ MIRRORED = $(if $(MIRROR),--mirror $(MIRROR))
 help:  ## Show the targets, the variables and what they can be
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables of train:"
+	@echo "Variables:"
 	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET logger:LOGGER; do \
-	  printf '  %-12s %s\n' "$${kind#*:}" "$$(ls experiments/configs/$${kind%%:*} | sed -n 's/^\([^.]*\)\.yaml$$/\1/p' | tr '\n' ' ')"; done
-	@echo "  DATA_ROOT    folder of the real dataset; without it a phantom is written to data/"
-	@echo "  DIM=2|3      slices or volumes; without it what NETWORK asks for"
-	@echo "  SPLIT        JSON file with the patients of each part, or with folds (FOLD=k takes one)"
-	@echo "  ADAPT=val|holdout  what a loss adapts to: validation cases, or training patients held out"
-	@echo '  LOSS takes settings: LOSS=mbls:margin=8,alpha=0.3; its file states them (make losses)'
-	@echo "  SEED FOLD EPOCHS BATCH_SIZE (over all ranks) DEVICES NODES ACCELERATOR PRECISION"
-	@echo "  SYNC_BATCHNORM=1  batch norm over all GPUs"
-	@echo "  CACHE        folder of the preprocessed data (cache/)"
-	@echo "  RUN          run folder: to write (train), to read (evaluate, predict)"
-	@echo "  RESUME=1     train: go on in RUN; with EPOCHS=n, to more epochs than it was trained"
-	@echo "  WINDOW=patch|padded|whole  evaluation sees windows of the training size, or whole slices"
-	@echo "  VERBOSE=1    the whole table of a test on screen"
-	@echo "  SELECT=dice|nll|ece|compromise   which epoch is best"
-	@echo '  ARGS         any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
-	@echo '  LOSSES SEEDS FOLDS JOBS ROOT   benchmark: LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"'
-	@echo "Variables of evaluate and predict: RUN CKPT=best|last|file MIRROR=0,1 (axes whose mirrorings"
-	@echo "  are averaged) WINDOW DATA_ROOT CACHE DEVICES NODES ACCELERATOR PRECISION"
-	@echo "Variables of evaluate: GRID=preprocessed|native SPLIT FOLD (other patients) TAG=name VERBOSE=1;"
-	@echo "  of predict: INPUT OUTPUT PROBABILITIES=1 OVERWRITE=1"
-	@echo "Variables of report: RUNS (folders; default runs) OUTPUT REFERENCE=loss NO_CAPTIONS=1 NO_PICTURES=1"
-	@echo "Variables of slurm: those of train, TIME=24:00:00 SITE=file.yaml DRY=1, LOSSES SEEDS FOLDS"
-	@echo "Variables of splits: FOLDS=5 OUTPUT; of cache-clean: YES=1 ALL=1 DAYS=n"
+	  printf '  %-15s%s\n' "$${kind#*:}" "$$(ls experiments/configs/$${kind%%:*} | sed -n 's/^\([^.]*\)\.yaml$$/\1/p' | tr '\n' ' ')"; done
+	@sed -n 's/^#:/ /p' Makefile
+	@echo '  ARGS           any further option, e.g. ARGS="--trainer.gradient_clip_val 1"'
+	@echo '  OLD            another checkout (bench-shared)'
 	@echo "Now: DATASET=$(DATASET) LOSS=$(LOSS) NETWORK=$(NETWORK_NOW) PRESET=$(PRESET_NOW)"
 
 install: .venv/installed  ## Make .venv with the pinned versions
@@ -124,55 +135,39 @@ install: .venv/installed  ## Make .venv with the pinned versions
 	@touch $@
 
 train: install  ## Train on DATASET with LOSS, then test the best checkpoint
-	@$(MBLS) train $(if $(call new,DATASET),--dataset "$(DATASET)") $(if $(call new,LOSS),--loss "$(LOSS)") \
-	  $(OPTIONS) $(OF_ONE_RUN) $(if $(RUN),--run "$(RUN)") $(if $(call on,RESUME),--resume) $(ARGS)
+	@$(MBLS) train $(OPTIONS) $(ARGS)
 
 benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and report; alone: a small default
-	@$(MBLS) benchmark $(if $(filter file,$(origin DATASET)),,--dataset $(DATASET)) \
-	  $(if $(LOSSES),--losses "$(LOSSES)") $(if $(SEEDS),--seeds "$(SEEDS)") \
-	  $(if $(FOLDS),--folds "$(FOLDS)") $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root "$(ROOT)") \
-	  $(OPTIONS) $(ARGS)
+	@$(MBLS) benchmark $(OPTIONS) $(ARGS)
 
 slurm: install  ## Train in a batch job: NODES DEVICES TIME, an array with LOSSES SEEDS FOLDS
-	@$(BIN)/python -m experiments.slurm --dataset $(DATASET) --losses "$(or $(LOSSES),$(LOSS))" \
-	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FOLDS),--folds "$(FOLDS)") \
-	  $(if $(ROOT),--root "$(ROOT)") $(if $(TIME),--time "$(TIME)") $(if $(SITE),--site "$(SITE)") \
-	  $(if $(call on,DRY),--dry-run) $(OPTIONS) $(OF_ONE_RUN) $(ARGS)
+	@$(BIN)/python -m experiments.slurm $(OPTIONS) $(ARGS)
 
 evaluate: install  ## Test a checkpoint of RUN again
 	$(call needs,RUN)
-	@$(MBLS) evaluate "$(RUN)" $(if $(CKPT),--ckpt "$(CKPT)") $(if $(TAG),--tag "$(TAG)") \
-	  $(if $(SPLIT),--split "$(SPLIT)") $(if $(FOLD),--fold $(FOLD)) $(if $(GRID),--grid $(GRID)) \
-	  $(MIRRORED) $(AGAIN_OPTIONS) $(TABLE) $(ARGS)
+	@$(MBLS) evaluate "$(RUN)" $(OPTIONS) $(ARGS)
 
 report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML file
-	@$(MBLS) report $(or $(RUNS),runs) $(if $(OUTPUT),--output "$(OUTPUT)") \
-	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(if $(call on,NO_CAPTIONS),--no-captions) \
-	  $(if $(call on,NO_PICTURES),--no-pictures) $(ARGS)
+	@$(MBLS) report $(or $(RUNS),runs) $(OPTIONS) $(ARGS)
 
 predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
 	$(call needs,RUN)$(call needs,INPUT)$(call needs,OUTPUT)
-	@$(MBLS) predict --run "$(RUN)" --input "$(INPUT)" --output "$(OUTPUT)" \
-	  $(if $(CKPT),--ckpt "$(CKPT)") $(if $(call on,PROBABILITIES),--probabilities) \
-	  $(if $(call on,OVERWRITE),--overwrite) $(MIRRORED) $(AGAIN_OPTIONS) $(ARGS)
+	@$(MBLS) predict $(OPTIONS) $(ARGS)
 
 data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache
-	@$(MBLS) data $(DATA_OPTIONS) $(ARGS)
+	@$(MBLS) data $(OPTIONS) $(ARGS)
 
 check-data: install  ## Check every case of DATASET and list all problems
-	@$(MBLS) check-data $(DATA_OPTIONS) $(ARGS)
+	@$(MBLS) check-data $(OPTIONS) $(ARGS)
 
 splits: install  ## Write FOLDS folds of DATASET's patients as JSON
-	@$(MBLS) splits --dataset $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-	  --folds $(or $(FOLDS),5) $(if $(OUTPUT),--output "$(OUTPUT)") \
-	  $(if $(SPLIT),--data.init_args.split "$(SPLIT)") $(ARGS)
+	@$(MBLS) splits $(OPTIONS) $(ARGS)
 
 cache-info: install  ## List the caches: dataset, settings, size, age
-	@$(MBLS) cache-info $(if $(CACHE),--cache "$(CACHE)") $(ARGS)
+	@$(MBLS) cache-info $(OPTIONS) $(ARGS)
 
-cache-clean: install  ## Remove caches of no use any more (YES=1: do not ask; ALL=1; DAYS=n)
-	@$(MBLS) cache-clean $(if $(CACHE),--cache "$(CACHE)") $(if $(call on,YES),--yes) \
-	  $(if $(call on,ALL),--all) $(if $(DAYS),--days $(DAYS)) $(ARGS)
+cache-clean: install  ## Remove caches that nothing uses any more (YES=1: do not ask; ALL=1; DAYS=n)
+	@$(MBLS) cache-clean $(OPTIONS) $(ARGS)
 
 test: install  ## Run the tests (a few minutes)
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
@@ -183,7 +178,7 @@ test-all: install  ## Run all tests, the slow ones too
 error-rates: install  ## How often the report's tests and intervals are wrong (minutes); ARGS=--write: docs/statistics.md
 	@$(BIN)/python -m experiments.benchmarks.statistics $(ARGS)
 
-readme: install  ## Write the README's tables anew: the losses, and the results of make benchmark
+readme: install  ## Update the tables of README and Makefile: losses, options, the results of make benchmark
 	@$(BIN)/python -m experiments.readme $(ARGS)
 
 losses: install  ## Print the losses: class, formula, defaults, paper

@@ -1,7 +1,8 @@
-"""Writes the README's tables anew: the losses, and the default benchmark's results.
+"""Updates the tables of README.md and the Makefile.
 
-``make readme`` writes the first, and the second where ``make benchmark`` has left its runs. A table
-stands between ``<!-- losses -->`` and ``<!-- /losses -->``; ``<!-- benchmark -->`` likewise.
+``make readme`` writes the losses and the options, and the default benchmark's results where ``make
+benchmark`` has left its runs. A table is between ``<!-- losses -->`` and ``<!-- /losses -->``, in
+the Makefile between ``# <options>`` and ``# </options>``.
 """
 
 import argparse
@@ -15,9 +16,18 @@ from typing import Any
 import mbls.losses
 from mbls.commands.benchmark import DEFAULT_LOSSES, DEFAULT_PRESET, DEFAULT_ROOT
 from mbls.config.choices import config_folder
+from mbls.config.options import OPTIONS, Option
 from mbls.losses.catalogue import Entry, loss_entries
 
-__all__ = ["benchmark_table", "losses_table", "main", "section", "with_section"]
+__all__ = [
+    "benchmark_table",
+    "losses_table",
+    "main",
+    "make_variables",
+    "options_table",
+    "section",
+    "with_section",
+]
 
 ROOT = Path(__file__).parents[1]
 USUAL = ("CompoundLoss", "CrossEntropyLoss")
@@ -41,6 +51,39 @@ def losses_table() -> str:
         link = f"[`{Path(file).stem}`]({file})"
         rows.append(f"| `{entry.name}` | {_code(entry.formula)} | {entry.paper} | {link} |")
     return "\n".join(rows)
+
+
+def options_table() -> str:
+    """Return the table of the options in Markdown: option, variable of make, targets, meaning."""
+    rows = ["| `make` | option | of | |", "|---|---|---|---|"]
+    for option in OPTIONS:
+        variable = f"`{option.name.upper()}`" if option.make else ""
+        flag = f"`{option.name.upper()}`" if option.positional else f"`{option.flag}`"
+        commands = ", ".join(option.commands.split())
+        rows.append(f"| {variable} | {flag} | {commands} | {_meaning(option)} |")
+    return "\n".join(rows)
+
+
+def make_variables() -> str:
+    """Return the Makefile's variables: those of each target, the switches, and help on each."""
+    options = [option for option in OPTIONS if option.make]
+    targets = dict.fromkeys(command for option in options for command in option.commands.split())
+    lines = [
+        f"vars.{target} := {' '.join(o.name.upper() for o in options if o.of(target))}"
+        for target in targets
+    ]
+    switches = [option.name.upper() for option in options if option.type is bool]
+    lines.append(f"SWITCHES := {' '.join(dict.fromkeys(switches))}")
+    for option in options:
+        if not option.kind or option.help:
+            targets = ", ".join(option.commands.split())
+            lines.append(f"#: {option.name.upper():<15}{_meaning(option)} ({targets})")
+    return "\n".join(lines)
+
+
+def _meaning(option: Option) -> str:
+    """Return the values that an option takes and its help."""
+    return ": ".join(filter(None, (", ".join(map(str, option.choices or ())), option.help)))
 
 
 def benchmark_table(runs: Path, *, losses: str | None = None) -> str:
@@ -68,7 +111,7 @@ def benchmark_table(runs: Path, *, losses: str | None = None) -> str:
 
 
 def section(text: str, name: str) -> str:
-    """Return what stands between the markers of a name.
+    """Return the text between the markers of a name.
 
     Raises:
         ValueError: The text does not have the markers once.
@@ -83,20 +126,25 @@ def with_section(text: str, name: str, content: str) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Write the tables into README.md."""
+    """Write the tables into README.md and the Makefile."""
     p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     p.add_argument("--runs", type=Path, default=DEFAULT_ROOT / "acdc", metavar="FOLDER",
                    help=f"of the benchmark (default: {DEFAULT_ROOT}/acdc, if there)")  # fmt: skip
     p.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
     options = p.parse_args(args)
     text = with_section(options.readme.read_text(), "losses", losses_table())
+    text = with_section(text, "options", options_table())
     if options.runs.is_dir():
         text = with_section(text, "benchmark", benchmark_table(options.runs))
     options.readme.write_text(text)
+    makefile = ROOT / "Makefile"
+    makefile.write_text(with_section(makefile.read_text(), "options", make_variables()))
 
 
 def _split(text: str, name: str) -> tuple[str, str, str]:
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if opening not in text:
+        opening, closing = f"# <{name}>", f"# </{name}>"
     if text.count(opening) != 1 or text.count(closing) != 1:
         raise ValueError(f"The text must have {opening} and {closing} once each.")
     before, _, rest = text.partition(opening)

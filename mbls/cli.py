@@ -1,6 +1,6 @@
 """The console script ``mbls``: a small dispatcher.
 
-It imports nothing heavy, so that ``mbls --help`` and a mistyped name are answered at once; torch,
+It imports nothing heavy, so that ``mbls --help`` and a mistyped name are answered at once: torch,
 lightning and monai are imported when work starts.
 """
 
@@ -14,8 +14,15 @@ from pathlib import Path
 
 from mbls import __version__
 from mbls.config.choices import did_you_mean
-from mbls.runtime.errors import is_lost_rank, message_for_user
-from mbls.runtime.ranks import PREPARED, end_at_once, in_job, leave_job, may_tell_of_loss
+from mbls.runtime.errors import message_for_user
+from mbls.runtime.ranks import (
+    end_with_parent,
+    in_job,
+    is_child_rank,
+    is_worker,
+    leave_job,
+    rank_prefix,
+)
 from mbls.runtime.threads import set_defaults
 
 __all__ = ["main"]
@@ -50,45 +57,56 @@ usage: mbls COMMAND [options]      (mbls COMMAND --help for a command's options)
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0 done, 1 the work failed, 2 wrong words, 128 + n stopped in good order by signal n.
+    0 done, 1 the work failed, 2 wrong arguments, 128 + n stopped by signal n with a checkpoint.
     """
-    words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help", "help"):
+    argv = list(sys.argv[1:] if args is None else args)
+    if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
         return 0
-    if words[0] in ("--version", "-V"):
+    if argv[0] in ("--version", "-V"):
         sys.stdout.write(f"mbls {__version__}\n")
         return 0
-    command = words[0]
+    command = argv[0]
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
-        sys.stderr.write(f"mbls: unknown command {command!r}.{hint} {_known()}\n")
+        known = ", ".join(COMMANDS)
+        sys.stderr.write(f"mbls: unknown command {command!r}.{hint} There are: {known}.\n")
         return 2
-    look_here()
+    if is_child_rank():
+        end_with_parent()
+    add_current_folder()
     try:
-        status = run(command, words[1:])
+        status = run(command, argv[1:])
     except KeyboardInterrupt:  # before training takes over the signals
         sys.stderr.write("\nInterrupted.\n")
         return 130
     except Exception as error:
-        message = message_for_user(error)
-        if message is None or os.environ.get("MBLS_TRACEBACK"):
-            if not in_job():
-                raise
-            traceback.print_exc()
-            end_at_once(1)
-        lost = is_lost_rank(error)
-        if not lost or may_tell_of_loss():
-            sys.stderr.write(f"\nmbls {command}: {message}\n")
-        status = int(getattr(error, "status", 1))
-        if lost or in_job():  # the others may wait for this one, and it for them
-            end_at_once(status)
+        status = report(command, error)
+        if in_job():  # ending Python would wait for other ranks, and they for this one
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
         return status
-    finally:  # what this process starts later is another job
-        os.environ.pop(PREPARED, None)
     atexit.unregister(leave_job)
-    atexit.register(leave_job)  # the others are at their end, too
+    atexit.register(leave_job)  # the others have finished, too
     return status
+
+
+def report(command: str, error: Exception) -> int:
+    """Print an error, and return the exit status.
+
+    What all ranks raise alike is reported by rank 0, whose status is the job's: another rank that
+    failed before it would end it before it could.
+    """
+    of_all = getattr(error, "of_all_ranks", False)
+    if of_all and is_worker():
+        return 0
+    message = message_for_user(error)
+    if message is None or os.environ.get("MBLS_TRACEBACK"):
+        traceback.print_exception(error)
+    if message is not None:
+        sys.stderr.write(f"\nmbls {command}: {'' if of_all else rank_prefix()}{message}\n")
+    return int(getattr(error, "status", 1))
 
 
 def run(command: str, args: list[str]) -> int:
@@ -100,10 +118,10 @@ def run(command: str, args: list[str]) -> int:
     return int(module.main(args) or 0)
 
 
-def look_here() -> None:
+def add_current_folder() -> None:
     """Let a ``class_path`` name a module of the current folder, after all installed ones.
 
-    ``python -m mbls.cli`` has it so; a console script has its own folder in its place.
+    ``python -m mbls.cli`` does so; a console script has its own folder there.
     """
     here = str(Path.cwd())
     if not sys.flags.safe_path and here not in sys.path:
@@ -115,10 +133,6 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
     return USAGE.format(version=__version__, commands="\n".join(lines))
-
-
-def _known() -> str:
-    return f"There are: {', '.join(COMMANDS)}."
 
 
 if __name__ == "__main__":

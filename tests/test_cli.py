@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_only
 
 from mbls import cli
 from mbls.cli import COMMANDS, main
-from mbls.runtime.errors import Interrupted
+from mbls.runtime.errors import CheckpointError, Interrupted
 
 HEAVY = ("torch", "lightning", "monai")
 
@@ -76,36 +75,6 @@ def test_ctrl_c_before_training_ends_without_a_traceback(
     assert answer(capsys, "train") == (130, "\nInterrupted.\n")
 
 
-GONE = (
-    "[/build/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer "
-    "[10.0.0.7]:7061. This is typically caused by a remote worker crashing.",
-    "NCCL error in: ProcessGroupNCCL.cpp:3394, remote process exited or there was a network error\n"
-    "ncclRemoteError: A call failed possibly due to a network error",
-    "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown?",
-)
-
-
-@pytest.mark.parametrize("said", GONE)
-@pytest.mark.parametrize(("rank", "speaks"), [(0, True), (1, True), (2, False)])
-def test_a_rank_whose_peer_is_gone_says_so_and_ends_at_once(
-    said: str, rank: int, speaks: bool, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    def run(command: str, args: list[str]) -> int:
-        raise RuntimeError(said)
-
-    monkeypatch.setenv("NODE_RANK", "1")  # with lightning's ranks of a node; rank 2 is its first
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(rank_zero_only, "rank", rank)
-    monkeypatch.setattr(cli, "run", run)
-    monkeypatch.setattr(cli, "end_at_once", sys.exit)  # in place of the end of this process
-    with pytest.raises(SystemExit, match="1"):
-        main(["train"])
-    told = capsys.readouterr().err
-    assert ("Another process of this job ended or was killed (" in told) == speaks
-    assert "gloo" not in told
-
-
 def test_a_rank_whose_work_is_done_leaves_the_others_before_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,26 +95,40 @@ def test_a_rank_whose_work_is_done_leaves_the_others_before_it_ends(
             dist.destroy_process_group()
 
 
-def test_a_rank_that_failed_alone_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+class Ended(BaseException):
+    """In place of the end of this process."""
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "status", "printed"),
+    [
+        (Interrupted("Stopped.", status=143), 0, 143, "mbls train: Stopped."),
+        (Interrupted("Stopped.", status=143), 1, 0, ""),  # rank 0 reports it
+        (CheckpointError("Damaged."), 1, 1, "mbls train: Rank 1 on "),
+        (KeyError("a fault"), 1, 1, "KeyError: 'a fault'"),
+    ],
+)
+def test_a_rank_that_failed_reports_and_ends_at_once(
+    error: Exception, rank: int, status: int, printed: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     def fail(command: str, args: list[str]) -> int:
-        raise Interrupted("Stopped.", status=143)
+        raise error
+
+    def ended(status: int) -> None:
+        raise Ended(status)
 
     monkeypatch.setattr(cli, "run", fail)
-    monkeypatch.setattr(cli, "end_at_once", sys.exit)
-    assert main(["train"]) == 143
+    assert main(["train"]) == getattr(error, "status", 1)
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setattr(cli, "in_job", lambda: True)
-    with pytest.raises(SystemExit, match="143"):
+    monkeypatch.setattr("mbls.runtime.ranks.in_job", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
+    monkeypatch.setattr("os._exit", ended)
+    with pytest.raises(Ended, match=str(status)):
         main(["train"])
-
-
-def test_a_fault_of_the_code_on_a_rank_ends_it_at_once_with_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cli, "run", lambda command, args: {}["a fault"])
-    with pytest.raises(KeyError):
-        main(["train"])
-    monkeypatch.setattr(cli, "in_job", lambda: True)
-    monkeypatch.setattr(cli, "end_at_once", sys.exit)
-    with pytest.raises(SystemExit, match="1"):
-        main(["train"])
-    assert "KeyError: 'a fault'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert printed in err
+    assert bool(err) == bool(printed)
+    assert ("Traceback" in err) == isinstance(error, KeyError)

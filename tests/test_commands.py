@@ -11,23 +11,17 @@ import torch
 import yaml
 
 from mbls.cli import main
-from mbls.config.options import fresh_words, option_words, parser
 from mbls.loggers.metrics_csv import read_rows
 from tests import few_acdc, tiny
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("no_figures")]
 
 
-def fit_words(words: list[str]) -> list[str]:
-    options, rest = parser().parse_known_args(words)
-    return [*fresh_words(options), *option_words(options), *rest]
-
-
 def test_fit_validate_test_and_predict_from_layered_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = fit_words(few_acdc.words(tmp_path))
-    assert sum(word == "--config" for word in words) == 5
+    words = tiny.fit_words(*few_acdc.words(tmp_path))[1:]
+    assert sum(word.startswith("--config=") for word in words) == 5
     assert main(["fit", *words]) == 0
     run = tiny.run_folder(tmp_path)
     best = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
@@ -78,7 +72,7 @@ def test_a_word_that_is_wrong(
         ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n    batchsize: 3\n",
          "'batchsize' of datamodules.ACDCDataModule (FILE, line 4). Did you mean 'batch_size'?"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  batch_size: 3\n",
-         "FILE, line 3: 'batch_size' stands beside class_path."),
+         "FILE, line 3: 'batch_size' is next to class_path."),
         ("data:\n  class_path: my_livers.Livers\n",
          "my_livers.Livers (FILE, line 2) cannot be imported: there is no module my_livers in"),
         ("data:\n  class_path: needs_more.Livers\n",

@@ -1,4 +1,4 @@
-"""One process or two: the same digits to the last bit, one voice, one folder."""
+"""One process or two: the same digits to the last bit, one folder, each line printed once."""
 
 import json
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ def assert_same(
         np.testing.assert_array_equal(array, two[1][name], err_msg=name)
 
 
-def test_two_ranks_leave_one_folder_and_speak_with_one_voice(
+def test_two_ranks_leave_one_folder_and_print_once(
     trained: tuple[Path, tiny.Done],
 ) -> None:
     run, done = trained
@@ -150,7 +150,7 @@ def test_each_input_is_predicted_once(later: Later) -> None:
         np.testing.assert_array_equal(np.asarray(probs.dataobj).argmax(-1), label.dataobj)
 
 
-def test_ranks_started_from_outside_speak_with_one_voice_and_share_a_folder(later: Later) -> None:
+def test_ranks_started_from_outside_print_once_and_share_a_folder(later: Later) -> None:
     first, second = later.done
     assert second.out == second.err == ""
     assert first.out.count("Run folder:") == first.err.count("Reading cases") == 1

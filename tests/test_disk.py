@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(
     assert tiny.fit(*words, *spoil(file="checkpoints/last.ckpt", epoch=1)) == 1
     told = capfd.readouterr().err
     assert "last.ckpt cannot be written (No space left on device)" in told
-    assert "Free some room; a run goes on with make train RUN=FOLDER RESUME=1" in told
+    assert "Free some room; resume a run with make train RUN=FOLDER RESUME=1" in told
     assert "Traceback" not in told
     assert step(run, "last") == 2
     assert not list(run.rglob("*.incoming"))

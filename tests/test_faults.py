@@ -292,7 +292,7 @@ def test_a_damaged_last_falls_back_to_previous(
     last.write_bytes(last.read_bytes()[:20000]) if damage == "truncated" else last.unlink()
     assert tiny.fit("--run", str(run), "--resume") == 0
     told = capfd.readouterr().out
-    assert f"Going on from {checkpoint(run, 'previous')} instead" in told
+    assert f"Resuming from {checkpoint(run, 'previous')} instead" in told
     again = torch.load(checkpoint(run), weights_only=True)["state_dict"]
     assert all(torch.equal(again[name], sound[name]) for name in sound)
     assert read_rows(run / "metrics.csv") == before

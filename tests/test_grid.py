@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mbls.benchmark import Cell, State, claim, log_file, make_cells, parse_losses
-from mbls.config.options import parser as train_parser
+from mbls.config.options import parse, parser
 from mbls.runtime.errors import ChoiceError, RunFolderError
 
 
@@ -41,8 +41,8 @@ def test_losses_are_read(text: str, labels: list[str]) -> None:
         ("mbls:margin=inf", "mbls:margin must be finite, got inf"),
         ("dice:squared=2", "dice:squared must be true or false, got 2"),
         ("mbls:margin=3,margin=4", "margin is given twice"),
-        ("mbls:margin=3 mbls:margin=3.0", "mbls,margin=3 stands twice"),
-        (" ", "A grid needs losses"),
+        ("mbls:margin=3 mbls:margin=3.0", "mbls,margin=3 is twice"),
+        (" ", "A sweep needs losses"),
     ],
 )
 def test_a_loss_that_is_wrong(text: str, told: str) -> None:
@@ -64,11 +64,10 @@ def test_a_file_that_is_no_loss(tmp_path: Path) -> None:
         parse_losses(str(tmp_path / "x.yaml"))
 
 
-def cells(root: Path, *train_words: str, losses: str = "ce mbls:margin=3", **axes) -> list[Cell]:
-    words = train_words or ("--dataset", "acdc")
+def cells(root: Path, *shared: str, losses: str = "ce mbls:margin=3", **axes) -> list[Cell]:
     return make_cells(
         parse_losses(losses), axes.get("seeds", [0]), axes.get("folds", (None,)),
-        train_words=words, root=root,
+        train_args=shared or ("--dataset", "acdc"), root=root,
     )  # fmt: skip
 
 
@@ -99,7 +98,7 @@ def test_the_network_of_the_folder_is_the_one_that_trains(tmp_path: Path) -> Non
         (("--dataset", "acdk"), "Did you mean 'acdc'"),
         (("--dataset", "acdc", "--network", "unett"), "Did you mean 'unet'"),
         (("--dataset", "acdc", "--preset", "quik"), "Did you mean 'quick'"),
-        (("--seed", "1"), "A grid needs a dataset"),
+        (("--epochs", "1"), "A sweep needs a dataset"),
     ],
 )
 def test_a_choice_that_is_wrong(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
@@ -107,10 +106,10 @@ def test_a_choice_that_is_wrong(words: tuple[str, ...], told: str, tmp_path: Pat
         cells(tmp_path, *words)
 
 
-def test_the_words_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
+def test_the_arguments_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
     cell = cells(tmp_path, "--dataset", "acdc", "--epochs", "3", seeds=[1], folds=[2])[1]
-    command, *words = cell.words()
-    options, rest = train_parser().parse_known_args(words)
+    command, *args = cell.args()
+    options, rest = parse(parser("train", None), args)
     assert command == "train"
     assert (options.dataset, options.loss, options.epochs) == ("acdc", "mbls:margin=3", 3)
     assert (options.seed, options.fold, options.run) == (1, 2, cell.folder)
@@ -120,19 +119,19 @@ def test_the_words_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
 def test_states_and_what_comes_next(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     assert cell.state() is State.MISSING
-    assert cell.next_words() == cell.words()
+    assert cell.next_args() == cell.args()
 
     cell.folder.mkdir(parents=True)
     (cell.folder / "config.yaml").write_text("")
     assert cell.state() is State.BROKEN
-    assert cell.next_words() == cell.words()
+    assert cell.next_args() == cell.args()
     assert cell.state() is State.MISSING  # put aside, with what it held
     assert (cell.folder.with_name("seed0.broken") / "config.yaml").is_file()
 
     (cell.folder / "checkpoints").mkdir(parents=True)
     (cell.folder / "checkpoints/previous.ckpt").write_bytes(b"")
     assert cell.state() is State.STOPPED
-    assert cell.next_words() == ["train", "--run", str(cell.folder), "--resume"]
+    assert cell.next_args() == ["train", "--run", str(cell.folder), "--resume"]
 
     (cell.folder / "run.json").write_text(json.dumps({"finished": True}))
     assert cell.state() is State.STOPPED  # its test is missing
@@ -152,7 +151,7 @@ def test_a_second_broken_folder_gets_a_number(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     for _ in range(2):
         cell.folder.mkdir(parents=True)
-        cell.next_words()
+        cell.next_args()
     assert sorted(path.name for path in cell.folder.parent.iterdir()) == [
         "seed0.broken",
         "seed0.broken-2",

@@ -20,12 +20,12 @@ def test_a_real_grid_is_stopped_goes_on_and_reports(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     stopped = finish(process, limit=300)
     assert stopped.code == 130, stopped.out + stopped.err
-    assert "0 of 2 finished, 1 waiting, 1 stopped.\nThe same command goes on." in stopped.out
+    assert "0 of 2 finished, 1 waiting, 1 stopped.\nThe same command resumes." in stopped.out
     assert "holds the state" in first.with_name("seed0.log").read_text()
 
     done = run_grid(words)
     assert done.code == 0, done.out + done.err
-    assert "ce seed 0 goes on; 0 of 2 finished" in done.out
+    assert "ce seed 0 resumed; 0 of 2 finished" in done.out
     assert "2 of 2 finished." in done.out
     card = json.loads((first / "run.json").read_text())
     assert (card["finished"], card["epochs"], card["loss"]) == (True, 8, "ce")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,13 @@ from rich.console import Console
 
 from mbls.benchmark import Cell, State, claim, log_file, make_cells, parse_losses
 from mbls.benchmark import runner as runner_module
-from mbls.benchmark.asked import differences
 from mbls.benchmark.progress import counts, last_lines, seconds_left
 from mbls.benchmark.runner import Entry, Runner, Status
 from mbls.benchmark.views import LineView, LiveView, make_view
 from mbls.cli import main
 from mbls.commands import benchmark
 from mbls.runtime.clock import duration
-from mbls.runtime.locks import hold
+from mbls.runtime.locks import lock_folder
 from mbls.runtime.threads import cpus
 from tests import fake_run
 
@@ -37,13 +35,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         runner_module, "mbls_command", lambda words: [sys.executable, fake_run.__file__, *words]
     )
-    monkeypatch.setattr(runner_module, "LOOK", 0.01)
-    monkeypatch.setattr(runner_module, "LOOK_ELSEWHERE", 0.05)
+    monkeypatch.setattr(runner_module, "POLL", 0.01)
+    monkeypatch.setattr(runner_module, "POLL_ELSEWHERE", 0.05)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def grid(root: Path, losses: str = "ce mbls:margin=3", seeds: tuple[int, ...] = (0,)) -> list[Cell]:
-    return make_cells(parse_losses(losses), seeds, train_words=["--dataset", "acdc"], root=root)
+    return make_cells(parse_losses(losses), seeds, train_args=["--dataset", "acdc"], root=root)
 
 
 def tell(cell: Cell, *words: str) -> None:
@@ -79,7 +77,7 @@ def test_what_is_missing_runs_and_what_is_finished_is_kept(tmp_path: Path) -> No
     assert starts(cells[1]) == ["seed0 train", "seed1 train"]
     assert all(cell.state() is State.FINISHED for cell in cells)
     assert cells[1].folder.with_name("seed0.broken").is_dir()
-    assert "ce seed 1 goes on; 2 of 4 finished (1 kept), 1 running, 1 waiting" in shown
+    assert "ce seed 1 resumed; 2 of 4 finished (1 kept), 1 running, 1 waiting" in shown
     assert "mbls,margin=3 seed 1 done in 0:0" in shown
     assert "(Dice 0.5000, ECE 0.5000 PHANTOM); 4 of 4 finished (1 kept)" in shown
     again, shown = run(cells)
@@ -117,7 +115,7 @@ def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
         tell(cell, "hang")
     result: list[list[Entry]] = []
 
-    def let_go() -> None:
+    def unlock() -> None:
         begin = time.monotonic()
         while len(list(tmp_path.rglob("hangs"))) < 2 and time.monotonic() - begin < 20:
             time.sleep(0.01)
@@ -125,7 +123,7 @@ def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
         result.append(list(tmp_path.rglob("starts")))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=let_go)
+    thread = threading.Thread(target=unlock)
     thread.start()
     entries, shown = run(cells, jobs=2)
     thread.join()
@@ -147,7 +145,7 @@ def test_ctrl_c_ends_runs_in_order_and_the_same_command_goes_on(
     thread.start()
     assert main(words) == 130
     thread.join()
-    assert "0 of 1 finished, 1 stopped.\nThe same command goes on." in capsys.readouterr().out
+    assert "0 of 1 finished, 1 stopped.\nThe same command resumes." in capsys.readouterr().out
     assert cells[0].state() is State.STOPPED
     (cells[0].folder.parent / "hang").unlink()
     assert main(words) == 0
@@ -213,12 +211,13 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert runner.entries[0].status is Status.RUNNING  # one signal does not kill
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=twice)
     thread.start()
     (entry,) = runner.run()
     thread.join()
     assert (entry.status, entry.code) == (Status.STOPPED, -signal.SIGKILL)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # given back
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_two_grids_run_each_cell_once(tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_two_grids_run_each_cell_once(tmp_path: Path) -> None:
         "import sys, io; from pathlib import Path; from rich.console import Console\n"
         "from tests.test_grid_runner import grid, runner_module, fake_run, Runner, LineView\n"
         "runner_module.mbls_command = lambda w: [sys.executable, fake_run.__file__, *w]\n"
-        "runner_module.LOOK, runner_module.LOOK_ELSEWHERE = 0.005, 0.02\n"
+        "runner_module.POLL, runner_module.POLL_ELSEWHERE = 0.005, 0.02\n"
         "view = LineView(Console(file=io.StringIO()), title='', jobs=2, epochs=1)\n"
         "cells = grid(Path(sys.argv[1]), 'ce ls focal', (0, 1, 2))\n"
         "entries = Runner(cells, jobs=2, view=view).run()\n"
@@ -271,8 +270,8 @@ def test_a_cell_that_another_process_holds_is_waited_for(tmp_path: Path) -> None
         (["--losses", "ce mbsl"], "Did you mean 'mbls'?"),
         (["--losses", "mbls:margn=3"], "Did you mean 'margin'?"),
         (["--losses", "ce", "--epoch", "3"], "Unknown option --epoch. Did you mean --epochs?"),
-        (["--losses", "ce", "--seed", "3"], "A grid has --seeds in place of --seed."),
-        (["--losses", "ce", "--resume"], "A grid has no --resume: the same command goes on"),
+        (["--losses", "ce", "--seed", "3"], "Unknown option --seed. Did you mean --seeds?"),
+        (["--losses", "ce", "--resume"], "Unknown option --resume."),
         (["--losses", "ce", "--dataset", "acdk"], "Did you mean 'acdc'?"),
     ],
 )
@@ -333,65 +332,16 @@ def test_a_run_of_other_settings_is_neither_kept_nor_lost(
     assert main(["benchmark", "--losses", "mbls", "--seeds", "0", "--root", str(tmp_path),
                  "--dataset", "acdc"]) == 1  # fmt: skip
     told = capsys.readouterr().err
-    assert f"{cell.folder} was made with other settings than this grid's" in told
+    assert f"{cell.folder} was made with other settings than this sweep's" in told
     assert "trainer.max_epochs is 3, not 10. Give the grid a place of its own" in told
     assert not starts(cell)
-
-
-@pytest.mark.parametrize(
-    ("config", "told"),
-    [
-        ("seed_everything: 1", ["seed_everything is 1, not 0"]),
-        ("model: {loss: {class_path: mbls.losses.MarginLoss, init_args: {margin: 3}}}",
-         ["model.loss.margin is 3, not 5.0"]),
-        ("model: {loss: {class_path: mbls.losses.MarginLoss, init_args: {margin: 5}}}", []),
-        ("model: {loss: {class_path: mbls.losses.BrierLoss, init_args: {validate: false}}}",
-         ["model.loss.class_path is mbls.losses.BrierLoss, not mbls.losses.MarginLoss"]),
-        ("data: {init_args: {root: /here}}", ["data are real"]),
-        ("data: {init_args: {root: null, cache_dir: elsewhere, num_workers: 7}}", []),
-        ("data: {init_args: {patch_size: [112, 112], batch_size: 4}}",
-         ["data.batch_size is 4, not 8"]),
-        ("trainer: {max_epochs: 10, devices: 4, precision: bf16-mixed}",
-         ["trainer.precision is bf16-mixed, not 32-true"]),
-        ("trainer: {check_val_every_n_epoch: 5, callbacks: [{class_path: my.Average}]}",
-         ["trainer.check_val_every_n_epoch is 5, not 1",
-          "trainer.callbacks is my.Average, not none"]),
-        ("{checkpoint: {select: nll, keep: true, monitor: val/nll, mode: min}, "
-         "trainer: {callbacks: [{class_path: "
-         "mbls.callbacks.ProgressBar}], logger: false}}", ["checkpoint.select is nll, not dice"]),
-    ],
-)  # fmt: skip
-def test_differences(config: str, told: list[str], tmp_path: Path) -> None:
-    cell = made_with(grid(tmp_path, "mbls")[0], config)
-    assert differences(cell) == told
-
-
-def test_what_a_grid_adds_is_asked_for(tmp_path: Path) -> None:
-    (cell,) = grid(tmp_path, "mbls")
-    more = ("--trainer.limit_train_batches=0.1", "--trainer.callbacks+=my.Average")
-    cell = replace(cell, shared=(*cell.shared, *more))
-    made_with(cell, "trainer: {limit_train_batches: 1.0, callbacks: [{class_path: my.Other}]}")
-    assert differences(cell) == [
-        "trainer.limit_train_batches is 1.0, not 0.1",
-        "trainer.callbacks.class_path is my.Other, not my.Average",
-    ]
-
-
-def test_a_swept_setting_and_an_option_count_as_asked_for(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "mbls:margin=3")[0]
-    cell = replace(
-        cell, shared=(*cell.shared, "--epochs", "2", "--model.optimizer.init_args.lr=1e-2")
-    )
-    made_with(cell, "trainer: {max_epochs: 2}\nmodel: {loss: {init_args: {margin: 3}}, "
-              "optimizer: {init_args: {lr: 0.01}}}")  # fmt: skip
-    assert differences(cell) == []
 
 
 def test_a_training_at_work_in_a_folder_is_waited_for(tmp_path: Path) -> None:
     (cell,) = grid(tmp_path, "ce")
     cell.folder.mkdir(parents=True)
-    lock = hold(cell.folder)
-    assert cell.state() is State.HELD
+    lock = lock_folder(cell.folder)
+    assert cell.state() is State.LOCKED
     end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
     end.start()
     entries, _ = run([cell])
@@ -409,9 +359,9 @@ def test_a_folder_that_a_training_has_just_made_is_left_to_it(
 ) -> None:
     (cell,) = grid(tmp_path, "ce")
     cell.folder.mkdir(parents=True)
-    lock = hold(cell.folder)
+    lock = lock_folder(cell.folder)
     looks = iter((False, False, False))  # before it was locked
-    monkeypatch.setattr("mbls.benchmark.cells.is_held", lambda folder: next(looks, True))
+    monkeypatch.setattr("mbls.benchmark.cells.is_locked", lambda folder: next(looks, True))
     end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
     end.start()
     entries, _ = run([cell])

@@ -6,12 +6,12 @@ import subprocess
 
 import pytest
 
-from tests.tiny import ROOT
+from experiments.readme import make_variables, options_table, section
+from mbls.config.options import OPTIONS, parser
+from tests.tiny import MBLS, ROOT
 
 NEEDED = {"evaluate": ["RUN=r"], "predict": ["RUN=r", "INPUT=i", "OUTPUT=o"]}
-SWITCHES = {"RESUME", "DRY", "SYNC_BATCHNORM", "VERBOSE", "PROBABILITIES", "OVERWRITE", "YES",
-            "ALL", "NO_CAPTIONS", "NO_PICTURES"}  # fmt: skip
-OWN = {"PYTHON", "ARGS", "BIN", "MBLS", "PYTEST"}  # of every target, and the Makefile's
+SWITCHES = {option.name.upper() for option in OPTIONS if option.type is bool}
 
 
 def make(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -60,18 +60,17 @@ def test_variables_of_the_environment_and_of_other_makefiles_are_not_refused() -
     assert "--loss ce" in make("data", "train", "LOSS=ce").stdout.replace('"', "")  # of one of two
 
 
-def test_each_variable_of_the_table_reaches_its_target_s_command() -> None:
+def test_each_variable_reaches_the_command_of_its_targets() -> None:
     for target, names in table().items():
-        needed = NEEDED.get(target, [])
-        plain = make(target, *needed).stdout
-        for name in names:
-            value = "1" if name in SWITCHES else "3"
-            given = [word for word in needed if not word.startswith(f"{name}=")]
-            done = make(target, *given, f"{name}={value}")
-            assert done.returncode == 0, done.stderr
-            assert done.stdout != plain, f"{target} does nothing with {name}"
-            if name in SWITCHES:
-                assert make(target, *given, f"{name}=0").stdout == plain, f"{name}=0 of {target}"
+        values = {name: "1" if name in SWITCHES else f"of {name}" for name in names}
+        done = make(target, *(f"{name}={value}" for name, value in values.items()))
+        assert done.returncode == 0, done.stderr
+        for name, value in values.items() if target not in ("help", "bench-shared") else ():
+            flag = f"--{name.lower().replace('_', '-')} "
+            given = flag if name in SWITCHES else value
+            assert given in f"{done.stdout} ", f"{target} does nothing with {name}"
+        off = make(target, *NEEDED.get(target, []), *(f"{name}=0" for name in SWITCHES & {*names}))
+        assert off.stdout == make(target, *NEEDED.get(target, [])).stdout
 
 
 def test_a_resumed_run_takes_no_default_and_is_told_what_was_given() -> None:
@@ -82,17 +81,20 @@ def test_a_resumed_run_takes_no_default_and_is_told_what_was_given() -> None:
     assert '--dataset "brats"' in make("train", "RUN=r", "RESUME=1", "DATASET=brats").stdout
 
 
-def test_each_variable_of_a_recipe_is_in_the_table() -> None:
-    """A variable of a recipe, or of what it expands, that the table lacks could not be given."""
-    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    inner = dict(re.findall(r"^(\w+) += (.*)$", text, re.MULTILINE))
-    known = table()
-    for target, body in re.findall(r"^([a-z-]+):(?: .*)?\n((?:\t.*\n)+)", text, re.MULTILINE):
-        while expanded := [name for name in inner if f"$({name})" in body]:
-            for name in expanded:
-                body = body.replace(f"$({name})", inner[name])
-        used = set(re.findall(r"\$\(([A-Z_]+)\)", body)) | set(re.findall(r"on,([A-Z_]+)", body))
-        assert used - OWN <= set(known.get(target, [])), target
+def test_makefile_and_readme_have_the_table_of_options() -> None:
+    """``make readme`` writes both."""
+    assert section((ROOT / "Makefile").read_text(), "options") == make_variables()
+    assert section((ROOT / "README.md").read_text(), "options") == options_table()
+
+
+def test_each_variable_is_an_option_of_its_command() -> None:
+    for option in OPTIONS:
+        for command in option.commands.split():
+            if command.startswith("cache-"):  # whose parser is that of datamodules
+                done = subprocess.run([MBLS, command, "--help"], capture_output=True, text=True)
+                assert option.flag in done.stdout
+            elif not option.positional:
+                assert option.flag in parser(command, None)._option_string_actions
 
 
 def test_help_names_every_variable() -> None:

@@ -12,7 +12,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from mbls.callbacks.predictions import PredictionWriter, label_values
 from mbls.cli import main
-from mbls.runtime.locks import LOCK, let_go, try_hold
+from mbls.runtime.locks import LOCK, try_lock_folder, unlock
 from tests import few_acdc, tiny
 from tests.datamodules.conftest import AFFINE, blobs, save
 
@@ -235,13 +235,13 @@ def test_one_process_at_a_time_writes_predictions(
 ) -> None:
     source = save(tmp_path / "a.nii.gz", blobs(1)[0])
     (tmp_path / "out").mkdir()
-    held = try_hold(tmp_path / "out")
+    held = try_lock_folder(tmp_path / "out")
     assert held is not None
     assert predict(run, source, tmp_path / "out") == 1
     told = capfd.readouterr().err
     assert "Another process writes into the output folder" in told
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
-    let_go(held)
+    unlock(held)
     (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of one that was killed")
     assert predict(run, source, tmp_path / "out") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]

@@ -1,70 +1,47 @@
-"""Who prepares the data: rank 0 once, whatever its environment was left with."""
+"""Who prepares the data: rank 0, once, before there are ranks or while they wait."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from mbls import cli
-from mbls.config.preparation import mark_of, prepare_once, prepared_by_first
-from mbls.runtime.ranks import PREPARED
-
-
-@pytest.mark.parametrize("process", [os.getpid, os.getppid])
-def test_a_rank_knows_the_mark_of_its_job(process: Callable[[], int]) -> None:
-    assert prepared_by_first({PREPARED: mark_of(process())})
+from mbls.config.preparation import prepare_once
 
 
-def test_a_rank_whose_first_is_gone_does_not_begin_anew() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    mark = mark_of(gone.pid)
-    gone.wait()
-    assert prepared_by_first({PREPARED: mark})
-
-
-def test_a_process_that_got_the_id_of_one_that_is_gone_is_not_it() -> None:
-    host, process, began = mark_of(os.getpid()).split(" ")
-    assert mark_of(os.getpid()) != f"{host} {process} {int(began) - 1}"
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        assert not prepared_by_first({PREPARED: mark_of(other.pid)})
-        earlier = f"{host} {other.pid} {int(began) - 1}"
-        assert prepared_by_first({PREPARED: earlier})  # of this id, and gone
-    finally:
-        other.communicate(b"\n")
-
-
-def test_the_mark_of_another_job_says_nothing() -> None:
-    """A job that is started from within another one has a parent between them."""
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        assert not prepared_by_first({PREPARED: mark_of(other.pid)})
-    finally:
-        other.communicate(b"\n")
-    for mark in ("", "3999999", "elsewhere 3999999 7", f"elsewhere {os.getppid()} 7"):
-        assert not prepared_by_first({PREPARED: mark})
-    assert not prepared_by_first({PREPARED: mark_of(os.getpid()), "RANK": "1"})  # torchrun's
-    assert not prepared_by_first({})
-
-
-def test_the_environment_of_what_comes_after_a_run_has_no_mark(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("local_rank", "prepares"), [(None, True), ("0", True), ("1", False)])
+def test_the_first_rank_of_a_node_prepares_before_lightning_starts_the_others(
+    local_rank: str | None, prepares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver in Python that trains, and then starts torchrun."""
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    environment = LightningEnvironment()
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
     prepared: list[int] = []
+    trainer: Any = SimpleNamespace(
+        world_size=1, num_devices=1, strategy=SimpleNamespace(cluster_environment=environment)
+    )
+    prepare_once(trainer, lambda: prepared.append(1))
+    assert bool(prepared) == prepares
 
-    def run(command: str, args: list[str]) -> int:
-        trainer: Any = SimpleNamespace(world_size=1, num_devices=1)
-        prepare_once(trainer, lambda: prepared.append(1))
-        assert os.environ[PREPARED] == mark_of(os.getpid())
-        return 0
 
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setattr(cli, "run", run)
-    assert cli.main(["fit"]) == cli.main(["fit"]) == 0
-    assert PREPARED not in os.environ
-    assert len(prepared) == 2
+CHILD = "import time; from mbls.runtime.ranks import end_with_parent; end_with_parent();" \
+        "print('ready', flush=True); time.sleep(60)"  # fmt: skip
+PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]);" \
+         "time.sleep(60)"  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux kills it")
+def test_a_rank_ends_with_the_process_that_started_it() -> None:
+    words = [sys.executable, "-c", PARENT, CHILD]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGKILL)
+    assert parent.stdout.read() == ""  # to its end: the child holds the pipe, too
+    parent.wait()

@@ -131,7 +131,7 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_been(
     run = tmp_path / "run"
     ended = resumed_after(kills, forks, words, run)
     assert [each.code for each in ended] == [KILLED, KILLED, KILLED, 0]
-    assert f"{run} ended before its first checkpoint: it begins again" in ended[1].out
+    assert f"{run} ended before its first checkpoint: it starts again" in ended[1].out
     assert "previous.ckpt instead" in ended[2].out
     assert_equal(run, whole)
     assert not list(run.rglob("*.incoming"))  # which the last kill left
@@ -209,7 +209,7 @@ def test_a_killed_loader_is_told(
 ) -> None:
     run = tmp_path / "run"
     given = [*words, "--epochs", "2", "--run", str(run), "--data.init_args.num_workers", "1"]
-    ended = forks.mbls("train", *given, *words_of("KillWorkers", hook=hook), limit=60)
+    ended = forks.mbls("train", *given, *words_of("KillWorkers", hook=hook), limit=200)
     assert ended.code == 1, ended.out
     assert "A process that loads data has died" in ended.out
     assert "Traceback" not in ended.out

@@ -13,7 +13,7 @@ import torch
 
 from mbls.cli import main
 from mbls.evaluation import from_bins
-from mbls.runtime.locks import hold, is_held
+from mbls.runtime.locks import is_locked, lock_folder
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_the_design_lists(run: Path) -> None:
 
 def test_a_run_is_held_until_its_test_is_over(run: Path) -> None:
     assert (run / "held").read_text() == "True"
-    assert not is_held(run)
+    assert not is_locked(run)
 
 
 def test_files_of_two_tests_are_not_mixed(
@@ -60,7 +60,7 @@ def test_files_of_two_tests_are_not_mixed(
 ) -> None:
     monkeypatch.setattr("mbls.callbacks.results.PATIENCE", 0)
     before = (run / "test/best/cases.csv").stat().st_mtime_ns
-    with hold(run / "test/best"):
+    with lock_folder(run / "test/best"):
         assert main(["evaluate", str(run)]) == 1
     told = capfd.readouterr().err
     assert f"Another process is at work in run folder {run}/test/best (process" in told
@@ -183,12 +183,12 @@ def test_what_takes_long_or_runs_otherwise_is_told(
     words[words.index("quick")] = "paper"
     assert tiny.fit(*words, "--precision", "16-mixed") == 0
     told = capfd.readouterr()
-    assert "preset paper · epochs 1 ·" in told.out
+    assert f"Training in {tiny.run_folder(tmp_path)}" in told.out
     assert "16-mixed is for GPUs. On the CPU bf16-mixed runs in its place" in told.out
     assert "fp16 is not supported" not in told.err
     assert "may take days" not in told.out  # an epoch does not
     del words[words.index("--epochs") : words.index("--epochs") + 2]
-    assert tiny.fit(*words, "--run", str(tiny.run_folder(tmp_path))) == 1  # it exists
+    assert main(["train", *words, "--run", str(tiny.run_folder(tmp_path))]) == 1  # it exists
     told = capfd.readouterr()
     assert "preset paper · epochs 100 ·" in told.out
     assert "PRESET=paper trains for 100 epochs: on a CPU that may take days" in told.out

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mbls.callbacks import RunFolder
-from mbls.runtime.locks import is_held
+from mbls.runtime.locks import is_locked
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,11 +48,11 @@ def test_lightnings_callbacks_go_along_and_are_resumed(
 
 def test_a_copy_of_the_callback_that_holds_a_folder_holds_nothing(tmp_path: Path) -> None:
     ours = RunFolder(folder=tmp_path)
-    ours._hold(tmp_path)
+    ours._lock_folder(tmp_path)
     copy.deepcopy(ours).release()
-    assert is_held(tmp_path)
+    assert is_locked(tmp_path)
     ours.release()
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 @pytest.mark.parametrize(

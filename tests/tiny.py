@@ -18,8 +18,9 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from mbls.callbacks import run_folder as run_folder_of
 from mbls.cli import main
-from mbls.config.options import fresh_words, option_words, parser, resume_words
-from mbls.runtime.locks import is_held
+from mbls.config.options import parse, parser, to_argv
+from mbls.config.runs import run_settings
+from mbls.runtime.locks import is_locked
 from mbls.runtime.rank_zero import on_rank_zero
 from tests.processes import killed_after_the_test
 
@@ -60,10 +61,8 @@ def fit(*args: str) -> int:
 
 
 def fit_words(*args: str) -> list[str]:
-    """Words of ``mbls fit`` for those of ``mbls train``."""
-    options, rest = parser().parse_known_args(args)
-    chosen = resume_words(options) if options.resume else fresh_words(options)
-    return ["fit", *chosen, *option_words(options), *rest]
+    """Arguments of ``mbls fit`` for those of ``mbls train``."""
+    return ["fit", *to_argv(run_settings(*parse(parser("train", None), args)))]
 
 
 class Interrupt(Callback):
@@ -133,7 +132,7 @@ class NoteHeld(Callback):
 
     def on_test_start(self, trainer, pl_module) -> None:
         folder = run_folder_of(trainer)
-        (folder / "held").write_text(str(is_held(folder)))
+        (folder / "held").write_text(str(is_locked(folder)))
 
 
 class Hang(Callback):

@@ -13,13 +13,13 @@ __all__ = ["Job", "batch_script"]
 BODY = """
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
 [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || job+=_$SLURM_ARRAY_TASK_ID
-export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# SIGUSR1 comes to this shell before the time limit, and is handed on; SIGTERM reaches the ranks
+# SIGUSR1 comes to this shell before the time limit, and is forwarded; SIGTERM reaches the ranks
 # without its help. The run ends after its batch, with a checkpoint.
-told= child=
-trap 'told=1; [[ -z $child ]] || kill -USR1 "$child" 2>/dev/null || true' USR1
-trap 'told=1' TERM
+stop= child=
+trap 'stop=1; [[ -z $child ]] || kill -USR1 "$child" 2>/dev/null || true' USR1
+trap 'stop=1' TERM
 
 run() {
   "$@" &
@@ -32,16 +32,16 @@ run() {
   done
 }
 
-run @MBLS@ "${words[@]}" --job "$job" --prepare  # one process reads the data before there are ranks
-if [[ -n $told ]]; then
+run @MBLS@ "${args[@]}" --job "$job" --prepare  # one process reads the data before there are ranks
+if [[ -n $stop ]]; then
   status=138
 elif [[ $status == 0 ]]; then
-  run srun --kill-on-bad-exit=1 @MBLS@ "${words[@]}" --job "$job"
+  run srun --kill-on-bad-exit=1 @MBLS@ "${args[@]}" --job "$job"
 fi
-case $status in 138 | 143) told=1 ;; esac  # the ranks alone were told
+case $status in 138 | 143) stop=1 ;; esac  # the ranks alone got the signal
 # A job that is cancelled, or requeued by Slurm, is not running any more, and is left alone.
-if [[ $status != 0 && -n $told && $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
-  echo "Back to the queue; goes on where it stopped."
+if [[ $status != 0 && -n $stop && $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
+  echo "Back to the queue; resumes where it stopped."
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
@@ -50,11 +50,11 @@ exit "$status"
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of Slurm.
+    """A job of Slurm.
 
     Args:
         name: The job's name.
-        commands: Words of ``mbls`` of each task; several make an array.
+        commands: Arguments of ``mbls`` of each task; several make an array.
         nodes: Nodes.
         devices: Ranks a node, with a GPU each unless ``cpu``.
         time: Time limit, as sbatch writes it.
@@ -75,13 +75,13 @@ def batch_script(job: Job, site: Site) -> str:
     program = f"{site.container} {shlex.quote(mbls)}" if site.container else shlex.quote(mbls)
     body = BODY.replace("@MBLS@", program)
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options(job, site)), ""]
-    return "\n".join([*lines, "set -u", *site.setup, *words(job.commands)]) + body
+    return "\n".join([*lines, "set -u", *site.setup, *args_of(job.commands)]) + body
 
 
 def options(job: Job, site: Site) -> list[str]:
     """Return the options of sbatch."""
     array = len(job.commands) > 1
-    asked = {
+    stated = {
         "job-name": job.name,
         "nodes": job.nodes,
         "ntasks-per-node": job.devices,
@@ -99,13 +99,13 @@ def options(job: Job, site: Site) -> list[str]:
         "open-mode": "append",
         "signal": f"B:USR1@{site.lead}",
     }
-    return [f"--{key}={value}" for key, value in asked.items() if value is not None] + [
+    return [f"--{key}={value}" for key, value in stated.items() if value is not None] + [
         "--requeue", *site.options
     ]  # fmt: skip
 
 
-def words(commands: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines that set the words of this task's run; the job's id goes with them."""
+def args_of(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines that set the arguments of this task's run."""
     if len(commands) == 1:
         return [_line(commands[0])]
     cases = [f"  {k}) {_line(command)} ;;" for k, command in enumerate(commands)]
@@ -113,4 +113,4 @@ def words(commands: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _line(command: Sequence[str]) -> str:
-    return f"words=({shlex.join(command)})"
+    return f"args=({shlex.join(command)})"

@@ -1,4 +1,4 @@
-"""The cells of a grid: each is one run, with a folder of its own and the words that make it."""
+"""The cells of a sweep: each is one run, with a folder and a command of its own."""
 
 import itertools
 import json
@@ -9,11 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from mbls.config.choices import choose
-from mbls.config.options import chosen_names
-from mbls.config.options import parser as train_parser
+from mbls.config.options import Settings, parse, parser
+from mbls.config.runs import chosen_names, run_settings
 from mbls.config.specs import LossSpec
 from mbls.runtime.errors import ChoiceError
-from mbls.runtime.locks import is_held, try_hold
+from mbls.runtime.locks import is_locked, try_lock_folder
 
 __all__ = ["Cell", "State", "make_cells"]
 
@@ -24,22 +24,22 @@ class State(StrEnum):
     """What a cell's folder holds."""
 
     FINISHED = "finished"  # trained, and its test is written
-    STOPPED = "stopped"  # there is a checkpoint to go on from
-    HELD = "held"  # a training, or the test after it, that is no part of a grid is at work in it
-    BROKEN = "broken"  # a folder, and nothing in it to go on from
+    STOPPED = "stopped"  # there is a checkpoint to resume from
+    LOCKED = "locked"  # a run outside the sweep is training or testing in it
+    BROKEN = "broken"  # a folder, and nothing in it to resume from
     MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid.
+    """One run of a sweep.
 
     Args:
         loss: Its loss.
         seed: Its seed.
         fold: The fold it validates on, or None.
         folder: Its run folder.
-        shared: Words of ``mbls train`` that all cells have: dataset, network, epochs, ...
+        shared: Arguments of ``mbls train`` that all cells have: dataset, network, epochs, ...
     """
 
     loss: LossSpec
@@ -59,35 +59,39 @@ class Cell:
         return f"seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
 
     def state(self) -> State:
-        """Look at what its folder holds."""
+        """Return what its folder holds."""
         if not self.folder.is_dir():
             return State.MISSING
         if finished(self.folder):
             return State.FINISHED
-        if is_held(self.folder):
-            return State.HELD
+        if is_locked(self.folder):
+            return State.LOCKED
         if any((self.folder / "checkpoints" / f"{k}.ckpt").is_file() for k in ("last", "previous")):
             return State.STOPPED
         return State.BROKEN
 
-    def words(self) -> list[str]:
-        """Return the words of ``mbls`` that start it anew: ``train --dataset ...``."""
+    def args(self) -> list[str]:
+        """Return the arguments of ``mbls`` that start it from scratch: ``train --dataset ...``."""
         fold = [] if self.fold is None else ["--fold", str(self.fold)]
         own = ["--seed", str(self.seed), *fold, "--run", str(self.folder)]
-        return ["train", *self.loss.words(), *self.shared, *own]
+        return ["train", "--loss", str(self.loss), *self.shared, *own]
 
-    def next_words(self) -> list[str] | None:
-        """Return the words of ``mbls`` that bring it on from what its folder holds.
+    def next_args(self) -> list[str] | None:
+        """Return the arguments of ``mbls`` that continue from what its folder holds.
 
-        A broken folder is put aside first, as ``<folder>.broken[-n]``; None where a training has
-        just begun in it. Call it with the claim held.
+        A broken folder is moved first, to ``<folder>.broken[-n]``; None where a training has just
+        started in it. Call it with the claim held.
         """
         state = self.state()
         if state is State.STOPPED:
             return ["train", "--run", str(self.folder), "--resume"]
-        if state is State.BROKEN and put_aside(self.folder) is None:
+        if state is State.BROKEN and move_away(self.folder) is None:
             return None
-        return self.words()
+        return self.args()
+
+    def settings(self) -> Settings:
+        """Return LightningCLI's settings of its run."""
+        return run_settings(*parse(parser("train", None), self.args()[1:]))
 
 
 def make_cells(
@@ -95,25 +99,25 @@ def make_cells(
     seeds: Sequence[int],
     folds: Sequence[int | None] = (None,),
     *,
-    train_words: Sequence[str],
+    train_args: Sequence[str],
     root: Path = Path("runs"),
 ) -> list[Cell]:
-    """Return the cells of a grid, seed by seed, so that each loss has its first run early.
+    """Return the cells of a sweep, seed by seed, so that each loss has its first run early.
 
     Args:
         losses: Losses, from :func:`mbls.benchmark.parse_losses`.
         seeds: Seeds.
         folds: Folds of the patients; None for the split as it is.
-        train_words: Words of ``mbls train`` that all cells share; ``--dataset`` is among them.
+        train_args: Arguments of ``mbls train`` that all cells share; ``--dataset`` is one.
         root: Where runs are kept. A cell's folder is
             ``<root>/<dataset>/<network>-<loss>/seed<k>[-fold<j>]``.
 
     Raises:
         ChoiceError: A dataset, network or preset that does not exist.
     """
-    options, _ = train_parser().parse_known_args(list(train_words))
+    options, _ = parse(parser("train", None), train_args)
     if options.dataset is None:
-        raise ChoiceError("A grid needs a dataset: DATASET=acdc (--dataset).")
+        raise ChoiceError("A sweep needs a dataset: DATASET=acdc (--dataset).")
     choose("data", options.dataset)
     names = chosen_names(options)
     network = names["network"]
@@ -126,14 +130,14 @@ def make_cells(
             seed=seed,
             fold=fold,
             folder=home / f"{Path(network).stem}-{loss.label}" / _leaf(seed, fold),
-            shared=tuple(train_words),
+            shared=tuple(train_args),
         )
         for seed, fold, loss in itertools.product(seeds, folds, losses)
     ]
 
 
 def finished(folder: Path) -> bool:
-    """Say whether a run was trained to its end and tested, and its results are whole."""
+    """Return True if a run was trained to its end and tested, and its results are complete."""
     try:
         card = json.loads((folder / "run.json").read_text())
         return bool(card["finished"]) and any(
@@ -149,12 +153,12 @@ def _tested(results: Path) -> bool:
     return bool(json.loads((results / "metrics.json").read_text()))
 
 
-def put_aside(folder: Path) -> Path | None:
-    """Rename a folder that a new run needs the place of, and return where it is now.
+def move_away(folder: Path) -> Path | None:
+    """Rename a folder that a new run needs the place of, and return its new path.
 
-    It is held meanwhile; None where another process holds it, which has just made it.
+    It is locked meanwhile; None where another process has locked it, which has just made it.
     """
-    lock = try_hold(folder)
+    lock = try_lock_folder(folder)
     if lock is None:
         return None
     with lock:

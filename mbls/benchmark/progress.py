@@ -1,4 +1,4 @@
-"""How far a grid is, and when it will end, from the files of its runs."""
+"""How far a sweep is, and when it will end, from the files of its runs."""
 
 import csv
 import json
@@ -53,9 +53,9 @@ def fraction(entry: Entry, epochs: int) -> float:
 
 
 def seconds_left(entries: Sequence[Entry], jobs: int, epochs: int) -> float | None:
-    """Return the seconds until a grid ends, or None as long as nothing tells.
+    """Return the seconds until a sweep ends, or None as long as that is unknown.
 
-    A run is expected to take what the whole ones of this grid took on average, or else what the
+    A run is expected to take what the whole ones of this sweep took on average, or else what the
     running ones' epochs promise.
     """
     running = [entry for entry in entries if entry.status is Status.RUNNING]
@@ -75,7 +75,7 @@ def seconds_left(entries: Sequence[Entry], jobs: int, epochs: int) -> float | No
 
 
 def last_lines(log: Path, count: int = 12) -> list[str]:
-    """Return the last lines of a log that say something."""
+    """Return the last lines of a log that are not empty."""
     try:
         text = log.read_text(errors="replace")
     except OSError as error:
@@ -89,12 +89,12 @@ def counts(entries: Sequence[Any]) -> str:
     number = {status: sum(e.status is status for e in entries) for status in Status}
     done = number[Status.KEPT] + number[Status.DONE]
     kept = f" ({number[Status.KEPT]} kept)" if number[Status.KEPT] else ""
-    words = {
+    labels = {
         Status.RUNNING: "running",
         Status.WAITING: "waiting",
         Status.ELSEWHERE: "run elsewhere",
         Status.STOPPED: "stopped",
         Status.FAILED: "failed",
     }
-    others = [f"{number[status]} {word}" for status, word in words.items() if number[status]]
+    others = [f"{number[status]} {label}" for status, label in labels.items() if number[status]]
     return ", ".join([f"{done} of {len(entries)} finished{kept}", *others])

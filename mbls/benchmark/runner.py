@@ -1,4 +1,4 @@
-"""Runs the cells of a grid in processes of their own, some at a time."""
+"""Runs the cells of a sweep in processes of their own, some at a time."""
 
 import os
 import shlex
@@ -16,38 +16,38 @@ from types import FrameType
 from typing import Protocol
 
 from mbls.benchmark.cells import Cell, State
-from mbls.runtime.claims import claim
+from mbls.runtime.locks import claim
 from mbls.runtime.threads import shared_environment
 
 __all__ = ["Entry", "Runner", "Status", "View"]
 
-LOOK = 0.2  # seconds between two looks at the processes
+POLL = 0.2  # seconds between two polls of the processes
 PATIENCE = 120.0  # seconds for a run to finish its batch and write a checkpoint
-LOOK_ELSEWHERE = 5.0  # ... and at cells that another grid runs
+POLL_ELSEWHERE = 5.0  # ... and at cells that another sweep runs
 
 
 class Status(StrEnum):
-    """How a cell stands in this grid."""
+    """State of a cell in this sweep."""
 
-    KEPT = "kept"  # finished before this grid started, or by another grid
+    KEPT = "kept"  # finished before this sweep started, or by another one
     WAITING = "waiting"
     RUNNING = "running"
-    ELSEWHERE = "elsewhere"  # another process holds its claim or its folder
+    ELSEWHERE = "elsewhere"  # another process has claimed it or locked its folder
     DONE = "done"
     FAILED = "failed"
-    STOPPED = "stopped"  # by a signal; the same command goes on
+    STOPPED = "stopped"  # by a signal; the same command resumes it
 
 
 @dataclass
 class Entry:
-    """A cell and how it stands.
+    """A cell and its state.
 
     Args:
         cell: The cell.
-        status: How it stands.
+        status: Its state.
         process: Its process, once it has one.
         started: When that was, on the monotonic clock.
-        resumed: Whether it went on from a checkpoint.
+        resumed: Whether it resumed from a checkpoint.
         seconds: What its process took, once it has ended.
     """
 
@@ -57,8 +57,8 @@ class Entry:
     started: float = 0.0
     resumed: bool = False
     seconds: float | None = None
-    looked: float = field(default=-LOOK_ELSEWHERE, repr=False)
-    told: int = field(default=0, repr=False)  # how often its process was told to stop
+    polled: float = field(default=-POLL_ELSEWHERE, repr=False)
+    signaled: int = field(default=0, repr=False)  # signals that its process got
 
     @property
     def code(self) -> int | None:
@@ -67,13 +67,13 @@ class Entry:
 
 
 class View(Protocol):
-    """What shows a grid."""
+    """Shows a sweep."""
 
     def started(self, entry: Entry, entries: Sequence[Entry]) -> None:
         """A cell's process has started."""
 
     def ended(self, entry: Entry, entries: Sequence[Entry]) -> None:
-        """A cell's process has ended, or another grid finished the cell."""
+        """A cell's process has ended, or another sweep finished the cell."""
 
     def tick(self, entries: Sequence[Entry]) -> None:
         """Some time has passed."""
@@ -86,7 +86,7 @@ class View(Protocol):
 
 
 class Runner:
-    """Run what is missing of a grid.
+    """Run what is missing of a sweep.
 
     A cell that fails does not stop the others. A signal stops the running ones in good order; a
     second one ends them at once.
@@ -106,8 +106,8 @@ class Runner:
                 entry.status = Status.KEPT
 
     def run(self) -> list[Entry]:
-        """Run until nothing is left, and return how each cell stands."""
-        with self._listening(), self._leaving_none():
+        """Run until nothing is left, and return the cells' states."""
+        with self._catching_signals(), self._ending_all():
             while self._left():
                 self._reap()
                 if self.signals:
@@ -115,13 +115,13 @@ class Runner:
                 else:
                     self._launch()
                 self.view.tick(self.entries)
-                time.sleep(LOOK)
+                time.sleep(POLL)
             self.view.done(self.entries)
         return self.entries
 
     @contextmanager
-    def _leaving_none(self) -> Iterator[None]:
-        """Where the grid itself fails, end its processes: in good order, or else at once.
+    def _ending_all(self) -> Iterator[None]:
+        """Where the sweep itself fails, end its processes: in good order, or else at once.
 
         At once is after ``PATIENCE``, or with a signal that comes meanwhile.
         """
@@ -131,12 +131,12 @@ class Runner:
             running = [e.process for e in self._with(Status.RUNNING) if e.process is not None]
             for process in running:
                 process.terminate()
-            end, heard = time.monotonic() + PATIENCE, self.signals
+            end, before = time.monotonic() + PATIENCE, self.signals
             while any(process.poll() is None for process in running):
-                if time.monotonic() > end or self.signals > heard:
+                if time.monotonic() > end or self.signals > before:
                     for process in running:
                         _kill(process)
-                time.sleep(LOOK)
+                time.sleep(POLL)
 
     def _left(self) -> bool:
         if self.signals:
@@ -155,24 +155,24 @@ class Runner:
                 self._try(entry)
 
     def _due(self, entry: Entry) -> bool:
-        return time.monotonic() - entry.looked >= LOOK_ELSEWHERE
+        return time.monotonic() - entry.polled >= POLL_ELSEWHERE
 
     def _try(self, entry: Entry) -> None:
         with claim(entry.cell.folder) as log:
             state = entry.cell.state()
-            if log is not None and state is State.FINISHED:  # by another grid since we looked
+            if log is not None and state is State.FINISHED:  # by another sweep meanwhile
                 entry.status = Status.KEPT
                 self.view.ended(entry, self.entries)
                 return
-            words = None if log is None or state is State.HELD else entry.cell.next_words()
-            if log is None or words is None:
-                entry.status, entry.looked = Status.ELSEWHERE, time.monotonic()
+            args = None if log is None or state is State.LOCKED else entry.cell.next_args()
+            if log is None or args is None:
+                entry.status, entry.polled = Status.ELSEWHERE, time.monotonic()
                 return
             entry.resumed = state is State.STOPPED
-            command = mbls_command(words)
+            command = mbls_command(args)
             log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {shlex.join(command)}\n")
             log.flush()
-            # its output is the claim: the child holds it from here on; a session of its own, since
+            # its output is the claim, which the child keeps; a session of its own, since
             # a terminal's Ctrl-C would reach it a second time
             entry.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -193,7 +193,7 @@ class Runner:
             self.view.ended(entry, self.entries)
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _catching_signals(self) -> Iterator[None]:
         """Take over the signals that ask to stop; SIGHUP where nohup has not taken it."""
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -209,18 +209,18 @@ class Runner:
         self.signals += 1
 
     def _stop(self) -> None:
-        """Hand on what signals asked for, to processes that have not heard of it."""
+        """Forward signals to processes that have not got them."""
         running = self._with(Status.RUNNING)
-        if not any(entry.told for entry in self.entries):
+        if not any(entry.signaled for entry in self.entries):
             self.view.stopping(self.entries)
         for entry in running:
-            if entry.process is None or entry.told >= min(self.signals, 2):
+            if entry.process is None or entry.signaled >= min(self.signals, 2):
                 continue
             if self.signals == 1:
                 entry.process.terminate()  # it finishes its batch and writes a checkpoint
             else:
                 _kill(entry.process)
-            entry.told = min(self.signals, 2)
+            entry.signaled = min(self.signals, 2)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -229,7 +229,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def mbls_command(words: Sequence[str]) -> list[str]:
+def mbls_command(args: Sequence[str]) -> list[str]:
     """Return the command line of ``mbls`` in this environment."""
     script = Path(sys.executable).with_name("mbls")
-    return [*([str(script)] if script.is_file() else [sys.executable, "-m", "mbls.cli"]), *words]
+    return [*([str(script)] if script.is_file() else [sys.executable, "-m", "mbls.cli"]), *args]

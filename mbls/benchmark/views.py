@@ -1,4 +1,4 @@
-"""Shows a grid while it runs: a live table in a terminal, a line an event elsewhere."""
+"""Shows a sweep while it runs: a live table in a terminal, a line an event elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -49,24 +49,24 @@ class LineView:
         self.console, self.title, self.jobs, self.epochs = console, title, jobs, epochs
 
     def __enter__(self) -> "LineView":
-        self._say(self.title)
+        self._print(self.title)
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
     def started(self, entry: Entry, entries: Sequence[Entry]) -> None:
-        """Tell that a run has started, or goes on."""
-        word = "goes on" if entry.resumed else "started"
-        self._say(f"{entry.cell.name} {word}; {counts(entries)}")
+        """Print that a run has started, or is resumed."""
+        event = "resumed" if entry.resumed else "started"
+        self._print(f"{entry.cell.name} {event}; {counts(entries)}")
 
     def ended(self, entry: Entry, entries: Sequence[Entry]) -> None:
-        """Tell how a run ended, and when the grid will."""
+        """Print how a run ended, and when the sweep will."""
         left = seconds_left(entries, self.jobs, self.epochs)
         end = "" if left is None or left < 1 else f"; ends about {clock(left)}"
         took = "" if entry.seconds is None else f" in {duration(entry.seconds)}"
         numbers = numbers_of(entry)
-        self._say(
+        self._print(
             f"{entry.cell.name} {entry.status}{took}{numbers and f' ({numbers})'}; "
             f"{counts(entries)}{end}"
         )
@@ -75,13 +75,13 @@ class LineView:
         """Nothing: a log has no use for it."""
 
     def stopping(self, entries: Sequence[Entry]) -> None:
-        """Tell that a signal was heard."""
-        self._say(STOPPING)
+        """Print that a signal was caught."""
+        self._print(STOPPING)
 
     def done(self, entries: Sequence[Entry]) -> None:
-        """Nothing: the last event said it."""
+        """Nothing: the last event was printed."""
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(stamped(text), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -119,7 +119,7 @@ class LiveView:
             self._draw(entries)
 
     def stopping(self, entries: Sequence[Entry]) -> None:
-        """Say it below the table; drawn at the next tick."""
+        """Show it below the table, from the next tick on."""
         self.note = STOPPING
 
     def _draw(self, entries: Sequence[Entry]) -> None:

@@ -22,7 +22,7 @@ def load(path: str | Path, *, map_location: Any = "cpu", way_out: str = "") -> A
     Args:
         path: The file.
         map_location: Where its tensors come, as ``torch.load`` has it.
-        way_out: What a user is told to do where it cannot be read.
+        way_out: What the message says to do where it cannot be read.
 
     Raises:
         CheckpointError: It is truncated or damaged, no checkpoint, or holds more than tensors and
@@ -44,7 +44,7 @@ def load(path: str | Path, *, map_location: Any = "cpu", way_out: str = "") -> A
 class PlainCheckpointIO(TorchCheckpointIO):
     """Write beside the place and rename, down to the disk; read tensors and plain values alone.
 
-    Lightning's own holds the whole file in memory and goes through the folder of temporary files,
+    Lightning's own keeps the whole file in memory and goes through the folder of temporary files,
     which may be on another disk and fill up, and reads pickles where it is asked to.
     """
 

@@ -13,7 +13,7 @@ def find_checkpoint(folder: Path, which: str = "best") -> Path:
     """Return a checkpoint of a run folder: ``best``, ``last``, or a file.
 
     Raises:
-        CheckpointError: There is none; the message says what there is.
+        CheckpointError: There is none; the message lists what there is.
     """
     if which.endswith(".ckpt"):
         path = Path(which)
@@ -36,7 +36,7 @@ def read_checkpoint(
 
     Args:
         path: The file.
-        way_out: What a user is told to do where it cannot be read.
+        way_out: What the message says to do where it cannot be read.
 
     Raises:
         CheckpointError: Not a checkpoint of ours, truncated, damaged, or not to be read safely.
@@ -51,15 +51,15 @@ def read_checkpoint(
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Say whether a run has saved a state to go on from, be it whole or damaged."""
+    """Return True if a run has saved a state to resume from, intact or damaged."""
     return any(_path(folder, name).exists() for name in ("last", "previous"))
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
-    """Return the checkpoint to go on from, and what is wrong with ``last`` if it is ``previous``.
+    """Return the checkpoint to resume from, and what is wrong with ``last`` if it is ``previous``.
 
     ``best`` is none of them: it is of any age, and was written before its epoch was logged and its
-    schedulers had stepped, so what went on from it would be another run.
+    schedulers had stepped, so a run resumed from it would be another.
 
     Raises:
         CheckpointError: Neither can be read.
@@ -75,8 +75,8 @@ def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
             return path, " ".join(faults) or None
     damaged = [name for name in ("last", "previous") if _path(folder, name).exists()]
     raise CheckpointError(
-        f"{' '.join(faults)} So the run cannot go on. {_use_of_best(folder)}To begin it again in "
-        f"its folder, remove {' and '.join(f'{name}.ckpt' for name in damaged)}."
+        f"{' '.join(faults)} So the run cannot be resumed. {_use_of_best(folder)}To start it "
+        f"again in its folder, remove {' and '.join(f'{name}.ckpt' for name in damaged)}."
     )
 
 
@@ -86,8 +86,8 @@ def _use_of_best(folder: Path) -> str:
     except CheckpointError:
         return ""
     return (
-        "Its best.ckpt is whole: it can be tested (make evaluate RUN=FOLDER, mbls evaluate FOLDER) "
-        "and predicts, but is not the end of an epoch, from which alone training goes on. "
+        "Its best.ckpt is intact: it can be tested (make evaluate RUN=FOLDER, mbls evaluate "
+        "FOLDER) and predicts, but is not the end of an epoch, from which alone training resumes. "
     )
 
 

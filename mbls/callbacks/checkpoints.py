@@ -15,7 +15,7 @@ from mbls.callbacks.run_folder import run_folder
 from mbls.loggers.epoch_means import EpochMeans
 from mbls.loggers.metrics_csv import MetricsCSV
 from mbls.loggers.selection import COMPROMISE, KEYS, RULES, chosen_epoch, contenders
-from mbls.runtime.errors import CheckpointError, is_lost_rank
+from mbls.runtime.errors import CheckpointError
 from mbls.runtime.files import incoming_name, writing
 from mbls.runtime.rank_zero import on_rank_zero, share_error
 
@@ -26,7 +26,7 @@ class Checkpoints(Checkpoint):
     """Write ``best.ckpt`` after a validation, and ``last.ckpt`` when an epoch is over.
 
     An epoch is over when its validation and its logged values are written and its schedulers have
-    stepped, which is when the next one begins: what the run goes on from lacks none of them.
+    stepped, which is when the next one begins: a resumed run lacks none of them.
     ``last.ckpt`` becomes ``previous.ckpt`` when its successor is complete on disk, so a crash
     while writing costs one epoch at most. Weights that are not finite are never written.
 
@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
         self._save_chosen(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember to save: lightning still has to log and to step the schedulers."""
+        """Remember to save: Lightning still has to log and to step the schedulers."""
         self._unsaved = not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +106,7 @@ class Checkpoints(Checkpoint):
         epochs, batches = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
         for counts in (epochs["current"], epochs["total"]):
             counts["ready"] = counts["started"]
-        if self._unsaved:  # with max_steps lightning would take the next epoch for done
+        if self._unsaved:  # with max_steps Lightning would take the next epoch for done
             batches["current"] = dict.fromkeys(batches["current"], 0)
             batches["is_last_batch"] = False
 
@@ -138,7 +138,7 @@ class Checkpoints(Checkpoint):
     def _save_chosen(self, trainer: Trainer) -> None:
         """Write the last validation's state under each name whose rule takes it.
 
-        The compromise may go back to an earlier epoch, which its contenders' files hold.
+        The compromise may go back to an earlier epoch, which is in its contenders' files.
         """
         last = len(self.rows) - 1
         names, moved = [], {}
@@ -186,9 +186,7 @@ class Checkpoints(Checkpoint):
         error: Exception | None = None
         try:
             trainer.save_checkpoint(incoming, weights_only=False)
-        except Exception as raised:  # on rank 0; the others wait where lightning does
-            if is_lost_rank(raised):
-                raise
+        except Exception as raised:  # on rank 0; the others wait where Lightning does
             error = raised
             trainer.strategy.barrier()
         share_error(trainer, error)
@@ -207,11 +205,11 @@ class Checkpoints(Checkpoint):
         return {"rows": self.rows, "taken": self._taken}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where the checkpoint left."""
+        """Restore what chooses the best epoch."""
         if "rows" not in state_dict:
             raise CheckpointError(
                 "The checkpoint was written by an earlier version of mbls, which did not keep what "
-                "chooses the best epoch: start a new run, or go on with that version."
+                "chooses the best epoch: start a new run, or resume it with that version."
             )
         self.rows = [dict(row) for row in state_dict["rows"]]
         self._taken = dict(state_dict["taken"])
@@ -232,7 +230,7 @@ def _put(folder: Path, sources: Mapping[str, str]) -> None:
 
 
 def _write_metrics(trainer: Trainer) -> None:
-    """See that metrics.csv holds what the checkpoint goes on from."""
+    """Write the values up to the checkpoint into metrics.csv."""
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.write()

@@ -1,4 +1,4 @@
-"""Reliability diagrams of the validation, sent to the trackers while a run goes on."""
+"""Reliability diagrams of the validation, sent to the trackers during a run."""
 
 from collections.abc import Sequence
 

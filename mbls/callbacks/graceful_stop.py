@@ -1,4 +1,4 @@
-"""A signal sets a flag; the run ends at a batch's end, with a checkpoint to go on from."""
+"""A signal sets a flag; the run ends at a batch's end, with a checkpoint to resume from."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ BATCH_SYSTEM = (signal.SIGTERM, signal.SIGUSR1)  # sent by Slurm, some of them t
 
 
 class GracefulStop(Callback):
-    """Turn Ctrl-C, SIGTERM and SIGUSR1 into an orderly stop: finish the batch, save, say what next.
+    """Turn Ctrl-C, SIGTERM and SIGUSR1 into an orderly stop: finish the batch, save, exit.
 
     With several ranks it is the batch after, so that no step waits for an answer, and where
     gradients are accumulated, the last batch of a step. A validation that
@@ -44,7 +44,7 @@ class GracefulStop(Callback):
         self._take(signal.SIGINT, signal.SIGUSR1)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGTERM, which lightning has taken since the fit started."""
+        """Take over SIGTERM, which Lightning has taken since the fit started."""
         self._take(signal.SIGTERM)
 
     on_train_start = on_sanity_check_start  # where there is no sanity check
@@ -55,23 +55,23 @@ class GracefulStop(Callback):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self._handlers:  # given back; lightning put it in again when it tore down
+        if not self._handlers:  # restored; Lightning's teardown set it again
             signal.default_int_handler(number, frame)
         self._signal = number
-        told_twice = number in BATCH_SYSTEM  # what kills at last is SIGKILL
+        repeated = number in BATCH_SYSTEM  # what kills at last is SIGKILL
         for each in SIGNALS:  # python's handlers wait for a blocking call, the system's do not
-            again = told_twice and each in BATCH_SYSTEM
+            again = repeated and each in BATCH_SYSTEM
             signal.signal(each, signal.SIG_IGN if again else signal.SIG_DFL)
         if os.getpid() == self._speaker:
             cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hid it
             when = "the next batch" if self._vote else "this batch"
-            what = "Ctrl-C" if told_twice else "a second signal"
+            what = "Ctrl-C" if repeated else "a second signal"
             os.write(2, cursor + f"\nStopping after {when}; {what} ends at once.\n".encode())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after a step's last batch if any rank was told to and no validation follows."""
+        """Stop after a step's last batch if any rank got a signal and no validation follows."""
         every = trainer.val_check_batch
         validates = every is not None and (batch_idx + 1) % every == 0
         ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
@@ -82,20 +82,20 @@ class GracefulStop(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two epochs, when the first is over."""
-        self._stop_if_told(trainer)
+        self._stop_on_signal(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before the test, and give the signals back."""
-        self._stop_if_told(trainer)
+        """Stop before the test, and restore the handlers."""
+        self._stop_on_signal(trainer)
         self._restore()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
+        """Restore the handlers."""
         self._restore()
 
-    def _stop_if_told(self, trainer: Trainer) -> None:
+    def _stop_on_signal(self, trainer: Trainer) -> None:
         if number := self._vote.now(self._signal) if self._vote else self._signal:
             self._stop(trainer, number)
 
@@ -110,9 +110,9 @@ class GracefulStop(Callback):
             epoch = min(epoch, trainer.max_epochs)
         raise Interrupted(
             f"Stopped in epoch {epoch}, step {trainer.global_step}. "
-            + (f"{last} holds the state. Go on with: make train RUN={quote(str(folder))} RESUME=1 "
+            + (f"{last} holds the state. Resume with: make train RUN={quote(str(folder))} RESUME=1 "
                f"(or mbls train --run {quote(str(folder))} --resume)"
-               if last.is_file() else "There is no checkpoint to go on from."),
+               if last.is_file() else "There is no checkpoint to resume from."),
             status=128 + number,
         )  # fmt: skip
 
@@ -134,18 +134,18 @@ class Vote:
 
     def before(self, number: int) -> int:
         """Return the answer to the question before this one, which is there without waiting."""
-        asked = self._pending
+        previous = self._pending
         answer = torch.tensor([number])
         work = dist.all_reduce(answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
         self._pending = (work, answer)
-        return 0 if asked is None else _answer(*asked)
+        return 0 if previous is None else _answer(*previous)
 
     def now(self, number: int) -> int:
         """Return the answer to this question and to the one before."""
         earlier = self.before(number)
         assert self._pending is not None
-        asked, self._pending = self._pending, None
-        return max(earlier, _answer(*asked))
+        pending, self._pending = self._pending, None
+        return max(earlier, _answer(*pending))
 
 
 def _answer(work: dist.Work, answer: Tensor) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mbls.data import CONTRACT, datamodule_of
 from mbls.runtime.errors import OutputError, RunFolderError
 from mbls.runtime.files import clear_incoming, replacing
-from mbls.runtime.locks import LOCK, let_go, try_hold
+from mbls.runtime.locks import LOCK, try_lock_folder, unlock
 from mbls.runtime.rank_zero import share_errors
 
 __all__ = ["PredictionWriter"]
@@ -64,7 +64,7 @@ class PredictionWriter(BasePredictionWriter):
         self.output = None if output is None else Path(output)
         self.probabilities, self.overwrite = probabilities, overwrite
         self._error: OutputError | RunFolderError | None = None
-        self._held: IO[str] | None = None
+        self._lock: IO[str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to predict without a place for it, before any work is done.
@@ -107,10 +107,10 @@ class PredictionWriter(BasePredictionWriter):
         share_errors(trainer, self._error)
 
     def _claim(self, cases: Sequence[str]) -> None:
-        """Hold the folder for this process, and see that no file of somebody's own is replaced."""
+        """Lock the folder for this process, and refuse to replace files of others."""
         folder = Path(str(self.output))
-        self._held = try_hold(folder)
-        if self._held is None:
+        self._lock = try_lock_folder(folder)
+        if self._lock is None:
             raise OutputError(
                 f"Another process writes into the output folder {folder}. Wait for its end, or "
                 "choose another: OUTPUT=FOLDER (--output)."
@@ -138,20 +138,21 @@ class PredictionWriter(BasePredictionWriter):
             yield f"{case}_prob.nii.gz"
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let others write there."""
+        """Unlock the folder."""
         self._release()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let others write there: what ends in an error is not torn down."""
+        """Unlock the folder: there is no teardown after an error."""
         self._release()
 
     def _release(self) -> None:
-        if self._held is not None:
+        if self._lock is not None:
+            # first, or it could be the next process's; who waits for it looks again
             (Path(str(self.output)) / LOCK).unlink(missing_ok=True)
-            let_go(self._held)
-            self._held = None
+            unlock(self._lock)
+            self._lock = None
 
     def write_on_batch_end(
         self,
@@ -172,7 +173,7 @@ class PredictionWriter(BasePredictionWriter):
                 header, values = data.source_header(case), data.label_values(case)
                 try:
                     self._write(case, logits, affine, header, values)
-                except OutputError as error:  # raised when all ranks can be told
+                except OutputError as error:  # raised at the end, on all ranks
                     self._error = error
         if trainer.world_size == 1:
             share_errors(trainer, self._error)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mbls.data import datamodule_of
 from mbls.runtime.clock import clock, duration, stamped
-from mbls.runtime.ranks import say
+from mbls.runtime.ranks import print_once
 
-__all__ = ["EpochLines", "ProgressBar", "say_stage", "shows_bars"]
+__all__ = ["EpochLines", "ProgressBar", "log_stage", "shows_bars"]
 
 SHOWN = {"train/loss": "train loss", "val/dice": "val Dice", "val/ece": "val ECE"}
 
@@ -24,10 +24,10 @@ def shows_bars() -> bool:
     return console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
 
 
-def say_stage(text: str) -> None:
+def log_stage(text: str) -> None:
     """Print what a run does now as a line of a log, where no bar shows it."""
     if not shows_bars():
-        say(stamped(text))
+        print_once(stamped(text))
 
 
 class EpochLines(Callback):
@@ -39,7 +39,7 @@ class EpochLines(Callback):
     """
 
     def __init__(self) -> None:
-        self._told = False  # an epoch, beside a bar
+        self._printed = False  # an epoch, above a bar
         self._begin = 0.0  # on the monotonic clock
         self._from = self._done = 0.0  # epochs; a run may be resumed within one
         self._first_step = 0
@@ -54,7 +54,7 @@ class EpochLines(Callback):
         self._over = self._validated = False
         if not self._bar_is_shown(trainer):
             first = f"epoch {trainer.current_epoch + 1}{_of(trainer)}"
-            say(stamped(f"training from {first}, {trainer.num_training_batches} steps each"))
+            print_once(stamped(f"training from {first}, {trainer.num_training_batches} steps each"))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the epoch has values of its own."""
@@ -76,11 +76,11 @@ class EpochLines(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what begins."""
-        self._say_evaluation(trainer, "testing")
+        self._print_evaluation(trainer, "testing")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what begins."""
-        self._say_evaluation(trainer, "predicting with")
+        self._print_evaluation(trainer, "predicting with")
 
     def seconds_left(self, trainer: Trainer) -> float | None:
         """Return the seconds until training ends, or None as long as nothing tells.
@@ -108,7 +108,7 @@ class EpochLines(Callback):
     def _print(self, trainer: Trainer, end: str) -> None:
         if not self._over:
             return
-        logged = trainer.callback_metrics  # all ranks look, for lightning may exchange values
+        logged = trainer.callback_metrics  # all ranks look, for Lightning may exchange values
         values = [
             f"{name} {float(logged[key]):.4f}"
             for key, name in SHOWN.items()
@@ -121,15 +121,15 @@ class EpochLines(Callback):
         each = duration(seconds) if seconds >= 60 else f"{seconds:.2g} s"
         numbers = f": {', '.join(values)}{phantom}" if values else ""
         self._over = self._validated = False
-        if not (self._told and self._bar_is_shown(trainer)):
+        if not (self._printed and self._bar_is_shown(trainer)):
             epoch = f"epoch {self._done:.0f}{_of(trainer)}"
-            say(stamped(f"{epoch}{numbers}; {each} an epoch{end}"))
-        self._told = True
+            print_once(stamped(f"{epoch}{numbers}; {each} an epoch{end}"))
+        self._printed = True
 
-    def _say_evaluation(self, trainer: Trainer, what: str) -> None:
+    def _print_evaluation(self, trainer: Trainer, what: str) -> None:
         if not self._bar_is_shown(trainer):
             path = trainer.ckpt_path
-            say(stamped(f"{what} {Path(path).name if path else 'the weights in memory'}"))
+            print_once(stamped(f"{what} {Path(path).name if path else 'the weights in memory'}"))
 
     def _bar_is_shown(self, trainer: Trainer) -> bool:
         bar = trainer.progress_bar_callback
@@ -165,7 +165,7 @@ class ProgressBar(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the values beside the bar, those of the last look between two looks."""
+        """Return the values next to the bar, those of the last look between two looks."""
         interval = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         between = trainer.training and (trainer.fit_loop.batch_idx + 1) % interval != 0
         if self._shown is None or not between:

@@ -19,7 +19,7 @@ from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
 from mbls.plots.worst_cases import Picture, WorstPictures, save_pictures, worst_of
 from mbls.runtime.files import replace_files, writing
-from mbls.runtime.locks import holding
+from mbls.runtime.locks import locked_folder
 from mbls.runtime.rank_zero import on_rank_zero
 
 __all__ = ["TestResults"]
@@ -139,7 +139,7 @@ class TestResults(Callback):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with (
-            holding(folder, patience=PATIENCE),
+            locked_folder(folder, patience=PATIENCE),
             writing(folder),
             replace_files(folder, mark="metrics.json") as incoming,
         ):

@@ -1,4 +1,4 @@
-"""Where a run goes on, as if it had not been stopped."""
+"""A resumed run continues as if it had not been stopped."""
 
 import warnings
 from typing import Any
@@ -12,26 +12,26 @@ __all__ = ["Resumption", "next_batch"]
 
 
 class Resumption(Callback):
-    """Make what follows a checkpoint the same as without a stop, where lightning would not.
+    """Make what follows a checkpoint the same as without a stop, where Lightning would not.
 
-    Lightning holds an epoch for begun anew in which a run goes on: it does not step schedulers that
-    look at a metric (``ReduceLROnPlateau``) at its end, and under ``max_steps`` it counts one step
-    too many where the checkpoint lies between two epochs.
+    Lightning takes the epoch in which a run is resumed for a new one: it does not step schedulers
+    that look at a metric (``ReduceLROnPlateau``) at its end, and under ``max_steps`` it counts one
+    step too many where the checkpoint lies between two epochs.
     """
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Tell a datamodule that can begin within an epoch the batch at which training goes on.
+        """Give a datamodule that can start within an epoch the batch where training resumes.
 
         Raises:
-            CheckpointError: More epochs have been trained than are asked for.
+            CheckpointError: More epochs have been trained than are wanted.
         """
         data = datamodule_of(trainer)
-        done, asked = next_batch(checkpoint)[0], trainer.max_epochs
-        if trainer.state.fn == "fit" and asked is not None and -1 != asked < done:
+        done, wanted = next_batch(checkpoint)[0], trainer.max_epochs
+        if trainer.state.fn == "fit" and wanted is not None and -1 != wanted < done:
             raise CheckpointError(
-                f"max_epochs must be at least the checkpoint's {done} epochs, got {asked}: give "
+                f"max_epochs must be at least the checkpoint's {done} epochs, got {wanted}: give "
                 f"EPOCHS={done} or more (--epochs), or start a new run."
             )
         if trainer.state.fn == "fit" and data is not None:

@@ -34,6 +34,7 @@ class RunCard(Callback):
 
     def __init__(self, *, preset: str = "own") -> None:
         self.preset = preset
+        self.config_hash: str | None = None  # of the resolved configuration, from the command line
         self._start = 0.0
         self._earlier = 0.0  # seconds, before the run was resumed
         self._samples = 0
@@ -43,6 +44,7 @@ class RunCard(Callback):
         """Write the facts that are known before the first step."""
         self._start = time.monotonic()
         data = datamodule_of(trainer)
+        parts = {} if data is None else {part: data.patients(part) for part in _parts(data)}
         folder = folder_callback(trainer)
         self._card = {
             "dataset": folder.dataset,
@@ -53,7 +55,9 @@ class RunCard(Callback):
             "fold": None if data is None else data.fold,
             "data_origin": None if data is None else data.origin,
             "data_fingerprint": None if data is None else data.fingerprint,
-            "cases": {} if data is None else {part: len(data.cases(part)) for part in _parts(data)},
+            "config_hash": self.config_hash,
+            "cases": {part: len(cases) for part, cases in parts.items()},  # a patient for each
+            "trained_on": sorted({p for part in parts if part != "test" for p in parts[part]}),
             "adapts_on": getattr(pl_module, "adapts_on", None),
             "inference": getattr(pl_module, "inference", None),
             "commit": commit(),

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,12 +12,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mbls.callbacks.checkpoint_search import has_checkpoint, last_checkpoint
 from mbls.runtime.errors import CheckpointError, RunFolderError
 from mbls.runtime.files import clear_incoming
-from mbls.runtime.jobs import job_of, mark
-from mbls.runtime.locks import has_shared_locks, hold, let_go, owner_of
+from mbls.runtime.jobs import job_of, record_job
+from mbls.runtime.locks import has_shared_locks, lock_folder, owner_of, unlock
 from mbls.runtime.rank_zero import on_rank_zero, share_errors
-from mbls.runtime.ranks import say
+from mbls.runtime.ranks import print_once
 
-__all__ = ["RunFolder", "claim", "run_folder"]
+__all__ = ["RunFolder", "claim", "find_callback", "folder_callback", "run_folder"]
+
+C = TypeVar("C", bound=Callback)
 
 # Seconds to wait for a process that is ending: data workers outlive a killed one by five seconds,
 # and a file server hears of a lost node later.
@@ -52,11 +54,27 @@ def _not_made(folder: Path, error: OSError) -> RunFolderError:
     )
 
 
+class Resume(NamedTuple):
+    """What this process resumes from.
+
+    Attributes:
+        checkpoint: The file, None where the run has none yet.
+        error: Why this process could not choose one, raised when all ranks have joined.
+    """
+
+    checkpoint: Path | None = None
+    error: CheckpointError | RunFolderError | None = None
+
+
 class RunFolder(Callback):
     """Claim ``<root>/<dataset>/<network>-<loss>/seed<k>[-n]`` when a fit starts.
 
-    Rank 0 holds it, so that no other process writes there, until :meth:`release`, the end of a test
-    or that of the process. A ``fast_dev_run`` gets a folder that is removed when it ends.
+    Rank 0 locks it, so that no other process writes there, until :meth:`release`, the end of a test
+    or that of the process. A ``fast_dev_run`` gets a temporary folder.
+
+    A new run claims and locks its folder in :meth:`setup`. A resumed one is locked before, by
+    :meth:`lock_to_resume` when the data is prepared, so that its checkpoint can be chosen, and
+    :meth:`setup` compares the choices of all ranks.
 
     Args:
         root: Where runs are kept.
@@ -65,11 +83,11 @@ class RunFolder(Callback):
         loss: See ``dataset``.
         folder: A folder of one's own instead. A fit refuses one that exists unless it resumes;
             evaluation wants one that exists.
-        resume: Go on in ``folder``, from its last checkpoint.
+        resume: Resume in ``folder``, from its last checkpoint.
         tag: Name of the results' folder below ``test/``.
         seed: The run's seed, part of the folder's name.
         job: Id of the batch job that runs it, kept as ``job`` in a new folder: the same job,
-            queued again, may begin anew in ``folder`` where it left no checkpoint.
+            queued again, may start from scratch in ``folder`` where it left no checkpoint.
         without_lock: Resume also where no lock keeps another machine's process out; the job that
             made the folder may always, since a batch system runs it once.
     """
@@ -94,9 +112,8 @@ class RunFolder(Callback):
         self.without_lock = without_lock
         self._path: Path | None = None
         self._lock: IO[str] | None = None  # of rank 0
-        self._scratch: Path | None = None  # of a fast_dev_run
-        self._goes_on_from: Path | None = None
-        self._fault: CheckpointError | RunFolderError | None = None  # of this rank, to be told
+        self._temporary = False
+        self._resume = Resume()
 
     @property
     def path(self) -> Path:
@@ -109,8 +126,8 @@ class RunFolder(Callback):
             raise RunFolderError("The run folder is claimed when a fit or an evaluation starts.")
         return self._path
 
-    def take_up(self, trainer: Trainer) -> None:
-        """Hold the folder to go on in, and only then choose its checkpoint; rank 0 does.
+    def lock_to_resume(self, trainer: Trainer) -> None:
+        """Lock the folder to resume in, and only then choose its checkpoint, on rank 0.
 
         Until then another process may be at its end there, and write a later one.
 
@@ -122,39 +139,42 @@ class RunFolder(Callback):
             return
         folder = self._resolve("fit")
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._hold(folder)
-        self._goes_on_from = checkpoint_of(folder)
+            self._lock_folder(folder)
+        self._resume = Resume(checkpoint_of(folder))
 
     def checkpoint(self, trainer: Trainer) -> Path | None:
-        """Return the checkpoint to go on from, None where there is none yet.
+        """Return the checkpoint to resume from, None where there is none yet.
 
-        Rank 0 has chosen. Ranks that are not joined yet look for themselves, while it holds the
-        folder; :meth:`setup` compares, and tells all of what one could not read.
+        Rank 0 has chosen. Ranks that have not joined yet choose themselves, while it has locked
+        the folder; :meth:`setup` compares.
         """
         if not dist.is_initialized() and not trainer.is_global_zero:
             try:
-                self._goes_on_from = checkpoint_of(self._resolve("fit"))
+                self._resume = Resume(checkpoint_of(self._resolve("fit")))
             except (CheckpointError, RunFolderError) as error:
-                self._fault = error
-        self._goes_on_from = trainer.strategy.broadcast(self._goes_on_from)
-        return self._goes_on_from
+                self._resume = Resume(error=error)
+        chosen: Path | None = trainer.strategy.broadcast(self._resume.checkpoint)
+        self._resume = self._resume._replace(checkpoint=chosen)
+        return chosen
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claim the folder on rank 0 and tell the other ranks."""
+        """Claim the folder on rank 0, and send it to the other ranks."""
         if self._path is not None or (stage in ("validate", "predict") and self.folder is None):
             return  # these two leave nothing in a run folder
 
         def claimed() -> Path:
             if stage == "fit" and trainer.fast_dev_run:  # type: ignore[attr-defined]
-                self._scratch = Path(tempfile.mkdtemp(prefix="mbls-"))
-                return self._scratch
+                self._temporary = True
+                return Path(tempfile.mkdtemp(prefix="mbls-"))
             folder = self._resolve(stage)
             if stage == "fit":
-                self._hold(folder)
+                self._lock_folder(folder)
             return folder
 
         self._path = on_rank_zero(trainer, claimed)
-        for callback in cast(list[Callback], trainer.callbacks):  # type: ignore[attr-defined]
+        if stage == "fit":
+            print_once(f"Training in {self._path}")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self._path / "checkpoints" / "own")  # not the working one
         if self.resume and stage == "fit":
@@ -175,45 +195,46 @@ class RunFolder(Callback):
             on_rank_zero(trainer, resume)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the folder after a test, which may follow a fit; it is held until then."""
-        if stage == "test" or self._scratch is not None:
+        """Release the folder after a test, which may follow a fit."""
+        if stage == "test" or self._temporary:
             self.release()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         self.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Let a copy hold nothing: lightning's weight averaging copies what refers to this."""
-        return self.__dict__ | {"_lock": None, "_scratch": None}
+        """Copy without the lock: Lightning's weight averaging copies what refers to this."""
+        return self.__dict__ | {"_lock": None, "_temporary": False}
 
     def release(self) -> None:
-        """Let go of the folder."""
+        """Unlock the folder, remove a temporary one."""
         if self._lock is not None:
-            let_go(self._lock)
+            unlock(self._lock)
             self._lock = None
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
+        if self._temporary and self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._temporary = False
 
     def _compare(self, trainer: Trainer) -> None:
-        """Refuse to go on from two states: nodes that are started by hand choose apart."""
-        first = trainer.strategy.broadcast(self._goes_on_from)
-        if self._fault is None and first != self._goes_on_from:
-            self._fault = RunFolderError(
-                f"It would go on from {self._goes_on_from}, rank 0 from {first}: another process "
-                "was at its end in the run folder, or nodes see different folders. Start again."
+        """Refuse to resume from two states: nodes that are started by hand choose apart."""
+        ours, error = self._resume
+        first = trainer.strategy.broadcast(ours)
+        if error is None and first != ours:
+            error = RunFolderError(
+                f"It would resume from {ours}, rank 0 from {first}: another process was at its end "
+                "in the run folder, or nodes see different folders. Start again."
             )
-        share_errors(trainer, self._fault)
+        share_errors(trainer, error)
 
-    def _hold(self, folder: Path) -> None:
+    def _lock_folder(self, folder: Path) -> None:
         if self._lock is not None:
             return
         if self.resume and not self.without_lock and not self._is_job_of(folder):
             require_lock(folder)
-        self._lock = hold(folder, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
+        self._lock = lock_folder(folder, patience=PATIENCE_OF_JOBS if self.job else PATIENCE)
         if self.resume:
             for place in (folder, folder / "checkpoints"):
                 clear_incoming(place)
@@ -225,7 +246,7 @@ class RunFolder(Callback):
         if self.folder is None:
             if self.resume and stage == "fit":
                 raise RunFolderError(
-                    "run.resume needs the folder to go on in: --run.folder FOLDER."
+                    "run.resume needs the folder to resume in: --run.folder FOLDER."
                 )
             parent = self.root / self.dataset / f"{self.network}-{self.loss}"
             return claim(parent, f"seed{self.seed}")
@@ -233,7 +254,7 @@ class RunFolder(Callback):
             try:
                 self.folder.mkdir(parents=True)
                 if self.job is not None:
-                    mark(self.folder, self.job)
+                    record_job(self.folder, self.job)
             except FileExistsError:
                 if not self._is_job_of(self.folder):
                     raise taken(self.folder) from None
@@ -245,7 +266,7 @@ class RunFolder(Callback):
 
 
 def require_lock(folder: Path) -> None:
-    """Refuse to go on in a folder where no lock tells of a process on another machine.
+    """Refuse to resume in a folder where no lock shows a process on another machine.
 
     Raises:
         RunFolderError: The file system has no locks, or keeps them to each machine.
@@ -258,34 +279,36 @@ def require_lock(folder: Path) -> None:
             f"Run folder {folder} cannot be written to ({error.strerror})."
         ) from error
     owner = owner_of(folder)
-    last = f" The last that said so is {owner}." if owner is not None else ""
+    last = f" The last known is {owner}." if owner is not None else ""
     raise RunFolderError(
         f"Run folder {folder} is on a file system without locks, or with locks that other machines "
-        f"do not see: whether another process is at work there cannot be told.{last} Two would "
+        f"do not see: another process may be at work there.{last} Two would "
         "spoil its checkpoints. Make sure that there is none, and add --run.without_lock true "
         "(make: ARGS=), or keep runs on a file system with locks (Lustre: mount with -o flock)."
     )
 
 
 def checkpoint_of(folder: Path) -> Path | None:
-    """Return the checkpoint that a run goes on from, None where it has none, and say if it is old.
+    """Return the checkpoint that a run resumes from, None if it has none; print a fallback.
 
     Raises:
         CheckpointError: None can be read.
     """
     if not has_checkpoint(folder):
-        say(f"{folder} ended before its first checkpoint: it begins again, in the same folder.")
+        print_once(
+            f"{folder} ended before its first checkpoint: it starts again, in the same folder."
+        )
         return None
     checkpoint, fault = last_checkpoint(folder)
     if fault:
-        say(f"{fault} Going on from {checkpoint} instead.")
+        print_once(f"{fault} Resuming from {checkpoint} instead.")
     return checkpoint
 
 
 def taken(folder: Path) -> RunFolderError:
     """Return the error for a run folder that exists where a new one is asked for."""
     return RunFolderError(
-        f"Run folder {folder} exists and is never overwritten. Take another name, or go on in it "
+        f"Run folder {folder} exists and is never overwritten. Take another name, or resume it "
         "with RESUME=1 (--resume)."
     )
 
@@ -301,8 +324,16 @@ def run_folder(trainer: Trainer) -> Path:
 
 def folder_callback(trainer: Trainer) -> RunFolder:
     """Return the :class:`RunFolder` callback of a trainer; see :func:`run_folder`."""
-    callbacks = cast(list[Callback], trainer.callbacks)  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if isinstance(callback, RunFolder):
+    return find_callback(trainer, RunFolder)
+
+
+def find_callback(trainer: Trainer, kind: type[C]) -> C:
+    """Return the trainer's callback of a class.
+
+    Raises:
+        RunFolderError: It has none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, kind):
             return callback
-    raise RunFolderError("The trainer has no RunFolder callback; add one.")
+    raise RunFolderError(f"The trainer has no {kind.__name__} callback; add one.")

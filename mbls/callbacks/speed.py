@@ -33,11 +33,11 @@ class Speed(Callback):
         self._samples = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, also where a run goes on within an epoch."""
+        """Start the clock, also where a run is resumed within an epoch."""
         self._begin()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock anew."""
+        """Restart the clock."""
         self._begin()
 
     def on_train_batch_start(

@@ -1,133 +1,133 @@
 """``mbls benchmark``: losses times seeds times folds, trained, tested and reported.
 
-It runs what is missing: a finished run is kept, a stopped one goes on, a broken one starts anew.
-Everything heavy happens in the runs' own processes.
+It runs what is missing: a finished run is kept, a stopped one is resumed, a broken one starts from
+scratch. Everything heavy happens in the runs' own processes.
 """
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from mbls.benchmark import Cell, State, log_file, make_cells, parse_losses
-from mbls.benchmark.asked import asked, differences
 from mbls.benchmark.progress import counts, last_lines
 from mbls.benchmark.runner import Entry, Runner, Status
 from mbls.benchmark.views import make_view
-from mbls.config.options import parser as train_parser
-from mbls.config.wrong_words import refuse_unknown
-from mbls.runtime.errors import ChoiceError, RunFolderError
+from mbls.config.choices import read_yaml
+from mbls.config.identity import config_hash, differences
+from mbls.config.options import Settings, given, parse, parser, to_argv
+from mbls.config.runs import stated
+from mbls.runtime.errors import RunFolderError
 from mbls.runtime.threads import cpus
 
-__all__ = ["at_least_one", "grid_cells", "main", "numbers", "parser", "refuse_other_runs"]
+__all__ = ["main", "refuse_other_runs", "shared_args", "sweep_cells"]
 
 # The benchmark of a run without --losses: claims need seeds, and 25 minutes of two cores are few.
 DEFAULT_LOSSES = "ce ce_dice ls focal mbls nacl"
 DEFAULT_PRESET = "small"
-LEFT = (Status.STOPPED, Status.WAITING, Status.ELSEWHERE)  # for the same command to go on with
-DEFAULT_ROOT = Path(
-    "runs/benchmark"
-)  # beside the runs of `make train`, which are of other settings
+DEFAULT_ROOT = Path("runs/benchmark")  # apart from `make train`'s runs, which have other settings
+UNFINISHED = (Status.STOPPED, Status.WAITING, Status.ELSEWHERE)  # the same command resumes them
 
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``mbls benchmark``."""
-    p = argparse.ArgumentParser(
-        prog="mbls benchmark",
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-        description="Train and test each loss with each seed, and report. Finished runs are kept. "
-        "Options of mbls train (--network, --data-root, --epochs, ...) hold for every run.",
-    )
-    p.add_argument("--losses", metavar="WORDS", help='e.g. "ce mbls:margin=3 '
-                   f'mbls:margin=10,alpha=0.3"; without it "{DEFAULT_LOSSES}" with --preset '
-                   f"{DEFAULT_PRESET}")  # fmt: skip
-    p.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="NUMBERS",
-                   help='default "0 1 2"')  # fmt: skip
-    p.add_argument("--folds", type=numbers, metavar="NUMBERS", help='e.g. "0 1 2 3 4"')
-    p.add_argument("--root", type=Path, metavar="FOLDER",
-                   help=f"where runs are kept (runs; without --losses {DEFAULT_ROOT})")  # fmt: skip
-    p.add_argument("--jobs", type=at_least_one, metavar="N",
-                   help="runs at a time; cores are divided among them (default: 1; in the "
-                   "benchmark without --losses one a core)")  # fmt: skip
-    p.add_argument("--list", action="store_true", help="print each run's state and command, stop")
-    p.add_argument("--no-report", action="store_true", help="stop before the report")
-    return p
+ABOUT = f"""Train and test each loss with each seed, and report. Finished runs are kept. Without
+--losses they are "{DEFAULT_LOSSES}", with --preset {DEFAULT_PRESET}; without --seeds "0 1 2"."""
 
 
 def main(args: list[str]) -> int:
-    """Run a grid, then report what is finished."""
-    options, rest = parser().parse_known_args(args)
-    cells = grid_cells(options, rest)
+    """Run a sweep, then report what is finished."""
+    options, rest = parse(parser("benchmark", ABOUT), args)
+    cells = sweep_cells(options, rest)
     if options.list:
-        _list(cells)
+        for cell in cells:
+            sys.stdout.write(f"{cell.state():<9} mbls {shlex.join(cell.args())}\n")
         return 0
     refuse_other_runs(cells)
     console = Console()
     jobs = options.jobs or (cpus() if options.losses is None else 1)
     entries = run(cells, jobs=jobs, console=console)
     console.print(f"{counts(entries)}.", highlight=False)
-    if any(entry.status in LEFT for entry in entries):
-        console.print("The same command goes on.", highlight=False)
+    if any(entry.status in UNFINISHED for entry in entries):
+        console.print("The same command resumes.", highlight=False)
         return 130
     failed = [entry for entry in entries if entry.status is Status.FAILED]
     for entry in failed:
-        tell_failure(console, entry)
+        print_failure(console, entry)
     if not options.no_report:
         report(cells)
     return 1 if failed else 0
 
 
-def grid_cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Cell]:
-    """Return the cells of a grid.
-
-    Args:
-        options: What :func:`parser` parsed.
-        rest: The other words, those of ``mbls train``.
+def sweep_cells(options: argparse.Namespace, rest: Settings) -> list[Cell]:
+    """Return the cells of a benchmark, or of the jobs of a cluster.
 
     Raises:
-        ChoiceError: A name that does not exist, or an option that a grid sets itself.
+        ChoiceError: A name that does not exist.
     """
-    words = list(rest)
-    given, unknown = train_parser().parse_known_args(words)
-    _refuse_own(given)
-    refuse_unknown(unknown, parser(), train_parser())
-    if given.dataset is None:
-        words += ["--dataset", "acdc"]
-    if options.losses is None and given.preset is None and given.data_root is None:
-        words += ["--preset", DEFAULT_PRESET]
-    losses = parse_losses(DEFAULT_LOSSES if options.losses is None else options.losses)
-    folds = [None] if options.folds is None else options.folds
-    root = options.root or (DEFAULT_ROOT if options.losses is None else Path("runs"))
-    return make_cells(losses, options.seeds, folds, train_words=words, root=root)
+    default = options.losses is None
+    options.dataset = options.dataset or "acdc"
+    if default and options.preset is None and options.data_root is None:
+        options.preset = DEFAULT_PRESET
+    return make_cells(
+        parse_losses(DEFAULT_LOSSES if default else options.losses),
+        [0, 1, 2] if options.seeds is None else options.seeds,
+        [None] if options.folds is None else options.folds,
+        train_args=shared_args(options, rest),
+        root=options.root or (DEFAULT_ROOT if default else Path("runs")),
+    )
+
+
+def shared_args(options: argparse.Namespace, rest: Settings) -> list[str]:
+    """Return the arguments of ``mbls train`` that the runs of a sweep share."""
+    own = parser("train", None)._option_string_actions
+    args: list[str] = []
+    for option, value in given(options):
+        if option.flag in own and option.name not in ("loss", "seed", "fold", "dry"):
+            args += [option.flag] if value is True else [option.flag, str(value)]
+    return [*args, *to_argv(rest)]
 
 
 def refuse_other_runs(cells: Sequence[Cell]) -> None:
-    """Raise RunFolderError where a run was made with other settings than the grid's."""
-    for cell in cells:
-        if cell.state() not in (State.FINISHED, State.STOPPED, State.HELD):
+    """Raise RunFolderError where a run was made with other settings than the sweep's."""
+    started = [c for c in cells if c.state() in (State.FINISHED, State.STOPPED, State.LOCKED)]
+    started = [cell for cell in started if (cell.folder / "config.yaml").is_file()]
+    if not started:
+        return
+    from mbls.config.cli import resolve
+
+    for cell, wanted in zip(started, resolve([cell.settings() for cell in started]), strict=True):
+        found = read_yaml(cell.folder / "config.yaml")
+        if config_hash(wanted) == recorded_hash(cell.folder, found):
             continue
-        if told := differences(cell):
-            more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+        if differing := differences(wanted, found):
+            more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise RunFolderError(
-                f"{cell.folder} was made with other settings than this grid's: "
-                f"{'; '.join(told[:3])}{more}. Give the grid a place of its own, ROOT=FOLDER "
+                f"{cell.folder} was made with other settings than this sweep's: "
+                f"{'; '.join(differing[:3])}{more}. Give the sweep a place of its own, ROOT=FOLDER "
                 "(--root), or remove the run."
             )
+
+
+def recorded_hash(run: Path, config: dict[str, Any]) -> str:
+    """Return the hash of a run's configuration: run.json's, else that of its config.yaml."""
+    try:
+        return str(json.loads((run / "run.json").read_text())["config_hash"])
+    except (OSError, ValueError, KeyError):
+        return config_hash(config)
 
 
 def run(cells: Sequence[Cell], *, jobs: int, console: Console) -> list[Entry]:
     """Run what is missing, and show it."""
     title = f"{cells[0].folder.parent.parent.name}: {len(cells)} runs, {jobs} at a time"
-    epochs = int(asked(cells[0])["trainer"]["max_epochs"])
+    epochs = int(stated(cells[0].settings(), "trainer.max_epochs"))
     with make_view(console, title=title, jobs=jobs, epochs=epochs) as view:
         return Runner(cells, jobs=jobs, view=view).run()
 
 
-def tell_failure(console: Console, entry: Entry) -> None:
+def print_failure(console: Console, entry: Entry) -> None:
     """Print the last lines of a failed run's log."""
     log = log_file(entry.cell.folder)
     console.print(f"\n{entry.cell.name} failed (exit {entry.code}), {log}:", style="bold red",
@@ -137,7 +137,7 @@ def tell_failure(console: Console, entry: Entry) -> None:
 
 
 def report(cells: Sequence[Cell]) -> None:
-    """Report on the finished runs of a grid, compared with its first loss."""
+    """Report on the finished runs of a sweep, compared with its first loss."""
     finished = [cell for cell in cells if cell.state() is State.FINISHED]
     if not finished:
         return
@@ -152,36 +152,3 @@ def report(cells: Sequence[Cell]) -> None:
     if not any((cell.folder / "test/best").is_dir() for cell in finished):
         compared += ["--tag", "last"]  # trained without validation, so without a best checkpoint
     report([*folders, "--output", str(home / "report"), *compared])
-
-
-def _list(cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        sys.stdout.write(f"{cell.state():<9} mbls {shlex.join(cell.words())}\n")
-
-
-def _refuse_own(given: argparse.Namespace) -> None:
-    instead = {"loss": "--losses", "seed": "--seeds", "fold": "--folds", "run": "--root"}
-    for name, option in instead.items():
-        if getattr(given, name) is not None:
-            raise ChoiceError(f"A grid has {option} in place of --{name}.")
-    for name in ("resume", "dry_run", "job", "prepare"):
-        if getattr(given, name):
-            option = "--" + name.replace("_", "-")
-            raise ChoiceError(f"A grid has no {option}: the same command goes on, --list shows it.")
-
-
-def numbers(text: str) -> list[int]:
-    """Read ``"0 1 2"`` or ``"0,1,2"``."""
-    words = text.replace(",", " ").split()
-    if not words or not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f'must be whole numbers, "0 1 2", got {text!r}')
-    if len(set(words)) < len(words):
-        raise argparse.ArgumentTypeError(f"must differ, got {text!r}")
-    return [int(word) for word in words]
-
-
-def at_least_one(word: str) -> int:
-    """Read a whole number of at least 1."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word}")
-    return int(word)

@@ -11,29 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mbls.commands.data import datamodule, parser
-from mbls.config.wrong_words import refuse_unknown
+from mbls.commands.data import datamodule_of, parse_dataset
 from mbls.runtime.errors import OutputError
 
 __all__ = ["main", "problem_table"]
 
 EXAMPLES = 3  # files named of a row of many
-NOTES = 10  # told of many
+NOTES = 10  # shown of many
 
 
 def main(args: list[str]) -> int:
     """Check every case; exit status 1 if there is any problem."""
-    p = parser("mbls check-data", main.__doc__)
-    p.add_argument("--sheet", type=Path, metavar="FILE",
-                   help="contact sheet (default: data/<dataset>-sheet.png)")  # fmt: skip
-    p.add_argument("--pictures", type=int, default=24, metavar="N",
-                   help="cases on the contact sheet; 0 for no sheet (default: 24)")  # fmt: skip
-    p.add_argument("--every", action="store_true",
-                   help="a row for every problem, not one for those alike; every note")  # fmt: skip
-    options, rest = p.parse_known_args(args)
-    refuse_unknown(rest, p)
-    data = datamodule(options, rest)
-    found = data.examine(pictures=options.pictures)
+    options, settings = parse_dataset("check-data", main.__doc__, args)
+    data = datamodule_of(settings)
+    pictures = 24 if options.pictures is None else options.pictures
+    found = data.examine(pictures=pictures)
     root, console = Path(data.data_root), Console()
     name = Path(options.dataset).stem  # as of runs
     if found.facts:
@@ -46,7 +38,7 @@ def main(args: list[str]) -> int:
             shown = [*shown, f"and {len(notes) - len(shown)} more such notes (--every shows all)."]
         for text in shown:
             console.print(text, style="yellow", markup=False, highlight=False)
-    if found.facts and options.pictures > 0:
+    if found.facts and pictures > 0:
         sheet = options.sheet or Path("data") / f"{name}-sheet.png"
         save_sheet(sheet, found.facts, data, name=name)
         console.print(f"Contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)

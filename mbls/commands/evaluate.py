@@ -1,114 +1,76 @@
 """``mbls evaluate RUN``: test a run's checkpoint again, from the run folder alone."""
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mbls.config.choices import below, read_yaml
-from mbls.config.options import options_of
-from mbls.config.wrong_words import refuse_unknown
+from mbls.config.options import Settings, overrides, parse, parser, to_argv
+from mbls.config.runs import stated
 from mbls.runtime.errors import CheckpointError, RunFolderError
 
-__all__ = ["add_mirror", "main", "mirror_words", "run_words", "tag_of"]
+__all__ = ["main", "run_settings", "tag_of"]
 
-TAGGED = (
-    ("model.window", "{}", None),
-    ("model.n_bins", "{}bins", 15),
-    ("trainer.precision", "{}", "32-true"),
-)
-"""Settings that name a test, how, and their value where the run's configuration has none."""
+TAGGED = {  # settings that name a test, and their value where the run's configuration has none
+    "data.init_args.split": None,
+    "data.init_args.fold": None,
+    "model.grid": "preprocessed",
+    "model.mirror": "[]",
+    "model.window": None,
+    "model.n_bins": "15",
+    "trainer.precision": "32-true",
+}
 
 
 def main(args: list[str]) -> int:
     """Test one checkpoint of a run and write ``test/<tag>/``."""
-    p = argparse.ArgumentParser(prog="mbls evaluate", allow_abbrev=False, description=__doc__)
-    p.add_argument("run", type=Path, help="run folder")
-    p.add_argument("--ckpt", default="best", help="best, last, or a file (default: best)")
-    p.add_argument("--tag", help="folder below test/ (default: the checkpoint's name and what is "
-                   "not as in the run, best-native-mirrored-01)")  # fmt: skip
-    p.add_argument("--split", type=Path, metavar="FILE",
-                   help="the patients of each part, as JSON, in place of the run's")  # fmt: skip
-    p.add_argument("--fold", type=int, metavar="K", help="which of the file's folds")
-    p.add_argument("--grid", choices=("preprocessed", "native"), default="preprocessed",
-                   help="where to score: on the cache's grid, or on that of the files")  # fmt: skip
-    p.add_argument("--verbose", action="store_true", help="print all numbers of the test")
-    add_mirror(p)
-    options, rest = p.parse_known_args(args)
-    refuse_unknown(rest, p)
-    if options.ckpt.endswith(".ckpt") and options.tag is None:
-        path = Path(options.ckpt)
+    options, rest = parse(parser("evaluate", main.__doc__), args)
+    name = options.ckpt or "best"
+    if name.endswith(".ckpt") and options.tag is None:
+        path = Path(name)
         if path.is_file() and path.resolve().parent != (options.run / "checkpoints").resolve():
             raise CheckpointError(
                 f"{path} is not one of {options.run}/checkpoints: its results need a name of their "
                 "own, --tag NAME (make: TAG=NAME)."
             )
-    words = run_words(options.run, options.ckpt)
-    tag = options.tag or tag_of(options, rest, read_yaml(options.run / "config.yaml"))
-    words += ["--run.tag", tag, "--verbose", "false"]
-    data = {"split": options.split, "fold": options.fold}
-    words += [f"--data.init_args.{key}={v}" for key, v in data.items() if v is not None]
-    words += [f"--results.verbose={options.verbose}"]
-    words += [f"--model.grid={options.grid}", *mirror_words(options)]
+    settings = run_settings(options.run, name)
+    given = [*overrides(options), *rest]
+    tag = options.tag or tag_of(name, given, read_yaml(options.run / "config.yaml"))
+    settings += [("run.tag", tag), ("verbose", "false"), ("results.verbose", "false"), *given]
 
     from mbls.config.cli import command_line
 
-    command_line(["test", *words, *rest])
+    command_line(["test", *to_argv(settings)])
     return 0
 
 
-def tag_of(options: argparse.Namespace, rest: Sequence[str], stated: Mapping[str, Any]) -> str:
-    """Return the name of a test's results: its checkpoint's, and what is not as in the run.
+def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
+    """Return the name of a test's results: its checkpoint's, and what differs from the run.
 
     Args:
-        options: What ``mbls evaluate`` was asked for.
-        rest: The other words, those of LightningCLI.
-        stated: The run's configuration.
+        checkpoint: ``best``, ``last``, or a file.
+        given: The settings that are given for the test.
+        run: The run's configuration.
 
     Example:
-        >>> options = argparse.Namespace(ckpt="best", split=Path("ours.json"), fold=None,
-        ...                              grid="native", mirror=[0, 1])
-        >>> tag_of(options, ["--model.window=whole", "--trainer.precision=bf16-mixed"], {})
+        >>> tag_of("best", [("data.init_args.split", "ours.json"), ("model.grid", "native"),
+        ...                 ("model.mirror", "[0, 1]"), ("model.window", "whole"),
+        ...                 ("trainer.precision", "bf16-mixed")], {})
         'best-ours-native-mirrored-01-whole-bf16-mixed'
     """
-    data = below(stated, "data", "init_args") or {}
-    parts = [Path(options.ckpt).stem]
-    if options.split is not None and str(options.split) != str(data.get("split")):
-        parts.append(options.split.stem)
-    if options.fold is not None and options.fold != data.get("fold"):
-        parts.append(f"fold{options.fold}")
-    if options.grid == "native":
-        parts.append("native")
-    if options.mirror:
-        parts.append("mirrored-" + "".join(map(str, options.mirror)))
-    asked = dict(options_of(rest))
-    for name, words, usual in TAGGED:
-        value, own = asked.get(name), below(stated, *name.split("."))
-        if value is not None and value != str(usual if own is None else own):
-            parts.append(words.format(value))
+    parts = [Path(checkpoint).stem]
+    for name, default in TAGGED.items():
+        value, own = stated(given, name), below(run, *name.split("."))
+        if value is None or value == str(default if own is None else own):
+            continue
+        text = {"split": Path(value).stem, "fold": f"fold{value}", "n_bins": f"{value}bins",
+                "mirror": "mirrored-" + "".join(filter(str.isdigit, value))}  # fmt: skip
+        parts.append(text.get(name.rpartition(".")[2], value))
     return "-".join(parts)
 
 
-def add_mirror(p: argparse.ArgumentParser) -> None:
-    """Add the option for mirrored copies at test time."""
-    p.add_argument("--mirror", type=_axes, default=[], metavar="AXES",
-                   help="average logits over mirrorings along these axes, e.g. 0,1")  # fmt: skip
-
-
-def mirror_words(options: argparse.Namespace) -> list[str]:
-    """Return LightningCLI's words for the option of :func:`add_mirror`."""
-    return [f"--model.mirror={options.mirror}"] if options.mirror else []
-
-
-def _axes(word: str) -> list[int]:
-    parts = word.split(",")
-    if not all(part in ("0", "1", "2") for part in parts):
-        raise argparse.ArgumentTypeError(f"must be axes such as 0 or 0,1,2, got {word}")
-    return sorted({int(part) for part in parts})
-
-
-def run_words(folder: Path, which: str) -> list[str]:
-    """Return LightningCLI's words for a checkpoint of a run folder.
+def run_settings(folder: Path, which: str) -> Settings:
+    """Return LightningCLI's settings for a checkpoint of a run folder.
 
     Raises:
         RunFolderError: The folder is not one of a run.
@@ -123,4 +85,4 @@ def run_words(folder: Path, which: str) -> list[str]:
     from mbls.callbacks import find_checkpoint
 
     checkpoint = find_checkpoint(folder, which)
-    return ["--config", str(config), "--ckpt_path", str(checkpoint), "--run.folder", str(folder)]
+    return [("config", str(config)), ("ckpt_path", str(checkpoint)), ("run.folder", str(folder))]

@@ -3,30 +3,24 @@
 import json
 from pathlib import Path
 
-from mbls.commands.data import datamodule, parser
-from mbls.config.wrong_words import refuse_unknown
-from mbls.runtime.errors import OutputError
+from mbls.commands.data import datamodule_of, parse_dataset
+from mbls.runtime.errors import OutputError, UsageError
 
 __all__ = ["main"]
 
 
 def main(args: list[str]) -> int:
     """Write the folds by patient to a file, of which FOLD=k (--fold) with SPLIT=file uses one."""
-    p = parser("mbls splits", main.__doc__)
-    p.add_argument("--folds", type=int, default=5, metavar="N")
-    p.add_argument("--output", type=Path, metavar="FILE",
-                   help="default: splits/<dataset>-<folds>.json")  # fmt: skip
-    options, rest = p.parse_known_args(args)
-    refuse_unknown(rest, p)
-    if options.folds < 2:
-        p.error(f"--folds must be at least 2, got {options.folds}")
-    data = datamodule(options, rest)
-    folds = data.fold_splits(options.folds)
-    output = options.output or Path("splits") / f"{Path(options.dataset).stem}-{options.folds}.json"
+    options, settings = parse_dataset("splits", main.__doc__, args)
+    count = 5 if options.folds is None else options.folds
+    if count < 2:
+        raise UsageError(f"--folds must be at least 2, got {count}.")
+    folds = datamodule_of(settings).fold_splits(count)
+    output = options.output or Path("splits") / f"{Path(options.dataset).stem}-{count}.json"
     text = json.dumps({"folds": folds}, indent=1) + "\n"
     if output.exists() and output.read_text() != text:
         raise OutputError(
-            f"{output} is there with other folds, which runs may have used. Remove it, or choose "
+            f"{output} exists with other folds, which runs may have used. Remove it, or choose "
             "another with --output FILE (make: OUTPUT=FILE)."
         )
     try:

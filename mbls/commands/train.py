@@ -8,105 +8,86 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbls.config.choices import choose, data_files, read_yaml, stated_dims
-from mbls.config.options import (
-    chosen_names,
-    config_of,
-    data_words,
-    dim_words,
-    fresh_words,
-    option_words,
-    options_of,
-    parser,
-    requeued,
-    require,
-    resume_words,
-)
-from mbls.config.wrong_words import refuse_unknown
-from mbls.runtime.ranks import say
+from mbls.benchmark.cells import finished
+from mbls.config.options import Settings, parse, parser, to_argv
+from mbls.config.runs import run_settings, stated
+from mbls.runtime.ranks import print_once
 
 if TYPE_CHECKING:
     from mbls.config.cli import CommandLine
 
 __all__ = ["main"]
 
+ABOUT = """Train a network on a dataset with a loss, and test its best checkpoint. Further options
+go to LightningCLI as they are, e.g. --trainer.gradient_clip_val 1."""
+
 
 def main(args: list[str]) -> int:
     """Train, then test the best checkpoint."""
-    options, rest = requeued(*parser().parse_known_args(args))
-    refuse_unknown(rest, parser())
+    options, rest = parse(parser("train", ABOUT), args)
+    settings = run_settings(options, rest)
+    if options.dry:
+        sys.stdout.write("mbls fit " + shlex.join(to_argv(settings)) + "\n")
+        return 0
     if options.prepare:
-        prepare(options, rest)
+        from mbls.commands.data import datamodule_of
+
+        datamodule_of(settings).prepare()
         return 0
-    words = resume_words(options, rest) if options.resume else fresh_words(options, rest)
-    words += option_words(options) + rest
-    if options.dry_run:
-        sys.stdout.write("mbls fit " + shlex.join(words) + "\n")
+    if options.resume and (message := nothing_to_do(options, rest)):
+        print_once(message)
         return 0
-    if options.resume and (told := finished_before(options, rest)):
-        say(told)
-        return 0
+    if not options.resume:
+        announce(settings)
 
     from mbls.callbacks.run_folder import folder_callback
     from mbls.config.cli import command_line
 
-    cli = command_line(["fit", *words])
+    cli = command_line(["fit", *to_argv(settings)])
     try:
         if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            test_best(cli)  # of the other there is no checkpoint
+            test_best(cli)  # a fast_dev_run has no checkpoint
     finally:
         folder_callback(cli.trainer).release()
     return 0
+
+
+def announce(settings: Settings) -> None:
+    """Print what was chosen."""
+    names = {name: stated(settings, f"run.{name}") for name in ("dataset", "loss", "network")}
+    names |= {"preset": Path(stated(settings, "card.preset")).stem}
+    names |= {"epochs": stated(settings, "trainer.max_epochs")}
+    names |= {"seed": stated(settings, "seed_everything")}
+    print_once(" · ".join(f"{name} {value}" for name, value in names.items()))
 
 
 def test_best(cli: "CommandLine") -> None:
     """Test the best checkpoint of a run that has just been trained, or its last."""
     from mbls.callbacks import find_checkpoint
     from mbls.callbacks.run_folder import folder_callback
-    from mbls.config.cli import one_voice
     from mbls.runtime.rank_zero import on_rank_zero
 
     run = folder_callback(cli.trainer)
 
     def choose() -> Path:  # on one rank: another node may see a new file later
-        there = (run.path / "checkpoints" / "best.ckpt").is_file()
-        return find_checkpoint(run.path, "best" if there else "last")
+        has_best = (run.path / "checkpoints" / "best.ckpt").is_file()
+        return find_checkpoint(run.path, "best" if has_best else "last")
 
-    with one_voice():
-        checkpoint = on_rank_zero(cli.trainer, choose)
-        if checkpoint.stem == "last":
-            say("No validation chose a best checkpoint: the last one is tested.")
-            run.tag = "last"
-        cli.trainer.test(
-            cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
-        )
-
-
-def prepare(options: argparse.Namespace, rest: list[str]) -> None:
-    """Prepare the data that a run would, and nothing else."""
-    from mbls.commands.data import datamodule_of
-
-    if options.resume:
-        stated = read_yaml(config_of(options.run))
-        configs = [json.dumps({"data": stated["data"]})]
-    else:
-        require(options, "dataset")
-        names = chosen_names(options)
-        dims = options.dim or stated_dims(choose("network", names["network"]))
-        configs = [str(file) for file in data_files(names["dataset"], names["preset"], dims)]
-        rest = [*dim_words(options, names["network"]), *rest]
-    datamodule_of(configs, data_words([*option_words(options), *rest])).prepare()
+    checkpoint = on_rank_zero(cli.trainer, choose)
+    if checkpoint.stem == "last":
+        print_once("No validation chose a best checkpoint: the last one is tested.")
+        run.tag = "last"
+    cli.trainer.test(
+        cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
+    )
 
 
-def finished_before(options: argparse.Namespace, rest: Sequence[str]) -> str | None:
-    """Return what is told where a run to go on in is trained and tested, as far as is asked for."""
-    from mbls.benchmark.cells import finished
-
-    more = any(key.startswith("trainer.max_") for key, _ in options_of(rest))
+def nothing_to_do(options: argparse.Namespace, rest: Settings) -> str | None:
+    """Return a message where a run to resume is trained and tested, as far as is asked for."""
+    more = any(name.startswith("trainer.max_") for name, _ in rest)
     if more or not finished(options.run):
         return None
     done = json.loads((options.run / "run.json").read_text())["epochs"]

@@ -1,257 +1,292 @@
-"""The options of ``mbls train``, and what LightningCLI is told for them.
+"""The table of options, from which come argparse, make's variables, and README's table.
 
-Imports nothing heavy, so that a wrong name is answered at once.
+``--data-root`` of a command is ``DATA_ROOT=`` of the make target of its name; ``make readme``
+writes the table into the Makefile and the README. Other options go to LightningCLI as they are.
+Imports nothing heavy, so that a typo is answered at once.
 """
 
 import argparse
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mbls.config.choices import below, choices, choose, compose, read_yaml, stated_dims
-from mbls.config.specs import LossSpec, parse_loss
+from mbls.config.choices import choices, did_you_mean
 from mbls.loggers.selection import RULES
-from mbls.runtime.errors import ChoiceError, RunFolderError
-from mbls.runtime.jobs import has_begun
-from mbls.runtime.ranks import say
+from mbls.runtime.errors import UsageError
 
-__all__ = [
-    "chosen_loss",
-    "chosen_names",
-    "chosen_words",
-    "config_of",
-    "data_words",
-    "dim_words",
-    "fresh_words",
-    "option_words",
-    "options_of",
-    "parser",
-    "requeued",
-    "require",
-    "resume_words",
-]
+__all__ = ["OPTIONS", "Option", "Settings", "given", "overrides", "parse", "parser", "to_argv"]
+
+Settings = list[tuple[str, str | None]]
+"""Options of LightningCLI in order: ``("config", "base.yaml"), ("trainer.max_epochs", "3")``."""
+
+# LightningCLI's options without a dot, which it checks itself
+PLAIN = ("config", "seed_everything", "ckpt_path", "weights_only", "verbose", "model", "data",
+         "trainer", "optimizer", "lr_scheduler", "print_config", "return_predictions",
+         "datamodule", "dataloaders")  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``mbls train``."""
-    p = argparse.ArgumentParser(
-        prog="mbls train",
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-        description="Train a network on a dataset with a loss, and test its best checkpoint. "
-        "Further options go to LightningCLI as they are, e.g. --trainer.gradient_clip_val 1.",
-    )
-    p.add_argument("--dataset", metavar="NAME", help=", ".join(choices("data")))
-    p.add_argument("--loss", metavar="NAME", help=", ".join(choices("loss"))
-                   + "; with settings of its own as mbls:margin=8,alpha=0.3")  # fmt: skip
-    p.add_argument("--network", metavar="NAME", help=", ".join(choices("network"))
-                   + "; default: unet, in 3D unet3d, with --preset paper unet_paper")  # fmt: skip
-    p.add_argument("--dim", type=int, choices=(2, 3),
-                   help="slices or volumes; default: what the network's file asks for")  # fmt: skip
-    p.add_argument("--data-root", type=Path, metavar="FOLDER",
-                   help="the dataset's folder; without it a phantom is written")  # fmt: skip
-    p.add_argument("--preset", metavar="NAME", help=", ".join(choices("trainer"))
-                   + "; default: quick on a phantom, paper with --data-root")  # fmt: skip
-    p.add_argument("--logger", metavar="NAME", help="a tracker beside metrics.csv, or several with "
-                   f"commas: {', '.join(choices('logger'))}")  # fmt: skip
-    p.add_argument("--seed", type=int, default=None)
-    p.add_argument("--fold", type=int, metavar="K", help="validate on fold K of the patients")
-    p.add_argument("--split", type=Path, metavar="FILE", help="the patients of each part, as JSON")
-    p.add_argument("--adapt", choices=("val", "holdout"), help="what a loss that adapts observes: "
-                   "the validation split, or training patients held out for it")  # fmt: skip
-    p.add_argument("--epochs", type=_at_least_one)
-    p.add_argument("--batch-size", type=int, help="samples a step over all ranks")
-    p.add_argument("--devices", help="processes a node, or 'auto'")
-    p.add_argument("--nodes", type=int)
-    p.add_argument("--accelerator", help="cpu, gpu, auto")
-    p.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed")
-    p.add_argument("--select", choices=RULES,
-                   help="which epoch is best (default: dice; see docs/statistics.md)")  # fmt: skip
-    p.add_argument("--run", type=Path, metavar="FOLDER", help="run folder of your own naming")
-    p.add_argument("--resume", action="store_true", help="go on in the folder given by --run")
-    p.add_argument("--job", metavar="ID",
-                   help="batch job of this run; queued again, it goes on in its --run")  # fmt: skip
-    p.add_argument("--prepare", action="store_true",
-                   help="prepare the data of this run, phantom and cache, and stop")  # fmt: skip
-    p.add_argument("--verbose", action="store_true", help="print all numbers of the test")
-    p.add_argument("--dry-run", action="store_true", help="print the mbls fit command and stop")
+def at_least_one(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def numbers(text: str) -> list[int]:
+    """Parse ``"0 1 2"`` or ``"0,1,2"``."""
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f'must be whole numbers, "0 1 2", got {text!r}')
+    if len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"must differ, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def axes(text: str) -> list[int]:
+    """Parse axes of an image, ``"0,1"``."""
+    parts = text.split(",")
+    if not all(part in ("0", "1", "2") for part in parts):
+        raise argparse.ArgumentTypeError(f"must be axes such as 0 or 0,1,2, got {text}")
+    return sorted({int(part) for part in parts})
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of some commands.
+
+    Attributes:
+        name: ``data_root`` is ``--data-root``, and ``DATA_ROOT=`` with make.
+        commands: The commands that take it, separated by spaces.
+        help: What it is.
+        target: The setting of LightningCLI that it sets, if any.
+        type: What parses its value; ``bool`` makes it a switch.
+        kind: The folder of YAML files whose names it takes.
+        choices: The values it takes.
+        metavar: What stands for its value in ``--help``.
+        alias: Another name of it.
+        resume: Whether it may be given where a run is resumed.
+        make: Whether it is a variable of make, too.
+        positional: Empty for an option; "1" for an argument without a name, "+" for several.
+    """
+
+    name: str
+    commands: str
+    help: str = ""
+    target: str | None = None
+    type: Callable[[str], Any] = str
+    kind: str | None = None
+    choices: Sequence[Any] | None = None
+    metavar: str | None = None
+    alias: str | None = None
+    resume: bool = True
+    make: bool = True
+    positional: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def of(self, command: str) -> bool:
+        """Return True if a command takes it."""
+        return command in self.commands.split()
+
+    def add_to(self, p: argparse.ArgumentParser) -> None:
+        """Add it to a parser."""
+        if self.positional:
+            nargs = None if self.positional == "1" else self.positional
+            p.add_argument(self.name, type=self.type, nargs=nargs, help=self.help)
+            return
+        flags = [self.flag, *([self.alias] if self.alias else [])]
+        if self.type is bool:
+            p.add_argument(*flags, dest=self.name, action="store_true", help=self.help)
+            return
+        names = f"{', '.join(choices(self.kind))}; " if self.kind else ""
+        metavar = self.metavar or (None if self.choices else "NAME" if self.kind else "VALUE")
+        p.add_argument(*flags, dest=self.name, type=self.type, choices=self.choices,
+                       metavar=metavar, help=(names + self.help).removesuffix("; "))  # fmt: skip
+
+
+TRAIN = "train benchmark slurm"
+DATA = "data check-data splits"
+AGAIN = "evaluate predict"
+
+OPTIONS = (
+    Option("dataset", f"{TRAIN} {DATA}", kind="data", resume=False),
+    Option("loss", "train slurm", "with settings of its own as mbls:margin=8,alpha=0.3",
+           kind="loss", resume=False),
+    Option("network", TRAIN, "default: unet, in 3D unet3d, with --preset paper unet_paper",
+           kind="network", resume=False),
+    Option("preset", f"{TRAIN} {DATA}", "default: quick on a phantom, paper with --data-root",
+           kind="trainer", resume=False),
+    Option("logger", TRAIN, "trackers next to metrics.csv, several with commas",
+           kind="logger", resume=False),
+    Option("dim", f"{TRAIN} {DATA}", "slices or volumes; default: what the network needs",
+           type=int, choices=(2, 3), resume=False),
+    Option("data_root", f"{TRAIN} {DATA} {AGAIN}",
+           "the dataset's folder; without it a phantom is written to data/",
+           "data.init_args.root", Path, metavar="FOLDER"),
+    Option("cache", f"{TRAIN} {DATA} {AGAIN} cache-info cache-clean",
+           "folder of the preprocessed data (default: cache)",
+           "data.init_args.cache_dir", Path, metavar="FOLDER"),
+    Option("split", f"{TRAIN} {DATA} evaluate", "JSON file: the patients of each part, or folds",
+           "data.init_args.split", Path, metavar="FILE"),
+    Option("seed", "train slurm", "default: 0", "seed_everything", int, metavar="N"),
+    Option("fold", "train slurm evaluate", "validate on fold K of the patients",
+           "data.init_args.fold", int, metavar="K"),
+    Option("adapt", TRAIN, "what an adaptive loss observes: the validation split, or training "
+           "patients held out for it", "data.init_args.adapt", choices=("val", "holdout"),
+           resume=False),
+    Option("epochs", TRAIN, "how many to train; with RESUME=1 the new total",
+           "trainer.max_epochs", at_least_one, metavar="N"),
+    Option("batch_size", TRAIN, "samples a step, over all ranks", "data.init_args.batch_size", int,
+           metavar="N"),
+    Option("select", TRAIN, "which epoch is best (default: dice; docs/statistics.md)",
+           "checkpoint.select", choices=RULES, resume=False),
+    Option("window", f"{TRAIN} {AGAIN}", "evaluate on windows of the training size, or whole "
+           "slices", "model.window", choices=("patch", "padded", "whole")),
+    Option("devices", f"train benchmark {AGAIN}", "processes a node, or auto", "trainer.devices",
+           metavar="N"),
+    Option("devices", "slurm", "processes a node (default: 1)", "trainer.devices", at_least_one,
+           metavar="N"),
+    Option("nodes", f"{TRAIN} {AGAIN}", "machines", "trainer.num_nodes", at_least_one, metavar="N"),
+    Option("accelerator", f"{TRAIN} {AGAIN}", "cpu, gpu, auto", "trainer.accelerator"),
+    Option("precision", f"{TRAIN} {AGAIN}", "32-true, bf16-mixed, 16-mixed", "trainer.precision"),
+    Option("sync_batchnorm", TRAIN, "batch norm over all GPUs", "trainer.sync_batchnorm", bool),
+    Option("verbose", f"{TRAIN} evaluate", "print all numbers of the test", "results.verbose",
+           bool),
+    Option("run", "train predict", "run folder: to write (train), or to read", "run.folder", Path,
+           metavar="FOLDER"),
+    Option("run", "evaluate", "run folder", "run.folder", Path, positional="1"),
+    Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
+           bool),
+    Option("job", "train", "batch job of this run; queued again, it resumes in its --run",
+           "run.job", metavar="ID", make=False),
+    Option("prepare", "train", "prepare the data of this run, phantom and cache, and stop",
+           type=bool, make=False),
+    Option("losses", "benchmark slurm", 'such as "ce mbls:margin=3 mbls:margin=10,alpha=0.3"',
+           metavar="LIST"),
+    Option("seeds", "benchmark slurm", 'such as "0 1 2"', type=numbers, metavar="NUMBERS"),
+    Option("folds", "benchmark slurm", 'such as "0 1 2 3 4"', type=numbers, metavar="NUMBERS"),
+    Option("folds", "splits", "how many folds (default: 5)", type=int, metavar="N"),
+    Option("root", "benchmark slurm", "where runs are kept (default: runs; a benchmark without "
+           "--losses runs/benchmark)", type=Path, metavar="FOLDER"),
+    Option("jobs", "benchmark", "runs at a time; cores are divided among them (default: 1; "
+           "without --losses one a core)", type=at_least_one, metavar="N"),
+    Option("list", "benchmark", "print each run's state and command, stop", type=bool, make=False),
+    Option("no_report", "benchmark", "stop before the report", type=bool, make=False),
+    Option("time", "slurm", "limit: HH:MM:SS, D-HH, minutes (default: 24:00:00)"),
+    Option("site", "slurm", "YAML file with your own changes to site.yaml", type=Path,
+           metavar="FILE"),
+    Option("dry", "train slurm", "print the command, or the batch script, and stop", type=bool,
+           alias="--dry-run"),
+    Option("ckpt", AGAIN, "best, last, or a file (default: best)"),
+    Option("tag", "evaluate", "folder below test/ (default: the checkpoint's name and what differs "
+           "from the run, best-native-mirrored-01)", "run.tag"),
+    Option("tag", "report", "which test of each run (default: best)", make=False),
+    Option("grid", "evaluate", "where to score: on the cache's grid, or on that of the files",
+           "model.grid", choices=("preprocessed", "native")),
+    Option("mirror", AGAIN, "average logits over mirrorings along these axes, e.g. 0,1",
+           "model.mirror", axes, metavar="AXES"),
+    Option("input", "predict", "a NIfTI file, or a folder of them", "data.init_args.predict_input",
+           Path, metavar="PATH"),
+    Option("output", "predict", "folder for the label maps", "predictions.output", Path,
+           metavar="FOLDER"),
+    Option("probabilities", "predict", "write class probabilities too", "predictions.probabilities",
+           bool),
+    Option("overwrite", "predict", "replace files in OUTPUT that are no predictions of mbls",
+           "predictions.overwrite", bool),
+    Option("output", "report", "where to write (default: report/ in RUNS, or above several)",
+           type=Path, metavar="FOLDER"),
+    Option("output", "splits", "default: splits/<dataset>-<folds>.json", type=Path, metavar="FILE"),
+    Option("runs", "report", "run folders, or folders above them (make: default runs)", type=Path,
+           positional="+"),
+    Option("reference", "report", "loss that the others are compared with", metavar="LOSS"),
+    Option("no_captions", "report", "figures without the lines above them, for a paper", type=bool),
+    Option("no_pictures", "report", "no slices of patients: without the worst cases", type=bool),
+    Option("sheet", "check-data", "contact sheet (default: data/<dataset>-sheet.png)", type=Path,
+           metavar="FILE", make=False),
+    Option("pictures", "check-data", "cases on the contact sheet; 0 for no sheet (default: 24)",
+           type=int, metavar="N", make=False),
+    Option("every", "check-data", "a row for every problem, not one for those alike; every note",
+           type=bool, make=False),
+    Option("yes", "cache-clean", "do not ask", type=bool),
+    Option("all", "cache-clean", "remove every cache", type=bool),
+    Option("days", "cache-clean", "also remove caches last written to N days ago", type=float,
+           metavar="N"),
+)  # fmt: skip
+
+
+def parser(command: str, about: str | None, *, prog: str | None = None) -> argparse.ArgumentParser:
+    """Return the argparse parser of a command.
+
+    Args:
+        command: The command.
+        about: What it does.
+        prog: How it is called, if not ``mbls <command>``.
+    """
+    options = [option for option in OPTIONS if option.of(command)]
+    places = "".join(f"{option.name.upper()} " for option in options if option.positional)
+    p = argparse.ArgumentParser(prog=prog or f"mbls {command}", usage=f"%(prog)s {places}[options]",
+                                allow_abbrev=False, description=about)  # fmt: skip
+    p.set_defaults(command=command)
+    for option in options:
+        option.add_to(p)
     return p
 
 
-def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word}")
-    return int(word)
-
-
-def requeued(options: argparse.Namespace, rest: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the words as they are; of a batch job that has begun before, those that go on.
-
-    The run's own configuration has all that it was started with.
+def parse(p: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, Settings]:
+    """Return a command's own options, and the settings that are LightningCLI's to check.
 
     Raises:
-        RunFolderError: There is a job and no folder.
+        UsageError: An option without a dot that neither has, with the nearest one.
     """
-    if options.job is None:
-        return options, rest
-    if options.run is None:
-        raise RunFolderError("--job needs the run folder that the job is to make: --run FOLDER.")
-    if not has_begun(options.run, options.job):
-        return options, rest
-    words = ["--run", str(options.run), "--job", options.job, "--resume"]
-    return parser().parse_args(words + ["--prepare"] * options.prepare), []
-
-
-def fresh_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[str]:
-    """Return the ``--config`` words of a new run, and say what was chosen."""
-    require(options, "dataset", "loss")
-    words = chosen_words(options)
-    names = chosen_names(options)
-    epochs = stated_epochs([*words, *option_words(options), *rest])
-    say(
-        f"dataset {names['dataset']} · loss {chosen_loss(options).label} · network "
-        f"{names['network']} · preset {names['preset']} · epochs {epochs} · seed "
-        f"{options.seed or 0}"
-    )
-    return words
-
-
-def stated_epochs(words: Sequence[str]) -> object:
-    """Return the number of epochs that LightningCLI's words and their files state last."""
-    stated: object = None
-    for key, value in options_of(words):
-        if key == "trainer.max_epochs":
-            stated = value
-        elif key == "config":
-            stated = below(read_yaml(Path(value)), "trainer", "max_epochs") or stated
-    return stated
-
-
-def chosen_words(options: argparse.Namespace) -> list[str]:
-    """Return LightningCLI's words for the choices of a new run."""
-    names = chosen_names(options)
-    loggers = options.logger.split(",") if options.logger else ()
-    files = compose(**names, dims=options.dim, loggers=loggers)
-    words = [word for file in files for word in ("--config", str(file))]
-    loss = chosen_loss(options)
-    words += [f"--run.{k}={Path(names[k]).stem}" for k in ("dataset", "network")]
-    words += [f"--run.loss={loss.label}", *loss.setting_words()]
-    return [*words, *dim_words(options, names["network"]), "--card.preset", names["preset"]]
-
-
-def chosen_loss(options: argparse.Namespace) -> LossSpec:
-    """Return the loss of a run with the settings of its own, as one of a grid is written.
-
-    Raises:
-        ChoiceError: A loss or a setting that does not exist.
-    """
-    return parse_loss(options.loss)
-
-
-def chosen_names(options: argparse.Namespace) -> dict[str, str]:
-    """Return the dataset, loss, network and preset of a run, defaults filled in."""
-    preset = options.preset or ("quick" if options.data_root is None else "paper")
-    network = options.network or default_network(options, preset)
-    return {
-        "dataset": options.dataset,
-        "loss": options.loss and chosen_loss(options).name,
-        "network": network,
-        "preset": preset,
-    }
-
-
-def default_network(options: argparse.Namespace, preset: str) -> str:
-    """Return the network of a run that names none."""
-    if (options.dim or stated_dims(choose("data", options.dataset))) == 3:
-        return "unet3d"
-    return "unet_paper" if preset == "paper" else "unet"
-
-
-def dim_words(options: argparse.Namespace, network: str) -> list[str]:
-    """Return the words for slices or volumes where the network's file asks for the other."""
-    asked = stated_dims(choose("network", network))
-    if options.dim is None or asked in (None, options.dim):
-        return []
-    return [f"--data.init_args.spatial_dims={options.dim}"]
-
-
-def require(options: argparse.Namespace, *names: str) -> None:
-    """Refuse options without one of these, and list what it can be."""
-    for name in names:
-        if getattr(options, name) is None:
-            kind = {"dataset": "data"}.get(name, name)
-            raise ChoiceError(f"--{name} is needed: one of {', '.join(choices(kind))}.")
-
-
-def resume_words(options: argparse.Namespace, rest: Sequence[str] = ()) -> list[str]:
-    """Return the words that go on in a run folder with its own configuration."""
-    if any(word.split("=")[0] == "--ckpt_path" for word in rest):
-        raise ChoiceError(
-            "--resume goes on from the run's last checkpoint, so that its values are those of one "
-            "run: leave out --ckpt_path, or start a new run from it without --resume."
-        )
-    for choice in ("dataset", "loss", "network", "preset", "dim", "adapt", "logger", "select"):
-        if getattr(options, choice) is not None:
-            raise ChoiceError(
-                f"--resume goes on with what {options.run} was started with: leave out --{choice}, "
-                "or start a new run."
+    options, rest = p.parse_known_args(args)
+    settings = list(_pairs(rest))
+    own = [flag for flag in p._option_string_actions if flag.startswith("--")]
+    for name, _ in settings:
+        if name.startswith("loss."):
+            raise UsageError(
+                f"Unknown option --{name}. A loss takes settings as LOSS=mbls:margin=8 "
+                "(--loss mbls:margin=8)."
             )
-    if options.run is None:
-        raise RunFolderError("--resume needs the run folder to go on in: --run FOLDER.")
-    return ["--config", str(config_of(options.run)), "--run.resume", "true"]
+        if "." not in name and name.rstrip("+") not in PLAIN:
+            hint = did_you_mean(f"--{name}", [*own, *(f"--{plain}" for plain in PLAIN)])
+            hint = hint.replace("'", "")
+            raise UsageError(f"Unknown option --{name}.{hint} See {p.prog} --help.")
+    return options, settings
 
 
-def config_of(run: Path) -> Path:
-    """Return the configuration that a run folder was started with.
+def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield name and value of ``--name=value``, ``--name value`` and ``--name``."""
+    for before, arg, after in zip(["", *args], args, [*args[1:], "--"], strict=False):
+        if not arg.startswith("--"):
+            if not before.startswith("--") or "=" in before:
+                raise UsageError(f"Cannot read {arg!r}: options are given as --name value.")
+            continue
+        name, equals, value = arg[2:].partition("=")
+        yield name, value if equals else None if after.startswith("--") else after
 
-    Raises:
-        RunFolderError: There is none.
+
+def to_argv(settings: Settings) -> list[str]:
+    """Return settings as arguments of LightningCLI.
+
+    Example:
+        >>> to_argv([("config", "base.yaml"), ("trainer.max_epochs", "3")])
+        ['--config=base.yaml', '--trainer.max_epochs=3']
     """
-    if not (run / "config.yaml").is_file():
-        raise RunFolderError(
-            f"--resume goes on in a run folder: {run} has no config.yaml. "
-            "Give --run runs/<dataset>/<network>-<loss>/seed<k>. What is left of a run that ended "
-            "before it wrote the file may be removed, and the run started anew."
-        )
-    return run / "config.yaml"
+    return [f"--{name}" if value is None else f"--{name}={value}" for name, value in settings]
 
 
-def option_words(options: argparse.Namespace) -> list[str]:
-    """Return LightningCLI's words for the options that were given."""
-    targets = {
-        "seed_everything": options.seed,
-        "data.init_args.root": options.data_root,
-        "data.init_args.fold": options.fold,
-        "data.init_args.split": options.split,
-        "data.init_args.adapt": options.adapt,
-        "data.init_args.batch_size": options.batch_size,
-        "trainer.max_epochs": options.epochs,
-        "trainer.devices": options.devices,
-        "trainer.num_nodes": options.nodes,
-        "trainer.accelerator": options.accelerator,
-        "trainer.precision": options.precision,
-        "checkpoint.select": options.select,
-        "run.folder": options.run,
-        "run.job": options.job,
-        "results.verbose": options.verbose or None,
-    }
-    given: Sequence[tuple[str, object]] = [(k, v) for k, v in targets.items() if v is not None]
-    return [word for key, value in given for word in (f"--{key}", str(value))]
+def given(options: argparse.Namespace) -> Iterator[tuple[Option, Any]]:
+    """Yield the options of a command that were given, each with its value."""
+    for option in OPTIONS:
+        value = getattr(options, option.name, None)
+        if option.of(options.command) and value is not None and value is not False:
+            yield option, value
 
 
-def options_of(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield ``(key, value)`` of ``--key=value`` and ``--key value``."""
-    for word, after in itertools.zip_longest(words, words[1:]):
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            yield key, value if equals else (after or "")
-
-
-def data_words(words: Sequence[str]) -> list[str]:
-    """Return those of LightningCLI's words that set the data."""
-    found: list[str] = []
-    ours = False
-    for word in words:
-        ours = word.startswith("--data.") if word.startswith("--") else ours
-        found += [word] * ours
-    return found
+def overrides(options: argparse.Namespace) -> Settings:
+    """Return LightningCLI's settings for the options that were given."""
+    return [(option.target, str(value)) for option, value in given(options) if option.target]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbls.config.choices import below, choose, did_you_mean, read_yaml
+from mbls.config.options import Settings
 from mbls.runtime.errors import ChoiceError
 
 __all__ = ["LossSpec", "parse_loss", "parse_losses"]
@@ -17,7 +18,7 @@ SETTING = re.compile(r"([\w.]+)=(\[[^\]]*\]|[^,]*)(?:,|$)")
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss of a grid.
+    """A loss of a sweep.
 
     Args:
         name: The choice: the stem of a file in ``loss/``, or the path of a file of one's own.
@@ -34,27 +35,27 @@ class LossSpec:
         settings = [f"{key}={_plain(value)}" for key, value in self.settings]
         return ",".join([Path(self.name).stem, *settings])
 
-    def words(self) -> list[str]:
-        """Return the words of ``mbls train`` that choose this loss."""
+    def __str__(self) -> str:
+        """As the option ``--loss`` has it."""
         settings = ",".join(f"{key}={value}" for key, value in self.settings)
-        return ["--loss", f"{self.name}:{settings}" if settings else self.name]
+        return f"{self.name}:{settings}" if settings else self.name
 
-    def setting_words(self) -> list[str]:
-        """Return LightningCLI's words for the settings."""
+    def overrides(self) -> Settings:
+        """Return LightningCLI's settings for those of the loss."""
         paths = [(key.replace(".", ".init_args."), value) for key, value in self.settings]
-        return [f"--model.loss.init_args.{path}={value}" for path, value in paths]
+        return [(f"model.loss.init_args.{path}", value) for path, value in paths]
 
 
-def parse_loss(word: str) -> LossSpec:
+def parse_loss(text: str) -> LossSpec:
     """Read one loss, ``name`` or ``name:setting=value,...``; see :func:`parse_losses`."""
-    name, colon, rest = word.partition(":")
+    name, colon, rest = text.partition(":")
     stated = _stated(choose("loss", name))
     given: dict[str, str] = {}
-    for key, value in _pairs(word, rest) if colon else ():
+    for key, value in _pairs(text, rest) if colon else ():
         if key not in stated:
             raise _unknown_setting(name, key, list(stated))
         if key in given:
-            raise ChoiceError(f"{word}: {key} is given twice.")
+            raise ChoiceError(f"{text}: {key} is given twice.")
         given[key] = _normal(f"{name}:{key}", value, stated[key])
     return LossSpec(name, tuple((key, given[key]) for key in stated if key in given))
 
@@ -70,14 +71,14 @@ def parse_losses(text: str) -> list[LossSpec]:
         >>> [spec.label for spec in parse_losses("ce mbls:alpha=0.30,margin=10")]
         ['ce', 'mbls,margin=10,alpha=0.3']
     """
-    specs = [parse_loss(word) for word in text.split()]
+    specs = [parse_loss(one) for one in text.split()]
     if not specs:
-        raise ChoiceError('A grid needs losses: LOSSES="ce mbls mbls:margin=3" (--losses).')
+        raise ChoiceError('A sweep needs losses: LOSSES="ce mbls mbls:margin=3" (--losses).')
     _refuse_twins(specs)
     return specs
 
 
-def _pairs(word: str, rest: str) -> Iterator[tuple[str, str]]:
+def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
     at = 0
     while at < len(rest):
         match = SETTING.match(rest, at)
@@ -87,7 +88,7 @@ def _pairs(word: str, rest: str) -> Iterator[tuple[str, str]]:
         at = match.end()
     if at < len(rest) or not rest or rest.endswith(","):
         raise ChoiceError(
-            f"{word} cannot be read: settings are written loss:setting=value,setting=value, as in "
+            f"{text} cannot be read: settings are written loss:setting=value,setting=value, as in "
             "mbls:margin=10,alpha=0.3."
         )
 
@@ -119,7 +120,7 @@ def _unknown_setting(loss: str, key: str, stated: list[str]) -> ChoiceError:
 def _normal(label: str, value: str, stated: Any) -> str:
     """Return a value in one spelling, so that 3 and 3.0 are one cell; check it where it is plain.
 
-    What the class itself demands (a margin >= 0) is for the run to say.
+    What the class itself demands (a margin >= 0) is checked by the run.
     """
     if isinstance(stated, bool):
         if value.lower() not in ("true", "false"):
@@ -149,7 +150,7 @@ def _refuse_twins(specs: list[LossSpec]) -> None:
             other = seen[spec.label]
             same = spec == other
             raise ChoiceError(
-                f"Loss {spec.label} stands twice in the grid."
+                f"Loss {spec.label} is twice in the sweep."
                 if same
                 else f"{other.name} and {spec.name} would both be called {spec.label}: rename one."
             )

@@ -1,1 +1,1 @@
-"""Where logged values go: metrics.csv, and the trackers beside it."""
+"""Where logged values go: metrics.csv, and the trackers."""

@@ -1,4 +1,4 @@
-"""Means over the samples of an epoch, which a resumed run takes up where they were."""
+"""Means over the samples of an epoch, which a resumed run continues."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ class EpochMeans:
     """Sum named scalars over an epoch's samples in float64, where they are: no step waits.
 
     Lightning accumulates logged values too, but keeps the sums out of its checkpoints: a run that
-    goes on within an epoch would log the mean over the steps since.
+    resumes within an epoch would log the mean over the steps since.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class EpochMeans:
         self._shared = None
 
     def take(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Return the means over all ranks' samples, float32, and begin anew."""
+        """Return the means over all ranks' samples, float32, and reset."""
         sums = trainer.strategy.reduce(self._here(trainer), reduce_op="sum")
         assert isinstance(sums, Tensor)
         means = {name: (sums[k] / sums[-1]).float() for k, name in enumerate(self._names)}
@@ -61,7 +61,7 @@ class EpochMeans:
         return {"names": list(self._names), "sums": self.share(trainer)}
 
     def load(self, state: Mapping[str, Any], trainer: Trainer) -> None:
-        """Take up this rank's sums; where the number of ranks is another, rank 0 takes all."""
+        """Restore this rank's sums; where the number of ranks is another, rank 0 takes all."""
         self._names, sums = tuple(state["names"]), state["sums"]
         self._shared = None
         if len(sums) == trainer.world_size:

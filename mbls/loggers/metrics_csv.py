@@ -1,4 +1,4 @@
-"""metrics.csv and speed.csv: the logged values of a run, readable while it goes on."""
+"""metrics.csv and speed.csv: the logged values of a run, readable during the run."""
 
 import contextlib
 import csv
@@ -86,7 +86,7 @@ class MetricsCSV(Logger):
         """Write, if it can be done.
 
         Lightning calls this on rank 0 alone, where an error would leave the other ranks waiting;
-        a disk that stays full is told when the epoch is over, by :meth:`write`.
+        a disk that stays full is an error when the epoch is over, by :meth:`write`.
         """
         with contextlib.suppress(OutputError):
             self.write()

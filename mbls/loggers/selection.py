@@ -71,7 +71,7 @@ def contenders(rows: Sequence[Row]) -> list[int]:
 
 
 def _beats(rows: Sequence[Row], one: int, other: int) -> bool:
-    """Say whether a row is as good in both, and better in one or earlier."""
+    """Return True if a row is as good in both, and better in one or earlier."""
     a, b = rows[one], rows[other]
     if not (a["val/dice"] >= b["val/dice"] and a["val/nll"] <= b["val/nll"]):
         return False

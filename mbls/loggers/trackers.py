@@ -1,10 +1,9 @@
-"""Experiment trackers beside metrics.csv: Lightning's loggers, at home in the run folder.
+"""Experiment trackers next to metrics.csv: Lightning's loggers, with their files in the run folder.
 
-Each begins when :class:`~mbls.callbacks.RunFolder` gives it its ``folder``, and a resumed run goes
-on in the tracker's own run. One that fails is told once and left alone: the run goes on.
+Each starts when :class:`~mbls.callbacks.RunFolder` sets its ``folder``, and a resumed run continues
+the tracker's own run. One that fails warns once and gets nothing more: the run continues.
 """
 
-import functools
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,38 +26,58 @@ class FigureLogger(Protocol):
         """Show a figure under a name such as ``val/reliability`` at a step."""
 
 
-def _borne(method: Callable[..., None]) -> Callable[..., None]:
-    """Let what a tracker raises, on rank 0 alone, end the tracker and not the run."""
-
-    @rank_zero_only
-    @functools.wraps(method)
-    def tried(self: "Tracker", *args: Any, **settings: Any) -> None:
-        if self.failed:
-            return
-        try:
-            method(self, *args, **settings)
-        except Exception as error:  # of a network, a disk, a service
-            self.failed = True
-            cause = error.__cause__ or error  # lightning takes every error for a wrong value
-            reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
-            warnings.warn(
-                f"The tracker {type(self).__name__} failed ({reason}) and gets nothing more while "
-                "this process runs. The run goes on; metrics.csv has every value.",
-                stacklevel=2,
-            )
-
-    return tried
-
-
 class Tracker:
     """What the loggers below share: a folder they wait for, and failures that stop no run."""
 
     failed = False
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        for name in ("log_hyperparams", "log_metrics", "log_figure", "save", "finalize"):
-            setattr(cls, name, _borne(getattr(cls, name)))
+    def log_hyperparams(self, *args: Any, **settings: Any) -> None:
+        """Log what the run is."""
+        self._try(super().log_hyperparams, *args, **settings)  # type: ignore[misc]
+
+    def log_metrics(self, *args: Any, **settings: Any) -> None:
+        """Log values of a step."""
+        self._try(super().log_metrics, *args, **settings)  # type: ignore[misc]
+
+    @rank_zero_only
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+        """Show a figure under a name such as ``val/reliability`` at a step."""
+        self._try(self._log_figure, name, figure, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is left."""
+        self._try(self._save)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the tracker's run."""
+        self._try(self._finalize, status)
+
+    def _log_figure(self, name: str, figure: Figure, step: int) -> None:
+        raise NotImplementedError
+
+    def _save(self) -> None:
+        super().save()  # type: ignore[misc]
+
+    def _finalize(self, status: str) -> None:
+        super().finalize(status)  # type: ignore[misc]
+
+    def _try(self, method: Callable[..., None], *args: Any, **settings: Any) -> None:
+        """Call a method; an error, which is on rank 0 alone, ends the tracker and not the run."""
+        if self.failed:
+            return
+        try:
+            method(*args, **settings)
+        except Exception as error:  # of a network, a disk, a service
+            self.failed = True
+            cause = error.__cause__ or error  # Lightning takes every error for a wrong value
+            reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+            warnings.warn(
+                f"The tracker {type(self).__name__} failed ({reason}) and gets nothing more while "
+                "this process runs. The run continues; metrics.csv has every value.",
+                stacklevel=2,
+            )
 
 
 class TensorBoard(Tracker, TensorBoardLogger):
@@ -82,20 +101,16 @@ class TensorBoard(Tracker, TensorBoardLogger):
         """Hide what was logged from ``step`` on: it is logged again."""
         self._kwargs["purge_step"] = step
 
-    @rank_zero_only
-    def save(self) -> None:
-        """Flush what was begun: :meth:`resume` comes before that."""
-        if self._experiment is not None:
+    def _save(self) -> None:
+        if self._experiment is not None:  # :meth:`resume` comes before the first value
             self._experiment.flush()
 
-    @rank_zero_only
-    def log_figure(self, name: str, figure: Figure, step: int) -> None:
-        """Add an image."""
+    def _log_figure(self, name: str, figure: Figure, step: int) -> None:
         self.experiment.add_figure(name, figure, step)
 
 
 class MLflow(Tracker, MLFlowLogger):
-    """A run of an MLflow store; its number is kept in ``<run folder>/mlflow_run``.
+    """A run of an MLflow store; its id is kept in ``<run folder>/mlflow_run``.
 
     A resumed run logs the steps again that it repeats. MLflow's telemetry is off unless asked for.
 
@@ -114,7 +129,7 @@ class MLflow(Tracker, MLFlowLogger):
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None:  # MLflow's newest wants to be asked for a store of files
+        if uri is None:  # MLflow's newest refuses a store of files by default
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = Path(save_dir).resolve().as_uri()
         super().__init__(experiment_name=experiment_name, tracking_uri=uri)
@@ -132,20 +147,17 @@ class MLflow(Tracker, MLFlowLogger):
             keep(self.folder / "mlflow_run", self._run_id)
         return client
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log values; in a store of files nothing can be below ``val/dice``, which is a file."""
         named = {stem(name): value for name, value in metrics.items()}
         super().log_metrics(named, step)
 
-    @rank_zero_only
-    def log_figure(self, name: str, figure: Figure, step: int) -> None:
-        """Add an artifact, ``<name>/<step>.png``."""
+    def _log_figure(self, name: str, figure: Figure, step: int) -> None:
         self.experiment.log_figure(self.run_id, figure, f"{name}/{step:06d}.png")
 
 
 class WeightsAndBiases(Tracker, WandbLogger):
-    """A run of Weights & Biases; its number is kept in ``<run folder>/wandb_run``.
+    """A run of Weights & Biases; its id is kept in ``<run folder>/wandb_run``.
 
     Args:
         project: Name of the project.
@@ -175,17 +187,13 @@ class WeightsAndBiases(Tracker, WandbLogger):
             keep(self.folder / "wandb_run", run.id)
         return run
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """End the run; the process may begin another."""
-        super().finalize(status)
+    def _finalize(self, status: str) -> None:
+        super()._finalize(status)
         if self._experiment is not None:
             self._experiment.finish(exit_code=0 if status == "success" else 1)
         self._experiment = self.folder = None
 
-    @rank_zero_only
-    def log_figure(self, name: str, figure: Figure, step: int) -> None:
-        """Add an image."""
+    def _log_figure(self, name: str, figure: Figure, step: int) -> None:
         import wandb
 
         self.log_metrics({name: wandb.Image(figure)}, step)
@@ -208,12 +216,12 @@ def run_name(folder: Path) -> str:
 
 
 def kept(file: Path) -> str | None:
-    """Return the tracker's number of a run that goes on."""
+    """Return the id of the tracker's run, to resume it."""
     return file.read_text().strip() if file.is_file() else None
 
 
 def keep(file: Path, number: str) -> None:
-    """Keep the tracker's number of a run, for the time it goes on."""
+    """Keep the id of the tracker's run, for the time it is resumed."""
     if kept(file) != number:
         file.write_text(number + "\n")
 

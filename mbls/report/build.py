@@ -29,7 +29,7 @@ from mbls.report.views import (
 )
 from mbls.runtime.errors import OutputError, ReportError, RunFolderError
 from mbls.runtime.files import INCOMING, replace_files, writing
-from mbls.runtime.locks import LOCK, holding
+from mbls.runtime.locks import LOCK, locked_folder
 
 __all__ = ["build_report"]
 
@@ -122,7 +122,7 @@ def _together(output: Path) -> Iterator[Path]:
         with writing(output):
             output.mkdir(parents=True, exist_ok=True)
         with (
-            holding(output, patience=PATIENCE),
+            locked_folder(output, patience=PATIENCE),
             writing(output),
             replace_files(output, mark=MARK) as incoming,
         ):
@@ -170,24 +170,24 @@ def show(
     """Print the leading tables, what limits them, what was left out, and where the files are."""
     console = Console()
 
-    def say(text: str) -> None:
+    def print_once(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
     for number, (analysis, views) in enumerate(zip(analyses, tables, strict=True), 1):
-        say(f"\nGroup {number}, {scope(analysis)}" if len(analyses) > 1 else "")
+        print_once(f"\nGroup {number}, {scope(analysis)}" if len(analyses) > 1 else "")
         if number > 1:
             reasons = "; ".join(differing(analyses[0].group, analysis.group))
-            say(f"Must not be compared with group 1: {reasons}.")
+            print_once(f"Must not be compared with group 1: {reasons}.")
         shown = [view for view in views if view.lead]
         for table in (table for view in shown for table in screen_table(view)):
             console.print(table)
-        say(" ".join(dict.fromkeys(words for view in shown for words in view.legend)))
+        print_once(" ".join(dict.fromkeys(words for view in shown for words in view.legend)))
         if text := reruns_words(analysis):
-            say(text)
+            print_once(text)
         for text in (*analysis.cautions, *analysis.group.notes):
-            say(f"! {text}")
+            print_once(f"! {text}")
     for out in left_out:
-        say(f"Left out: {out.folder}: {out.reason}")
+        print_once(f"Left out: {out.folder}: {out.reason}")
     console.print(
         f"Report: {output / 'report.html'}", soft_wrap=True, markup=False, highlight=False
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbls.config.neutral import NEUTRAL, added_callbacks, is_below
+from mbls.config.identity import RUNTIME_ONLY, added_callbacks, is_below
 from mbls.plots.words import data_words, origin_words
 from mbls.report.folds import FOLD, with_folds_merged
 from mbls.report.runs import LeftOut, Run, natural
@@ -147,7 +147,7 @@ def _settings(run: Run) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat_settings(run.config)
-        if not is_below(name, (*NEUTRAL, *FAMILY))
+        if not is_below(name, (*RUNTIME_ONLY, *FAMILY))
         or name.startswith(("model.loss.", "model.network."))
     } | {
         "preset": run.card.get("preset"),

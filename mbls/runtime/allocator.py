@@ -12,7 +12,7 @@ _KEPT, _HEAP_BLOCK = 1 << 30, 32 << 20  # bytes; the second is the most that gli
 def keep_freed_memory() -> None:
     """Let glibc keep up to a gigabyte of what a step frees, for the next step.
 
-    Of itself it gives most of it back, and the system has to clear pages for each step anew: on two
+    Of itself it gives most of it back, and the system has to clear pages for each step: on two
     cores a tenth of a small U-Net's time. What was set by ``MALLOC_TRIM_THRESHOLD_`` or
     ``MALLOC_MMAP_THRESHOLD_`` stays, and with another C library nothing is done.
     """

@@ -1,7 +1,7 @@
-"""Errors a user can mend: the command line shows their message alone, without a traceback.
+"""Errors of the user, whose message the command line shows without a traceback.
 
 ``for_user`` marks them, so that other packages can mark theirs without importing this one.
-``of_all_ranks`` marks those of which rank 0 is known to speak: no other rank has to.
+``of_all_ranks`` marks those that rank 0 raises too, and reports: the other ranks do not.
 """
 
 import errno
@@ -21,21 +21,14 @@ __all__ = [
     "RunFolderError",
     "SettingError",
     "UsageError",
-    "is_lost_rank",
     "message_for_user",
-    "rank_lost",
-    "settings_told",
+    "setting_errors",
 ]
 
 WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?(killed by signal: \w+|exited unexpectedly)")
-RANK_LOST = re.compile(  # what gloo, nccl and torch's store say of a process that is gone
-    r"gloo/(transport|rendezvous)/|Gloo connectFullMesh failed|ncclRemoteError"
-    r"|NCCL communicator was aborted|Connection was likely closed|waiting for clients"
-)
-WHERE = re.compile(r"^\[[^]]*\] ")  # the place in torch's source
-GO_ON = (
-    "A run goes on with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); a test "
-    "or a prediction is started again."
+RESUME = (
+    "Resume a run with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); start a "
+    "test or a prediction again."
 )
 UNION = "Does not validate against any of the Union subtypes"  # jsonargparse about a constructor
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -123,14 +116,14 @@ class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
 
 
 @contextmanager
-def settings_told(*others: type[Exception]) -> Iterator[None]:
-    """Make what constructors say against their settings a message for the user.
+def setting_errors(*others: type[Exception]) -> Iterator[None]:
+    """Turn what constructors raise about their settings into an error of the user.
 
     Args:
-        others: What they raise beside ValueError.
+        others: Errors of theirs besides ValueError.
 
     Raises:
-        SettingError: A constructor raised; its text is the constructor's own.
+        SettingError: With the constructor's own message.
     """
     refusals: tuple[type[Exception], ...] = (ValueError, *others)
     try:
@@ -145,33 +138,17 @@ def settings_told(*others: type[Exception]) -> Iterator[None]:
 
 
 def message_for_user(error: BaseException) -> str | None:
-    """Return what a user is told of an error they can mend; None for a fault in the code."""
+    """Return the message for an error of the user, None for a fault of the code."""
     if getattr(error, "for_user", False):
         return str(error)
     if died := WORKER_DIED.search(str(error)):
         return (
-            f"A process that loads data has died ({died.group(1)}). Most often the system had no "
-            f"memory left: take fewer of them (--data.init_args.num_workers). {GO_ON}"
+            f"A process that loads data has died ({died.group(1)}). Most often the system was out "
+            f"of memory: take fewer of them (--data.init_args.num_workers). {RESUME}"
         )
-    if is_lost_rank(error):
-        return rank_lost(WHERE.sub("", str(error).splitlines()[0]).split(". ")[0])
     if isinstance(error, OSError) and error.errno in DISK:
         return (
             f"{error.filename or 'A file'} cannot be written or read ({error.strerror}). What was "
-            "written before is whole."
+            "written before is complete."
         )
     return None
-
-
-def is_lost_rank(error: BaseException) -> bool:
-    """Say whether another process of the job is gone, or no longer answers."""
-    return isinstance(error, RuntimeError) and RANK_LOST.search(str(error)) is not None
-
-
-def rank_lost(reason: str) -> str:
-    """Return what a user is told where another process of the job is gone."""
-    return (
-        f"Another process of this job ended or was killed ({reason}). What it printed says why; "
-        "where it printed nothing, most often the system had no memory left. The checkpoints are "
-        f"those written before. {GO_ON}"
-    )

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said where they cannot be written."""
+"""Files that are written completely or not at all, and errors where they cannot be."""
 
 import contextlib
 import errno
@@ -57,7 +57,7 @@ def clear_incoming(folder: Path, names: str = "*") -> None:
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``place`` into an error that says what to do.
+    """Turn the system's refusal to write ``place`` into an error with the way out.
 
     Raises:
         OutputError: No room, no permission, a disk that fails.
@@ -129,7 +129,7 @@ def unwritable(place: Path, error: OSError) -> str:
     way_out = "Free some room" if full else "Give permission to write there"
     name = str(place).removesuffix(_suffix())
     return (
-        f"{name} cannot be written ({error.strerror or error}). What was written before is whole. "
-        f"{way_out}; a run goes on with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER "
-        "--resume)."
+        f"{name} cannot be written ({error.strerror or error}). What was written before is "
+        f"complete. {way_out}; resume a run with make train RUN=FOLDER RESUME=1 (mbls train --run "
+        "FOLDER --resume)."
     )

@@ -1,12 +1,12 @@
-"""The batch job that a run folder belongs to, so that the job goes on there when queued again."""
+"""The batch job that a run folder belongs to, so that the job resumes there when queued again."""
 
 from pathlib import Path
 
-__all__ = ["has_begun", "job_of", "mark"]
+__all__ = ["has_begun", "job_of", "record_job"]
 
 
-def mark(folder: Path, job: str) -> None:
-    """Write down that a batch job made a run folder."""
+def record_job(folder: Path, job: str) -> None:
+    """Record the batch job that made a run folder."""
     (folder / "job").write_text(f"{job}\n")
 
 
@@ -17,5 +17,5 @@ def job_of(folder: Path) -> str | None:
 
 
 def has_begun(folder: Path, job: str) -> bool:
-    """Say whether the job made this folder and wrote down in it what it runs."""
+    """Return True if the job made this folder and wrote its configuration."""
     return job_of(folder) == job and (folder / "config.yaml").is_file()

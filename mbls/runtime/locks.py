@@ -1,4 +1,4 @@
-"""Locks on files: held by one process at a time, and given back by the kernel when it ends."""
+"""Locks on folders and logs: of one process at a time, released by the kernel when it ends."""
 
 import errno
 import fcntl
@@ -17,36 +17,36 @@ from mbls.runtime.errors import RunFolderError
 
 __all__ = [
     "LOCK",
-    "NO_LOCKS",
     "Owner",
+    "claim",
     "has_shared_locks",
-    "hold",
-    "holding",
-    "is_held",
-    "let_go",
+    "is_locked",
+    "lock_folder",
+    "locked_folder",
+    "log_file",
     "owner_of",
-    "try_hold",
-    "try_lock",
+    "try_lock_folder",
+    "unlock",
 ]
 
 LOCK = "lock"
-"""File in a folder that the process which writes there holds locked; it says which one that is."""
+"""File in a folder, locked by the process that writes there; its content names that process."""
 
 JOB_IDS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")  # what batch systems call a job's id
 NODE_LOCAL = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mounts: Lustre, NFS
-TRIES = 5  # 0.02 s apart: whoever asks whether a folder is held shares the lock for a moment
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a file system without locks says
+TRIES = 5  # 0.02 s apart: is_locked shares the lock for a moment
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # errors of a file system without locks
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a folder, as it says itself.
+    """The process that has locked a folder, as it wrote itself.
 
     Args:
         host: Its machine.
         process: Its id there.
         job: Id of its batch job, empty where it has none.
-        since: When it began to hold the folder, ``2026-11-30 19:52``.
+        since: When it locked the folder, ``2026-11-30 19:52``.
     """
 
     host: str
@@ -66,7 +66,7 @@ class Owner:
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Return who holds a folder, or was killed while it did; None where nobody is known."""
+    """Return who has locked a folder, or was killed while it had; None where nobody is known."""
     try:
         return Owner(**json.loads((folder / LOCK).read_text()))
     except (OSError, ValueError, TypeError):
@@ -105,7 +105,37 @@ def _mount_options(device: str) -> set[str]:
     return {word for f in fields if f[2] == device for word in f"{f[5]},{f[-1]}".split(",")}
 
 
-def try_lock(file: IO[str]) -> bool:
+def try_lock_folder(folder: Path) -> IO[str] | None:
+    """Lock a folder for this process until :func:`unlock`; None where another one has it.
+
+    On a file system without locks nothing is locked.
+
+    Raises:
+        RunFolderError: Nobody can write in the folder, or it has just been moved away.
+    """
+    path = folder / LOCK
+    try:
+        for _ in range(TRIES):
+            file = path.open("a+")
+            try:
+                if _try_lock(file) and _is_at(file, path):
+                    _write(file, json.dumps(asdict(Owner.this())) + "\n")
+                    return file
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    return file
+                file.close()
+                raise
+            file.close()  # locked, or removed by its owner: look again
+            time.sleep(0.02)
+    except OSError as error:
+        raise RunFolderError(
+            f"Run folder {folder} cannot be written to ({error.strerror})."
+        ) from error
+    return None
+
+
+def _try_lock(file: IO[str]) -> bool:
     """Lock an open file for this process, and return True if no other one has it.
 
     Raises:
@@ -118,51 +148,8 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
-def try_hold(folder: Path) -> IO[str] | None:
-    """Hold a folder for this process until :func:`let_go`; None where another one holds it.
-
-    On a file system without locks nothing is held.
-
-    Raises:
-        RunFolderError: Nobody can write in the folder, or it has just been moved away.
-    """
-    path = folder / LOCK
-    try:
-        file = path.open("a+")
-        try:
-            locked = _lock(file)
-            there = _is_at(file, path)
-        except OSError:
-            file.close()
-            raise
-    except OSError as error:
-        raise RunFolderError(
-            f"Run folder {folder} cannot be written to ({error.strerror})."
-        ) from error
-    if locked and there:
-        _write(file, json.dumps(asdict(Owner.this())) + "\n")
-        return file
-    file.close()
-    if not locked:
-        return None
-    raise RunFolderError(f"Run folder {folder} was moved away by another process. Start again.")
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        for _ in range(TRIES - 1):
-            if try_lock(file):
-                return True
-            time.sleep(0.02)
-        return try_lock(file)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return True
-
-
 def _write(file: IO[str], text: str) -> None:
-    """Say who holds the folder; a full disk keeps nobody from it."""
+    """Write the owner; a full disk does not matter."""
     with suppress(OSError):
         file.truncate(0)
         file.write(text)
@@ -176,16 +163,16 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def let_go(file: IO[str]) -> None:
-    """Give a lock back, also where a process that was forked meanwhile has the file open."""
+def unlock(file: IO[str]) -> None:
+    """Release a lock, also where a process that was forked meanwhile has the file open."""
     _write(file, "")
     with suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_UN)
     file.close()
 
 
-def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
-    """Hold a folder as :func:`try_hold` does, or wait for the process that does.
+def lock_folder(folder: Path, *, patience: float = 0.0) -> IO[str]:
+    """Lock a folder as :func:`try_lock_folder` does, or wait for the process that has it.
 
     Args:
         folder: A run folder, or one below it.
@@ -195,7 +182,7 @@ def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
         RunFolderError: Another process writes in the folder, or nobody can.
     """
     end = time.monotonic() + patience
-    while (file := try_hold(folder)) is None:
+    while (file := try_lock_folder(folder)) is None:
         if time.monotonic() >= end:
             raise RunFolderError(
                 f"Another process is at work in run folder {folder}{_who(folder)}. Wait for its "
@@ -206,13 +193,13 @@ def hold(folder: Path, *, patience: float = 0.0) -> IO[str]:
 
 
 @contextmanager
-def holding(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder as :func:`hold` does while something is written there, and let it go."""
-    file = hold(folder, patience=patience)
+def locked_folder(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Lock a folder as :func:`lock_folder` does while something is written there."""
+    file = lock_folder(folder, patience=patience)
     try:
         yield
     finally:
-        let_go(file)
+        unlock(file)
 
 
 def _who(folder: Path) -> str:
@@ -221,14 +208,14 @@ def _who(folder: Path) -> str:
 
 
 def _way_out(folder: Path) -> str:
-    """Return what to do where the owner of a folder that is locked is no more, or elsewhere."""
+    """Return what to do where the owner of a locked folder has ended, or is elsewhere."""
     owner, path = owner_of(folder), folder / LOCK
     if owner is None:
         return ""
     if owner.host != socket.gethostname():
         return (
-            f" Where {owner.host} is down, its file server may not have heard of it: make sure "
-            f"that nothing runs there, and remove {path}."
+            f" Where {owner.host} is down, its file server may not know it: make sure that nothing "
+            f"runs there, and remove {path}."
         )
     try:
         os.kill(owner.process, 0)
@@ -239,8 +226,8 @@ def _way_out(folder: Path) -> str:
     return ""
 
 
-def is_held(folder: Path) -> bool:
-    """Return True if a process holds a folder; where files cannot be locked, none does."""
+def is_locked(folder: Path) -> bool:
+    """Return True if a process has locked a folder; where files cannot be locked, none has."""
     try:
         with (folder / LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -249,3 +236,36 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[IO[str] | None]:
+    """Claim a cell of a sweep: yield its open log, or None if another process has claimed it.
+
+    The claim is a lock on ``<folder>.log``. The kernel releases it when its last holder ends, by a
+    crash too, so no claim goes stale; and a child that writes its output there (``stdout=file``)
+    shares it with its parent, and keeps it if it outlives it.
+
+    Raises:
+        RunFolderError: The log cannot be written, or its file system has no locks.
+    """
+    path = log_file(folder)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written ({error.strerror}).") from error
+    with file:
+        try:
+            locked = _try_lock(file)
+        except OSError as error:
+            raise RunFolderError(
+                f"{path} cannot be locked ({error.strerror}): keep runs on a file system with "
+                "locks, so that no run is started twice."
+            ) from error
+        yield file if locked else None
+
+
+def log_file(folder: Path) -> Path:
+    """Return the file for a cell's output: next to its run folder, which a run makes."""
+    return folder.with_name(f"{folder.name}.log")

@@ -1,6 +1,5 @@
-"""A failure on one rank that all learn of, so that none waits for one that is gone."""
+"""A failure on one rank is sent to all, so that none waits for one that is gone."""
 
-import socket
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -8,14 +7,15 @@ import torch
 from lightning.pytorch import Trainer
 
 from mbls.runtime.errors import CheckpointError, FirstRankError, OutputError, RunFolderError
+from mbls.runtime.ranks import rank_prefix
 
-__all__ = ["on_rank_zero", "share_error", "share_errors", "told_by"]
+__all__ = ["on_rank_zero", "share_error", "share_errors"]
 
 T = TypeVar("T")
 
 
 def on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
-    """Do the work on rank 0, and give every rank its result; all ranks call it.
+    """Do the work on rank 0, and return its result on every rank; all ranks call it.
 
     Raises:
         BaseException: Of the work, on rank 0.
@@ -33,39 +33,34 @@ def on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
 
 
 def share_error(trainer: Trainer, error: BaseException | None) -> None:
-    """Raise what rank 0 has met, if anything, and on the others that it has; all ranks call it.
+    """Raise the error of rank 0, if any, and on the others that it failed; all ranks call it.
 
     Raises:
-        BaseException: On rank 0, which says what it was.
+        BaseException: On rank 0, its own.
         FirstRankError: On the others. The error itself may not be one that can be sent.
     """
-    told = None if error is None else f"{type(error).__name__}: {error}"
-    told = trainer.strategy.broadcast(told)
+    text = None if error is None else f"{type(error).__name__}: {error}"
+    text = trainer.strategy.broadcast(text)
     if error is not None:
         raise error
-    if told is not None:
-        raise FirstRankError(f"Rank 0 failed ({told.removesuffix(': ')}).")
+    if text is not None:
+        raise FirstRankError(f"Rank 0 failed ({text.removesuffix(': ')}).")
 
 
 def share_errors(
     trainer: Trainer, error: CheckpointError | OutputError | RunFolderError | None
 ) -> None:
-    """Raise on every rank what the first of them has met, if any has; all ranks call it.
+    """Raise on every rank the error of the first of them that has one; all ranks call it.
 
-    What another rank than 0 has met says which one, and where.
+    That of another rank than 0 names the rank and its machine.
     """
     errors = [error]
     if trainer.world_size > 1:
-        if error is not None and not trainer.is_global_zero:
-            error = type(error)(told_by(error, trainer.global_rank))
+        if error is not None:
+            error = type(error)(f"{rank_prefix()}{error}")
         errors = [None] * trainer.world_size
         torch.distributed.all_gather_object(errors, error)
     for each in errors:
         if each is not None:
             each.of_all_ranks = True
             raise each
-
-
-def told_by(error: Exception, rank: int) -> str:
-    """Return the message of an error that a rank other than 0 has met, and which one it is."""
-    return f"Rank {rank} on {socket.gethostname()}: {error}"

@@ -1,29 +1,30 @@
-"""Which process of a job this is, and how it ends when another is lost; imports nothing heavy."""
+"""Which process of a job this is, before and after torch is loaded; imports nothing heavy."""
 
-import multiprocessing
+import ctypes
 import os
+import signal
+import socket
 import sys
 from collections.abc import Mapping
-from typing import NoReturn
 
 __all__ = [
-    "PREPARED",
-    "end_at_once",
+    "end_with_parent",
     "in_job",
+    "is_child_rank",
     "is_first",
+    "is_worker",
     "leave_job",
-    "may_tell_of_loss",
-    "say",
+    "print_once",
+    "rank_prefix",
 ]
 
-PREPARED = "MBLS_PREPARED"
-"""Which process has prepared the data, in the environment of the ranks that lightning starts."""
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def is_first(env: Mapping[str, str] | None = None) -> bool:
-    """Say whether this process is the one that speaks: the only one, or rank 0 of several.
+    """Return True if this is the only process, or rank 0 of several.
 
-    It can be asked before lightning knows: torchrun, lightning and srun name the rank in the
+    It can be asked before Lightning knows: torchrun, Lightning and srun name the rank in the
     environment.
 
     Example:
@@ -33,52 +34,59 @@ def is_first(env: Mapping[str, str] | None = None) -> bool:
     env = os.environ if env is None else env
     if "RANK" in env:  # torchrun
         return env["RANK"] == "0"
-    if "LOCAL_RANK" in env or "NODE_RANK" in env:  # lightning, or nodes started by hand
+    if "LOCAL_RANK" in env or "NODE_RANK" in env:  # Lightning, or nodes started by hand
         return env.get("LOCAL_RANK", "0") == env.get("NODE_RANK", "0") == "0"
     return env.get("SLURM_PROCID", "0") == "0"
 
 
-def say(text: str) -> None:
-    """Print a line, once and not on every rank."""
+def print_once(text: str) -> None:
+    """Print a line on the first rank alone."""
     if is_first():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
 
-def may_tell_of_loss() -> bool:
-    """Say whether this process tells that another is lost: rank 0, or rank 1 where 0 may be it.
+def is_child_rank() -> bool:
+    """Return True if Lightning started this process, from the first rank of its node.
 
-    Lightning, which is at work where ranks are lost, knows the rank over all nodes.
+    torchrun names a ``RANK`` next to the local one.
     """
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0)) <= 1
+    return "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
-def end_at_once(status: int) -> NoReturn:
-    """End this process, and those that load data for it, without tidying up.
+def is_worker() -> bool:
+    """Return True if Lightning, torchrun or srun started this process as a rank other than 0.
 
-    That takes Python seconds, torch loaded, for which the ranks that wait for this one wait on.
+    Their status and console are the job's. A node's first rank, started by hand, is no worker.
     """
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:  # also where nobody reads, or the disk is full
-        for process in multiprocessing.active_children():
-            process.kill()
-        os._exit(status)
+    return is_child_rank() or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
+
+
+def rank_prefix() -> str:
+    """Return ``Rank 1 on node7: `` on a rank other than 0 that has joined others, else nothing."""
+    rank = sys.modules["torch.distributed"].get_rank() if in_job() else 0
+    return f"Rank {rank} on {socket.gethostname()}: " if rank else ""
+
+
+def end_with_parent() -> None:
+    """Let Linux kill this process when the one that started it ends, however it does.
+
+    A GPU's kernels wait for a lost rank for minutes.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def in_job() -> bool:
-    """Say whether this process is a rank that has joined others."""
+    """Return True if this process is a rank that has joined others."""
     dist = sys.modules.get("torch.distributed")
     return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def leave_job() -> None:
-    """Leave the others, where all ranks have done their work.
+    """Leave the other ranks when all have done their work.
 
-    Gloo's threads end here: one that lets go of a tensor while Python ends aborts the process.
+    Gloo's threads end here: one that releases a tensor while Python ends aborts the process.
     """
     if in_job():
         sys.modules["torch.distributed"].destroy_process_group()

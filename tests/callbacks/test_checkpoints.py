@@ -84,12 +84,13 @@ def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
         last_checkpoint(tmp_path)
     assert "last.ckpt cannot be read" in str(told.value)
     assert "previous.ckpt cannot be read" in str(told.value)
-    assert "So the run cannot go on. To begin it again in its folder, remove last.ckpt and " in (
-        str(told.value)
+    assert (
+        "So the run cannot be resumed. To start it again in its folder, remove last.ckpt and "
+        in (str(told.value))
     )
     torch.save({"mbls": {"num_classes": 3}}, folder / "best.ckpt")  # not the end of an epoch
     previous.unlink()
-    with pytest.raises(CheckpointError, match=r"best\.ckpt is whole: .*remove last\.ckpt\.$"):
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is intact: .*remove last\.ckpt\.$"):
         last_checkpoint(tmp_path)
 
 

@@ -128,8 +128,9 @@ def test_a_folder_for_predictions_that_one_node_has_not_is_told_to_all(
     monkeypatch.setattr(
         "torch.distributed.all_gather_object", lambda parts, mine: sent.append(mine)
     )
+    monkeypatch.setattr("mbls.runtime.rank_zero.rank_prefix", lambda: "Rank 1 on node7: ")
     trainer: Any = SimpleNamespace(
         world_size=2, is_global_zero=False, global_rank=1, datamodule=BlobDataModule()
     )
     PredictionWriter(output=tmp_path / "file" / "out").setup(trainer, None, "predict")
-    assert re.match(r"Rank 1 on \S+: The output folder \S+ cannot be written to", str(sent[0]))
+    assert re.match(r"Rank 1 on node7: The output folder \S+ cannot be written to", str(sent[0]))

@@ -28,14 +28,14 @@ def test_all_numbers_are_printed_where_asked(verbose, tmp_path, monkeypatch, cap
 def test_the_option_reaches_the_test(capsys, monkeypatch, tmp_path):
     words = ["train", "--dataset", "acdc", "--loss", "ce", "--dry-run"]
     assert main([*words, "--verbose"]) == 0
-    assert "--results.verbose True" in capsys.readouterr().out
+    assert "--results.verbose=True" in capsys.readouterr().out
     assert main(words) == 0
     assert "--results.verbose" not in capsys.readouterr().out
-    heard = []
+    given = []
     (tmp_path / "config.yaml").write_text("data: {init_args: {}}\nmodel: {}\n")
-    monkeypatch.setattr("mbls.commands.evaluate.run_words", lambda *args: [])
-    monkeypatch.setattr("mbls.config.cli.command_line", heard.append)
+    monkeypatch.setattr("mbls.commands.evaluate.run_settings", lambda *args: [])
+    monkeypatch.setattr("mbls.config.cli.command_line", given.append)
     for more in ([], ["--verbose"]):
         assert main(["evaluate", str(tmp_path), *more]) == 0
-    assert "--results.verbose=False" in heard[0]  # also of a run that was trained with it
-    assert "--results.verbose=True" in heard[1]
+    assert "--results.verbose=false" in given[0]  # also of a run that was trained with it
+    assert "--results.verbose=True" in given[1]

@@ -19,19 +19,20 @@ import torch
 
 from mbls.callbacks import RunFolder
 from mbls.callbacks.run_folder import claim
-from mbls.config.options import data_words, parser, requeued
+from mbls.config.options import parse, parser
+from mbls.config.runs import run_settings
 from mbls.runtime.errors import RunFolderError
-from mbls.runtime.jobs import mark
+from mbls.runtime.jobs import record_job
 from mbls.runtime.locks import (
     LOCK,
     Owner,
     _mount_options,
     has_shared_locks,
-    hold,
-    is_held,
-    let_go,
+    is_locked,
+    lock_folder,
     owner_of,
-    try_hold,
+    try_lock_folder,
+    unlock,
 )
 
 NODE7 = json.dumps(asdict(Owner("node7", 7, "42", "2026-11-30 19:52")))
@@ -75,21 +76,21 @@ def test_the_folder_is_known_once_claimed() -> None:
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    first = hold(tmp_path)
+    first = lock_folder(tmp_path)
     with pytest.raises(RunFolderError, match="Another process is at work in run folder"):
-        hold(tmp_path)
+        lock_folder(tmp_path)
     first.close()
-    hold(tmp_path, patience=5).close()
+    lock_folder(tmp_path, patience=5).close()
 
 
 def test_a_process_forked_meanwhile_does_not_keep_a_folder_held(tmp_path: Path) -> None:
     ours = RunFolder(folder=tmp_path)
-    ours._hold(tmp_path)
+    ours._lock_folder(tmp_path)
     gate = multiprocessing.get_context("fork").Event()
     worker = multiprocessing.get_context("fork").Process(target=gate.wait, args=(30,))
     worker.start()
     ours.release()
-    held = is_held(tmp_path)
+    held = is_locked(tmp_path)
     gate.set()
     worker.join()
     assert not held
@@ -99,9 +100,9 @@ def test_who_asks_whether_a_folder_is_held_keeps_nobody_from_holding_it(tmp_path
     (tmp_path / LOCK).touch()
     with (tmp_path / LOCK).open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
-        assert not is_held(tmp_path)  # by another one that asks
+        assert not is_locked(tmp_path)  # by another one that asks
         threading.Timer(0.03, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
-        let_go(hold(tmp_path))
+        unlock(lock_folder(tmp_path))
 
 
 def test_a_lock_that_fails_leaves_no_open_file(
@@ -113,7 +114,7 @@ def test_a_lock_that_fails_leaves_no_open_file(
     opened = len(list(Path("/dev/fd").iterdir()))
     monkeypatch.setattr("fcntl.flock", fails)
     with pytest.raises(RunFolderError, match="Input/output error") as raised:  # keeps the frame
-        try_hold(tmp_path)
+        try_lock_folder(tmp_path)
     assert len(list(Path("/dev/fd").iterdir())) == opened, raised
 
 
@@ -123,18 +124,18 @@ def test_a_folder_that_is_moved_away_while_it_is_claimed_is_told(
     folder = tmp_path / "seed0"
     folder.mkdir()
     monkeypatch.setattr(
-        "mbls.runtime.locks.try_lock", lambda file: folder.rename(tmp_path / "aside")
+        "mbls.runtime.locks._try_lock", lambda file: folder.rename(tmp_path / "aside")
     )
-    with pytest.raises(RunFolderError, match="seed0 was moved away by another process"):
-        hold(folder)
     with pytest.raises(RunFolderError, match="seed0 cannot be written to"):
-        hold(folder)
+        lock_folder(folder)
+    with pytest.raises(RunFolderError, match="seed0 cannot be written to"):
+        lock_folder(folder)
 
 
 def test_a_checkpoint_is_chosen_when_no_other_process_can_write_one(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.parent.mkdir()
-    lock = hold(tmp_path)
+    lock = lock_folder(tmp_path)
 
     def end() -> None:
         torch.save({"mbls": {}}, last)
@@ -145,11 +146,11 @@ def test_a_checkpoint_is_chosen_when_no_other_process_can_write_one(tmp_path: Pa
         is_global_zero=True, fast_dev_run=False, strategy=SimpleNamespace(broadcast=lambda x: x)
     )
     ours = RunFolder(folder=tmp_path, resume=True)
-    ours.take_up(trainer)
+    ours.lock_to_resume(trainer)
     assert ours.checkpoint(trainer) == last
-    assert is_held(tmp_path)
+    assert is_locked(tmp_path)
     ours.release()
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_file_system_without_locks_holds_nothing(
@@ -159,13 +160,13 @@ def test_a_file_system_without_locks_holds_nothing(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    hold(tmp_path).close()
-    hold(tmp_path).close()
+    lock_folder(tmp_path).close()
+    lock_folder(tmp_path).close()
 
 
-def goes_on(folder: Path, **settings: Any) -> None:
+def resume(folder: Path, **settings: Any) -> None:
     ours = RunFolder(folder=folder, resume=True, **settings)
-    ours._hold(folder)
+    ours._lock_folder(folder)
     ours.release()
 
 
@@ -185,28 +186,28 @@ def unshared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("unshared")
 def test_a_run_goes_on_without_locks_when_asked_alone(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"add --run\.without_lock true") as told:
-        goes_on(tmp_path)
-    assert "The last that said so" not in str(told.value)
+        resume(tmp_path)
+    assert "The last known" not in str(told.value)
     (tmp_path / LOCK).write_text(NODE7)  # which was killed, or is at work
     with pytest.raises(RunFolderError, match=r"process 7 on node7 of job 42, since 2026-11-30"):
-        goes_on(tmp_path)
-    goes_on(tmp_path, without_lock=True)
-    mark(tmp_path, "42")
-    goes_on(tmp_path, job="42")  # a batch system runs it once
+        resume(tmp_path)
+    resume(tmp_path, without_lock=True)
+    record_job(tmp_path, "42")
+    resume(tmp_path, job="42")  # a batch system runs it once
     with pytest.raises(RunFolderError, match="without locks"):
-        goes_on(tmp_path, job="43")
+        resume(tmp_path, job="43")
 
 
 @pytest.mark.usefixtures("unshared")
 def test_a_new_run_needs_no_lock(tmp_path: Path) -> None:
     ours = RunFolder(folder=tmp_path / "new")
-    ours._hold(ours._resolve("fit"))
+    ours._lock_folder(ours._resolve("fit"))
     ours.release()
 
 
 def test_this_file_system_has_locks(tmp_path: Path) -> None:
     assert has_shared_locks(tmp_path)
-    with hold(tmp_path):
+    with lock_folder(tmp_path):
         assert has_shared_locks(tmp_path)
 
 
@@ -220,37 +221,37 @@ def test_the_options_of_a_mount_are_found() -> None:
 
 def test_who_holds_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    lock = hold(tmp_path)
+    lock = lock_folder(tmp_path)
     ours = owner_of(tmp_path)
     assert ours is not None
     assert (ours.host, ours.process, ours.job) == (socket.gethostname(), os.getpid(), "42")
     with pytest.raises(RunFolderError) as told:
-        hold(tmp_path)
+        lock_folder(tmp_path)
     assert f"process {os.getpid()} on {ours.host} of job 42, since {ours.since}" in str(told.value)
     assert "remove" not in str(told.value)
-    let_go(lock)
+    unlock(lock)
     assert owner_of(tmp_path) is None
 
 
 def test_the_way_out_where_the_owner_is_gone_or_elsewhere(tmp_path: Path) -> None:
-    lock = hold(tmp_path)
+    lock = lock_folder(tmp_path)
     (tmp_path / LOCK).write_text(NODE7)
     with pytest.raises(RunFolderError, match=rf"node7 is down.*remove {tmp_path / LOCK}\."):
-        hold(tmp_path)
+        lock_folder(tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (tmp_path / LOCK).write_text(json.dumps(asdict(replace(Owner.this(), process=gone.pid))))
     with pytest.raises(RunFolderError, match=rf"has ended.*fuser {tmp_path / LOCK}"):
-        hold(tmp_path)
+        lock_folder(tmp_path)
     for text in ("", "1", "{}", "no JSON"):  # of an earlier version
         (tmp_path / LOCK).write_text(text)
         with pytest.raises(RunFolderError, match=f"work in run folder {tmp_path}\\. Wait"):
-            hold(tmp_path)
+            lock_folder(tmp_path)
     lock.close()
 
 
 def test_a_run_that_goes_on_needs_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"run\.resume needs the folder to go on in"):
+    with pytest.raises(RunFolderError, match=r"run\.resume needs the folder to resume in"):
         RunFolder(root=tmp_path, resume=True)._resolve("fit")
     assert not list(tmp_path.iterdir())
 
@@ -264,18 +265,21 @@ def test_a_job_comes_back_to_its_own_folder_alone(tmp_path: Path) -> None:
             RunFolder(folder=mine, job=other)._resolve("fit")
 
 
-def test_a_job_queued_again_goes_on_with_its_own_configuration(tmp_path: Path) -> None:
+def test_a_job_queued_again_resumes_with_its_own_configuration(tmp_path: Path) -> None:
     run = tmp_path / "seed0"
-    given = ["--dataset", "acdc", "--run", str(run), "--job", "7", "--data.init_args.fold", "1"]
-    words = parser().parse_known_args(given)
+    given = ["--dataset", "acdc", "--loss", "ce", "--run", str(run), "--job", "7"]
+
+    def settings() -> dict[str, str | None]:
+        options, rest = parse(parser("train", None), [*given, "--data.init_args.fold", "1"])
+        return dict(run_settings(options, rest))
+
     run.mkdir()
-    mark(run, "7")
-    assert requeued(*words) == words  # it wrote nothing yet
+    record_job(run, "7")
+    assert settings()["data.init_args.fold"] == "1"  # it wrote nothing yet
     (run / "config.yaml").touch()
-    options, rest = requeued(*words)
-    assert (options.resume, options.run, options.dataset, rest) == (True, run, None, [])
-    mark(run, "8")
-    assert requeued(*words) == words
-    assert data_words(["--a", "1", "--data.x", "2", "3", "--data.y=4", "--b"]) == [
-        "--data.x", "2", "3", "--data.y=4"
-    ]  # fmt: skip
+    config = str(run / "config.yaml")
+    assert settings() == {
+        "config": config, "run.folder": str(run), "run.resume": "True", "run.job": "7"
+    }  # fmt: skip
+    record_job(run, "8")
+    assert settings()["run.loss"] == "ce"

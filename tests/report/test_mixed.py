@@ -45,7 +45,7 @@ def test_a_grid_ends_in_a_report_against_its_first_loss(
     losses: str, reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--dataset", "acdc"]
-    cells = make_cells(parse_losses(losses), [0], train_words=words, root=tmp_path)
+    cells = make_cells(parse_losses(losses), [0], train_args=words, root=tmp_path)
     for cell in cells:
         settings = {"margin": 10.0} if cell.loss.name == "mbls" else {}
         settings |= {key: float(value) for key, value in cell.loss.settings}

@@ -10,7 +10,7 @@ from mbls.cli import main
 from mbls.report import build
 from mbls.report.runs import find_runs
 from mbls.runtime.errors import ReportError
-from mbls.runtime.locks import hold
+from mbls.runtime.locks import lock_folder
 from tests.report.fake import DRAWS, write_run
 
 TABLES = ("report.html", "table.csv", "table.md", "table.tex")
@@ -75,7 +75,10 @@ def test_a_full_disk_leaves_the_earlier_report(run, tmp_path, monkeypatch):
 
 def test_one_report_at_a_time(run, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "PATIENCE", 0.0)
-    with hold(tmp_path), pytest.raises(ReportError, match="being written by another process"):
+    with (
+        lock_folder(tmp_path),
+        pytest.raises(ReportError, match="being written by another process"),
+    ):
         report(run, tmp_path)
     assert set(TABLES) <= set(report(run, tmp_path))
 

@@ -1,9 +1,5 @@
-"""Options and settings that do not exist: which one, where it stands, the nearest that does.
+"""jsonargparse's errors in short: which option or setting, its file and line, the nearest name."""
 
-Imports nothing heavy, so that a mistyped option is answered at once.
-"""
-
-import argparse
 import importlib
 import inspect
 import os
@@ -14,67 +10,40 @@ from pathlib import Path
 import yaml
 
 from mbls.config.choices import SafeLoader, did_you_mean
-from mbls.runtime.errors import UsageError
 
-__all__ = ["explain", "refuse_unknown"]
+__all__ = ["explain"]
 
-# LightningCLI's options without a dot, on which it has the last word
-PLAIN = ("--config", "--seed_everything", "--ckpt_path", "--weights_only", "--verbose", "--model",
-         "--data", "--trainer", "--optimizer", "--lr_scheduler", "--print_config", "--run",
-         "--return_predictions", "--datamodule", "--dataloaders")  # fmt: skip
 NOISE = re.compile(  # of jsonargparse, about types
     r"\s*(Does not validate against|Subtypes: |Errors:|(- )?Expected a <class 'NoneType'>|"
     r"Given value( type:|: [{\[N])|- Expected a path but|Subclass types expect|"
     r"- a (class path|dict)|$)"
 )
-QUOTE = "'"
 RENAMED = {  # class paths that configurations of before name
     "mbls.losses.LabelSmoothingLoss": "mbls.losses.CrossEntropyLoss, its alpha label_smoothing,",
     "mbls.losses.NeighbourConstraint": "mbls.losses.NeighborConstraint",
 }
-LOSS_WAY = "A loss takes settings as LOSS=mbls:margin=8 (--loss mbls:margin=8)."
-
-
-def refuse_unknown(words: Sequence[str], *parsers: argparse.ArgumentParser) -> None:
-    """Answer a mistyped option at once; dotted ones are LightningCLI's to judge.
-
-    Args:
-        words: The words that no parser took.
-        parsers: Whose options there are.
-
-    Raises:
-        UsageError: An option that no parser has, with the nearest that one has.
-    """
-    own = [option for p in parsers for option in p._option_string_actions if option[:2] == "--"]
-    for word in words:
-        name = word.partition("=")[0]
-        if name.startswith("--") and "." not in name and name.rstrip("+") not in PLAIN:
-            hint = did_you_mean(name, [*own, *PLAIN]).replace(QUOTE, "")
-            raise UsageError(f"Unknown option {name}.{hint} See {parsers[-1].prog} --help.")
-        if name.startswith("--loss."):
-            raise UsageError(f"Unknown option {name}. {LOSS_WAY}")
 
 
 def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] = ()) -> str:
-    """Return what a user is told where jsonargparse refuses words or files.
+    """Return the message for an error of jsonargparse about options or files.
 
     Args:
-        text: What it says.
+        text: The text of the error.
         options: Names of the options there are, ``trainer.max_epochs``.
         configs: The configuration files that were given.
     """
     files = [path for config in configs if (path := Path(config)).suffix and path.is_file()]
     if found := re.search(r"unrecognized arguments: (.*)", text, re.DOTALL):
-        words = [word.partition("=")[0] for word in found[1].split()]
-        word = next((word for word in words if word.startswith("--")), words[0])
-        hint = did_you_mean(word, [f"--{option}" for option in options])
-        return f"Unknown option {word}.{hint.replace(QUOTE, '')}"
+        names = [arg.partition("=")[0] for arg in found[1].split()]
+        name = next((name for name in names if name.startswith("--")), names[0])
+        hint = did_you_mean(name, [f"--{option}" for option in options]).replace("'", "")
+        return f"Unknown option {name}.{hint}"
     if found := re.search(r"does not accept option '([^']+)'", text):
         where = _place(files, key=found[1].rpartition(".")[2])
         return f"Unknown setting {found[1]!r}{where}.{did_you_mean(found[1], options)}"
-    slipped = "Not a valid subclass of" in text or "Option 'class_path' is not accepted" in text
-    if slipped and (beside := _beside_class_path(files)):
-        return beside
+    misplaced = "Not a valid subclass of" in text or "Option 'class_path' is not accepted" in text
+    if misplaced and (message := _next_to_class_path(files)):
+        return message
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         cls, name = _class_of(text, found), found[1]
         where = _place(files, key=name)
@@ -94,14 +63,14 @@ def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] 
 
 
 def _class_of(text: str, found: re.Match[str]) -> str:
-    """Return the class path that jsonargparse names nearest to what it says of it."""
+    """Return the class path that the error names nearest to a match."""
     before = re.findall(r"class_path '([^']+)'", text[: found.start()])
     after = re.findall(r"class_path='([^']+)'", text[found.end() :])
     return (before[-1:] or after[:1] or ["?"])[0]
 
 
 def _settings(class_path: str) -> list[str]:
-    """Return what a class can be made with; those of its bases where it hands them on."""
+    """Return the arguments of a class, those of its bases where it passes ``**kwargs`` on."""
     module, _, name = class_path.rpartition(".")
     names: list[str] = []
     try:
@@ -139,8 +108,8 @@ def _place(files: Sequence[Path], *, key: str | None = None, value: str | None =
     return ""
 
 
-def _beside_class_path(files: Sequence[Path]) -> str | None:
-    """Return what is told of a setting that stands beside a class_path and not below init_args."""
+def _next_to_class_path(files: Sequence[Path]) -> str | None:
+    """Return the message for a setting next to a class_path instead of below its init_args."""
     for file in reversed(files):
         for node in [_nodes(file), *(node for _, node in _keys(_nodes(file)))]:
             if not isinstance(node, yaml.MappingNode):
@@ -151,8 +120,8 @@ def _beside_class_path(files: Sequence[Path]) -> str | None:
             for name in names.keys() - {"class_path", "init_args", "dict_kwargs"}:
                 line = names[name].start_mark.line + 1
                 return (
-                    f"{file}, line {line}: {name!r} stands beside class_path. What a class is made "
-                    "with stands below its init_args."
+                    f"{file}, line {line}: {name!r} is next to class_path. Arguments of a class go "
+                    "below its init_args."
                 )
     return None
 
