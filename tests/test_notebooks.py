@@ -115,10 +115,10 @@ def test_it_runs_in_a_kernel_on_real_runs(
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two losses with two seeds, trained for an epoch on the ACDC phantom by a grid."""
-    from tests.tiny_grid import grid_words, run_grid
+    from tests.tiny_sweep import run_sweep, sweep_args
 
     home = tmp_path_factory.mktemp("grid")
-    assert run_grid(grid_words(home, losses="ce mbls:margin=3", seeds="0 1")).code == 0
+    assert run_sweep(sweep_args(home, losses="ce mbls:margin=3", seeds="0 1")).code == 0
     return home / "runs"
 
 

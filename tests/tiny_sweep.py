@@ -7,7 +7,7 @@ import yaml
 from tests.tiny import Done, finish, start
 
 
-def grid_words(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> list[str]:
+def sweep_args(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> list[str]:
     """Words of ``mbls benchmark`` whose settings, data and runs lie in ``folder``."""
     data = {
         "class_path": "datamodules.ACDCDataModule",
@@ -31,6 +31,6 @@ def grid_words(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> lis
     ]  # fmt: skip
 
 
-def run_grid(words: list[str], *, limit: float = 900) -> Done:
+def run_sweep(words: list[str], *, limit: float = 900) -> Done:
     """Run a grid to its end."""
     return finish(start("benchmark", *words), limit=limit)

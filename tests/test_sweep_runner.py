@@ -223,7 +223,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 def test_two_grids_run_each_cell_once(tmp_path: Path) -> None:
     code = (
         "import sys, io; from pathlib import Path; from rich.console import Console\n"
-        "from tests.test_grid_runner import grid, runner_module, fake_run, Runner, LineView\n"
+        "from tests.test_sweep_runner import grid, runner_module, fake_run, Runner, LineView\n"
         "runner_module.mbls_command = lambda w: [sys.executable, fake_run.__file__, *w]\n"
         "runner_module.POLL, runner_module.POLL_ELSEWHERE = 0.005, 0.02\n"
         "view = LineView(Console(file=io.StringIO()), title='', jobs=2, epochs=1)\n"
@@ -333,7 +333,7 @@ def test_a_run_of_other_settings_is_neither_kept_nor_lost(
                  "--dataset", "acdc"]) == 1  # fmt: skip
     told = capsys.readouterr().err
     assert f"{cell.folder} was made with other settings than this sweep's" in told
-    assert "trainer.max_epochs is 3, not 10. Give the grid a place of its own" in told
+    assert "trainer.max_epochs is 3, not 10. Give the sweep a place of its own" in told
     assert not starts(cell)
 
 

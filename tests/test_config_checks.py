@@ -1,0 +1,31 @@
+"""What a run is warned of before it starts."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from mbls.config.checks import warn_of_trained_patients
+
+
+@pytest.mark.parametrize(
+    ("root", "patients", "warned"),
+    [("/one", ["c", "b", "b"], "1 of the patients"), ("/one", ["c"], ""), ("/two", ["b"], "")],
+)
+def test_a_test_of_patients_that_were_trained_on_is_warned_of(
+    root: str, patients: list[str], warned: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """With another root they are of another site, whatever their names."""
+    data: Any = SimpleNamespace(patients=lambda part: patients)
+    given = {"init_args": {"root": root}}
+    warn_of_trained_patients(tmp_path, data, given)  # a folder of no run
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"root": "/one"}}}))
+    (tmp_path / "run.json").write_text(json.dumps({"trained_on": ["a", "b"]}))
+    warn_of_trained_patients(tmp_path, data, given)
+    printed = capsys.readouterr().out
+    assert warned in printed
+    assert bool(printed) == bool(warned)
