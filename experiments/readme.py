@@ -76,8 +76,8 @@ def make_variables() -> str:
     lines.append(f"SWITCHES := {' '.join(dict.fromkeys(switches))}")
     for option in options:
         if not option.kind or option.help:
-            targets = ", ".join(option.commands.split())
-            lines.append(f"#: {option.name.upper():<15}{_meaning(option)} ({targets})")
+            commands = ", ".join(option.commands.split())
+            lines.append(f"#: {option.name.upper():<15}{_meaning(option)} ({commands})")
     return "\n".join(lines)
 
 

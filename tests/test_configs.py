@@ -12,10 +12,10 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mbls.config.choices import choices, choose, compose, config_folder
-from mbls.config.cli import FACTS, CommandLine, command_line
+from mbls.config.cli import LINKS, CommandLine, command_line
 from mbls.runtime.errors import ChoiceError
 
-LINKED = {target.rpartition(".")[2] for targets in FACTS.values() for target in targets}
+LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
 
 
 @functools.cache

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from mbls.config.choices import below, read_yaml
 from mbls.config.identity import RUNTIME_ONLY, is_below
 from mbls.data import DataModule, missing_from
+from mbls.module import SegmentationModule
 from mbls.networks.trial import check_patch
 from mbls.runtime.errors import ChoiceError, RunFolderError, SettingError
 from mbls.runtime.ranks import print_once
@@ -98,7 +99,7 @@ def check_launcher(trainer: Trainer) -> None:
         )
 
 
-def check_fit(trainer: Trainer, model: LightningModule, data: DataModule) -> None:
+def check_fit(trainer: Trainer, model: SegmentationModule, data: DataModule) -> None:
     """Refuse a batch that ranks cannot share or the network cannot train on, before there are any.
 
     Raises:
@@ -123,7 +124,9 @@ def check_fit(trainer: Trainer, model: LightningModule, data: DataModule) -> Non
         check_patch(model.network, shape, divisor=model.divisor)
 
 
-def warn(trainer: Trainer, model: LightningModule, config: Mapping[str, Any], *, fit: bool) -> None:
+def warn(
+    trainer: Trainer, model: SegmentationModule, config: Mapping[str, Any], *, fit: bool
+) -> None:
     """Warn of what is allowed and most often not meant."""
     flip = below(config, "data", "init_args", "augmentation", "flip")
     if (axes := model.mirror) and not flip:

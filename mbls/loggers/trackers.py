@@ -44,12 +44,10 @@ class Tracker:
         """Show a figure under a name such as ``val/reliability`` at a step."""
         self._try(self._log_figure, name, figure, step)
 
-    @rank_zero_only
     def save(self) -> None:
         """Write what is left."""
         self._try(self._save)
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the tracker's run."""
         self._try(self._finalize, status)
@@ -109,7 +107,7 @@ class TensorBoard(Tracker, TensorBoardLogger):
         self.experiment.add_figure(name, figure, step)
 
 
-class MLflow(Tracker, MLFlowLogger):
+class MLflow(Tracker, MLFlowLogger):  # type: ignore[misc]  # of decorated methods
     """A run of an MLflow store; its id is kept in ``<run folder>/mlflow_run``.
 
     A resumed run logs the steps again that it repeats. MLflow's telemetry is off unless asked for.
