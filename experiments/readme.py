@@ -137,13 +137,13 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.runs.is_dir():
         text = with_section(text, "benchmark", benchmark_table(options.runs))
     options.readme.write_text(text)
-    makefile = ROOT / "Makefile"
+    makefile = options.readme.with_name("Makefile")
     makefile.write_text(with_section(makefile.read_text(), "options", make_variables()))
 
 
 def _split(text: str, name: str) -> tuple[str, str, str]:
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if opening not in text:
+    if f"# <{name}>" in text:  # a Makefile
         opening, closing = f"# <{name}>", f"# </{name}>"
     if text.count(opening) != 1 or text.count(closing) != 1:
         raise ValueError(f"The text must have {opening} and {closing} once each.")

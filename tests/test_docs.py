@@ -259,7 +259,8 @@ def test_make_readme_writes_between_the_markers(
     monkeypatch.setattr(readme, "DEFAULT_LOSSES", "ce mbls")
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- losses -->\n<!-- /losses -->\nb\n<!-- benchmark -->\nold\n"
-                    "<!-- /benchmark -->\nc\n")  # fmt: skip
+                    "<!-- /benchmark -->\nc\n<!-- options -->\n<!-- /options -->\n")  # fmt: skip
+    (tmp_path / "Makefile").write_text("# <options>\n# </options>\n")
     readme.main(["--readme", str(page), "--runs", str(tmp_path / "none")])
     assert readme.section(page.read_text(), "losses") == readme.losses_table()
     assert readme.section(page.read_text(), "benchmark") == "old"
