@@ -53,7 +53,7 @@ class CaseMetric(Metric):
         self.num_classes, self.num_cases = num_classes, num_cases
         self.ignore_index = check_ignore_index(ignore_index, num_classes)
 
-    def tell_apart(self, *settings: object) -> None:
+    def keep_apart(self, *settings: object) -> None:
         """Keep a collection from merging this metric with one of other settings.
 
         torchmetrics' compute groups merge, for good, metrics whose states are equal after the first

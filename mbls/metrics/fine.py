@@ -84,7 +84,7 @@ class FineHistogram(CaseMetric):
         channels = 1 + num_classes + len(self.unions)
         zeros = torch.zeros(len(self.regions), channels, FINE_CELLS, 3, dtype=torch.int64)
         self.add_state("cells", zeros, dist_reduce_fx="sum")
-        self.tell_apart(self.regions)
+        self.keep_apart(self.regions)
 
     def update(
         self,

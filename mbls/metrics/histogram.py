@@ -90,7 +90,7 @@ class CalibrationHistogram(CaseMetric):
             "known": torch.zeros((), dtype=torch.int64),
         }.items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.tell_apart(self.regions, dilated_mm, boundary_mm)
+        self.keep_apart(self.regions, dilated_mm, boundary_mm)
         lower = torch.from_numpy(grid_edges())
         lower = torch.cat([lower[:1], lower[:-1]]) * FIXED_ONE  # of cells 0..60
         self.register_buffer("edges", lower.to(torch.int64), persistent=False)

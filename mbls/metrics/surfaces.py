@@ -314,7 +314,7 @@ class NormalizedSurfaceDice(SurfaceMetric):
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0 mm, got {tolerance}.")
         self.tolerance = tolerance
-        self.tell_apart(type(self).__name__, tolerance)
+        self.keep_apart(type(self).__name__, tolerance)
 
     def score(self, surfaces: Surfaces) -> float:
         """Return :meth:`Surfaces.within` the tolerance."""

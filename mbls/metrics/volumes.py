@@ -54,7 +54,7 @@ class VolumeMetric(CaseMetric):
             for name in ("total", "number"):
                 zeros = torch.zeros(len(self.members), dtype=torch.int64)
                 self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.tell_apart(type(self).__name__)
+        self.keep_apart(type(self).__name__)
 
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
