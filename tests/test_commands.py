@@ -45,7 +45,10 @@ def test_fit_validate_test_and_predict_from_layered_files(
     [
         (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
         (["--model.loss", "mbls.losses.MarginLos"], "MarginLos"),
-        (["--model.loss", "mbls.losses.LabelSmoothingLoss"], "CrossEntropyLoss, its alpha label_sm"),
+        (
+            ["--model.loss", "mbls.losses.LabelSmoothingLoss"],
+            "CrossEntropyLoss, its alpha label_sm",
+        ),
         (["--model.loss.init_args.margn", "3"], "margn"),
         (["--data.init_args.sise", "3"], "sise"),
         (["--los", "ce"], "Unknown option --los. Did you mean --loss?"),
