@@ -47,7 +47,7 @@ def test_fit_validate_test_and_predict_from_layered_files(
         (["--model.loss", "mbls.losses.MarginLos"], "MarginLos"),
         (
             ["--model.loss", "mbls.losses.LabelSmoothingLoss"],
-            "CrossEntropyLoss, its alpha label_sm",
+            "its alpha label_smoothing",
         ),
         (["--model.loss.init_args.margn", "3"], "margn"),
         (["--data.init_args.sise", "3"], "sise"),
