@@ -1,8 +1,9 @@
-"""Updates the tables of README.md and the Makefile.
+"""Updates the tables of README.md, docs and the Makefile.
 
-``make readme`` writes the losses and the options, and the default benchmark's results where ``make
-benchmark`` has left its runs. A table is between ``<!-- losses -->`` and ``<!-- /losses -->``, in
-the Makefile between ``# <options>`` and ``# </options>``.
+``make readme`` writes the losses, the options and the diagram of the code, and the default
+benchmark's results where ``make benchmark`` has left its runs. A table is between
+``<!-- losses -->`` and ``<!-- /losses -->``, in the Makefile between ``# <options>`` and
+``# </options>``.
 """
 
 import argparse
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import mbls.losses
+from experiments.structure import diagram
 from mbls.commands.benchmark import DEFAULT_LOSSES, DEFAULT_PRESET, DEFAULT_ROOT
 from mbls.config.choices import config_folder
 from mbls.config.options import OPTIONS, Option
 from mbls.losses.catalogue import Entry, loss_entries
 
 __all__ = [
+    "TABLES",
     "benchmark_table",
     "losses_table",
     "main",
@@ -44,12 +47,11 @@ NOT_RUN = "Not run for this version: `make benchmark`, then `make readme`."
 
 
 def losses_table() -> str:
-    """Return the table of the losses in Markdown: name, formula, paper, file."""
+    """Return the table of the losses in Markdown: name, formula, paper, file in mbls/losses."""
     rows = ["| `LOSS` | formula | paper | file |", "|---|---|---|---|"]
     for entry in loss_entries(config_folder() / "loss"):
-        file = _file(entry)
-        link = f"[`{Path(file).stem}`]({file})"
-        rows.append(f"| `{entry.name}` | {_code(entry.formula)} | {entry.paper} | {link} |")
+        cells = [f"`{entry.name}`", _code(entry.formula), entry.paper, f"`{_file(entry)}`"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -126,19 +128,18 @@ def with_section(text: str, name: str, content: str) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Write the tables into README.md and the Makefile."""
+    """Write the tables into their files."""
     p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     p.add_argument("--runs", type=Path, default=DEFAULT_ROOT / "acdc", metavar="FOLDER",
                    help=f"of the benchmark (default: {DEFAULT_ROOT}/acdc, if there)")  # fmt: skip
-    p.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
+    p.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the checkout")
     options = p.parse_args(args)
-    text = with_section(options.readme.read_text(), "losses", losses_table())
-    text = with_section(text, "options", options_table())
+    contents = {place: table() for place, table in TABLES.items()}
     if options.runs.is_dir():
-        text = with_section(text, "benchmark", benchmark_table(options.runs))
-    options.readme.write_text(text)
-    makefile = options.readme.with_name("Makefile")
-    makefile.write_text(with_section(makefile.read_text(), "options", make_variables()))
+        contents["README.md", "benchmark"] = benchmark_table(options.runs)
+    for (name, marker), content in contents.items():
+        file = options.root / name
+        file.write_text(with_section(file.read_text(), marker, content))
 
 
 def _split(text: str, name: str) -> tuple[str, str, str]:
@@ -156,7 +157,7 @@ def _file(entry: Entry) -> str:
     """Return the file of a loss's formula: of a sum, that of the part that is not a usual one."""
     names = [name for name in re.findall(r"\w+Loss", entry.cls) if name not in USUAL]
     cls = getattr(mbls.losses, names[0] if names else entry.cls)
-    return f"{cls.__module__.replace('.', '/')}.py"
+    return f"{cls.__module__.removeprefix('mbls.losses.').replace('.', '/')}.py"
 
 
 def _code(formula: str) -> str:
@@ -193,6 +194,14 @@ def _at(metrics: Mapping[str, Any], path: Sequence[str]) -> float:
 
 def _command(loss: str) -> str:
     return f"make benchmark LOSSES={loss} PRESET={DEFAULT_PRESET} ROOT={DEFAULT_ROOT}"
+
+
+TABLES = {  # (file, marker) -> its content, without the results of runs
+    ("docs/losses.md", "losses"): losses_table,
+    ("docs/commands.md", "options"): options_table,
+    ("docs/architecture.md", "diagram"): diagram,
+    ("Makefile", "options"): make_variables,
+}
 
 
 if __name__ == "__main__":

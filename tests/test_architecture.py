@@ -2,8 +2,7 @@
 
 import pytest
 
-from experiments.readme import section
-from experiments.structure import RANK, ROOT, climbing, diagram, imports, room, source_files
+from experiments.structure import RANK, climbing, imports, room, source_files
 
 
 def test_every_file_belongs_to_a_room() -> None:
@@ -18,8 +17,3 @@ def test_imports_point_down(name: str) -> None:
 def test_mbls_does_not_import_datamodules() -> None:
     ours = [path for path in source_files() if room(path).startswith("mbls")]
     assert not [path for path in ours if "datamodules" in imports(path)]
-
-
-def test_diagram_in_the_docs_is_that_of_the_code() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    assert section(page, "diagram") == diagram(), "run `make readme`"

@@ -27,7 +27,7 @@ SHELL = [block for block in ALL if block.language == "sh"]
 SHRUNKEN = {
     "make benchmark": "make benchmark LOSSES='ce mbls' SEEDS=0 PRESET=small ROOT=runs/small"
 }
-LANGUAGES = {"python", "sh", "yaml", "bibtex", ""}  # without one: a tree, nothing to run
+LANGUAGES = {"python", "sh", "yaml", "bibtex", "mermaid", ""}  # without one: a tree, nothing to run
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
@@ -189,9 +189,10 @@ def test_variables_and_choices_in_tables_exist(page: Path) -> None:
                 parse_losses(losses)
 
 
-def test_the_table_of_losses_is_current() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert readme.section(text, "losses") == readme.losses_table(), "run `make readme`"
+@pytest.mark.parametrize(("file", "marker"), readme.TABLES)
+def test_generated_tables_are_current(file: str, marker: str) -> None:
+    text = (ROOT / file).read_text()
+    assert readme.section(text, marker) == readme.TABLES[file, marker](), "run `make readme`"
 
 
 def test_the_table_of_losses_names_each_with_its_file() -> None:
@@ -202,7 +203,7 @@ def test_the_table_of_losses_names_each_with_its_file() -> None:
         in rows[choices("loss").index("mbls")]
     )
     for row in rows:
-        assert (ROOT / re.findall(r"\]\(([^)]+)\)", row)[-1]).is_file()
+        assert (ROOT / "mbls" / "losses" / re.findall(r"`([\w/]+\.py)`", row)[-1]).is_file()
         assert len(re.findall(r"(?<!\\)\|", row)) == 5
 
 
@@ -253,17 +254,18 @@ def test_the_results_are_those_of_the_runs(tmp_path: Path) -> None:
         readme.benchmark_table(tmp_path / "acdc", losses="ce ls")
 
 
-def test_make_readme_writes_between_the_markers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readme, "DEFAULT_LOSSES", "ce mbls")
-    page = tmp_path / "README.md"
-    page.write_text("a\n<!-- losses -->\n<!-- /losses -->\nb\n<!-- benchmark -->\nold\n"
-                    "<!-- /benchmark -->\nc\n<!-- options -->\n<!-- /options -->\n")  # fmt: skip
-    (tmp_path / "Makefile").write_text("# <options>\n# </options>\n")
-    readme.main(["--readme", str(page), "--runs", str(tmp_path / "none")])
-    assert readme.section(page.read_text(), "losses") == readme.losses_table()
-    assert readme.section(page.read_text(), "benchmark") == "old"
-    assert page.read_text().startswith("a\n<!-- losses -->\n| `LOSS`")
+def test_make_readme_writes_between_the_markers(tmp_path: Path) -> None:
+    for file, marker in (*readme.TABLES, ("README.md", "benchmark")):
+        page = tmp_path / file
+        page.parent.mkdir(exist_ok=True)
+        form = (
+            "# <{}>\n# </{}>\n" if file == "Makefile" else "a\n<!-- {} -->\nold\n<!-- /{} -->\nc\n"
+        )
+        page.write_text(form.format(marker, marker))
+    readme.main(["--root", str(tmp_path), "--runs", str(tmp_path / "none")])
+    for (file, marker), table in readme.TABLES.items():
+        assert readme.section((tmp_path / file).read_text(), marker) == table()
+    text = (tmp_path / "README.md").read_text()
+    assert text == "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nc\n"
     with pytest.raises(ValueError, match="must have <!-- x --> and <!-- /x --> once each"):
-        readme.section(page.read_text(), "x")
+        readme.section(text, "x")

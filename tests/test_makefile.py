@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from experiments.readme import make_variables, options_table, section
 from mbls.config.options import OPTIONS, parser
 from tests.tiny import MBLS, ROOT
 
@@ -79,12 +78,6 @@ def test_a_resumed_run_takes_no_default_and_is_told_what_was_given() -> None:
     assert "--loss" not in plain
     assert '--loss "ce"' in make("train", "RUN=r", "RESUME=1", "LOSS=ce").stdout
     assert '--dataset "brats"' in make("train", "RUN=r", "RESUME=1", "DATASET=brats").stdout
-
-
-def test_makefile_and_readme_have_the_table_of_options() -> None:
-    """``make readme`` writes both."""
-    assert section((ROOT / "Makefile").read_text(), "options") == make_variables()
-    assert section((ROOT / "README.md").read_text(), "options") == options_table()
 
 
 def test_each_variable_is_an_option_of_its_command() -> None:

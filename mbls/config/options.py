@@ -1,7 +1,8 @@
-"""The table of options, from which come argparse, make's variables, and README's table.
+"""The table of options: argparse, make's variables and docs/commands.md are made from it.
 
 ``--data-root`` of a command is ``DATA_ROOT=`` of the make target of its name; ``make readme``
-writes the table into the Makefile and the README. Other options go to LightningCLI as they are.
+writes the table into the Makefile and docs/commands.md. Other options go to LightningCLI as they
+are.
 Imports nothing heavy, so that a typo is answered at once.
 """
 
