@@ -1,6 +1,6 @@
 """The console script ``mbls``: a small dispatcher.
 
-It imports nothing heavy, so that ``mbls --help`` and a mistyped name are answered at once: torch,
+It imports nothing heavy, which keeps ``mbls --help`` and the answer to a typo fast: torch,
 lightning and monai are imported when work starts.
 """
 
@@ -38,7 +38,7 @@ COMMANDS = {
     "check-data": ("mbls.commands.check_data", "check every case and list all problems"),
     "splits": ("mbls.commands.splits", "write the folds of a dataset's patients as JSON"),
     "cache-info": ("datamodules.cache.commands", "list the caches: dataset, settings, size, age"),
-    "cache-clean": ("datamodules.cache.commands", "remove what no settings of today use any more"),
+    "cache-clean": ("datamodules.cache.commands", "remove caches that nothing uses any more"),
     "list": ("mbls.commands.list_choices", "list datasets, losses, networks and presets"),
     "losses": ("mbls.commands.losses", "print the table of the losses, with formulas and papers"),
     "fit": ("mbls.config.cli", "LightningCLI: fit --config FILE ..."),
@@ -82,21 +82,21 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         status = report(command, error)
-        if in_job():  # ending Python would wait for other ranks, and they for this one
+        if in_job():  # a normal exit would wait for other ranks, and they for this one
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
         return status
     atexit.unregister(leave_job)
-    atexit.register(leave_job)  # the others have finished, too
+    atexit.register(leave_job)  # the other ranks have finished as well
     return status
 
 
 def report(command: str, error: Exception) -> int:
     """Print an error, and return the exit status.
 
-    What all ranks raise alike is reported by rank 0, whose status is the job's: another rank that
-    failed before it would end it before it could.
+    Only rank 0 reports an error that all ranks raise; the others return 0, since a launcher kills
+    rank 0 as soon as another rank fails.
     """
     of_all = getattr(error, "of_all_ranks", False)
     if of_all and is_worker():
@@ -119,9 +119,9 @@ def run(command: str, args: list[str]) -> int:
 
 
 def add_current_folder() -> None:
-    """Let a ``class_path`` name a module of the current folder, after all installed ones.
+    """Append the current folder to ``sys.path``, so a ``class_path`` can name a module in it.
 
-    ``python -m mbls.cli`` does so; a console script has its own folder there.
+    ``python -m mbls.cli`` does this by itself; a console script does not.
     """
     here = str(Path.cwd())
     if not sys.flags.safe_path and here not in sys.path:

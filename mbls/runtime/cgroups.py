@@ -1,4 +1,4 @@
-"""The control groups around this process: a container's, a batch job's; imports nothing heavy."""
+"""The cgroups of this process, such as a container's or a batch job's; imports nothing heavy."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +7,13 @@ __all__ = ["control_groups"]
 
 
 def control_groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
-    """Yield version (1 or 2) and folder of each group that may limit this process.
+    """Yield version (1 or 2) and folder of each cgroup that may limit this process.
 
-    A folder need not be there, nor have a limit.
+    The folder may be missing, or set no limit.
 
     Args:
-        controller: What is limited, ``"memory"`` or ``"cpu"``.
-        root: Where ``proc`` and ``sys`` are.
+        controller: ``"memory"`` or ``"cpu"``.
+        root: Folder that contains ``proc`` and ``sys``.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

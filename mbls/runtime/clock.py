@@ -1,4 +1,4 @@
-"""Times as they are shown: of the day, how long, and in front of a line of a log."""
+"""Format times of day, durations and log timestamps."""
 
 from datetime import datetime, timedelta
 
@@ -6,7 +6,7 @@ __all__ = ["clock", "duration", "stamped"]
 
 
 def clock(seconds: float) -> str:
-    """Return the time of day in ``seconds`` from now; the day too if it is not today."""
+    """Return the time of day ``seconds`` from now, with the day if it is not today."""
     now = datetime.now()
     then = now + timedelta(seconds=seconds)
     if then.date() == now.date():
@@ -22,5 +22,5 @@ def duration(seconds: float) -> str:
 
 
 def stamped(text: str) -> str:
-    """Return a line of a log: ``[19:52:03] text``."""
+    """Return ``text`` with a timestamp: ``[19:52:03] text``."""
     return f"[{datetime.now():%H:%M:%S}] {text}"

@@ -1,8 +1,4 @@
-"""Errors of the user, whose message the command line shows without a traceback.
-
-``for_user`` marks them, so that other packages can mark theirs without importing this one.
-``of_all_ranks`` marks those that rank 0 raises too, and reports: the other ranks do not.
-"""
+"""User errors: the command line prints their message without a traceback."""
 
 import errno
 import re
@@ -21,6 +17,7 @@ __all__ = [
     "RunFolderError",
     "SettingError",
     "UsageError",
+    "UserError",
     "message_for_user",
     "setting_errors",
 ]
@@ -30,84 +27,78 @@ RESUME = (
     "Resume a run with make train RUN=FOLDER RESUME=1 (mbls train --run FOLDER --resume); start a "
     "test or a prediction again."
 )
-UNION = "Does not validate against any of the Union subtypes"  # jsonargparse about a constructor
+UNION = "Does not validate against any of the Union subtypes"  # jsonargparse on a constructor
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-class ChoiceError(ValueError):
-    """A name that no configuration file has."""
+class UserError(Exception):
+    """Base class of user errors.
 
-    for_user = True
-
-
-class UsageError(ChoiceError):
-    """An option or a setting that does not exist, or a value that it does not take."""
-
-    status = 2
-
-
-class SettingError(ValueError):
-    """A setting that a class refused when it was made from the configuration."""
-
-    for_user = True
-
-
-class MissingExtraError(ImportError):
-    """A package that an option needs and that is not installed."""
-
-    for_user = True
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used here."""
-
-    for_user = True
-    of_all_ranks = False
-
-
-class RunFolderError(ValueError):
-    """A run folder that is missing, taken or incomplete."""
-
-    for_user = True
-    of_all_ranks = False
-
-
-class OutputError(ValueError):
-    """A place that predictions cannot be written to."""
-
-    for_user = True
-    of_all_ranks = False
-
-
-class ReportError(ValueError):
-    """Runs of which no report can be made."""
-
-    for_user = True
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a weight that became NaN or infinite."""
-
-    for_user = True
-    of_all_ranks = True
-
-
-class FirstRankError(RuntimeError):
-    """A rank that ends because rank 0 failed before it."""
-
-    for_user = True
-    of_all_ranks = True
-
-
-class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
-    """A run that a signal stopped in good order.
-
-    Args:
-        message: Where the run stopped, and how to go on.
+    Attributes:
+        for_user: True. Another package can set it on its own errors without importing this one.
+        of_all_ranks: True if every rank raises the error: only rank 0 prints it.
         status: Exit status of the process.
     """
 
     for_user = True
+    of_all_ranks = False
+    status = 1
+
+
+class ChoiceError(UserError, ValueError):
+    """No configuration file has this name."""
+
+
+class UsageError(ChoiceError):
+    """An option or a setting does not exist, or does not accept the value."""
+
+    status = 2
+
+
+class SettingError(UserError, ValueError):
+    """A constructor rejected a setting of the configuration."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """An option needs a package that is not installed."""
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint cannot be used."""
+
+
+class RunFolderError(UserError, ValueError):
+    """A run folder is missing, locked or incomplete."""
+
+
+class OutputError(UserError, ValueError):
+    """An output file cannot be written."""
+
+
+class ReportError(UserError, ValueError):
+    """The runs cannot be reported."""
+
+
+class NonFiniteError(UserError, RuntimeError):
+    """A loss or a weight became NaN or infinite."""
+
+    of_all_ranks = True
+
+
+class FirstRankError(UserError, RuntimeError):
+    """This rank ends because rank 0 failed."""
+
+    of_all_ranks = True
+
+
+class Interrupted(UserError, RuntimeError):  # noqa: N818  (not a failure)
+    """A signal stopped the run after it had written a checkpoint.
+
+    Args:
+        message: Where the run stopped, and how to resume it.
+        status: Exit status of the process.
+    """
+
     of_all_ranks = True
 
     def __init__(self, message: str, *, status: int = 1) -> None:
@@ -117,13 +108,13 @@ class Interrupted(RuntimeError):  # noqa: N818  (it is no fault)
 
 @contextmanager
 def setting_errors(*others: type[Exception]) -> Iterator[None]:
-    """Turn what constructors raise about their settings into an error of the user.
+    """Turn errors that constructors raise about their settings into SettingError.
 
     Args:
-        others: Errors of theirs besides ValueError.
+        others: Exceptions to convert in addition to ValueError.
 
     Raises:
-        SettingError: With the constructor's own message.
+        SettingError: With the message of the original error.
     """
     refusals: tuple[type[Exception], ...] = (ValueError, *others)
     try:
@@ -138,17 +129,17 @@ def setting_errors(*others: type[Exception]) -> Iterator[None]:
 
 
 def message_for_user(error: BaseException) -> str | None:
-    """Return the message for an error of the user, None for a fault of the code."""
+    """Return the message of a user error, or None for a bug."""
     if getattr(error, "for_user", False):
         return str(error)
     if died := WORKER_DIED.search(str(error)):
         return (
-            f"A process that loads data has died ({died.group(1)}). Most often the system was out "
-            f"of memory: take fewer of them (--data.init_args.num_workers). {RESUME}"
+            f"A DataLoader worker died ({died.group(1)}), most often because the system ran out "
+            f"of memory: use fewer workers (--data.init_args.num_workers). {RESUME}"
         )
     if isinstance(error, OSError) and error.errno in DISK:
         return (
-            f"{error.filename or 'A file'} cannot be written or read ({error.strerror}). What was "
-            "written before is complete."
+            f"{error.filename or 'A file'} cannot be written or read ({error.strerror}). Files "
+            "written before are complete."
         )
     return None

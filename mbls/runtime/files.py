@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and errors where they cannot be."""
+"""Atomic writing of files and folders, and errors if they cannot be written."""
 
 import contextlib
 import errno
@@ -22,16 +22,15 @@ __all__ = [
 ]
 
 INCOMING = "incoming"
-"""Suffix of what is not written to its end yet."""
+"""Suffix of files and folders that are being written."""
 
-ROOM = ("ENOSPC", "EDQUOT", "EFBIG")
+DISK_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
 
 
 def incoming_name(path: Path) -> Path:
-    """Return the name under which this process writes what becomes ``path``; no other has it.
+    """Return the temporary name, unique to this process, that is renamed to ``path``.
 
-    Two processes that write one file, where nothing could keep them apart, then end with the file
-    of one of them, and not with a mix of both.
+    If two processes write the same file without a lock, one file wins; they are never mixed.
     """
     return path.with_name(path.name + _suffix())
 
@@ -41,11 +40,11 @@ def _suffix() -> str:
 
 
 def clear_incoming(folder: Path, names: str = "*") -> None:
-    """Remove what processes that were killed have left half written; call it with a lock held.
+    """Remove temporary files of killed processes; the caller must have locked the folder.
 
     Args:
-        folder: Where they wrote.
-        names: Pattern of the names, for a folder that is not ours alone.
+        folder: The folder to clean.
+        names: Pattern of the file names, for a folder that other programs write to as well.
     """
     for path in folder.glob(f"{names}.{INCOMING}"):
         if path.is_dir():
@@ -57,10 +56,10 @@ def clear_incoming(folder: Path, names: str = "*") -> None:
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``place`` into an error with the way out.
+    """Turn an OSError on writing ``place`` into an OutputError that says what to do.
 
     Raises:
-        OutputError: No room, no permission, a disk that fails.
+        OutputError: The disk is full or fails, or permission is missing.
     """
     try:
         yield
@@ -70,10 +69,10 @@ def writing(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file under another name; at the end it is on the disk and renamed to ``path``.
+    """Open a temporary file, which is synced to disk and renamed to ``path`` on success.
 
     Raises:
-        OutputError: It cannot be written. Whatever is raised, what was there is still there.
+        OutputError: The file cannot be written. After any error the old file is unchanged.
     """
     incoming = incoming_name(path)
     try:
@@ -90,10 +89,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``path`` as :func:`replacing` does: old or new, never half.
+    """Write ``path`` atomically, with :func:`replacing`.
 
     Raises:
-        OutputError: It cannot be written; what was there is still there.
+        OutputError: The file cannot be written; the old file is unchanged.
     """
     with replacing(path) as file:
         file.write(content)
@@ -101,12 +100,12 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replace_files(folder: Path, *, mark: str) -> Iterator[Path]:
-    """Yield a place for files that come into ``folder`` together, when all are on the disk.
+    """Yield a temporary folder whose files are moved into ``folder`` together at the end.
 
     Args:
-        folder: Where they are read; one process at a time may write there.
-        mark: The file without which nobody reads the others: it goes first and comes last, so
-            that files of two sets, which a kill may leave, are never taken for one.
+        folder: The destination; only one process at a time may write there.
+        mark: The file that marks the set as complete: readers ignore the others without it. It is
+            removed first and moved last, so a kill never leaves a mix of two sets that looks valid.
     """
     clear_incoming(folder)
     incoming = incoming_name(folder / mark)
@@ -124,12 +123,12 @@ def replace_files(folder: Path, *, mark: str) -> Iterator[Path]:
 
 
 def unwritable(place: Path, error: OSError) -> str:
-    """Return the message for a place that the system refuses to write."""
-    full = error.errno in (getattr(errno, name, None) for name in ROOM)
-    way_out = "Free some room" if full else "Give permission to write there"
+    """Return the message of an error on writing ``place``."""
+    full = error.errno in (getattr(errno, name, None) for name in DISK_FULL)
+    way_out = "Free some disk space" if full else "Check its permissions"
     name = str(place).removesuffix(_suffix())
     return (
-        f"{name} cannot be written ({error.strerror or error}). What was written before is "
-        f"complete. {way_out}; resume a run with make train RUN=FOLDER RESUME=1 (mbls train --run "
+        f"{name} cannot be written ({error.strerror or error}). Files written before are complete. "
+        f"{way_out}, then resume a run with make train RUN=FOLDER RESUME=1 (mbls train --run "
         "FOLDER --resume)."
     )

@@ -1,4 +1,4 @@
-"""Locks on folders and logs: of one process at a time, released by the kernel when it ends."""
+"""Exclusive locks on folders and logs, which the kernel releases when the process ends."""
 
 import errno
 import fcntl
@@ -30,22 +30,22 @@ __all__ = [
 ]
 
 LOCK = "lock"
-"""File in a folder, locked by the process that writes there; its content names that process."""
+"""Lock file in a folder; it names the process that has locked it."""
 
-JOB_IDS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")  # what batch systems call a job's id
-NODE_LOCAL = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mounts: Lustre, NFS
-TRIES = 5  # 0.02 s apart: is_locked shares the lock for a moment
+JOB_IDS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+NODE_LOCAL = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options
+TRIES = 5  # 0.02 s apart: is_locked takes a shared lock for a moment
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # errors of a file system without locks
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that has locked a folder, as it wrote itself.
+    """The process that has locked a folder, as recorded in the lock file.
 
     Args:
-        host: Its machine.
-        process: Its id there.
-        job: Id of its batch job, empty where it has none.
+        host: Host name.
+        process: Process id.
+        job: Id of the batch job, empty if there is none.
         since: When it locked the folder, ``2026-11-30 19:52``.
     """
 
@@ -66,7 +66,7 @@ class Owner:
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Return who has locked a folder, or was killed while it had; None where nobody is known."""
+    """Return the process that locks a folder, or was killed while it did; None if unknown."""
     try:
         return Owner(**json.loads((folder / LOCK).read_text()))
     except (OSError, ValueError, TypeError):
@@ -74,19 +74,19 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def has_shared_locks(folder: Path) -> bool:
-    """Return True if a lock in a folder is seen by every machine that sees the folder.
+    """Return True if locks in a folder work across all machines that mount it.
 
-    It is not where the file system has none (Lustre without ``-o flock``, some FUSE), nor where
-    the mount keeps them to the machine (Lustre's ``localflock``, NFS's ``local_lock``).
+    They do not if the file system has no locks (Lustre without ``-o flock``, some FUSE), or if the
+    mount keeps them local (Lustre's ``localflock``, NFS's ``local_lock``).
 
     Raises:
-        OSError: Nobody can write in the folder.
+        OSError: The folder cannot be written.
     """
     with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass  # another process has it
+            pass  # locked by another process
         except OSError as error:
             if error.errno in NO_LOCKS:
                 return False
@@ -96,22 +96,22 @@ def has_shared_locks(folder: Path) -> bool:
 
 
 def _mount_options(device: str) -> set[str]:
-    """Return the options of a mounted device, ``major:minor``; none where Linux does not say."""
+    """Return the mount options of a device, ``major:minor``; none if they are unknown."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
         return set()
     fields = [line.split() for line in mounts]
-    return {word for f in fields if f[2] == device for word in f"{f[5]},{f[-1]}".split(",")}
+    return {option for f in fields if f[2] == device for option in f"{f[5]},{f[-1]}".split(",")}
 
 
 def try_lock_folder(folder: Path) -> IO[str] | None:
-    """Lock a folder for this process until :func:`unlock`; None where another one has it.
+    """Lock a folder until :func:`unlock`; return None if another process has locked it.
 
     On a file system without locks nothing is locked.
 
     Raises:
-        RunFolderError: Nobody can write in the folder, or it has just been moved away.
+        RunFolderError: The folder cannot be written, or has just been moved.
     """
     path = folder / LOCK
     try:
@@ -126,17 +126,17 @@ def try_lock_folder(folder: Path) -> IO[str] | None:
                     return file
                 file.close()
                 raise
-            file.close()  # locked, or removed by its owner: look again
+            file.close()  # locked, or removed by its owner: try again
             time.sleep(0.02)
     except OSError as error:
         raise RunFolderError(
-            f"Run folder {folder} cannot be written to ({error.strerror})."
+            f"Run folder {folder} cannot be written ({error.strerror})."
         ) from error
     return None
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Lock an open file for this process, and return True if no other one has it.
+    """Lock an open file; return False if another process has locked it.
 
     Raises:
         OSError: The file system has no locks (``NO_LOCKS``).
@@ -149,7 +149,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _write(file: IO[str], text: str) -> None:
-    """Write the owner; a full disk does not matter."""
+    """Replace the content of a lock file; errors are ignored, since it is only informative."""
     with suppress(OSError):
         file.truncate(0)
         file.write(text)
@@ -164,7 +164,7 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 
 def unlock(file: IO[str]) -> None:
-    """Release a lock, also where a process that was forked meanwhile has the file open."""
+    """Release a lock, even if a forked child still has the file open."""
     _write(file, "")
     with suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -172,21 +172,21 @@ def unlock(file: IO[str]) -> None:
 
 
 def lock_folder(folder: Path, *, patience: float = 0.0) -> IO[str]:
-    """Lock a folder as :func:`try_lock_folder` does, or wait for the process that has it.
+    """Lock a folder with :func:`try_lock_folder`, waiting for another process if necessary.
 
     Args:
         folder: A run folder, or one below it.
-        patience: Seconds to wait for another process to end.
+        patience: Seconds to wait for another process to release it.
 
     Raises:
-        RunFolderError: Another process writes in the folder, or nobody can.
+        RunFolderError: Another process has locked the folder, or it cannot be written.
     """
     end = time.monotonic() + patience
     while (file := try_lock_folder(folder)) is None:
         if time.monotonic() >= end:
             raise RunFolderError(
-                f"Another process is at work in run folder {folder}{_who(folder)}. Wait for its "
-                f"end, or start a run of its own.{_way_out(folder)}"
+                f"Run folder {folder} is locked by another process{_who(folder)}. Wait for it to "
+                f"end, or start a new run.{_way_out(folder)}"
             )
         time.sleep(min(1.0, patience))
     return file
@@ -194,7 +194,7 @@ def lock_folder(folder: Path, *, patience: float = 0.0) -> IO[str]:
 
 @contextmanager
 def locked_folder(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Lock a folder as :func:`lock_folder` does while something is written there."""
+    """Lock a folder with :func:`lock_folder` for the duration of a ``with`` block."""
     file = lock_folder(folder, patience=patience)
     try:
         yield
@@ -208,26 +208,26 @@ def _who(folder: Path) -> str:
 
 
 def _way_out(folder: Path) -> str:
-    """Return what to do where the owner of a locked folder has ended, or is elsewhere."""
+    """Return what to do if the owner of a lock has ended, or is on another host."""
     owner, path = owner_of(folder), folder / LOCK
     if owner is None:
         return ""
     if owner.host != socket.gethostname():
         return (
-            f" Where {owner.host} is down, its file server may not know it: make sure that nothing "
-            f"runs there, and remove {path}."
+            f" If {owner.host} is down, the file server may not have released the lock: make sure "
+            f"that nothing runs there, and remove {path}."
         )
     try:
         os.kill(owner.process, 0)
     except ProcessLookupError:
-        return f" That process has ended, one that it started has not: fuser {path} names it."
+        return f" That process has ended, but a child of it has not: fuser {path} names it."
     except PermissionError:  # another user's
         pass
     return ""
 
 
 def is_locked(folder: Path) -> bool:
-    """Return True if a process has locked a folder; where files cannot be locked, none has."""
+    """Return True if a process has locked a folder; False on a file system without locks."""
     try:
         with (folder / LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -242,9 +242,9 @@ def is_locked(folder: Path) -> bool:
 def claim(folder: Path) -> Iterator[IO[str] | None]:
     """Claim a cell of a sweep: yield its open log, or None if another process has claimed it.
 
-    The claim is a lock on ``<folder>.log``. The kernel releases it when its last holder ends, by a
-    crash too, so no claim goes stale; and a child that writes its output there (``stdout=file``)
-    shares it with its parent, and keeps it if it outlives it.
+    The claim is a lock on ``<folder>.log``. The kernel releases it when the last process that has
+    the file open ends, also after a crash, so claims are never stale. A child with
+    ``stdout=file`` shares the lock and keeps it if it outlives its parent.
 
     Raises:
         RunFolderError: The log cannot be written, or its file system has no locks.
@@ -260,12 +260,12 @@ def claim(folder: Path) -> Iterator[IO[str] | None]:
             locked = _try_lock(file)
         except OSError as error:
             raise RunFolderError(
-                f"{path} cannot be locked ({error.strerror}): keep runs on a file system with "
-                "locks, so that no run is started twice."
+                f"{path} cannot be locked ({error.strerror}): without locks a run could start "
+                "twice. Keep runs on a file system with locks."
             ) from error
         yield file if locked else None
 
 
 def log_file(folder: Path) -> Path:
-    """Return the file for a cell's output: next to its run folder, which a run makes."""
+    """Return the log of a cell: next to its run folder, which the run creates."""
     return folder.with_name(f"{folder.name}.log")

@@ -1,4 +1,4 @@
-"""A failure on one rank is sent to all, so that none waits for one that is gone."""
+"""Send an error from one rank to all, so no rank waits for one that has failed."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
-    """Do the work on rank 0, and return its result on every rank; all ranks call it.
+    """Call ``work`` on rank 0 and return its result on every rank; all ranks must call this.
 
     Raises:
-        BaseException: Of the work, on rank 0.
-        FirstRankError: On the others, whatever it was.
+        BaseException: On rank 0, the error of ``work``.
+        FirstRankError: On the other ranks.
     """
     result: T | None = None
     error: BaseException | None = None
@@ -33,11 +33,11 @@ def on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
 
 
 def share_error(trainer: Trainer, error: BaseException | None) -> None:
-    """Raise the error of rank 0, if any, and on the others that it failed; all ranks call it.
+    """Raise the error of rank 0, if any, on all ranks; all ranks must call this.
 
     Raises:
-        BaseException: On rank 0, its own.
-        FirstRankError: On the others. The error itself may not be one that can be sent.
+        BaseException: On rank 0, the error itself.
+        FirstRankError: On the other ranks, since the error itself may not be picklable.
     """
     text = None if error is None else f"{type(error).__name__}: {error}"
     text = trainer.strategy.broadcast(text)
@@ -50,9 +50,9 @@ def share_error(trainer: Trainer, error: BaseException | None) -> None:
 def share_errors(
     trainer: Trainer, error: CheckpointError | OutputError | RunFolderError | None
 ) -> None:
-    """Raise on every rank the error of the first of them that has one; all ranks call it.
+    """Raise the error of the lowest rank that has one on every rank; all ranks must call this.
 
-    That of another rank than 0 names the rank and its machine.
+    The message of an error from a rank other than 0 starts with the rank and its host.
     """
     errors = [error]
     if trainer.world_size > 1:

@@ -1,4 +1,4 @@
-"""Which process of a job this is, before and after torch is loaded; imports nothing heavy."""
+"""The rank of this process, before and after torch is imported; imports nothing heavy."""
 
 import ctypes
 import os
@@ -24,8 +24,8 @@ PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 def is_first(env: Mapping[str, str] | None = None) -> bool:
     """Return True if this is the only process, or rank 0 of several.
 
-    It can be asked before Lightning knows: torchrun, Lightning and srun name the rank in the
-    environment.
+    It reads the environment variables of torchrun, Lightning and srun, so it works before the
+    process group exists.
 
     Example:
         >>> is_first({}), is_first({"RANK": "8", "LOCAL_RANK": "0"})
@@ -40,16 +40,16 @@ def is_first(env: Mapping[str, str] | None = None) -> bool:
 
 
 def print_once(text: str) -> None:
-    """Print a line on the first rank alone."""
+    """Print a line on rank 0 only."""
     if is_first():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
 
 def is_child_rank() -> bool:
-    """Return True if Lightning started this process, from the first rank of its node.
+    """Return True if Lightning on the first rank of this node started this process.
 
-    torchrun names a ``RANK`` next to the local one.
+    torchrun sets ``RANK`` as well as ``LOCAL_RANK``.
     """
     return "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
@@ -57,36 +57,36 @@ def is_child_rank() -> bool:
 def is_worker() -> bool:
     """Return True if Lightning, torchrun or srun started this process as a rank other than 0.
 
-    Their status and console are the job's. A node's first rank, started by hand, is no worker.
+    These report the exit status of any rank. A first rank started by hand is not a worker.
     """
     return is_child_rank() or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
 
 
 def rank_prefix() -> str:
-    """Return ``Rank 1 on node7: `` on a rank other than 0 that has joined others, else nothing."""
+    """Return ``Rank 1 on node7: `` on a rank other than 0 of a process group, else nothing."""
     rank = sys.modules["torch.distributed"].get_rank() if in_job() else 0
     return f"Rank {rank} on {socket.gethostname()}: " if rank else ""
 
 
 def end_with_parent() -> None:
-    """Let Linux kill this process when the one that started it ends, however it does.
+    """On Linux, kill this process when its parent ends for any reason.
 
-    A GPU's kernels wait for a lost rank for minutes.
+    Otherwise NCCL kernels would wait for the lost rank for minutes.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def in_job() -> bool:
-    """Return True if this process is a rank that has joined others."""
+    """Return True if this process has joined a process group."""
     dist = sys.modules.get("torch.distributed")
     return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def leave_job() -> None:
-    """Leave the other ranks when all have done their work.
+    """Destroy the process group, if any, when all ranks are done.
 
-    Gloo's threads end here: one that releases a tensor while Python ends aborts the process.
+    This ends Gloo's threads: one that frees a tensor while Python exits aborts the process.
     """
     if in_job():
         sys.modules["torch.distributed"].destroy_process_group()

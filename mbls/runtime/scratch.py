@@ -1,4 +1,4 @@
-"""Memory that is used again for each piece of voxels, by metrics and losses."""
+"""Reusable buffers for code that processes voxels in chunks."""
 
 from math import prod
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class Scratch:
-    """Named buffers that grow as needed and are handed out contiguous, with old content.
+    """Named buffers that grow as needed; they are contiguous and not cleared.
 
-    Fresh memory of a megabyte costs more, page by page, than what is written to it; and since most
-    pieces have one length, a view is made once for all of them.
+    Page faults on a fresh megabyte cost more than writing to it. Most chunks have the same length,
+    so views are cached.
 
     Args:
-        device: Where the buffers live.
+        device: Device of the buffers.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,13 +1,12 @@
-"""How many threads compute, and how long one without work spins; imports nothing heavy.
+"""Number of OpenMP threads, and how long idle ones spin; imports nothing heavy.
 
-torch's OpenMP reads both from the environment when it is loaded, so :func:`set_defaults` comes
-before torch does. What the user set there stays.
+torch's OpenMP runtime reads both from the environment when it is loaded, so :func:`set_defaults`
+must run before torch is imported. Variables that the user has set are kept.
 
-Without a number, threads are as many as CPUs are seen, also where a quota gives the process fewer.
-And after each parallel loop an idle thread spins: with GNU's OpenMP, which torch's wheels for Linux
-have, for milliseconds. Where a thread has lost its CPU to another process the others spin for as
-long as it is away, which takes CPU time from it, and from everybody else. A tenth of a millisecond
-is longer than from one operation of a step to the next, and costs little where it is in vain.
+By default OpenMP starts one thread per visible CPU, even if a quota allows fewer. After each
+parallel loop idle threads spin, for milliseconds with GNU's OpenMP (torch's Linux wheels). If one
+thread is preempted, all others spin until it returns, which wastes CPU time of every process on the
+machine. 0.1 ms of spinning covers the gap between two operations and costs little.
 """
 
 import math
@@ -44,11 +43,11 @@ _given: dict[str, str] = {}  # what set_defaults and share_cpus put into the env
 def cpus(root: Path = Path("/")) -> int:
     """Return how many CPUs this process may use.
 
-    That is the least of what the machine has, the process's affinity, the quota of each control
-    group around it (a container's; a part of a CPU counts as one), and what Slurm gave the task.
+    The minimum of the machine's CPUs, the process's affinity, the quotas of its cgroups (rounded
+    up) and Slurm's allocation for the task.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder that contains ``proc`` and ``sys``.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     seen = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -61,49 +60,49 @@ def _quotas(root: Path) -> Iterator[int]:
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         try:
             quota, period = " ".join((folder / name).read_text() for name in names).split()
-            if float(quota) > 0:  # -1 is none
+            if float(quota) > 0:  # -1: no quota
                 yield math.ceil(float(quota) / float(period))
-        except (OSError, ValueError):  # no such group here, or one without a quota ("max")
+        except (OSError, ValueError):  # no such cgroup, or no quota ("max")
             continue
 
 
 def set_defaults() -> None:
-    """Set what the environment does not say of threads; nothing, once torch is loaded."""
+    """Set the thread variables that the user has not set; does nothing once torch is imported."""
     if "torch" in sys.modules:
         return
-    if not _stated(NUMBERS):
-        _give({"OMP_NUM_THREADS": str(cpus())})
-    if not _stated(WAITING):
-        _give(SPIN)
+    if not _set_by_user(NUMBERS):
+        _export({"OMP_NUM_THREADS": str(cpus())})
+    if not _set_by_user(WAITING):
+        _export(SPIN)
 
 
 def shared_environment(processes: int) -> dict[str, str]:
-    """Return the environment of one of so many commands that compute at once and share the CPUs.
+    """Return the environment for each of ``processes`` commands that run at once on these CPUs.
 
-    What the user set stays. One command alone sets its defaults itself.
+    Variables that the user has set are kept. A single command sets its own defaults.
     """
     env = {name: value for name, value in os.environ.items() if _given.get(name) != value}
     return env | (_share(processes) if processes > 1 else {})
 
 
 def share_cpus(ranks: int) -> None:
-    """Take this rank's share of the CPUs, and leave theirs to the ranks that it will start."""
+    """Divide the CPUs among ``ranks``: this process, and those that it will start."""
     import torch
 
     share = _share(ranks)
     for number in share.values():
         torch.set_num_threads(int(number))
-    _give(share)
+    _export(share)
 
 
 def _share(processes: int) -> dict[str, str]:
-    if _stated(NUMBERS):
+    if _set_by_user(NUMBERS):
         return {}
     return {"OMP_NUM_THREADS": str(max(1, cpus() // processes))}
 
 
 def threads_in_force() -> dict[str, Any]:
-    """Return what run.json says of threads."""
+    """Return the thread settings that run.json records."""
     import torch
 
     return {
@@ -113,20 +112,20 @@ def threads_in_force() -> dict[str, Any]:
     }
 
 
-def _stated(names: tuple[str, ...]) -> bool:
-    """Return True if the user set one of them, or whoever started this process."""
+def _set_by_user(names: tuple[str, ...]) -> bool:
+    """Return True if the user, or the parent process, has set one of these variables."""
     return any(name in os.environ and os.environ[name] != _given.get(name) for name in names)
 
 
-def _give(variables: dict[str, str]) -> None:
+def _export(variables: dict[str, str]) -> None:
     os.environ.update(variables)
     _given.update(variables)
 
 
 def in_threads(count: int, work: Callable[[], Result]) -> list[Result]:
-    """Call ``work`` in so many threads at once, this one among them; torch computes alone in each.
+    """Call ``work`` in ``count`` threads at once, each with single-threaded torch operations.
 
-    The caller works too, since the memory that a new thread asks for comes fresh, page by page.
+    The calling thread is one of them: a new thread would allocate fresh memory page by page.
     """
     import torch
 
@@ -141,11 +140,11 @@ def in_threads(count: int, work: Callable[[], Result]) -> list[Result]:
 
 
 def compute_alone() -> None:
-    """Let torch use no other thread for what this thread computes.
+    """Make torch operations of this thread single-threaded.
 
-    It is also the number of threads to come, until another thread sets its own again.
+    Threads that start later inherit the setting, until another thread sets its own.
     """
     import torch
 
-    torch.get_num_threads()  # or the thread would take the number set last
+    torch.get_num_threads()  # otherwise this thread would adopt the number that was set last
     torch.set_num_threads(1)
