@@ -1,7 +1,7 @@
-"""The contract between data and the rest: a batch, and what a datamodule answers, as types.
+"""The contract between data and the rest of the package: types of a batch and a datamodule.
 
-A dataset's class derives from :class:`datamodules.SegmentationDataModule`, which keeps the
-contract; whatever else keeps it works as well. ``mbls`` imports no dataset.
+:class:`datamodules.SegmentationDataModule` implements it; any other class that does works as well.
+``mbls`` imports no dataset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,26 +24,26 @@ __all__ = [
     "missing_from",
 ]
 
-IGNORE_INDEX = -100  # the label of voxels that no loss and no metric sees
+IGNORE_INDEX = -100  # label of voxels that losses and metrics ignore
 
 
 class Batch(TypedDict):
-    """What a loader yields: samples to train on, or one whole volume to evaluate.
+    """Batch of a dataloader: training samples, or one whole volume to evaluate.
 
     Spatial axes ``*S`` are two for slices and three for patches and volumes.
     """
 
     image: Tensor  # float32 (N, M, *S)
-    label: Tensor  # int64 (N, *S), IGNORE_INDEX where a voxel takes no part
-    case: list[str]  # the cases' ids
-    index: Tensor  # int64 (N,), each case's number in its part of the split
+    label: Tensor  # int64 (N, *S), IGNORE_INDEX for ignored voxels
+    case: list[str]  # case ids
+    index: Tensor  # int64 (N,), position of each case in its part of the split
     spacing: Tensor  # float32 (N, len(S)) in mm
     scored: Tensor  # bool (N,), False for a case that only pads a rank
-    posterior: NotRequired[Tensor]  # float32 (N, C, *S), where p(label | image) is known
+    posterior: NotRequired[Tensor]  # float32 (N, C, *S), if p(label | image) is known
 
 
 class DataModule(Protocol):
-    """What the rest may ask of a datamodule, besides Lightning's own hooks."""
+    """Interface of a datamodule, in addition to Lightning's hooks."""
 
     start: tuple[int, int]  # (epoch, batch) at which training resumes
 
@@ -53,7 +53,7 @@ class DataModule(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Their names, background first."""
+        """Class names, background first."""
 
     @property
     def class_keys(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class DataModule(Protocol):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the channels, where there are several."""
+        """Names of the channels, if there are several."""
 
     @property
     def spatial_dims(self) -> int:
@@ -81,15 +81,15 @@ class DataModule(Protocol):
 
     @property
     def crop(self) -> Literal["center", "random"]:
-        """Where a training sample is cut out of what is larger."""
+        """Where training samples are cropped from larger slices or volumes."""
 
     @property
     def batch_size(self) -> int:
-        """Training samples in a step, over all ranks together."""
+        """Training samples per step, summed over ranks."""
 
     @property
     def fold(self) -> int | None:
-        """The fold that validates; None for the split as it is."""
+        """The validation fold; None for the dataset's split."""
 
     @property
     def adapt(self) -> Literal["val", "holdout"]:
@@ -97,33 +97,33 @@ class DataModule(Protocol):
 
     @property
     def predict_input(self) -> Path | None:
-        """File or folder to predict; None for the test part."""
+        """File or folder to predict; None for the test cases."""
 
     @property
     def origin(self) -> Literal["real", "phantom"]:
-        """Where the images come from."""
+        """Origin of the images."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of the cases' content, the preprocessing and the split."""
 
     def prepare(self) -> None:
-        """Write what training reads, once, before ranks start."""
+        """Write the cache, once, before ranks start."""
 
     def check(self) -> list[Any]:
         """Return all problems of the dataset."""
 
     def cases(self, split: str) -> list[str]:
-        """Return the ids of the cases of a part, by index."""
+        """Return the case ids of a part of the split, in order of their index."""
 
     def patients(self, split: str) -> list[str]:
         """Return the patient of each case of :meth:`cases`."""
 
     def restore(self, case_id: str, logits: Tensor) -> tuple[Tensor, np.ndarray]:
-        """Return logits ``(C, *native shape)`` on the case's own grid, and its affine."""
+        """Return logits ``(C, *native shape)`` on the case's native grid, and its affine."""
 
     def truth(self, case_id: str) -> dict[str, Tensor]:
-        """Return the label of a case on its own grid, a batch without an image."""
+        """Return the label of a case on its native grid, as a batch without an image."""
 
     def source_header(self, case_id: str) -> nib.Nifti1Header:
         """Return the header of a predicted case's file."""
@@ -132,33 +132,33 @@ class DataModule(Protocol):
         """Return the value of each class in a case's label file."""
 
 
-CONTRACT = tuple(  # the names of all that a DataModule answers
+CONTRACT = tuple(  # names of all members of DataModule
     name for name in (*DataModule.__annotations__, *vars(DataModule)) if not name.startswith("_")
 )
 
 
 def missing_from(data: object) -> list[str]:
-    """Return the names in :data:`CONTRACT` that ``data`` lacks; no property is evaluated."""
+    """Return the names in :data:`CONTRACT` that ``data`` lacks, without evaluating properties."""
     there = {*dir(data), *vars(data)}
     return [name for name in CONTRACT if name not in there]
 
 
 def is_datamodule(data: object) -> TypeGuard[DataModule]:
-    """Return True if ``data`` keeps the contract of :class:`DataModule`."""
+    """Return True if ``data`` implements :class:`DataModule`."""
     return data is not None and not missing_from(data)
 
 
 def datamodule_of(trainer: Trainer) -> DataModule | None:
-    """Return the trainer's datamodule; None for dataloaders alone, or another kind of datamodule.
+    """Return the trainer's datamodule, or None without one that implements :class:`DataModule`.
 
-    Both are evaluated by what their loaders yield: case numbers, and no native grid.
+    Then results are identified by the loaders' case numbers, and there is no native grid.
     """
-    data = getattr(trainer, "datamodule", None)  # which lightning attaches without a type
+    data = getattr(trainer, "datamodule", None)  # set by Lightning, untyped
     return data if is_datamodule(data) else None
 
 
 def cases_of(loaders: Any) -> int:
-    """Return how many cases the first of a trainer's dataloaders has."""
+    """Return the number of cases of a trainer's first dataloader."""
     several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
     first = several[0] if isinstance(several, Sequence) else several
     return len(first.dataset)

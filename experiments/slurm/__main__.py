@@ -13,7 +13,7 @@ from experiments.slurm.site import Site, load_site
 from mbls.benchmark import Cell, State
 from mbls.commands.benchmark import refuse_other_runs, sweep_cells
 from mbls.config.options import Settings, parse, parser
-from mbls.config.runs import stated
+from mbls.config.runs import setting_value
 from mbls.runtime.errors import ChoiceError, OutputError, RunFolderError, UsageError
 
 TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}")
@@ -81,7 +81,7 @@ def command_of(cell: Cell) -> list[str] | None:
 
 def check_batch(cell: Cell, *, ranks: int) -> None:
     """Refuse a batch that the ranks cannot share, before it waits in the queue."""
-    size = stated(cell.settings(), "data.init_args.batch_size")
+    size = setting_value(cell.settings(), "data.init_args.batch_size")
     if size is not None and int(size) % ranks:
         raise ChoiceError(
             f"batch_size counts the samples over all {ranks} ranks and must be a multiple of "

@@ -1,4 +1,4 @@
-"""The cells of a sweep: each is one run, with a folder and a command of its own."""
+"""Cells of a sweep: each is one run, with its own folder and command."""
 
 import itertools
 import json
@@ -17,16 +17,16 @@ from mbls.runtime.locks import is_locked, try_lock_folder
 
 __all__ = ["Cell", "State", "make_cells"]
 
-RESULTS = ("bins.npz", "metrics.json", "cases.csv", "reliability.png")  # as a test writes them
+RESULTS = ("bins.npz", "metrics.json", "cases.csv", "reliability.png")  # files of a test
 
 
 class State(StrEnum):
-    """What a cell's folder holds."""
+    """State of a cell's folder."""
 
-    FINISHED = "finished"  # trained, and its test is written
-    STOPPED = "stopped"  # there is a checkpoint to resume from
-    LOCKED = "locked"  # a run outside the sweep is training or testing in it
-    BROKEN = "broken"  # a folder, and nothing in it to resume from
+    FINISHED = "finished"  # trained and tested
+    STOPPED = "stopped"  # has a checkpoint to resume from
+    LOCKED = "locked"  # another process is training or testing in it
+    BROKEN = "broken"  # has no checkpoint to resume from
     MISSING = "missing"
 
 
@@ -35,11 +35,11 @@ class Cell:
     """One run of a sweep.
 
     Args:
-        loss: Its loss.
-        seed: Its seed.
-        fold: The fold it validates on, or None.
-        folder: Its run folder.
-        shared: Arguments of ``mbls train`` that all cells have: dataset, network, epochs, ...
+        loss: The loss.
+        seed: The seed.
+        fold: The validation fold, or None.
+        folder: The run folder.
+        shared: Arguments of ``mbls train`` for all cells: dataset, network, epochs, ...
     """
 
     loss: LossSpec
@@ -50,16 +50,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What it is called on screen: ``mbls,margin=3 seed 0``."""
+        """Name on screen: ``mbls,margin=3 seed 0``."""
         return f"{self.loss.label} {self.column}"
 
     @property
     def column(self) -> str:
-        """Its place in a row of its loss: ``seed 0``, ``seed 0 fold 1``."""
+        """Column in the row of its loss: ``seed 0``, ``seed 0 fold 1``."""
         return f"seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
 
     def state(self) -> State:
-        """Return what its folder holds."""
+        """Return the state of the run folder."""
         if not self.folder.is_dir():
             return State.MISSING
         if finished(self.folder):
@@ -71,16 +71,16 @@ class Cell:
         return State.BROKEN
 
     def args(self) -> list[str]:
-        """Return the arguments of ``mbls`` that start it from scratch: ``train --dataset ...``."""
+        """Return the arguments of ``mbls`` for a new run: ``train --dataset ...``."""
         fold = [] if self.fold is None else ["--fold", str(self.fold)]
         own = ["--seed", str(self.seed), *fold, "--run", str(self.folder)]
         return ["train", "--loss", str(self.loss), *self.shared, *own]
 
     def next_args(self) -> list[str] | None:
-        """Return the arguments of ``mbls`` that continue from what its folder holds.
+        """Return the arguments of ``mbls`` that start or resume the run; needs the cell's claim.
 
-        A broken folder is moved first, to ``<folder>.broken[-n]``; None where a training has just
-        started in it. Call it with the claim held.
+        A broken folder is first moved to ``<folder>.broken[-n]``. Returns None if another process
+        has just started a run in it.
         """
         state = self.state()
         if state is State.STOPPED:
@@ -90,7 +90,7 @@ class Cell:
         return self.args()
 
     def settings(self) -> Settings:
-        """Return LightningCLI's settings of its run."""
+        """Return the run's settings for LightningCLI."""
         return run_settings(*parse(parser("train", None), self.args()[1:]))
 
 
@@ -102,18 +102,18 @@ def make_cells(
     train_args: Sequence[str],
     root: Path = Path("runs"),
 ) -> list[Cell]:
-    """Return the cells of a sweep, seed by seed, so that each loss has its first run early.
+    """Return the cells of a sweep, seed by seed: every loss has a first run early.
 
     Args:
         losses: Losses, from :func:`mbls.benchmark.parse_losses`.
         seeds: Seeds.
-        folds: Folds of the patients; None for the split as it is.
-        train_args: Arguments of ``mbls train`` that all cells share; ``--dataset`` is one.
-        root: Where runs are kept. A cell's folder is
+        folds: Patient folds; None for the dataset's split.
+        train_args: Arguments of ``mbls train`` that all cells share; must contain ``--dataset``.
+        root: Folder of the runs. A cell's folder is
             ``<root>/<dataset>/<network>-<loss>/seed<k>[-fold<j>]``.
 
     Raises:
-        ChoiceError: A dataset, network or preset that does not exist.
+        ChoiceError: A dataset, network or preset does not exist.
     """
     options, _ = parse(parser("train", None), train_args)
     if options.dataset is None:
@@ -137,7 +137,7 @@ def make_cells(
 
 
 def finished(folder: Path) -> bool:
-    """Return True if a run was trained to its end and tested, and its results are complete."""
+    """Return True if a run was trained to its end and its test results are complete."""
     try:
         card = json.loads((folder / "run.json").read_text())
         return bool(card["finished"]) and any(
@@ -154,9 +154,9 @@ def _tested(results: Path) -> bool:
 
 
 def move_away(folder: Path) -> Path | None:
-    """Rename a folder that a new run needs the place of, and return its new path.
+    """Rename a broken run folder, under its lock, and return the new path.
 
-    It is locked meanwhile; None where another process has locked it, which has just made it.
+    Returns None if another process has locked it.
     """
     lock = try_lock_folder(folder)
     if lock is None:

@@ -1,4 +1,4 @@
-"""How far a sweep is, and when it will end, from the files of its runs."""
+"""Progress and remaining time of a sweep, read from the files of its runs."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ __all__ = ["epochs_done", "fraction", "last_lines", "result", "seconds_left"]
 
 @dataclass(frozen=True)
 class Result:
-    """The numbers of a finished run that fit a cell: mean Dice, and ECE over all voxels, pooled."""
+    """Results of a finished run that a cell shows: mean Dice, and pooled ECE of all voxels."""
 
     dice: float
     ece: float
@@ -24,7 +24,7 @@ class Result:
 
 
 def result(folder: Path) -> Result | None:
-    """Return the numbers of a finished run, or None where they cannot be read."""
+    """Return the results of a finished run, or None if they cannot be read."""
     for tag in ("best", "last"):
         try:
             metrics = json.loads((folder / "test" / tag / "metrics.json").read_text())
@@ -48,15 +48,15 @@ def epochs_done(folder: Path) -> int:
 
 
 def fraction(entry: Entry, epochs: int) -> float:
-    """Return the share of a cell's epochs that is done; its test counts as one more."""
+    """Return the finished share of a cell's epochs; the test counts as one more epoch."""
     return min(1.0, epochs_done(entry.cell.folder) / (epochs + 1))
 
 
 def seconds_left(entries: Sequence[Entry], jobs: int, epochs: int) -> float | None:
-    """Return the seconds until a sweep ends, or None as long as that is unknown.
+    """Return the estimated seconds until a sweep ends, or None if nothing is known yet.
 
-    A run is expected to take what the whole ones of this sweep took on average, or else what the
-    running ones' epochs promise.
+    A run is expected to take the mean time of this sweep's complete runs, or else the time that
+    the running ones' epochs suggest.
     """
     running = [entry for entry in entries if entry.status is Status.RUNNING]
     whole = [e.seconds for e in entries if e.status is Status.DONE and e.seconds and not e.resumed]

@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep in processes of their own, some at a time."""
+"""Run the cells of a sweep in subprocesses, several at a time."""
 
 import os
 import shlex
@@ -44,11 +44,11 @@ class Entry:
 
     Args:
         cell: The cell.
-        status: Its state.
-        process: Its process, once it has one.
-        started: When that was, on the monotonic clock.
-        resumed: Whether it resumed from a checkpoint.
-        seconds: What its process took, once it has ended.
+        status: The state.
+        process: The process, once started.
+        started: Start time on the monotonic clock.
+        resumed: True if it resumed from a checkpoint.
+        seconds: Duration, once the process has ended.
     """
 
     cell: Cell
@@ -58,16 +58,16 @@ class Entry:
     resumed: bool = False
     seconds: float | None = None
     polled: float = field(default=-POLL_ELSEWHERE, repr=False)
-    signaled: int = field(default=0, repr=False)  # signals that its process got
+    signaled: int = field(default=0, repr=False)  # signals sent to the process
 
     @property
     def code(self) -> int | None:
-        """The exit status of its process."""
+        """The exit status of the process."""
         return None if self.process is None else self.process.returncode
 
 
 class View(Protocol):
-    """Shows a sweep."""
+    """Display of a sweep."""
 
     def started(self, entry: Entry, entries: Sequence[Entry]) -> None:
         """A cell's process has started."""
@@ -76,25 +76,25 @@ class View(Protocol):
         """A cell's process has ended, or another sweep finished the cell."""
 
     def tick(self, entries: Sequence[Entry]) -> None:
-        """Some time has passed."""
+        """Called at every poll."""
 
     def stopping(self, entries: Sequence[Entry]) -> None:
-        """A signal asked to stop."""
+        """A signal was caught."""
 
     def done(self, entries: Sequence[Entry]) -> None:
-        """Nothing runs any more."""
+        """The sweep has ended."""
 
 
 class Runner:
-    """Run what is missing of a sweep.
+    """Run the unfinished cells of a sweep.
 
-    A cell that fails does not stop the others. A signal stops the running ones in good order; a
-    second one ends them at once.
+    A failed cell does not stop the others. The first signal stops the running cells after a
+    checkpoint; a second one kills them.
 
     Args:
-        cells: The cells, in the order in which they are started.
-        jobs: How many run at a time.
-        view: What shows them.
+        cells: The cells, in starting order.
+        jobs: Number of cells that run at a time.
+        view: Display of the sweep.
     """
 
     def __init__(self, cells: Sequence[Cell], *, jobs: int, view: View) -> None:
@@ -106,7 +106,7 @@ class Runner:
                 entry.status = Status.KEPT
 
     def run(self) -> list[Entry]:
-        """Run until nothing is left, and return the cells' states."""
+        """Run all cells and return their states."""
         with self._catching_signals(), self._ending_all():
             while self._left():
                 self._reap()
@@ -121,9 +121,9 @@ class Runner:
 
     @contextmanager
     def _ending_all(self) -> Iterator[None]:
-        """Where the sweep itself fails, end its processes: in good order, or else at once.
+        """If the sweep itself fails, terminate its processes.
 
-        At once is after ``PATIENCE``, or with a signal that comes meanwhile.
+        They are killed after ``PATIENCE`` seconds, or at the next signal.
         """
         try:
             yield
@@ -147,7 +147,7 @@ class Runner:
         return [entry for entry in self.entries if entry.status in statuses]
 
     def _launch(self) -> None:
-        """Start cells while there is room: new ones first, then those that others may have left."""
+        """Start cells up to ``jobs``: new ones, then those that other sweeps may have left."""
         for entry in self._with(Status.WAITING) + self._with(Status.ELSEWHERE):
             if len(self._with(Status.RUNNING)) >= self.jobs:
                 return
@@ -172,8 +172,8 @@ class Runner:
             command = mbls_command(args)
             log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {shlex.join(command)}\n")
             log.flush()
-            # its output is the claim, which the child keeps; a session of its own, since
-            # a terminal's Ctrl-C would reach it a second time
+            # stdout is the claim, which the child keeps; a new session, since a terminal's Ctrl-C
+            # would otherwise reach the child a second time
             entry.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=shared_environment(self.jobs), start_new_session=True,
@@ -194,7 +194,7 @@ class Runner:
 
     @contextmanager
     def _catching_signals(self) -> Iterator[None]:
-        """Take over the signals that ask to stop; SIGHUP where nohup has not taken it."""
+        """Handle SIGINT, SIGTERM, and SIGHUP unless nohup ignores it."""
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
@@ -209,7 +209,7 @@ class Runner:
         self.signals += 1
 
     def _stop(self) -> None:
-        """Forward signals to processes that have not got them."""
+        """Forward signals to processes that have not received them."""
         running = self._with(Status.RUNNING)
         if not any(entry.signaled for entry in self.entries):
             self.view.stopping(self.entries)
@@ -224,12 +224,12 @@ class Runner:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with all that it started, unless it has ended and its id is another's."""
+    """Kill a process and its children, unless it has ended (its id may be reused)."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def mbls_command(args: Sequence[str]) -> list[str]:
-    """Return the command line of ``mbls`` in this environment."""
+    """Return the command line that runs ``mbls`` in this environment."""
     script = Path(sys.executable).with_name("mbls")
     return [*([str(script)] if script.is_file() else [sys.executable, "-m", "mbls.cli"]), *args]

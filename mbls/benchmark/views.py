@@ -1,4 +1,4 @@
-"""Shows a sweep while it runs: a live table in a terminal, a line an event elsewhere."""
+"""Display a running sweep: a live table in a terminal, one line per event elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ MARKS = {
     Status.FAILED: ("✗", "bold red"),
     Status.STOPPED: ("■", "yellow"),
 }
-STOPPING = "Stopping: each run finishes its batch and writes a checkpoint. Again ends them at once."
-WIDEST = 4  # columns whose numbers fit a terminal of 80
+STOPPING = "Stopping: runs finish their batch and write a checkpoint. A second signal kills them."
+WIDEST = 4  # columns of numbers that fit into 80 characters
 
 
 def make_view(console: Console, *, title: str, jobs: int, epochs: int) -> "LiveView | LineView":
-    """Return the view that suits a console."""
+    """Return a live view for a terminal, a line view otherwise."""
     view = LiveView if console.is_terminal else LineView
     return view(console, title=title, jobs=jobs, epochs=epochs)
 
 
 class LineView:
-    """One line an event, for logs.
+    """One line per event, for logs.
 
     Args:
-        console: Where to.
-        title: What runs.
-        jobs: How many cells run at a time.
-        epochs: How many epochs a run has.
+        console: The console to print to.
+        title: First line.
+        jobs: Number of cells that run at a time.
+        epochs: Number of epochs of a run.
     """
 
     def __init__(self, console: Console, *, title: str, jobs: int, epochs: int) -> None:
@@ -56,12 +56,12 @@ class LineView:
         pass
 
     def started(self, entry: Entry, entries: Sequence[Entry]) -> None:
-        """Print that a run has started, or is resumed."""
+        """Print that a run has started or resumed."""
         event = "resumed" if entry.resumed else "started"
         self._print(f"{entry.cell.name} {event}; {counts(entries)}")
 
     def ended(self, entry: Entry, entries: Sequence[Entry]) -> None:
-        """Print how a run ended, and when the sweep will."""
+        """Print how a run ended, and when the sweep is expected to end."""
         left = seconds_left(entries, self.jobs, self.epochs)
         end = "" if left is None or left < 1 else f"; ends about {clock(left)}"
         took = "" if entry.seconds is None else f" in {duration(entry.seconds)}"
@@ -72,28 +72,28 @@ class LineView:
         )
 
     def tick(self, entries: Sequence[Entry]) -> None:
-        """Nothing: a log has no use for it."""
+        """Do nothing."""
 
     def stopping(self, entries: Sequence[Entry]) -> None:
         """Print that a signal was caught."""
         self._print(STOPPING)
 
     def done(self, entries: Sequence[Entry]) -> None:
-        """Nothing: the last event was printed."""
+        """Do nothing: the last event was printed."""
 
     def _print(self, text: str) -> None:
         self.console.print(stamped(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveView:
-    """A table of losses by seeds, what runs now, and the expected end; see :class:`LineView`."""
+    """Table of losses by seeds, running cells, and the expected end; see :class:`LineView`."""
 
     def __init__(self, console: Console, *, title: str, jobs: int, epochs: int) -> None:
         self.console, self.title, self.jobs, self.epochs = console, title, jobs, epochs
         self.begin = self.drawn = time.monotonic()
         self.note = ""
         self.phantom = False
-        self.numbers: dict[str, str] = {}  # by run folder: a finished run changes no more
+        self.numbers: dict[str, str] = {}  # results of finished runs, by folder
         self.live = Live(console=console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> "LiveView":
@@ -110,7 +110,7 @@ class LiveView:
     ended = started
 
     def done(self, entries: Sequence[Entry]) -> None:
-        """Draw what stays on screen."""
+        """Draw the final table."""
         self._draw(entries)
 
     def tick(self, entries: Sequence[Entry]) -> None:
@@ -119,7 +119,7 @@ class LiveView:
             self._draw(entries)
 
     def stopping(self, entries: Sequence[Entry]) -> None:
-        """Show it below the table, from the next tick on."""
+        """Show a note below the table from the next tick on."""
         self.note = STOPPING
 
     def _draw(self, entries: Sequence[Entry]) -> None:
@@ -127,7 +127,7 @@ class LiveView:
         self.live.update(self.render(entries), refresh=True)
 
     def render(self, entries: Sequence[Entry]) -> Group:
-        """Return what is shown."""
+        """Return the renderable table, running cells and summary."""
         note = [Text(self.note, style="yellow")] if self.note else []
         summary = self._summary(entries)
         return Group(self._table(entries), *self._running(entries), summary, *note)
@@ -191,7 +191,7 @@ class LiveView:
 
 
 def numbers_of(entry: Entry) -> str:
-    """Return Dice and ECE of a finished cell, or nothing."""
+    """Return Dice and ECE of a finished cell, else an empty string."""
     if entry.status not in (Status.KEPT, Status.DONE):
         return ""
     found = result(entry.cell.folder)

@@ -21,16 +21,16 @@ from mbls.benchmark.views import make_view
 from mbls.config.choices import read_yaml
 from mbls.config.identity import config_hash, differences
 from mbls.config.options import Settings, given, parse, parser, to_argv
-from mbls.config.runs import stated
+from mbls.config.runs import setting_value
 from mbls.runtime.errors import RunFolderError
 from mbls.runtime.threads import cpus
 
 __all__ = ["main", "refuse_other_runs", "shared_args", "sweep_cells"]
 
-# The benchmark of a run without --losses: claims need seeds, and 25 minutes of two cores are few.
+# Defaults without --losses: claims need seeds, and 25 minutes on two cores are affordable.
 DEFAULT_LOSSES = "ce ce_dice ls focal mbls nacl"
 DEFAULT_PRESET = "small"
-DEFAULT_ROOT = Path("runs/benchmark")  # apart from `make train`'s runs, which have other settings
+DEFAULT_ROOT = Path("runs/benchmark")  # runs of `make train` have other settings
 UNFINISHED = (Status.STOPPED, Status.WAITING, Status.ELSEWHERE)  # the same command resumes them
 
 ABOUT = f"""Train and test each loss with each seed, and report. Finished runs are kept. Without
@@ -91,7 +91,7 @@ def shared_args(options: argparse.Namespace, rest: Settings) -> list[str]:
 
 
 def refuse_other_runs(cells: Sequence[Cell]) -> None:
-    """Raise RunFolderError where a run was made with other settings than the sweep's."""
+    """Raise RunFolderError if an existing run has other settings than the sweep."""
     started = [c for c in cells if c.state() in (State.FINISHED, State.STOPPED, State.LOCKED)]
     started = [cell for cell in started if (cell.folder / "config.yaml").is_file()]
     if not started:
@@ -105,14 +105,14 @@ def refuse_other_runs(cells: Sequence[Cell]) -> None:
         if differing := differences(wanted, found):
             more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise RunFolderError(
-                f"{cell.folder} was made with other settings than this sweep's: "
-                f"{'; '.join(differing[:3])}{more}. Give the sweep a place of its own, ROOT=FOLDER "
-                "(--root), or remove the run."
+                f"{cell.folder} has other settings than this sweep: "
+                f"{'; '.join(differing[:3])}{more}. Choose another folder for the sweep, "
+                "ROOT=FOLDER (--root), or remove the run."
             )
 
 
 def recorded_hash(run: Path, config: dict[str, Any]) -> str:
-    """Return the hash of a run's configuration: run.json's, else that of its config.yaml."""
+    """Return the hash of a run's configuration, from run.json or computed from config.yaml."""
     try:
         return str(json.loads((run / "run.json").read_text())["config_hash"])
     except (OSError, ValueError, KeyError):
@@ -120,9 +120,9 @@ def recorded_hash(run: Path, config: dict[str, Any]) -> str:
 
 
 def run(cells: Sequence[Cell], *, jobs: int, console: Console) -> list[Entry]:
-    """Run what is missing, and show it."""
+    """Run the cells that are not finished, and show their progress."""
     title = f"{cells[0].folder.parent.parent.name}: {len(cells)} runs, {jobs} at a time"
-    epochs = int(stated(cells[0].settings(), "trainer.max_epochs"))
+    epochs = int(setting_value(cells[0].settings(), "trainer.max_epochs"))
     with make_view(console, title=title, jobs=jobs, epochs=epochs) as view:
         return Runner(cells, jobs=jobs, view=view).run()
 
@@ -150,5 +150,5 @@ def report(cells: Sequence[Cell]) -> None:
         ["--reference", reference] if any(c.loss.label == reference for c in finished) else []
     )
     if not any((cell.folder / "test/best").is_dir() for cell in finished):
-        compared += ["--tag", "last"]  # trained without validation, so without a best checkpoint
+        compared += ["--tag", "last"]  # without validation there is no best checkpoint
     report([*folders, "--output", str(home / "report"), *compared])

@@ -1,4 +1,4 @@
-"""``mbls check-data``: every case checked, all problems in one table, the rest in numbers."""
+"""``mbls check-data``: check every case; list all problems, and summarize the other cases."""
 
 import os
 import statistics
@@ -16,8 +16,8 @@ from mbls.runtime.errors import OutputError
 
 __all__ = ["main", "problem_table"]
 
-EXAMPLES = 3  # files named of a row of many
-NOTES = 10  # shown of many
+EXAMPLES = 3  # files shown in a row
+NOTES = 10  # notes shown
 
 
 def main(args: list[str]) -> int:
@@ -56,13 +56,13 @@ def absent(
     *,
     every: bool = False,
 ) -> list[str]:
-    """Return notes on the cases without any structure, and the parts without one of them.
+    """Return notes on cases without any structure, and on parts that lack one.
 
     Args:
-        facts: Of the cases that keep all rules; those without a label do not count.
-        class_names: The first is background.
-        parts: The ids of the cases in each part of the split.
-        every: Whether to name all cases, not the first few.
+        facts: Facts of the valid cases; those without a label are skipped.
+        class_names: Class names; the first is background.
+        parts: Ids of the cases in each part of the split.
+        every: If True, name all cases instead of the first few.
     """
     found = {fact.id: [volume > 0 for volume in fact.volumes[1:]] for fact in facts if fact.volumes}
     empty = [case for case, there in found.items() if not any(there)]
@@ -72,8 +72,7 @@ def absent(
         more = f" and {len(empty) - len(shown)} more" if len(shown) < len(empty) else ""
         notes.append(
             f"{len(empty)} of {len(found)} cases have no voxel of any structure: "
-            f"{', '.join(shown)}{more}. They are used as they are; Dice and surface distances "
-            "leave them out."
+            f"{', '.join(shown)}{more}. They are used; Dice and surface distances skip them."
         )
     for part, cases in parts.items():
         rows = [found[case] for case in cases if case in found]
@@ -87,7 +86,7 @@ def absent(
 
 
 def save_sheet(sheet: Path, facts: Sequence[Any], data: Any, *, name: str) -> None:
-    """Write the contact sheet; a phantom's says what it is."""
+    """Write the contact sheet; its title marks a phantom."""
     phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
     try:
         data.save_contact_sheet(sheet, facts, title=f"{name}{phantom}")
@@ -99,7 +98,7 @@ def save_sheet(sheet: Path, facts: Sequence[Any], data: Any, *, name: str) -> No
 
 
 def summary(facts: Sequence[Any], data: Any, root: Path, *, name: str) -> Table:
-    """Return a table of shapes, spacings, intensities and label volumes over the cases."""
+    """Return a table of the cases' shapes, spacings, intensities and label volumes."""
     phantom = " PHANTOM (synthetic data)" if data.origin == "phantom" else ""
     table = Table(
         title=escape(f"{name}{phantom}: {len(facts)} cases without problems in {root}"),
@@ -119,11 +118,11 @@ def summary(facts: Sequence[Any], data: Any, root: Path, *, name: str) -> Table:
     named = dict(enumerate(data.modalities))
     for m in range(modalities):
         name = named.get(m, f"image {m + 1}") if modalities > 1 else "intensity"
-        for k, word in enumerate(("minimum", "1 %", "median", "99 %", "maximum")):
-            _row(table, f"{name}, {word}", [fact.intensities[m][k] for fact in facts])
-    labelled = [fact for fact in facts if fact.volumes]
-    for k, name in list(enumerate(data.class_names))[1:] if labelled else ():
-        volumes = [fact.volumes[k] for fact in labelled]
+        for k, quantile in enumerate(("minimum", "1 %", "median", "99 %", "maximum")):
+            _row(table, f"{name}, {quantile}", [fact.intensities[m][k] for fact in facts])
+    labeled = [fact for fact in facts if fact.volumes]
+    for k, name in list(enumerate(data.class_names))[1:] if labeled else ():
+        volumes = [fact.volumes[k] for fact in labeled]
         missing = sum(volume == 0 for volume in volumes)
         note = f"absent in {missing}" if missing else ""
         _row(table, f"{name} (ml)", [v for v in volumes if v > 0], note)
@@ -141,12 +140,12 @@ def _row(table: Table, name: str, values: Iterable[float], note: str = "") -> No
 
 
 def problem_table(problems: Sequence[Any], root: Path, *, grouped: bool = True) -> Table:
-    """Return a table of all problems, files named from the folder that holds them all.
+    """Return a table of all problems, with paths relative to their common folder.
 
     Args:
         problems: The problems.
         root: The dataset's folder.
-        grouped: Whether those of one rule and one way out share a row, with some of their files.
+        grouped: If True, problems with the same rule and fix share a row, with some of their files.
     """
     rows: dict[Any, list[Any]] = {}
     for number, problem in enumerate(problems):
@@ -164,12 +163,12 @@ def problem_table(problems: Sequence[Any], root: Path, *, grouped: bool = True) 
     table.add_column("files", overflow="fold", ratio=2)
     table.add_column("rule, what was found, way out", overflow="fold", ratio=3)
     for same in rows.values():
-        table.add_row(_files(same, base), _story(same))
+        table.add_row(_files(same, base), _description(same))
     return table
 
 
 def _base(problems: Sequence[Any], root: Path) -> Path:
-    """Return the folder that holds all files with problems, ``root`` or one inside it."""
+    """Return the common folder of all files with problems: ``root`` or one below it."""
     folders = {Path(problem.path).parent for problem in problems}
     if not all(folder.is_relative_to(root) for folder in folders):
         return root
@@ -183,7 +182,7 @@ def _files(problems: Sequence[Any], base: Path) -> str:
     return "\n".join([*map(escape, shown), *more])
 
 
-def _story(problems: Sequence[Any]) -> str:
+def _description(problems: Sequence[Any]) -> str:
     first = problems[0]
     alike = all(problem.found == first.found for problem in problems)
     found = f"found {first.found}" if alike else f"found, in the first, {first.found}"

@@ -1,4 +1,4 @@
-"""``mbls data``: the phantom and the cache of a dataset's YAML, without a network."""
+"""``mbls data``: write the phantom and the cache of a dataset."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ __all__ = ["datamodule_of", "main", "parse_dataset"]
 
 
 def main(args: list[str]) -> int:
-    """Write the phantom where no data is given, and build the cache."""
+    """Write the phantom if no data is given, and build the cache."""
     _, settings = parse_dataset("data", main.__doc__, args)
     datamodule_of(settings).prepare()
     return 0
@@ -26,7 +26,7 @@ def main(args: list[str]) -> int:
 def parse_dataset(
     command: str, about: str | None, args: Sequence[str]
 ) -> tuple[argparse.Namespace, Settings]:
-    """Parse a command that takes a dataset: its options, and the settings of the datamodule."""
+    """Return the options of a command that takes a dataset, and the datamodule's settings."""
     options, rest = parse(parser(command, about), args)
     require(options, "dataset")
     choose("data", options.dataset)
@@ -37,11 +37,11 @@ def parse_dataset(
 
 
 def datamodule_of(settings: Settings) -> Any:
-    """Instantiate the datamodule that settings describe; those of other parts are left out.
+    """Instantiate the datamodule from its part of the settings.
 
     Raises:
-        ChoiceError: A file that is no YAML, or a setting that does not exist.
-        SettingError: A setting that the datamodule refuses.
+        ChoiceError: A file is not YAML, or a setting does not exist.
+        SettingError: The datamodule rejects a setting.
     """
     from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
@@ -60,7 +60,7 @@ def datamodule_of(settings: Settings) -> Any:
 
 
 def _of_data(settings: Settings) -> Settings:
-    """Return the settings of the datamodule, the part of each file as JSON."""
+    """Return the datamodule's settings; the part of each file is JSON."""
     found: Settings = []
     for name, value in settings:
         if name == "config" and "data" in (content := read_yaml(Path(str(value)))):

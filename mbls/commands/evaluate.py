@@ -1,4 +1,4 @@
-"""``mbls evaluate RUN``: test a run's checkpoint again, from the run folder alone."""
+"""``mbls evaluate RUN``: test a checkpoint of a run again; the run folder is enough."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 from mbls.config.choices import below, read_yaml
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
-from mbls.config.runs import stated
+from mbls.config.runs import setting_value
 from mbls.runtime.errors import CheckpointError, RunFolderError
 
 __all__ = ["main", "run_settings", "tag_of"]
 
-TAGGED = {  # settings that name a test, and their value where the run's configuration has none
+TAGGED = {  # settings that appear in a test's name, and their defaults
     "data.init_args.split": None,
     "data.init_args.fold": None,
     "model.grid": "preprocessed",
@@ -30,8 +30,8 @@ def main(args: list[str]) -> int:
         path = Path(name)
         if path.is_file() and path.resolve().parent != (options.run / "checkpoints").resolve():
             raise CheckpointError(
-                f"{path} is not one of {options.run}/checkpoints: its results need a name of their "
-                "own, --tag NAME (make: TAG=NAME)."
+                f"{path} is not in {options.run}/checkpoints: name its results with --tag NAME "
+                "(make: TAG=NAME)."
             )
     settings = run_settings(options.run, name)
     given = [*overrides(options), *rest]
@@ -45,11 +45,11 @@ def main(args: list[str]) -> int:
 
 
 def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
-    """Return the name of a test's results: its checkpoint's, and what differs from the run.
+    """Return the name of a test's results: the checkpoint, and the settings that differ.
 
     Args:
         checkpoint: ``best``, ``last``, or a file.
-        given: The settings that are given for the test.
+        given: The settings of the test.
         run: The run's configuration.
 
     Example:
@@ -60,7 +60,7 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
     """
     parts = [Path(checkpoint).stem]
     for name, default in TAGGED.items():
-        value, own = stated(given, name), below(run, *name.split("."))
+        value, own = setting_value(given, name), below(run, *name.split("."))
         if value is None or value == str(default if own is None else own):
             continue
         text = {"split": Path(value).stem, "fold": f"fold{value}", "n_bins": f"{value}bins",
@@ -73,8 +73,8 @@ def run_settings(folder: Path, which: str) -> Settings:
     """Return LightningCLI's settings for a checkpoint of a run folder.
 
     Raises:
-        RunFolderError: The folder is not one of a run.
-        CheckpointError: There is no such checkpoint.
+        RunFolderError: ``folder`` is not a run folder.
+        CheckpointError: The checkpoint does not exist.
     """
     config = folder / "config.yaml"
     if not config.is_file():

@@ -1,4 +1,4 @@
-"""``mbls list``: the datasets, losses, networks, presets and trackers there are."""
+"""``mbls list``: list datasets, losses, networks, presets and trackers."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ LABELS = {
 
 
 def main(args: list[str]) -> int:
-    """Print one line a kind."""
+    """Print the names of each kind on one line."""
     argparse.ArgumentParser(prog="mbls list", description=main.__doc__).parse_args(args)
     for kind, label in LABELS.items():
         sys.stdout.write(f"{label:<8} {' '.join(choices(kind))}\n")

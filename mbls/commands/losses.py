@@ -1,4 +1,4 @@
-"""``mbls losses``: the table of the losses there are."""
+"""``mbls losses``: print the table of losses."""
 
 import argparse
 

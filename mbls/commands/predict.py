@@ -1,7 +1,7 @@
 """``mbls predict``: segment NIfTI files with a run's checkpoint.
 
-Logits are resampled to each input's own grid, then the softmax is taken. With ``--config`` instead
-of ``--run``, all arguments go to LightningCLI's ``predict`` as they are.
+Logits are resampled to each input's grid before the softmax. With ``--config`` instead of
+``--run``, all arguments are passed to LightningCLI's ``predict``.
 """
 
 from mbls.commands.evaluate import run_settings
@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main(args: list[str]) -> int:
-    """Write a label map for each input, and its class probabilities if asked."""
+    """Write a label map for each input, and optionally class probabilities."""
     of_run = "--config" not in args and not any(arg.startswith("--config=") for arg in args)
     argv = _from_run(args) if of_run else args
 

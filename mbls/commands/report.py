@@ -1,4 +1,4 @@
-"""``mbls report RUNS``: tables, figures and one HTML file over finished runs."""
+"""``mbls report RUNS``: compare finished runs in tables, figures and an HTML file."""
 
 import os
 import shlex
@@ -11,17 +11,17 @@ from mbls.runtime.ranks import print_once
 __all__ = ["main"]
 
 ABOUT = """Compare finished runs: means over seeds, intervals over patients, tests over both. Runs
-that were tested on other data or another grid get tables of their own."""
+that were tested on different data or grids are in separate tables."""
 
 
 def main(args: list[str]) -> int:
-    """Write a report over all runs in or below some folders."""
+    """Report on all runs in or below the folders."""
     options, rest = parse(parser("report", ABOUT), args)
     if rest:
         raise UsageError(f"Unknown option --{rest[0][0]}. See mbls report --help.")
     output = options.output or common_parent(options.runs) / "report"
     folders = f"{len(options.runs)} folder{'s' * (len(options.runs) > 1)}"
-    print_once(f"Report on {folders}, to be written to {output}")
+    print_once(f"Reporting on {folders} to {output}")
 
     from mbls.report.build import build_report
 
@@ -34,7 +34,7 @@ def main(args: list[str]) -> int:
 
 
 def common_parent(places: list[Path]) -> Path:
-    """Return the folder above all places; of a single one, be it a run folder, itself."""
+    """Return the common folder of several paths, or the path itself if there is one."""
     if len(places) == 1:
         return places[0]
     return Path(os.path.commonpath([str(place) for place in places]))

@@ -1,4 +1,4 @@
-"""``mbls splits``: the folds of a dataset's patients, as JSON."""
+"""``mbls splits``: write the folds of a dataset's patients as JSON."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 
 def main(args: list[str]) -> int:
-    """Write the folds by patient to a file, of which FOLD=k (--fold) with SPLIT=file uses one."""
+    """Write patient folds to a JSON file, for SPLIT=file and FOLD=k (--split, --fold)."""
     options, settings = parse_dataset("splits", main.__doc__, args)
     count = 5 if options.folds is None else options.folds
     if count < 2:
@@ -21,14 +21,14 @@ def main(args: list[str]) -> int:
     if output.exists() and output.read_text() != text:
         raise OutputError(
             f"{output} exists with other folds, which runs may have used. Remove it, or choose "
-            "another with --output FILE (make: OUTPUT=FILE)."
+            "another file with --output FILE (make: OUTPUT=FILE)."
         )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text)
     except OSError as error:
         raise OutputError(
-            f"{output} cannot be written ({error.strerror}). Choose another: --output FILE."
+            f"{output} cannot be written ({error.strerror}). Choose another file: --output FILE."
         ) from error
 
     from rich.console import Console

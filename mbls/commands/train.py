@@ -1,7 +1,7 @@
-"""``mbls train``: names in, a trained and tested run folder out.
+"""``mbls train``: train and test a network from the names of its configuration files.
 
-It layers the choices' YAML files, prepares the data as a step of its own, fits, and tests the best
-checkpoint. Everything heavy is imported after the names are known to be right.
+It layers the YAML files, prepares the data, fits, and tests the best checkpoint. Heavy packages are
+imported after the names have been validated.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mbls.benchmark.cells import finished
 from mbls.config.options import Settings, parse, parser, to_argv
-from mbls.config.runs import run_settings, stated
+from mbls.config.runs import run_settings, setting_value
 from mbls.runtime.ranks import print_once
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-ABOUT = """Train a network on a dataset with a loss, and test its best checkpoint. Further options
-go to LightningCLI as they are, e.g. --trainer.gradient_clip_val 1."""
+ABOUT = """Train a network on a dataset with a loss, and test its best checkpoint. Other options
+are passed to LightningCLI, e.g. --trainer.gradient_clip_val 1."""
 
 
 def main(args: list[str]) -> int:
@@ -49,36 +49,38 @@ def main(args: list[str]) -> int:
     cli = command_line(["fit", *to_argv(settings)])
     try:
         if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            test_best(cli)  # a fast_dev_run has no checkpoint
+            test_best(cli)  # fast_dev_run writes no checkpoint
     finally:
         folder_callback(cli.trainer).release()
     return 0
 
 
 def announce(settings: Settings) -> None:
-    """Print what was chosen."""
-    names = {name: stated(settings, f"run.{name}") for name in ("dataset", "loss", "network")}
-    names |= {"preset": Path(stated(settings, "card.preset")).stem}
-    names |= {"epochs": stated(settings, "trainer.max_epochs")}
-    names |= {"seed": stated(settings, "seed_everything")}
+    """Print the chosen names and settings."""
+    names = {
+        name: setting_value(settings, f"run.{name}") for name in ("dataset", "loss", "network")
+    }
+    names |= {"preset": Path(setting_value(settings, "card.preset")).stem}
+    names |= {"epochs": setting_value(settings, "trainer.max_epochs")}
+    names |= {"seed": setting_value(settings, "seed_everything")}
     print_once(" · ".join(f"{name} {value}" for name, value in names.items()))
 
 
 def test_best(cli: "CommandLine") -> None:
-    """Test the best checkpoint of a run that has just been trained, or its last."""
+    """Test the best checkpoint of a run that was just trained, or the last without a best."""
     from mbls.callbacks import find_checkpoint
     from mbls.callbacks.run_folder import folder_callback
     from mbls.runtime.rank_zero import on_rank_zero
 
     run = folder_callback(cli.trainer)
 
-    def choose() -> Path:  # on one rank: another node may see a new file later
+    def choose() -> Path:  # on rank 0: other nodes may see a new file later
         has_best = (run.path / "checkpoints" / "best.ckpt").is_file()
         return find_checkpoint(run.path, "best" if has_best else "last")
 
     checkpoint = on_rank_zero(cli.trainer, choose)
     if checkpoint.stem == "last":
-        print_once("No validation chose a best checkpoint: the last one is tested.")
+        print_once("There is no best checkpoint (no validation): testing the last one.")
         run.tag = "last"
     cli.trainer.test(
         cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
@@ -86,7 +88,7 @@ def test_best(cli: "CommandLine") -> None:
 
 
 def nothing_to_do(options: argparse.Namespace, rest: Settings) -> str | None:
-    """Return a message where a run to resume is trained and tested, as far as is asked for."""
+    """Return a message if a run to resume is already trained and tested, else None."""
     more = any(name.startswith("trainer.max_") for name, _ in rest)
     if more or not finished(options.run):
         return None
@@ -95,7 +97,7 @@ def nothing_to_do(options: argparse.Namespace, rest: Settings) -> str | None:
         return None
     epochs = f"{done} epoch{'s' * (done != 1)}"
     return (
-        f"{options.run} is finished: trained for {epochs}, and tested. Nothing is done. To train "
-        f"longer give EPOCHS={done + 1} or more (--epochs); to test again: make evaluate "
+        f"{options.run} is finished: trained for {epochs}, and tested. Nothing to do. To train "
+        f"longer, set EPOCHS={done + 1} or more (--epochs); to test again: make evaluate "
         f"RUN={options.run} (mbls evaluate {options.run})."
     )

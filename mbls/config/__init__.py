@@ -1,1 +1,1 @@
-"""From names to a run: choices and their YAML files, overrides, and LightningCLI."""
+"""Configuration of a run: named YAML files, overrides, and LightningCLI."""

@@ -1,8 +1,8 @@
-"""Choices: ``LOSS=mbls`` is the file ``loss/mbls.yaml`` of the configurations.
+"""Configuration files by name: ``LOSS=mbls`` is ``loss/mbls.yaml`` of the config folder.
 
 The folder is the registry. A name with a dot, such as ``acdc.paper`` or ``acdc.3d``, is not a
-choice but what a preset or 3D networks change in one. Imports nothing heavy: a typo is answered at
-once.
+choice but the overrides of a preset or of 3D networks. Imports nothing heavy: a typo is reported
+at once.
 """
 
 import difflib
@@ -32,11 +32,11 @@ __all__ = [
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # whose package and extra have the name
 KINDS = ("data", "loss", "network", "trainer", "logger")
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is there
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's if available
 
 
 def config_folder() -> Path:
-    """Return the folder of the configurations: ``MBLS_CONFIGS``, or the checkout's own."""
+    """Return the config folder: ``MBLS_CONFIGS``, or that of the checkout."""
     if folder := os.environ.get("MBLS_CONFIGS"):
         return Path(folder)
     return Path(__file__).parents[2] / "experiments" / "configs"
@@ -54,10 +54,10 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Return what a YAML file states, read by a safe loader; an empty file states nothing.
+    """Return the content of a YAML file, read by a safe loader; an empty file is an empty dict.
 
     Raises:
-        ChoiceError: The file cannot be read, is no YAML (with the line), or is no mapping.
+        ChoiceError: The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
         content = yaml.load(file.read_text(), SafeLoader)
@@ -68,27 +68,27 @@ def read_yaml(file: Path) -> dict[str, Any]:
         where = f"{file}, line {mark.line + 1}" if mark else str(file)
         reason = getattr(error, "problem", None) or str(error)
         raise ChoiceError(
-            f"{where}: {reason}. The file must be YAML, `name: value` a line, indented by spaces."
+            f"{where}: {reason}. The file must be YAML: `name: value`, indented with spaces."
         ) from error
     if content is not None and not isinstance(content, dict):
         raise ChoiceError(
-            f"{file} must hold settings, `name: value` a line, found {str(content)[:80]!r}."
+            f"{file} must contain settings, `name: value`, found {str(content)[:80]!r}."
         )
     return content or {}
 
 
 def choices(kind: str) -> list[str]:
-    """Return the names of one kind, sorted."""
+    """Return the sorted names of one kind."""
     return sorted(
         path.stem for path in (config_folder() / kind).glob("*.yaml") if "." not in path.stem
     )
 
 
 def choose(kind: str, name: str) -> Path:
-    """Return the file of a choice; a path to a YAML file of one's own is taken as it is.
+    """Return the file of a choice; ``name`` may also be the path of a YAML file.
 
     Raises:
-        ChoiceError: No such name; the message has the nearest one and the list.
+        ChoiceError: The name does not exist; the message has the nearest one and the list.
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
@@ -100,7 +100,7 @@ def choose(kind: str, name: str) -> Path:
     hint = did_you_mean(name.lower(), known, cutoff=0.5)
     label = {"data": "dataset", "trainer": "preset"}.get(kind, kind)
     raise ChoiceError(
-        f"Unknown {label} {name!r}.{hint} There are: {', '.join(known) or 'none'}; "
+        f"Unknown {label} {name!r}.{hint} Choose from: {', '.join(known) or 'none'}; "
         f"or give the path of a YAML file."
     )
 
@@ -114,17 +114,17 @@ def compose(
     dims: int | None = None,
     loggers: Sequence[str] = (),
 ) -> list[Path]:
-    """Return the configuration files of a run, in the order in which they are layered.
+    """Return the configuration files of a run, in layering order.
 
-    The preset's changes to a dataset or a network, ``data/<dataset>.<preset>.yaml``, follow it.
+    The preset's overrides of a dataset or network, ``data/<dataset>.<preset>.yaml``, follow it.
 
     Args:
         dataset: Name or file of the dataset.
         loss: Name or file of the loss.
         network: Name or file of the network.
         preset: Name or file of the training settings.
-        dims: 2 or 3; None for what the network's file states, else the dataset's.
-        loggers: Names or files of trackers beside metrics.csv.
+        dims: 2 or 3; by default from the network's file, then from the dataset's.
+        loggers: Names or files of trackers to use in addition to metrics.csv.
     """
     shared = [config_folder() / "base.yaml", choose("trainer", preset)]
     chosen = choose("network", network)
@@ -136,10 +136,10 @@ def compose(
 
 
 def require_tracker(file: Path) -> None:
-    """Raise where a file of ``logger/`` is of a tracker that is not installed.
+    """Check that the tracker of a file of ``logger/`` is installed.
 
     Raises:
-        MissingExtraError: With the line that installs it.
+        MissingExtraError: It is not; the message has the command that installs it.
     """
     name = file.stem
     if name in TRACKERS and importlib.util.find_spec(name) is None:
@@ -150,15 +150,15 @@ def require_tracker(file: Path) -> None:
 
 
 def data_files(dataset: str, preset: str, dims: int | None) -> list[Path]:
-    """Return the files of a dataset: its own, the preset's, and for 3D ``<dataset>.3d[.<preset>]``.
+    """Return the files of a dataset: ``<dataset>[.3d][.<preset>].yaml``, in layering order.
 
     Args:
         dataset: Name or file of the dataset.
         preset: Name or file of the training settings.
-        dims: 2 or 3; None for what the dataset's file states.
+        dims: 2 or 3; by default from the dataset's file.
 
     Raises:
-        ChoiceError: The dataset has no settings for 3D.
+        ChoiceError: The dataset has no settings for this number of dimensions.
     """
     data, name = choose("data", dataset), Path(preset).stem
     files = _layers(data, name)
@@ -168,20 +168,20 @@ def data_files(dataset: str, preset: str, dims: int | None) -> list[Path]:
     deep = data.with_name(f"{data.stem}.{dims}d.yaml")
     if not deep.is_file():
         raise ChoiceError(
-            f"Dataset {data.stem} has no settings for {dims}D: {deep} is not there. Write it, or "
-            f"take a {own}D network."
+            f"Dataset {data.stem} has no settings for {dims}D: {deep} does not exist. Create it, "
+            f"or use a {own}D network."
         )
     return [*files, *_layers(deep, name)]
 
 
 def stated_dims(file: Path) -> int | None:
-    """Return the ``spatial_dims`` that a file asks of the data, or None if it asks for none."""
+    """Return the ``spatial_dims`` that a file sets for the data, or None."""
     stated = below(read_yaml(file), "data", "init_args", "spatial_dims")
     return None if stated is None else int(stated)
 
 
 def below(content: Any, *keys: str) -> Any:
-    """Return the value at a path of keys, None where the path ends before."""
+    """Return the value at a path of keys, or None if the path does not exist."""
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
     return content
@@ -193,7 +193,7 @@ def _layers(file: Path, preset: str) -> list[Path]:
 
 
 def names_of(configs: Sequence[str | Path]) -> dict[str, str]:
-    """Return the choice of each kind among configuration files: their stems, by folder.
+    """Return the choice of each kind among configuration files: their stems by folder.
 
     Example:
         >>> names_of(["configs/data/acdc.yaml", "configs/data/acdc.quick.yaml"])

@@ -64,7 +64,7 @@ from mbls.runtime.errors import CheckpointError, UsageError, setting_errors
 from mbls.runtime.files import replace_file
 from mbls.runtime.rank_zero import on_rank_zero
 
-# types of callbacks' settings, so that config.yaml can be read again
+# types of callback settings that config.yaml must be able to represent
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_data(each.value))
 register_type(torch.device, str, torch.device)
 
@@ -99,10 +99,10 @@ CALLBACKS: dict[str, type[Callback]] = {  # of every run, by their names in conf
 
 
 class RunConfig(SaveConfigCallback):
-    """Save the resolved configuration as ``config.yaml`` into the run folder of a fit."""
+    """Save the resolved configuration of a fit as ``config.yaml`` in the run folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write on rank 0, once; a resumed run keeps its file, except for more epochs."""
+        """Write the file once on rank 0; a resumed run keeps its file and updates max_epochs."""
         if stage != "fit" or self.already_saved:
             return
         path = run_folder(trainer) / "config.yaml"
@@ -118,30 +118,30 @@ class RunConfig(SaveConfigCallback):
 
 
 def _raise_epochs(path: Path, epochs: int | None) -> None:
-    """Record that a resumed run trains for more epochs, for the next time it is resumed."""
+    """Raise max_epochs in config.yaml to that of the resumed run."""
     content = read_yaml(path)
-    stated = content["trainer"]["max_epochs"]
-    if stated is not None and epochs is not None and stated < epochs:
+    recorded = content["trainer"]["max_epochs"]
+    if recorded is not None and epochs is not None and recorded < epochs:
         content["trainer"]["max_epochs"] = epochs
         replace_file(path, yaml.safe_dump(content, sort_keys=False).encode())
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI with the callbacks of every run, and links from the datamodule to the model."""
+    """LightningCLI with the callbacks of every run and links from the datamodule to the model."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks' settings and the links."""
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
-        for fact, targets in LINKS.items():
+        for source, targets in LINKS.items():
             for target in targets:
-                parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+                parser.link_arguments(f"data.{source}", target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "run.seed")
         parser.link_arguments("seed_everything", "step_seed.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and check the checkpoint before Lightning reads it."""
+        """Parse the arguments, and check the checkpoint before Lightning reads it."""
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -151,51 +151,50 @@ class CommandLine(LightningCLI):
         command = self.config["subcommand"]
         path = self.config[command].get("ckpt_path")
         if self.config[command].run.resume and command == "fit":
-            return  # chosen when the folder is locked
+            return  # the checkpoint is chosen once the folder is locked
         if path:
             read_checkpoint(Path(path))
         elif command != "fit":
             raise CheckpointError(
-                f"{command} without a checkpoint would use untrained weights: give --ckpt_path "
+                f"{command} without a checkpoint would use untrained weights. Give --ckpt_path "
                 "RUN/checkpoints/best.ckpt."
             )
 
     def resolved(self) -> dict[str, Any]:
-        """Return the configuration of the subcommand as config.yaml has it."""
+        """Return the configuration of the subcommand in the form of config.yaml."""
         config = copy.deepcopy(self.config[self.subcommand])  # jsonargparse changes what it dumps
         text = self._parser(self.subcommand).dump(config, skip_none=False)
         resolved: dict[str, Any] = yaml.safe_load(text)
         return resolved
 
     def before_instantiate_classes(self) -> None:
-        """Refuse settings of the trainer that no run can have."""
+        """Check the trainer's settings."""
         check_trainer(self.config[self.subcommand].trainer)
 
     def instantiate_classes(self) -> None:
-        """Make data, model and trainer; what a class refuses is an error of the user."""
+        """Instantiate data, model and trainer; an error in a constructor is a user error."""
         with setting_errors(MisconfigurationException):
             super().instantiate_classes()
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the arguments: Lightning lets the settings in a checkpoint override them."""
+        """Do nothing: Lightning would override the arguments with settings of the checkpoint."""
 
     def _dump_config(self) -> None:
-        """Dump a copy: jsonargparse leaves its dump of a loss within a tuple in what it dumps."""
+        """Dump a copy: jsonargparse modifies the config that it dumps (a loss in a tuple)."""
         config, self.config = self.config, copy.deepcopy(self.config)
         super()._dump_config()
         self.config = config
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer where Lightning would refuse a combination.
+        """Make the trainer with one progress bar at most, and without Lightning's requeueing.
 
-        Under srun signals and requeueing are left to :class:`GracefulStop` and the batch script;
-        the configuration's bar makes room for none and for another one.
+        Under srun :class:`GracefulStop` and the batch script handle signals and requeueing.
         """
-        stated = self.config_init[self.subcommand]["trainer"]
-        if callbacks := stated.get("callbacks"):
-            kwargs["callbacks"] = _with_one_bar(callbacks, stated.get("enable_progress_bar"))
+        config = self.config_init[self.subcommand]["trainer"]
+        if callbacks := config.get("callbacks"):
+            kwargs["callbacks"] = _with_one_bar(callbacks, config.get("enable_progress_bar"))
         if (
-            not stated.get("plugins")
+            not config.get("plugins")
             and SLURMEnvironment.detect()
             and not TorchElasticEnvironment.detect()
         ):
@@ -205,11 +204,11 @@ class CommandLine(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Prepare the data before ranks start, and load checkpoints as plain state dicts alone."""
+        """Prepare the data before ranks start; load checkpoints with ``weights_only=True``."""
         options = self.config_init[self.subcommand]
         options["weights_only"] = True
         if "return_predictions" in options:
-            options["return_predictions"] = False  # they are written, not kept
+            options["return_predictions"] = False  # they are written to disk
         check_contract(self.datamodule)
         config, run = self.resolved(), folder_callback(self.trainer)
         fit = self.subcommand == "fit"
@@ -236,7 +235,7 @@ class CommandLine(LightningCLI):
     before_validate = before_predict = before_fit
 
     def before_test(self) -> None:
-        """As :meth:`before_fit`; and refuse to overwrite results of other data."""
+        """Call :meth:`before_fit`, and refuse to overwrite results of other data."""
         self.before_fit()
         run = folder_callback(self.trainer)
         if run.folder is not None:
@@ -245,8 +244,8 @@ class CommandLine(LightningCLI):
             warn_of_trained_patients(run.folder, self.datamodule, data)
 
 
-class _Parsed(CommandLine):
-    """A command line that is parsed, and builds and runs nothing."""
+class _ParseOnly(CommandLine):
+    """Parse a command line without building or running anything."""
 
     def _set_seed(self) -> None: ...
     def instantiate_classes(self) -> None: ...
@@ -254,24 +253,24 @@ class _Parsed(CommandLine):
 
 
 def command_line(args: Sequence[str]) -> CommandLine:
-    """Run the LightningCLI subcommand that ``args`` begin with, and return the command line."""
+    """Run the LightningCLI subcommand ``args[0]`` and return the command line."""
     _filter_messages()
     for path in map(Path, config_paths(args)):
         if path.parent.name == "logger":
             require_tracker(path)
-        read_yaml(path)  # which names the file and the line of what is no YAML
+        read_yaml(path)  # its errors name the file and the line
     return _make(CommandLine, args)
 
 
 def resolve(runs: Sequence[Settings]) -> Iterator[dict[str, Any]]:
-    """Yield the configuration of each run as its config.yaml would have it; nothing is built.
+    """Yield the configuration of each run in the form of config.yaml, without building anything.
 
     Raises:
-        UsageError: An option or a value that does not exist.
+        UsageError: An option or a value does not exist.
     """
     _filter_messages()
     for settings in runs:
-        yield _make(_Parsed, ["fit", *to_argv(settings)]).resolved()
+        yield _make(_ParseOnly, ["fit", *to_argv(settings)]).resolved()
 
 
 def _make(cls: type[CommandLine], args: Sequence[str]) -> CommandLine:
@@ -289,13 +288,13 @@ def _make(cls: type[CommandLine], args: Sequence[str]) -> CommandLine:
 
 
 def _options(cli: CommandLine) -> list[str]:
-    """Return the names of all options of LightningCLI's subcommands, ``trainer.max_epochs``."""
+    """Return all option names of LightningCLI's subcommands, such as ``trainer.max_epochs``."""
     parsers = cli._subcommand_parsers.values()
     return sorted({flag[2:] for p in parsers for flag in p._option_string_actions})
 
 
 def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:
-    """Return the callbacks without our bar where no bar is asked for, or another one."""
+    """Return the callbacks without our progress bar if bars are disabled or another is given."""
     given = callbacks if isinstance(callbacks, list) else [callbacks]
     bars = [each for each in given if isinstance(each, LightningBar)]
     superfluous = enabled is False or len(bars) > 1
@@ -309,7 +308,7 @@ def config_paths(args: Sequence[str]) -> list[str]:
 
 
 def _with_names(args: list[str], names: dict[str, str]) -> list[str]:
-    """Give the run folder the names of the chosen files, unless the arguments give others."""
+    """Add the names of the chosen files as the run folder's defaults."""
     defaults = {
         "dataset": names.get("data"),
         "network": names.get("network"),
@@ -324,20 +323,20 @@ def _with_names(args: list[str], names: dict[str, str]) -> list[str]:
 
 
 def _without_float64() -> dict[str, str]:
-    """Use the CPU where the only accelerator, Apple's, has no float64, which metrics need."""
+    """Return trainer defaults that use the CPU instead of MPS, which lacks the metrics' float64."""
     only_mps = torch.backends.mps.is_available() and not torch.cuda.is_available()
     return {"accelerator": "cpu"} if only_mps else {}
 
 
 def _filter_messages() -> None:
-    """Leave out what a user cannot act on, and what other ranks repeat."""
+    """Suppress messages that users cannot act on, and those that other ranks repeat."""
     for text in (
         ".*does not have many workers.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*The number of training batches.*",
         ".*LightningCLI's args parameter is intended.*",
-        ".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",  # as intended
-        ".*AMP with fp16 is not supported on CPU.*",  # a warning of ours says it
+        ".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",  # intended
+        ".*AMP with fp16 is not supported on CPU.*",  # mbls.config.checks warns about it
         ".*The `srun` command is available on your system but is not used.*",
     ):
         warnings.filterwarnings("ignore", message=text)

@@ -1,4 +1,4 @@
-"""The identity of a run: the settings that its numbers depend on, and their hash."""
+"""Identity of a run: the settings that affect its results, and their hash."""
 
 import hashlib
 import json
@@ -20,27 +20,27 @@ RUNTIME_ONLY = (
     *(f"trainer.{key}" for key in ("plugins", "inference_mode", "model_registry")),
     *("trainer.enable_autolog_hparams", "model.output_device"),
 )
-"""Settings that change no number: places, hardware, display; dotted names, with all below them."""
+"""Settings that do not affect results: paths, hardware, display; dotted names with all below."""
 BARS = ("mbls.callbacks.ProgressBar", "mbls.callbacks.progress.ProgressBar")
 
 
 def is_below(name: str, names: Sequence[str]) -> bool:
-    """Return True if a dotted name is one of some names or below one."""
+    """Return True if a dotted name is one of ``names`` or below one."""
     return any(name == n or name.startswith(f"{n}.") for n in names)
 
 
 def added_callbacks(config: Mapping[str, Any]) -> list[Any]:
-    """Return the callbacks that a configuration adds, such as an average of weights."""
-    stated = (config.get("trainer") or {}).get("callbacks") or []
-    callbacks = stated if isinstance(stated, list) else [stated]
+    """Return the callbacks that a configuration adds, such as weight averaging."""
+    given = (config.get("trainer") or {}).get("callbacks") or []
+    callbacks = given if isinstance(given, list) else [given]
     found = [{"class_path": one} if isinstance(one, str) else one for one in callbacks]
     return [one for one in found if one.get("class_path") not in BARS]
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a resolved configuration without the settings that change no number.
+    """Return a resolved configuration without the settings that do not affect results.
 
-    Where the data lie is left out, whether they are real or a phantom is not.
+    The data's path is omitted; whether the data are real or a phantom is included.
     """
     found = _pruned(config)
     root = ((config.get("data") or {}).get("init_args") or {}).get("root")
@@ -54,15 +54,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the hash of a resolved configuration's identity; equal runs have equal ones."""
+    """Return the hash of a resolved configuration's identity; equal runs have equal hashes."""
     text = json.dumps(identity(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return in what a configuration differs, ``trainer.max_epochs is 2, not 10``.
+    """Return the differing settings, ``trainer.max_epochs is 2, not 10``.
 
-    Settings that only one states are not compared: a later version may have added them.
+    Settings that only one configuration has are skipped: a later version may have added them.
     """
     return list(_differences(identity(wanted), identity(found), ()))
 

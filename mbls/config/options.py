@@ -1,9 +1,8 @@
-"""The table of options: argparse, make's variables and docs/commands.md are made from it.
+"""Table of options: the source of the parsers, make's variables and docs/commands.md.
 
-``--data-root`` of a command is ``DATA_ROOT=`` of the make target of its name; ``make readme``
-writes the table into the Makefile and docs/commands.md. Other options go to LightningCLI as they
-are.
-Imports nothing heavy, so that a typo is answered at once.
+``--data-root`` of a command is ``DATA_ROOT=`` of the make target with the same name; ``make
+readme`` writes the table to the Makefile and docs/commands.md. Other options are passed to
+LightningCLI. Imports nothing heavy: a typo is reported at once.
 """
 
 import argparse
@@ -54,21 +53,21 @@ def axes(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of some commands.
+    """An option of one or more commands.
 
     Attributes:
         name: ``data_root`` is ``--data-root``, and ``DATA_ROOT=`` with make.
-        commands: The commands that take it, separated by spaces.
-        help: What it is.
+        commands: The commands that have it, separated by spaces.
+        help: Help text.
         target: The setting of LightningCLI that it sets, if any.
-        type: What parses its value; ``bool`` makes it a switch.
-        kind: The folder of YAML files whose names it takes.
-        choices: The values it takes.
-        metavar: What stands for its value in ``--help``.
-        alias: Another name of it.
-        resume: Whether it may be given where a run is resumed.
-        make: Whether it is a variable of make, too.
-        positional: Empty for an option; "1" for an argument without a name, "+" for several.
+        type: Function that parses the value; ``bool`` makes it a flag.
+        kind: The folder of YAML files whose names are its values.
+        choices: The allowed values.
+        metavar: Placeholder for the value in ``--help``.
+        alias: A second name.
+        resume: If True, it is allowed when a run is resumed.
+        make: If True, it is also a variable of make.
+        positional: Empty for an option; "1" for one positional argument, "+" for several.
     """
 
     name: str
@@ -90,11 +89,11 @@ class Option:
         return "--" + self.name.replace("_", "-")
 
     def of(self, command: str) -> bool:
-        """Return True if a command takes it."""
+        """Return True if a command has this option."""
         return command in self.commands.split()
 
     def add_to(self, p: argparse.ArgumentParser) -> None:
-        """Add it to a parser."""
+        """Add this option to a parser."""
         if self.positional:
             nargs = None if self.positional == "1" else self.positional
             p.add_argument(self.name, type=self.type, nargs=nargs, help=self.help)
@@ -238,10 +237,10 @@ def parser(command: str, about: str | None, *, prog: str | None = None) -> argpa
 
 
 def parse(p: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, Settings]:
-    """Return a command's own options, and the settings that are LightningCLI's to check.
+    """Return the options of a command, and the remaining settings for LightningCLI.
 
     Raises:
-        UsageError: An option without a dot that neither has, with the nearest one.
+        UsageError: An option without a dot is unknown to both; the message has the nearest name.
     """
     options, rest = p.parse_known_args(args)
     settings = list(_pairs(rest))
@@ -249,7 +248,7 @@ def parse(p: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Nam
     for name, _ in settings:
         if name.startswith("loss."):
             raise UsageError(
-                f"Unknown option --{name}. A loss takes settings as LOSS=mbls:margin=8 "
+                f"Unknown option --{name}. Write settings of a loss as LOSS=mbls:margin=8 "
                 "(--loss mbls:margin=8)."
             )
         if "." not in name and name.rstrip("+") not in PLAIN:
@@ -281,7 +280,7 @@ def to_argv(settings: Settings) -> list[str]:
 
 
 def given(options: argparse.Namespace) -> Iterator[tuple[Option, Any]]:
-    """Yield the options of a command that were given, each with its value."""
+    """Yield the options that were given, with their values."""
     for option in OPTIONS:
         value = getattr(options, option.name, None)
         if option.of(options.command) and value is not None and value is not False:
@@ -289,5 +288,5 @@ def given(options: argparse.Namespace) -> Iterator[tuple[Option, Any]]:
 
 
 def overrides(options: argparse.Namespace) -> Settings:
-    """Return LightningCLI's settings for the options that were given."""
+    """Return the given options as settings of LightningCLI."""
     return [(option.target, str(value)) for option, value in given(options) if option.target]

@@ -1,4 +1,4 @@
-"""jsonargparse's errors in short: which option or setting, its file and line, the nearest name."""
+"""Short versions of jsonargparse's errors: the option, its file and line, the nearest name."""
 
 import importlib
 import inspect
@@ -18,18 +18,18 @@ NOISE = re.compile(  # of jsonargparse, about types
     r"Given value( type:|: [{\[N])|- Expected a path but|Subclass types expect|"
     r"- a (class path|dict)|$)"
 )
-RENAMED = {  # class paths that configurations of before name
+RENAMED = {  # class paths in configurations of older versions
     "mbls.losses.LabelSmoothingLoss": "mbls.losses.CrossEntropyLoss, its alpha label_smoothing,",
     "mbls.losses.NeighbourConstraint": "mbls.losses.NeighborConstraint",
 }
 
 
 def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] = ()) -> str:
-    """Return the message for an error of jsonargparse about options or files.
+    """Return a short message for an error of jsonargparse.
 
     Args:
         text: The text of the error.
-        options: Names of the options there are, ``trainer.max_epochs``.
+        options: Names of all options, such as ``trainer.max_epochs``.
         configs: The configuration files that were given.
     """
     files = [path for config in configs if (path := Path(config)).suffix and path.is_file()]
@@ -63,14 +63,14 @@ def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] 
 
 
 def _class_of(text: str, found: re.Match[str]) -> str:
-    """Return the class path that the error names nearest to a match."""
+    """Return the class path nearest to a match in the text of an error."""
     before = re.findall(r"class_path '([^']+)'", text[: found.start()])
     after = re.findall(r"class_path='([^']+)'", text[found.end() :])
     return (before[-1:] or after[:1] or ["?"])[0]
 
 
 def _settings(class_path: str) -> list[str]:
-    """Return the arguments of a class, those of its bases where it passes ``**kwargs`` on."""
+    """Return the arguments of a class, including those of its bases if it takes ``**kwargs``."""
     module, _, name = class_path.rpartition(".")
     names: list[str] = []
     try:
@@ -81,7 +81,7 @@ def _settings(class_path: str) -> list[str]:
             names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
             if call and not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
-    except (ImportError, AttributeError, TypeError, ValueError):  # of a class that is not Python's
+    except (ImportError, AttributeError, TypeError, ValueError):  # not a Python class
         return names
     return names
 
@@ -94,7 +94,7 @@ def _no_module(module: str, class_path: str, where: str) -> str:
     return (
         f"{class_path}{where} cannot be imported: there is no module {module} in the folder where "
         f"mbls runs ({Path.cwd()}), on PYTHONPATH ({listed}) or among the installed packages. Run "
-        f"mbls in the folder that holds {package}, or name that folder: export PYTHONPATH=FOLDER."
+        f"mbls in the folder that contains {package}, or set PYTHONPATH to that folder."
     )
 
 
@@ -109,7 +109,7 @@ def _place(files: Sequence[Path], *, key: str | None = None, value: str | None =
 
 
 def _next_to_class_path(files: Sequence[Path]) -> str | None:
-    """Return the message for a setting next to a class_path instead of below its init_args."""
+    """Return the message for an argument next to class_path instead of below init_args."""
     for file in reversed(files):
         for node in [_nodes(file), *(node for _, node in _keys(_nodes(file)))]:
             if not isinstance(node, yaml.MappingNode):
@@ -120,8 +120,7 @@ def _next_to_class_path(files: Sequence[Path]) -> str | None:
             for name in names.keys() - {"class_path", "init_args", "dict_kwargs"}:
                 line = names[name].start_mark.line + 1
                 return (
-                    f"{file}, line {line}: {name!r} is next to class_path. Arguments of a class go "
-                    "below its init_args."
+                    f"{file}, line {line}: {name!r} is next to class_path. Move it below init_args."
                 )
     return None
 

@@ -1,4 +1,4 @@
-"""The data is prepared once, before ranks start or while they wait."""
+"""Prepare the data once, before the ranks start or while they wait."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,23 +20,23 @@ __all__ = ["prepare_once"]
 def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
     """Prepare the data in one process.
 
-    Where Lightning starts the ranks of a node, the process that starts them prepares before, and
-    they share the CPUs. Where torchrun or srun started them, rank 0 prepares and the others wait,
-    for as long as it takes.
+    If Lightning starts the ranks of a node, their parent prepares the data before, and then divides
+    the CPUs among them. If torchrun or srun started them, rank 0 prepares and the others wait
+    without a timeout.
 
     Raises:
-        FirstRankError: On the waiting ranks, where rank 0 failed; its own error says why.
+        FirstRankError: On the waiting ranks, if rank 0 failed.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if isinstance(environment, LightningEnvironment) and is_child_rank():
-        return  # prepared by its parent
+        return  # the parent has prepared the data
     if trainer.world_size == 1 or not environment.creates_processes_externally:  # type: ignore[union-attr]
         log_stage("preparing the data")
         prepare()
         if trainer.num_devices > 1:
             share_cpus(trainer.num_devices)
         return
-    trainer.strategy.setup_environment()  # joins the ranks; Lightning's own call finds it done
+    trainer.strategy.setup_environment()  # creates the process group; Lightning reuses it
     group = dist.new_group(backend="gloo", timeout=timedelta(days=1000))
     done = torch.zeros(1)
     try:
@@ -48,4 +48,4 @@ def prepare_once(trainer: Trainer, prepare: Callable[[], Any]) -> None:
         dist.broadcast(done, src=0, group=group)
         dist.destroy_process_group(group)
     if not done:
-        raise FirstRankError("Rank 0 could not prepare the data; its own message says why.")
+        raise FirstRankError("Rank 0 could not prepare the data; see its message.")

@@ -1,4 +1,4 @@
-"""``LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"``: losses and the settings to sweep."""
+"""Parse ``LOSSES="ce mbls:margin=3 mbls:margin=10,alpha=0.3"``: losses with their settings."""
 
 import math
 import re
@@ -21,9 +21,9 @@ class LossSpec:
     """A loss of a sweep.
 
     Args:
-        name: The choice: the stem of a file in ``loss/``, or the path of a file of one's own.
-        settings: ``(setting, value)`` in the order of the file; a setting below ``base`` has its
-            dotted name, ``base.include_background``.
+        name: The stem of a file in ``loss/``, or the path of a YAML file.
+        settings: ``(setting, value)`` in the order of the file; a nested setting has a dotted
+            name, ``base.include_background``.
     """
 
     name: str
@@ -36,36 +36,40 @@ class LossSpec:
         return ",".join([Path(self.name).stem, *settings])
 
     def __str__(self) -> str:
-        """As the option ``--loss`` has it."""
+        """Return the value of the option ``--loss``."""
         settings = ",".join(f"{key}={value}" for key, value in self.settings)
         return f"{self.name}:{settings}" if settings else self.name
 
     def overrides(self) -> Settings:
-        """Return LightningCLI's settings for those of the loss."""
+        """Return the loss's settings as settings of LightningCLI."""
         paths = [(key.replace(".", ".init_args."), value) for key, value in self.settings]
         return [(f"model.loss.init_args.{path}", value) for path, value in paths]
 
 
 def parse_loss(text: str) -> LossSpec:
-    """Read one loss, ``name`` or ``name:setting=value,...``; see :func:`parse_losses`."""
+    """Parse one loss, ``name`` or ``name:setting=value,...``; see :func:`parse_losses`."""
     name, colon, rest = text.partition(":")
-    stated = _stated(choose("loss", name))
+    defaults = _defaults(choose("loss", name))
     given: dict[str, str] = {}
     for key, value in _pairs(text, rest) if colon else ():
-        if key not in stated:
-            raise _unknown_setting(name, key, list(stated))
+        if key not in defaults:
+            hint = did_you_mean(key, defaults, cutoff=0.5)
+            raise ChoiceError(
+                f"Unknown setting {key!r} of loss {name}.{hint} Its file has: "
+                f"{', '.join(defaults) or 'none'}."
+            )
         if key in given:
             raise ChoiceError(f"{text}: {key} is given twice.")
-        given[key] = _normal(f"{name}:{key}", value, stated[key])
-    return LossSpec(name, tuple((key, given[key]) for key in stated if key in given))
+        given[key] = _normal(f"{name}:{key}", value, defaults[key])
+    return LossSpec(name, tuple((key, given[key]) for key in defaults if key in given))
 
 
 def parse_losses(text: str) -> list[LossSpec]:
-    """Read losses separated by white space, each ``name`` or ``name:setting=value,...``.
+    """Parse losses separated by white space, each ``name`` or ``name:setting=value,...``.
 
     Raises:
-        ChoiceError: A loss or a setting that does not exist, with the nearest name; a value that
-            is no number where the file has one; a loss named twice.
+        ChoiceError: A loss or setting does not exist, a value has the wrong type, or a loss is
+            given twice.
 
     Example:
         >>> [spec.label for spec in parse_losses("ce mbls:alpha=0.30,margin=10")]
@@ -74,7 +78,7 @@ def parse_losses(text: str) -> list[LossSpec]:
     specs = [parse_loss(one) for one in text.split()]
     if not specs:
         raise ChoiceError('A sweep needs losses: LOSSES="ce mbls mbls:margin=3" (--losses).')
-    _refuse_twins(specs)
+    _refuse_duplicates(specs)
     return specs
 
 
@@ -88,16 +92,16 @@ def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
         at = match.end()
     if at < len(rest) or not rest or rest.endswith(","):
         raise ChoiceError(
-            f"{text} cannot be read: settings are written loss:setting=value,setting=value, as in "
+            f"{text} cannot be parsed: write settings as loss:setting=value,setting=value, such as "
             "mbls:margin=10,alpha=0.3."
         )
 
 
-def _stated(file: Path) -> dict[str, Any]:
-    """Return each setting that a loss's file states, and its value there."""
+def _defaults(file: Path) -> dict[str, Any]:
+    """Return the settings in a loss's file, by dotted name."""
     loss = below(read_yaml(file), "model", "loss")
     if not isinstance(loss, dict) or "class_path" not in loss:
-        raise ChoiceError(f"{file} is no loss: it must state model.loss.class_path.")
+        raise ChoiceError(f"{file} is not a loss: it must set model.loss.class_path.")
     return dict(_leaves(loss))
 
 
@@ -109,41 +113,33 @@ def _leaves(loss: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _unknown_setting(loss: str, key: str, stated: list[str]) -> ChoiceError:
-    hint = did_you_mean(key, stated, cutoff=0.5)
-    return ChoiceError(
-        f"Unknown setting {key!r} of loss {loss}.{hint} Its file states: "
-        f"{', '.join(stated) or 'none'}."
-    )
+def _normal(label: str, value: str, default: Any) -> str:
+    """Return the canonical spelling of a value of the default's type: 3 and 3.0 are one cell.
 
-
-def _normal(label: str, value: str, stated: Any) -> str:
-    """Return a value in one spelling, so that 3 and 3.0 are one cell; check it where it is plain.
-
-    What the class itself demands (a margin >= 0) is checked by the run.
+    The loss's class checks its own rules (such as a margin >= 0) when the run starts.
     """
-    if isinstance(stated, bool):
+    if isinstance(default, bool):
         if value.lower() not in ("true", "false"):
             raise ChoiceError(f"{label} must be true or false, got {value}.")
         return value.lower()
-    if not isinstance(stated, int | float):
+    if not isinstance(default, int | float):
         return value
     try:
         number = float(value)
     except ValueError:
-        raise ChoiceError(f"{label} must be a number, as {stated} is, got {value}.") from None
+        raise ChoiceError(f"{label} must be a number (default: {default}), got {value}.") from None
     if not math.isfinite(number):
         raise ChoiceError(f"{label} must be finite, got {value}.")
     return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(number)
 
 
 def _plain(value: str) -> str:
-    """Keep a value to what may stand in a folder's name."""
+    """Return a value with only characters that are safe in a folder's name."""
     return re.sub(r"[^\w.+-]+", "_", value)
 
 
-def _refuse_twins(specs: list[LossSpec]) -> None:
-    """Two cells must not share a folder: the same loss twice, or two files of one name."""
+def _refuse_duplicates(specs: list[LossSpec]) -> None:
+    """Raise ChoiceError if two losses would share a folder: equal losses, or files of one name."""
     seen: dict[str, LossSpec] = {}
     for spec in specs:
         if spec.label in seen:
@@ -152,6 +148,6 @@ def _refuse_twins(specs: list[LossSpec]) -> None:
             raise ChoiceError(
                 f"Loss {spec.label} is twice in the sweep."
                 if same
-                else f"{other.name} and {spec.name} would both be called {spec.label}: rename one."
+                else f"{other.name} and {spec.name} would both be named {spec.label}: rename one."
             )
         seen[spec.label] = spec

@@ -1,1 +1,1 @@
-"""Where logged values go: metrics.csv, and the trackers."""
+"""Loggers: metrics.csv and experiment trackers."""

@@ -1,4 +1,4 @@
-"""Means over the samples of an epoch, which a resumed run continues."""
+"""Means over the samples of an epoch that survive a resume."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,19 @@ __all__ = ["EpochMeans"]
 
 
 class EpochMeans:
-    """Sum named scalars over an epoch's samples in float64, where they are: no step waits.
+    """Sum named scalars over an epoch's samples in float64, on their device without a sync.
 
-    Lightning accumulates logged values too, but keeps the sums out of its checkpoints: a run that
-    resumes within an epoch would log the mean over the steps since.
+    Lightning does not checkpoint its sums of logged values: a run that resumes within an epoch
+    would log the mean over the steps since then.
     """
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
-        self._sums = torch.zeros(1, dtype=torch.float64)  # of each value, then of the samples
-        self._shared: Tensor | None = None  # the sums of every rank, until they change
+        self._sums = torch.zeros(1, dtype=torch.float64)  # of each value; last, the sample count
+        self._shared: Tensor | None = None  # cached sums of all ranks
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
-        """Add a batch: each value is a scalar, the batch's mean over its ``samples``."""
+        """Add a batch of ``samples``; each value is a scalar, their mean."""
         if not self._names:
             self._names = tuple(values)
             self._sums = torch.zeros(len(values) + 1, dtype=torch.float64)
@@ -43,10 +43,10 @@ class EpochMeans:
         return means
 
     def share(self, trainer: Trainer) -> Tensor:
-        """Return the sums of every rank, ``(ranks, values + 1)``; all ranks call it.
+        """Return the sums of all ranks, ``(ranks, values + 1)``; all ranks must call this.
 
-        Called before a checkpoint is made, it leaves nothing to exchange while that is done, where
-        one rank may fail and the others would wait for it.
+        It is called before a checkpoint is written: while writing, one rank may fail, and the
+        others would wait for it in a collective.
         """
         if self._shared is None:
             sums = [self._here(trainer)]
@@ -57,11 +57,11 @@ class EpochMeans:
         return self._shared
 
     def state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return what a checkpoint keeps, the sums of every rank; all ranks call it."""
+        """Return the checkpoint's state, the sums of all ranks; all ranks must call this."""
         return {"names": list(self._names), "sums": self.share(trainer)}
 
     def load(self, state: Mapping[str, Any], trainer: Trainer) -> None:
-        """Restore this rank's sums; where the number of ranks is another, rank 0 takes all."""
+        """Restore this rank's sums; if the number of ranks has changed, rank 0 gets the total."""
         self._names, sums = tuple(state["names"]), state["sums"]
         self._shared = None
         if len(sums) == trainer.world_size:
@@ -71,4 +71,4 @@ class EpochMeans:
             self._sums = whole if trainer.is_global_zero else torch.zeros_like(whole)
 
     def _here(self, trainer: Trainer) -> Tensor:
-        return self._sums.to(trainer.strategy.root_device)  # where ranks can exchange it
+        return self._sums.to(trainer.strategy.root_device)  # collectives need this device

@@ -17,19 +17,18 @@ __all__ = ["MetricsCSV", "read_rows"]
 
 KEYS = ("epoch", "step")
 TEST = "test/"
-CLOCK = "speed/"  # values that are never the same again
+CLOCK = "speed/"  # timings, which are not reproducible
 
 
 class MetricsCSV(Logger):
-    """Write ``metrics.csv`` into the run folder: one row a step at which something was logged.
+    """Write ``metrics.csv`` in the run folder: one row for each step with logged values.
 
-    Lightning's own CSV logger deletes the file of the run it resumes, and wants its folder before
-    ranks can agree on one; this one waits for :class:`~mbls.callbacks.RunFolder`, and on resume
-    cuts the file to the checkpoint's step and appends. A column that appears later is added to
-    the rows before it, empty.
+    Lightning's CSVLogger deletes the file of a resumed run, and needs its folder before ranks can
+    agree on one. This logger waits for :class:`~mbls.callbacks.RunFolder`; on resume it truncates
+    the file to the checkpoint's step and appends. A new column is empty in earlier rows.
 
-    Values named ``speed/...`` go to ``speed.csv``: metrics.csv is the same, to the last bit, for a
-    run that was stopped and resumed.
+    Values named ``speed/...`` go to ``speed.csv``, so metrics.csv of a run that was stopped and
+    resumed is bitwise identical to that of an uninterrupted one.
     """
 
     def __init__(self) -> None:
@@ -39,12 +38,12 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning wants one; it names no folder."""
+        """Required by Lightning; not part of a path."""
         return ""
 
     @property
     def version(self) -> str:
-        """Lightning wants one; it names no folder."""
+        """Required by Lightning; not part of a path."""
         return ""
 
     @property
@@ -54,7 +53,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Take over the rows of the run's earlier part up to ``step``; later ones are dropped."""
+        """Load the rows of the earlier part of the run before ``step``; drop later ones."""
         for name in self._rows:
             path = Path(str(self.folder)) / name
             if path.is_file():
@@ -63,13 +62,13 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep a step's values; values of the same step and epoch share a row.
+        """Add a step's values; values of the same step and epoch share a row.
 
-        Those of a test are in its folder: the file is the training's.
+        Test values are skipped: their files are in ``test/<tag>``.
         """
         values = {name: value for name, value in metrics.items() if not name.startswith(TEST)}
         keys = {"epoch": int(values.pop("epoch", 0)), "step": int(step or 0)}
@@ -83,10 +82,10 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write, if it can be done.
+        """Write all rows; ignore errors.
 
-        Lightning calls this on rank 0 alone, where an error would leave the other ranks waiting;
-        a disk that stays full is an error when the epoch is over, by :meth:`write`.
+        Lightning calls this on rank 0 only, where an error would leave the other ranks waiting. If
+        the disk stays full, :meth:`write` raises at the end of the epoch.
         """
         with contextlib.suppress(OutputError):
             self.write()
@@ -103,7 +102,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         self.save()
 
 
@@ -117,6 +116,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.csv, empty cells left out."""
+    """Return the rows of a metrics.csv without empty cells."""
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]

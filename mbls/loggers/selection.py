@@ -1,8 +1,8 @@
-"""Which epoch's checkpoint is best: by Dice, NLL or ECE, or by a compromise of Dice and NLL.
+"""Select the best epoch by Dice, NLL or ECE, or by a compromise of Dice and NLL.
 
-The compromise is the best NLL among the epochs whose Dice lies within one standard error of the
-best, over patients of the validation. Dice alone, which published tables select on, is blind to
-what the confidences do; NLL alone may give up overlap that could be told from noise.
+The compromise is the best NLL among the epochs whose Dice is within one standard error (over
+validation patients) of the best. Dice alone, which published tables select on, ignores the
+confidences; NLL alone may accept a significantly lower Dice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ COMPROMISE = "compromise"
 BY_VALUE = {"dice": ("val/dice", "max"), "nll": ("val/nll", "min"), "ece": ("val/ece", "min")}
 RULES = (*BY_VALUE, COMPROMISE)
 KEYS = ("val/dice", "val/dice_se", "val/nll", "val/ece")
-"""What the rules look at."""
+"""Logged values that the rules use."""
 
 Row = Mapping[str, float]
 
 
 def chosen_epoch(rows: Sequence[Row], rule: str | tuple[str, str]) -> int | None:
-    """Return the position of the row a rule takes, or None if there is none.
+    """Return the position of the row that a rule selects, or None if there are no rows.
 
-    Among equals the first is taken. A NaN is worse than any number. Where a rule's value is NaN in
-    all rows, as Dice is where no case of the validation has any structure, the best NLL is taken,
-    and where that is NaN or not kept either, the last row.
+    The first of equal rows is selected. NaN is worse than any number. If a rule's value is NaN in
+    all rows (Dice is, if no validation case has any structure), the best NLL is selected; if that
+    is NaN or missing as well, the last row.
 
     Args:
-        rows: Logged values of each validation, in their order.
+        rows: Logged values of each validation, in order.
         rule: One of :data:`RULES`, or a logged key and ``"min"`` or ``"max"``.
     """
     everywhere = range(len(rows))
     if rule == COMPROMISE:
         close = [n for n in everywhere if rows[n]["val/dice"] >= threshold(rows)]
-        by_dice = sorted(close, key=lambda n: -rows[n]["val/dice"])  # of equal NLL the better Dice
+        by_dice = sorted(close, key=lambda n: -rows[n]["val/dice"])  # ties in NLL: better Dice
         tries = [(by_dice, *BY_VALUE["nll"]), (everywhere, *BY_VALUE["dice"])]
     else:
         tries = [(everywhere, *(BY_VALUE[rule] if isinstance(rule, str) else rule))]
@@ -44,10 +44,10 @@ def chosen_epoch(rows: Sequence[Row], rule: str | tuple[str, str]) -> int | None
 
 
 def threshold(rows: Sequence[Row]) -> float:
-    """Return the least Dice that counts as the best: the best less its standard error.
+    """Return the minimum Dice for the compromise: the best Dice minus its standard error.
 
-    It never falls from one epoch to the next, also where a better Dice is a less certain one, so
-    that an epoch once out of reach stays so.
+    It never decreases over epochs, even if a better Dice has a larger error: an epoch that was
+    excluded once stays excluded.
     """
     best, least = float("-inf"), float("-inf")
     for row in rows:
@@ -58,9 +58,9 @@ def threshold(rows: Sequence[Row]) -> float:
 
 
 def contenders(rows: Sequence[Row]) -> list[int]:
-    """Return the positions of rows that the compromise may yet take, whatever follows.
+    """Return the positions of the rows that the compromise may still select later.
 
-    They are within reach of the best Dice, and no other has as good a Dice and as good an NLL.
+    Their Dice reaches the threshold, and no other row is as good in both Dice and NLL.
     """
     least = threshold(rows)
     kept: list[int] = []
@@ -71,7 +71,7 @@ def contenders(rows: Sequence[Row]) -> list[int]:
 
 
 def _beats(rows: Sequence[Row], one: int, other: int) -> bool:
-    """Return True if a row is as good in both, and better in one or earlier."""
+    """Return True if row ``one`` is as good in both Dice and NLL, and better in one or earlier."""
     a, b = rows[one], rows[other]
     if not (a["val/dice"] >= b["val/dice"] and a["val/nll"] <= b["val/nll"]):
         return False
@@ -80,7 +80,7 @@ def _beats(rows: Sequence[Row], one: int, other: int) -> bool:
 
 
 def _extreme(rows: Sequence[Row], among: Sequence[int], key: str, mode: str) -> int | None:
-    """Return the first of the best rows ``among`` some, None where all are NaN or lack the key."""
+    """Return the first best row ``among`` some, or None if all are NaN or lack the key."""
     sign = 1 if mode == "min" else -1
     known = [n for n in among if not isnan(rows[n].get(key, nan))]
     return min(known, key=lambda n: sign * rows[n][key]) if known else None

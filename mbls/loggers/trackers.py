@@ -1,7 +1,7 @@
-"""Experiment trackers next to metrics.csv: Lightning's loggers, with their files in the run folder.
+"""Experiment trackers: Lightning's loggers with their files in the run folder.
 
-Each starts when :class:`~mbls.callbacks.RunFolder` sets its ``folder``, and a resumed run continues
-the tracker's own run. One that fails warns once and gets nothing more: the run continues.
+Each starts when :class:`~mbls.callbacks.RunFolder` sets its ``folder``; a resumed run continues the
+tracker's run. A tracker that fails warns once and is disabled; the run continues.
 """
 
 import os
@@ -20,32 +20,32 @@ __all__ = ["FigureLogger", "MLflow", "TensorBoard", "WeightsAndBiases"]
 
 @runtime_checkable
 class FigureLogger(Protocol):
-    """A logger that takes figures."""
+    """A logger of figures."""
 
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
-        """Show a figure under a name such as ``val/reliability`` at a step."""
+        """Log a figure under a name such as ``val/reliability``."""
 
 
 class Tracker:
-    """What the loggers below share: a folder they wait for, and failures that stop no run."""
+    """Base of the loggers below: they start late, and their failures do not stop the run."""
 
     failed = False
 
     def log_hyperparams(self, *args: Any, **settings: Any) -> None:
-        """Log what the run is."""
+        """Log the run's settings."""
         self._try(super().log_hyperparams, *args, **settings)  # type: ignore[misc]
 
     def log_metrics(self, *args: Any, **settings: Any) -> None:
-        """Log values of a step."""
+        """Log the values of a step."""
         self._try(super().log_metrics, *args, **settings)  # type: ignore[misc]
 
     @rank_zero_only
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
-        """Show a figure under a name such as ``val/reliability`` at a step."""
+        """Log a figure under a name such as ``val/reliability``."""
         self._try(self._log_figure, name, figure, step)
 
     def save(self) -> None:
-        """Write what is left."""
+        """Write pending values."""
         self._try(self._save)
 
     def finalize(self, status: str) -> None:
@@ -62,18 +62,18 @@ class Tracker:
         super().finalize(status)  # type: ignore[misc]
 
     def _try(self, method: Callable[..., None], *args: Any, **settings: Any) -> None:
-        """Call a method; an error, which is on rank 0 alone, ends the tracker and not the run."""
+        """Call a method; an error (on rank 0 only) disables the tracker instead of the run."""
         if self.failed:
             return
         try:
             method(*args, **settings)
-        except Exception as error:  # of a network, a disk, a service
+        except Exception as error:  # network, disk, service
             self.failed = True
-            cause = error.__cause__ or error  # Lightning takes every error for a wrong value
+            cause = error.__cause__ or error  # Lightning reports any error as an invalid value
             reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
             warnings.warn(
-                f"The tracker {type(self).__name__} failed ({reason}) and gets nothing more while "
-                "this process runs. The run continues; metrics.csv has every value.",
+                f"The tracker {type(self).__name__} failed ({reason}) and is disabled for the rest "
+                "of this process. The run continues; metrics.csv has all values.",
                 stacklevel=2,
             )
 
@@ -96,26 +96,26 @@ class TensorBoard(Tracker, TensorBoardLogger):
         return DummyExperiment() if self.folder is None or self.failed else super().experiment
 
     def resume(self, step: int) -> None:
-        """Hide what was logged from ``step`` on: it is logged again."""
+        """Hide values from ``step`` on, which the resumed run logs again."""
         self._kwargs["purge_step"] = step
 
     def _save(self) -> None:
-        if self._experiment is not None:  # :meth:`resume` comes before the first value
+        if self._experiment is not None:  # do not create the writer before resume
             self._experiment.flush()
 
     def _log_figure(self, name: str, figure: Figure, step: int) -> None:
         self.experiment.add_figure(name, figure, step)
 
 
-class MLflow(Tracker, MLFlowLogger):  # type: ignore[misc]  # of decorated methods
-    """A run of an MLflow store; its id is kept in ``<run folder>/mlflow_run``.
+class MLflow(Tracker, MLFlowLogger):  # type: ignore[misc]  # decorated methods
+    """A run of an MLflow store; its id is in ``<run folder>/mlflow_run``.
 
-    A resumed run logs the steps again that it repeats. MLflow's telemetry is off unless asked for.
+    A resumed run logs repeated steps twice. MLflow's telemetry is off by default.
 
     Args:
         experiment_name: Name of the experiment.
         tracking_uri: The store; None for ``MLFLOW_TRACKING_URI``, or files below ``save_dir``.
-        save_dir: Folder of the store where there is no other.
+        save_dir: Folder of the file store.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class MLflow(Tracker, MLFlowLogger):  # type: ignore[misc]  # of decorated metho
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None:  # MLflow's newest refuses a store of files by default
+        if uri is None:  # recent versions of MLflow disable file stores by default
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = Path(save_dir).resolve().as_uri()
         super().__init__(experiment_name=experiment_name, tracking_uri=uri)
@@ -139,14 +139,17 @@ class MLflow(Tracker, MLFlowLogger):  # type: ignore[misc]  # of decorated metho
         if self.folder is None or self.failed:
             return DummyExperiment()
         if not self._initialized:
-            self._run_id, self._run_name = kept(self.folder / "mlflow_run"), run_name(self.folder)
+            self._run_id, self._run_name = (
+                read_id(self.folder / "mlflow_run"),
+                run_name(self.folder),
+            )
         client = super().experiment
         if self._run_id is not None:
-            keep(self.folder / "mlflow_run", self._run_id)
+            write_id(self.folder / "mlflow_run", self._run_id)
         return client
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log values; in a store of files nothing can be below ``val/dice``, which is a file."""
+        """Log values; a file store cannot have names below ``val/dice``, which is a file."""
         named = {stem(name): value for name, value in metrics.items()}
         super().log_metrics(named, step)
 
@@ -155,12 +158,12 @@ class MLflow(Tracker, MLFlowLogger):  # type: ignore[misc]  # of decorated metho
 
 
 class WeightsAndBiases(Tracker, WandbLogger):
-    """A run of Weights & Biases; its id is kept in ``<run folder>/wandb_run``.
+    """A run of Weights & Biases; its id is in ``<run folder>/wandb_run``.
 
     Args:
         project: Name of the project.
-        offline: Whether files are kept below ``<run folder>/wandb`` until ``wandb sync``.
-        entity: Whose project it is; None for the account's own.
+        offline: If True, keep files below ``<run folder>/wandb`` until ``wandb sync``.
+        entity: User or team of the project; None for the account's default.
     """
 
     def __init__(
@@ -178,11 +181,11 @@ class WeightsAndBiases(Tracker, WandbLogger):
             self._wandb_init |= {
                 "dir": str(self.folder),
                 "name": run_name(self.folder),
-                "id": kept(self.folder / "wandb_run"),
+                "id": read_id(self.folder / "wandb_run"),
             }
         run = super().experiment
         if isinstance(getattr(run, "id", None), str):
-            keep(self.folder / "wandb_run", run.id)
+            write_id(self.folder / "wandb_run", run.id)
         return run
 
     def _finalize(self, status: str) -> None:
@@ -198,7 +201,7 @@ class WeightsAndBiases(Tracker, WandbLogger):
 
 
 def stem(name: str) -> str:
-    """Return a name with one slash at most.
+    """Return a name with at most one slash.
 
     Example:
         >>> stem("val/dice/myocardium")
@@ -209,22 +212,22 @@ def stem(name: str) -> str:
 
 
 def run_name(folder: Path) -> str:
-    """Return what a tracker calls the run: the last three names of its folder."""
+    """Return the run's name in a tracker: the last three parts of its folder."""
     return "/".join(folder.resolve().parts[-3:])
 
 
-def kept(file: Path) -> str | None:
-    """Return the id of the tracker's run, to resume it."""
+def read_id(file: Path) -> str | None:
+    """Return the recorded id of the tracker's run, or None."""
     return file.read_text().strip() if file.is_file() else None
 
 
-def keep(file: Path, number: str) -> None:
-    """Keep the id of the tracker's run, for the time it is resumed."""
-    if kept(file) != number:
-        file.write_text(number + "\n")
+def write_id(file: Path, run_id: str) -> None:
+    """Record the id of the tracker's run, for a resume."""
+    if read_id(file) != run_id:
+        file.write_text(run_id + "\n")
 
 
 def facts(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a tracker lists runs by, of the content of run.json."""
+    """Return the entries of run.json that a tracker lists runs by."""
     names = ("dataset", "network", "loss", "preset", "seed", "fold", "data_origin", "commit")
     return {name: card[name] for name in names}

@@ -1,4 +1,4 @@
-"""Networks that monai does not have (it has the others, by ``class_path``), and a trial of any."""
+"""Networks that monai lacks (use monai's others by ``class_path``), and a check of patch sizes."""
 
 from mbls.networks.paper_unet import PaperUNet
 

@@ -1,4 +1,4 @@
-"""The U-Net of the margin papers' segmentation runs: plain convolutions, no normalisation."""
+"""The U-Net of the margin papers' segmentation runs: plain convolutions, no normalization."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,20 +11,19 @@ __all__ = ["PaperUNet"]
 
 
 class PaperUNet(nn.Module):
-    """A U-Net of plain convolution pairs, as the published margin-based runs used it.
+    """A U-Net of plain convolution pairs, as in the published margin-based runs.
 
-    Each level is two 3x3 convolutions with ReLU. Going down, max-pooling divides the grid by 2, 2,
-    2 and at last 4; going up, values are repeated (nearest), concatenated with the level's own and
-    convolved; a 1x1 convolution gives the logits. Input sizes must be multiples of the product of
-    ``pools``, 32 by default.
+    Each level has two 3x3 convolutions with ReLU. The encoder max-pools by 2, 2, 2 and 4; the
+    decoder upsamples (nearest), concatenates the skip connection and convolves; a 1x1 convolution
+    returns the logits. Input sizes must be multiples of the product of ``pools``, 32 by default.
 
     Args:
         spatial_dims: 1, 2 or 3.
         in_channels: Channels of the image.
         out_channels: Classes, background included.
         features: Channels of each level, finest first.
-        pools: Factor between neighbouring levels, one fewer than ``features``.
-        kernel_size: Odd size of the convolutions.
+        pools: Pooling factor between levels, one fewer than ``features``.
+        kernel_size: Odd kernel size of the convolutions.
 
     Example:
         >>> network = PaperUNet(2, 1, 4, features=(4, 8, 8), pools=(2, 4))

@@ -1,4 +1,4 @@
-"""Whether a network can be trained on patches of a size, told before it is."""
+"""Check before training that a network can be trained on patches of a size."""
 
 import copy
 import re
@@ -11,25 +11,25 @@ from mbls.runtime.errors import SettingError
 
 __all__ = ["check_patch"]
 
-_SIZES = re.compile(  # what torch says of sizes: one voxel to normalise, halves that do not fit
+_SIZES = re.compile(  # torch's messages about sizes: normalization of one voxel, skip connections
     r"Expected more than 1 |Sizes of tensors must match|must match the (existing )?size"
     r"|[Kk]ernel size can't be greater|should be greater than|Output size is too small"
 )
 
 
 def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int) -> None:
-    """Refuse a patch that a network in training cannot take.
+    """Check that a network in training mode accepts a patch size.
 
-    A copy of the network is run without numbers, on torch's ``meta`` device, in about a second
-    whatever the size. What else than sizes fails there is no reason to refuse.
+    A copy of the network is run on torch's ``meta`` device, in about a second at any size. Errors
+    that are not about sizes are ignored.
 
     Args:
-        network: From ``(N, M, *S)`` to logits; it stays as it is.
+        network: Maps ``(N, M, *S)`` to logits; it is not changed.
         batch: ``(N, M, *patch_size)``.
         divisor: The patch is padded to a multiple of it.
 
     Raises:
-        SettingError: It fails on a patch of this size.
+        SettingError: The network fails on a patch of this size.
     """
     count, channels, *patch = batch
     padded = [-(-size // divisor) * divisor for size in patch]
@@ -41,11 +41,11 @@ def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int) -> No
         if not _SIZES.search(str(error)):
             return
         deepest = padded == [divisor] * len(padded)
-        rule = f"must be more than {divisor} on some axis" if deepest else "must suit its strides"
+        rule = f"must be > {divisor} on one axis" if deepest else "must fit the strides"
         sizes = " x ".join(map(str, padded))
         raise SettingError(
-            f"patch_size {rule} for {type(network).__name__}, got {list(patch)}, of which it gets "
-            f"{sizes}, a multiple of model.divisor {divisor}, and fails: "
-            f"{str(error).splitlines()[0].rstrip('.')}. Take another patch "
-            "(--data.init_args.patch_size), or as --model.divisor the product of the strides."
+            f"patch_size {rule} for {type(network).__name__}, got {list(patch)}, padded to "
+            f"{sizes}, a multiple of model.divisor {divisor}: "
+            f"{str(error).splitlines()[0].rstrip('.')}. Choose another patch size "
+            "(--data.init_args.patch_size), or set --model.divisor to the product of the strides."
         ) from error
