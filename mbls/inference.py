@@ -1,4 +1,4 @@
-"""A volume in, its logits out: padding to what a network can halve, and its output heads.
+"""Inference on volumes: windows, padding to a network's divisor, and output heads.
 
 The inferers are monai's: ``SliceInferer`` for 2D networks, ``SlidingWindowInferer`` for 3D.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 __all__ = [
     "PaddedSlices",
     "Window",
+    "describe_inferer",
     "head_weights",
-    "inference_words",
     "inferer_for",
     "pad_to_multiple",
     "split_heads",
@@ -28,7 +28,7 @@ Window = Literal["patch", "padded", "whole"]
 
 
 class PaddedSlices(SliceInferer):
-    """Whole slices, those smaller than ``least`` padded to it by 0, the same on both sides."""
+    """Whole slices, zero-padded on both sides to at least ``least``."""
 
     def __init__(self, least: tuple[int, ...], **settings: Any) -> None:
         super().__init__(roi_size=least, **settings)
@@ -52,27 +52,26 @@ def inferer_for(
     overlap: float = 0.5,
     device: str | None = None,
 ) -> Inferer:
-    """Return how a volume is cut for a network, so that evaluation sees what training saw.
+    """Return an inferer whose windows match the training samples of a network.
 
-    What is smaller than a training sample is padded to its size, as samples are (0, the same on
-    both sides), and the padding's logits are cut off. What is larger is covered by windows of its
-    size, which overlap and whose logits are averaged with the weights of a Gaussian of an eighth of
-    their size. Slices of which training shows the middle alone are not: a network that has seen
-    nothing but hearts in the middle takes a window at the border for another such, so these go
-    whole. Volumes are too large for that.
+    Slices and volumes smaller than a training sample are zero-padded on both sides, like the
+    samples. Larger ones are covered by overlapping windows of the samples' size; their logits are
+    averaged with Gaussian weights (sigma: an eighth of the window). Center-cropped slices are the
+    exception: a network that has only seen centered structures would find one in every window, so
+    slices are passed whole. Volumes are too large for that.
 
     Args:
-        spatial_dims: Of the network, 2 for the slices of a volume or 3.
-        patch_size: Size of the training samples; None where it is not known, then volumes go whole.
-        crop: Where the samples are cut out of what is larger.
+        spatial_dims: Dimensions of the network: 2 (slices of a volume) or 3.
+        patch_size: Size of the training samples; None passes whole slices or volumes.
+        crop: Where the training samples are cropped.
         window: ``"patch"`` for windows of ``patch_size``, ``"padded"`` for whole slices of at least
-            that size, ``"whole"`` for slices or volumes as they are; None for padded slices where
-            ``crop`` is center, windows otherwise.
-        overlap: Share of a window that it has in common with the next.
-        device: Where the logits are put together; None for where the volume is.
+            that size, ``"whole"`` for whole slices or volumes; None is ``"padded"`` for slices with
+            ``crop="center"``, otherwise ``"patch"``.
+        overlap: Overlap of neighboring windows, as a fraction of their size.
+        device: Device of the assembled logits; None for that of the volume.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
     window = window or ("padded" if crop == "center" and spatial_dims == 2 else "patch")
     allowed = ("patch", "padded", "whole") if spatial_dims == 2 else ("patch", "whole")
@@ -99,13 +98,13 @@ def inferer_for(
     return kind(roi_size=tuple(patch_size), overlap=overlap, mode="gaussian", **settings)
 
 
-def inference_words(inferer: Inferer) -> str:
-    """Return what a network sees at once, in words.
+def describe_inferer(inferer: Inferer) -> str:
+    """Return a description of an inferer's windows.
 
     Example:
-        >>> inference_words(inferer_for(2, (48, 48)))
+        >>> describe_inferer(inferer_for(2, (48, 48)))
         'windows of 48 x 48'
-        >>> inference_words(inferer_for(2, (48, 48), window="whole"))
+        >>> describe_inferer(inferer_for(2, (48, 48), window="whole"))
         'whole slices'
     """
     if isinstance(inferer, PaddedSlices):
@@ -121,16 +120,16 @@ def inference_words(inferer: Inferer) -> str:
 def pad_to_multiple(
     image: Tensor, divisor: int, *, least: int = 1
 ) -> tuple[Tensor, tuple[slice, ...]]:
-    """Repeat the border until every spatial size is a multiple of ``divisor``.
+    """Replicate the border until every spatial size is a multiple of ``divisor``.
 
     Args:
         image: ``(N, M, *S)``.
-        divisor: What the network's poolings multiply to, at least 1.
-        least: Multiples on the last axis where every other has one: with 2 no image is pooled to a
-            single voxel, which instance normalisation refuses.
+        divisor: Total stride of the network, at least 1.
+        least: Minimum multiple on the last axis if all axes have size ``divisor``: with 2 no image
+            is pooled to a single voxel, which instance normalization rejects.
 
     Returns:
-        The padded image ``(N, M, *S')`` and the slices that cut ``(N, C, *S')`` back to ``S``.
+        The padded image ``(N, M, *S')`` and the slices that crop ``(N, C, *S')`` back to ``S``.
 
     Example:
         >>> padded, crop = pad_to_multiple(torch.zeros(1, 1, 154, 214), 16)
@@ -157,8 +156,8 @@ def pad_to_multiple(
 def split_heads(output: Tensor | Sequence[Tensor], spatial_dims: int) -> list[Tensor]:
     """Return the output heads of a network as a list of ``(N, C, *S)``.
 
-    A plain tensor is one head; a list is U-Net++'s or SegResNetDS's deep supervision; a tensor with
-    one axis more, ``(N, heads, C, *S)``, is DynUNet's.
+    A tensor is one head; a list comes from U-Net++ or SegResNetDS; a tensor with one more axis,
+    ``(N, heads, C, *S)``, comes from DynUNet.
     """
     if isinstance(output, Tensor):
         return list(output.unbind(dim=1)) if output.ndim == spatial_dims + 3 else [output]
@@ -186,15 +185,15 @@ def volume_logits(
 ) -> Tensor:
     """Return logits ``(N, C, *S)`` in float32 for whole volumes ``(N, M, *S)``.
 
-    What is averaged, where windows overlap and over mirrored copies, are logits in float32, not
-    probabilities, whatever the precision of the network.
+    Overlapping windows and mirrored copies are averaged as float32 logits, not as probabilities,
+    at any precision of the network.
 
     Args:
         image: The volumes.
-        network: From slices or windows to their logits.
-        inferer: How the volumes are cut.
+        network: Maps slices or windows to their logits.
+        inferer: Cuts the volumes into windows and assembles the logits.
         mirror: Spatial axes of the network's input; the logits are averaged over the mirrorings
-            along every subset of them, one after the other.
+            along every subset of them.
     """
     subsets = [
         [axis + 2 for axis in axes]

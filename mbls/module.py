@@ -1,4 +1,4 @@
-"""The LightningModule: a network, a loss and metrics, nothing else."""
+"""The LightningModule: a network, a loss and metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -20,8 +20,8 @@ from mbls import __version__
 from mbls.data import IGNORE_INDEX, Batch, DataModule, cases_of, datamodule_of, missing_from
 from mbls.inference import (
     Window,
+    describe_inferer,
     head_weights,
-    inference_words,
     inferer_for,
     pad_to_multiple,
     split_heads,
@@ -45,9 +45,9 @@ from mbls.runtime.errors import CheckpointError, SettingError
 
 __all__ = ["SegmentationModule"]
 
-DICE = "val/dice"  # more is better
+DICE = "val/dice"
 
-# a list in a configuration is a tensor where a loss of torch's or MONAI's wants one: its weights
+# a list in a configuration becomes a tensor where a loss expects one, such as class weights
 register_type(
     Tensor,
     serializer=lambda values: values.numpy().astype(str).astype(float).tolist(),  # 0.1 stays 0.1
@@ -57,10 +57,10 @@ register_type(
 
 
 class _Shared:
-    """A function that copies of the module share.
+    """A function that is shared, not copied, by copies of the module.
 
-    One that a configuration makes holds the command line, and with it the trainer and the data,
-    which nothing can copy.
+    A function that jsonargparse builds refers to the command line, and through it to the trainer
+    and the data, which cannot be copied.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -77,40 +77,39 @@ class SegmentationModule(LightningModule):
     """Train and evaluate one segmentation network with one loss.
 
     Args:
-        network: Anything that maps ``(N, M, *S)`` to logits ``(N, C, *S)``, a list of such heads or
-            their stack ``(N, heads, C, *S)``; monai's networks do.
-        loss: ``loss(logits, target) -> scalar``: one of :mod:`mbls.losses`, monai's or torch's.
-        optimizer: From the parameters to the optimiser.
-        scheduler: From the optimiser to its scheduler. One that waits for a plateau steps after a
-            validation and watches its ``monitor``; torch's own has none and watches ``val/dice``,
-            which wants ``mode: max``.
-        scheduler_interval: Whether the scheduler steps once an ``epoch`` or with every ``step`` of
-            the optimiser, as a warm-up within the first epoch wants.
-        inferer: How a volume is cut for the network at evaluation; None for what ``window`` says.
-        spatial_dims: Of the network, 2 or 3; the datamodule's.
-        patch_size: Size of the training samples; the datamodule's.
-        crop: Where the samples are cut out of what is larger, ``"random"`` or ``"center"``; the
-            datamodule's.
-        window: What the network sees at evaluation: windows of ``"patch"`` size, slices
-            ``"padded"`` to at least that, or the ``"whole"`` as it is; None for what it saw in
-            training by ``crop`` (:func:`mbls.inference.inferer_for`).
-        overlap: Share that neighbouring windows have in common.
-        output_device: Where a volume's logits are put together, such as ``cpu`` where those of a
-            large CT don't fit beside the network, and its metrics are counted; None for where the
-            network is.
+        network: Maps ``(N, M, *S)`` to logits ``(N, C, *S)``, a list of such heads or their stack
+            ``(N, heads, C, *S)``, such as monai's networks.
+        loss: ``loss(logits, target) -> scalar``: from :mod:`mbls.losses`, monai or torch.
+        optimizer: Maps parameters to an optimizer.
+        scheduler: Maps an optimizer to a scheduler. ReduceLROnPlateau steps after each validation
+            and watches its ``monitor``; torch's version has none and watches ``val/dice``, which
+            needs ``mode: max``.
+        scheduler_interval: Step the scheduler once per ``epoch``, or with every optimizer ``step``,
+            such as for a warm-up within the first epoch.
+        inferer: Cuts volumes into the network's inputs at evaluation; None to choose by ``window``.
+        spatial_dims: Dimensions of the network, 2 or 3; set by the datamodule.
+        patch_size: Size of the training samples; set by the datamodule.
+        crop: Where training samples are cropped, ``"random"`` or ``"center"``; set by the
+            datamodule.
+        window: Input of the network at evaluation: windows of ``"patch"`` size, slices ``"padded"``
+            to at least that size, or ``"whole"`` slices or volumes; None to match training
+            (:func:`mbls.inference.inferer_for`).
+        overlap: Overlap of neighboring windows, as a fraction of their size.
+        output_device: Device on which a volume's logits are assembled and scored, such as ``cpu``
+            if those of a large CT don't fit in GPU memory; None for the network's device.
         mirror: Spatial axes over whose mirrorings evaluation averages the logits; none by default.
-        grid: Where a test is scored: on the cache's ``preprocessed`` grid, or on the ``native``
-            grid of each case's file, to which logits are resampled before the softmax.
-        num_classes: Classes, background included; the datamodule's.
-        class_keys: Short names of the classes, used in logged keys.
-        unions: Named sets of classes scored together, such as BraTS's whole tumour.
-        divisor: The network's input sizes are padded to a multiple of it and cropped back.
-        main_head: Which head predicts, where the network returns several. All are trained, with
+        grid: Grid of the test: ``preprocessed`` as in the cache, or ``native`` as in each case's
+            file, to which logits are resampled before the softmax.
+        num_classes: Number of classes, background included; set by the datamodule.
+        class_keys: Short names of the classes for logged keys.
+        unions: Named sets of classes that are scored together, such as BraTS's whole tumor.
+        divisor: Inputs are padded to a multiple of this size, and outputs cropped back.
+        main_head: The head that predicts, if the network returns several. All are trained, with
             weights that halve with the distance from it.
         n_bins: Bins of the calibration errors of validation and test; a divisor of 60.
     """
 
-    adapts_on: str | None  # the cases that an adaptive loss observes in this run
+    adapts_on: str | None  # cases that an adaptive loss observes in this run
     val_histogram: CalibrationHistogram
     val_dice: DiceScore
     test_histogram: CalibrationHistogram
@@ -144,7 +143,7 @@ class SegmentationModule(LightningModule):
         n_bins: int = 15,
     ) -> None:
         super().__init__()
-        if _given_hyperparameters.get() is not None:  # the command line's, plain values all
+        if _given_hyperparameters.get() is not None:  # those of the command line are plain values
             self.save_hyperparameters(logger=False)
         if num_classes < 2:
             raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
@@ -157,15 +156,15 @@ class SegmentationModule(LightningModule):
         self.optimizer = _Shared(optimizer)
         self.scheduler = None if scheduler is None else _Shared(scheduler)
         self.scheduler_interval = scheduler_interval
-        self.lr: float | None = None  # in place of the optimiser's, from lightning's range test
+        self.lr: float | None = None  # overrides the optimizer's; set by Lightning's LR finder
         if not set(mirror) <= set(range(spatial_dims)):
-            raise ValueError(f"mirror must hold axes from 0 to {spatial_dims - 1}, got {mirror}.")
+            raise ValueError(f"mirror must be axes from 0 to {spatial_dims - 1}, got {mirror}.")
         if grid not in ("preprocessed", "native"):
             raise ValueError(f"grid must be preprocessed or native, got {grid!r}.")
         if inferer and output_device:
             raise ValueError(
-                f"output_device {output_device!r} is for the inferer built here: give yours, "
-                f"{type(inferer).__name__}, its own device."
+                f"output_device must be None with an inferer, got {output_device!r}: set the "
+                f"device of {type(inferer).__name__} instead."
             )
         self.inferer = inferer or inferer_for(
             spatial_dims,
@@ -175,7 +174,7 @@ class SegmentationModule(LightningModule):
             overlap=overlap,
             device=output_device,
         )
-        self.inference = inference_words(self.inferer)
+        self.inference = describe_inferer(self.inferer)
         self.patch_size = None if patch_size is None else tuple(patch_size)
         self.mirror, self.grid = tuple(mirror), grid
         self.num_classes = num_classes
@@ -185,19 +184,19 @@ class SegmentationModule(LightningModule):
         self.main_head = main_head
         self.n_bins = check_n_bins(n_bins)
         self.train_means = EpochMeans()
-        self._told_of_accumulation = False
+        self._warned_of_accumulation = False
         if isinstance(loss, Loss):
             loss.bind(num_classes)
         check_parts(loss, num_classes, spatial_dims)
-        if self.scheduler is not None:  # made once in vain: what it refuses is refused here
+        if self.scheduler is not None:  # validate its settings early
             self._plan_steps(self.scheduler(self.optimizer(self.parameters())))
 
     # Forward -----------------------------------------------------------------------------------
 
     def heads(self, image: Tensor) -> list[Tensor]:
-        """Return every head's logits ``(N, C, *S)`` for ``(N, M, *S)``, at the input's size."""
+        """Return the logits ``(N, C, *S)`` of every head for ``(N, M, *S)``, at the input size."""
         chosen = self.training or tuple(image.shape[2:]) == self.patch_size
-        least = 1 if chosen else 2  # a slice's size is nobody's choice
+        least = 1 if chosen else 2  # the user chooses a patch's size, but not a slice's
         padded, crop = pad_to_multiple(image, self.divisor, least=least)
         heads = split_heads(self.network(padded), spatial_dims=image.ndim - 2)
         return [_resize(head, padded.shape[2:])[crop] for head in heads]
@@ -233,22 +232,21 @@ class SegmentationModule(LightningModule):
         return loss
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Tell once, by a look before the device has it, that accumulation weighs batches alike.
+        """Warn once that gradient accumulation weights batches equally; labels are still on CPU.
 
-        Lightning also hands over an example input, of a summary or a trace: no batch, and there may
-        be no trainer.
+        Lightning also passes the example input of a summary or a trace, possibly without a trainer.
         """
         if self._trainer is None or not isinstance(batch, dict):
             return batch
         several = self.trainer.accumulate_grad_batches
         if (
-            several > 1 and self.trainer.training and not self._told_of_accumulation
+            several > 1 and self.trainer.training and not self._warned_of_accumulation
             and bool((batch["label"] == IGNORE_INDEX).any())
         ):  # fmt: skip
-            self._told_of_accumulation = True
+            self._warned_of_accumulation = True
             rank_zero_warn(
-                f"Accumulation over {several} batches averages them alike, and this one has "
-                "ignored voxels: the gradient is near that of one batch as large, not equal."
+                f"Accumulation over {several} batches weights them equally, but this one has "
+                "ignored voxels: the gradient only approximates that of one large batch."
             )
         return batch
 
@@ -256,13 +254,13 @@ class SegmentationModule(LightningModule):
         """Log the loss and its terms, as means over the epoch's samples on all ranks."""
         means = self.train_means.take(self.trainer)
         logged = {f"train/{name}": mean for name, mean in means.items()}
-        self.log_dict(logged, sync_dist=True, reduce_fx="max")  # the same on every rank
+        self.log_dict(logged, sync_dist=True, reduce_fx="max")  # equal on all ranks
 
     def _share(self, terms: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
-        """Weight this rank's terms so that their mean over ranks is that of the whole batch.
+        """Weight this rank's terms to make DDP's mean over ranks that of the whole batch.
 
-        Ranks may differ in labeled voxels, and a mean of means is not the mean. Only the terms
-        that the loss declares as such means are weighted (:attr:`mbls.losses.Loss.voxel_means`).
+        Ranks may differ in their number of labeled voxels. Only terms that the loss declares as
+        means over voxels are weighted (:attr:`mbls.losses.Loss.voxel_means`).
         """
         means = self.loss.voxel_mean_terms() if isinstance(self.loss, Loss) else set()
         if not (means and dist.is_available() and dist.is_initialized()):
@@ -277,7 +275,7 @@ class SegmentationModule(LightningModule):
         }
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser, and where there is a scheduler when it steps."""
+        """Return the optimizer, and the scheduler with its configuration."""
         optimizer = self.optimizer(self.parameters())
         for group in optimizer.param_groups if self.lr is not None else ():
             group["lr"] = self.lr
@@ -288,21 +286,20 @@ class SegmentationModule(LightningModule):
         if monitor.startswith("val/"):
             if never_validates(self.trainer):
                 raise SettingError(
-                    f"The scheduler's monitor {monitor} is a value of validation, and this run has "
-                    "none. Let it validate: limit_val_batches > 0, and check_val_every_n_epoch no "
-                    "more than the epochs; or take another scheduler."
+                    f"The scheduler's monitor {monitor} needs a validation, and this run has none. "
+                    "Set limit_val_batches > 0 and check_val_every_n_epoch <= max_epochs, or use "
+                    "another scheduler."
                 )
             every = self.trainer.check_val_every_n_epoch
-            # validations by a number of steps fall in some epochs and not in others
+            # validations every n steps do not happen in every epoch
             plan |= {"frequency": every or 1, "strict": every is not None}
         return {"optimizer": optimizer, "lr_scheduler": plan}
 
     def _plan_steps(self, scheduler: LRScheduler) -> dict[str, Any]:
-        """Return when a scheduler steps and what it watches.
+        """Return Lightning's configuration of a scheduler: when it steps and what it watches.
 
         Raises:
-            ValueError: It watches a value of validation that there is not, or in the wrong
-                direction, or wants one with every step.
+            ValueError: It watches an unknown value, in the wrong direction, or at every step.
         """
         plan: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         plan["name"] = "train/lr"
@@ -329,45 +326,45 @@ class SegmentationModule(LightningModule):
         if scheduler.mode != better.get(monitor, scheduler.mode):
             more = "more" if better[monitor] == "max" else "less"
             raise ValueError(
-                f"The scheduler watches {monitor}, of which {more} is better, with mode "
-                f"{scheduler.mode}. State mode: {better[monitor]}; another value to watch is the "
-                "monitor of lightning.pytorch.cli.ReduceLROnPlateau."
+                f"The scheduler watches {monitor}, of which {more} is better, so its mode must be "
+                f"{better[monitor]}, got {scheduler.mode}. To watch another value, set the monitor "
+                "of lightning.pytorch.cli.ReduceLROnPlateau."
             )
         return plan | {"monitor": monitor}
 
     # Evaluation --------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make the metrics' states for the cases that the datamodule announces."""
+        """Create the metrics for the datamodule's cases."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            self._refuse(callback, stage)
+            self._check_callback(callback, stage)
         data = datamodule_of(self.trainer)
         attached = getattr(self.trainer, "datamodule", None)
         if data is None and attached is not None:
             rank_zero_warn(
                 f"{type(attached).__name__} lacks {', '.join(missing_from(attached))} of "
-                "mbls.data.DataModule: its cases go by their numbers, one a patient."
+                "mbls.data.DataModule: its cases are identified by number, one per patient."
             )
         if stage in ("fit", "validate"):
             self._plan_adapting(data)
         if data is None:
-            return  # its cases are those of the loader, when there is one
+            return  # the loaders' cases are counted when they exist
         if stage in ("fit", "validate"):
-            self._count_validation(len(data.cases("val")))
+            self._make_val_metrics(len(data.cases("val")))
         if stage == "test":
-            self._count_test(len(data.cases("test")))
+            self._make_test_metrics(len(data.cases("test")))
 
     def on_validation_start(self) -> None:
-        """Without a datamodule, make the states for the cases that the first loader has."""
+        """Without a datamodule, create the metrics for the first loader's cases."""
         if datamodule_of(self.trainer) is None:
-            self._count_validation(cases_of(self.trainer.val_dataloaders))
+            self._make_val_metrics(cases_of(self.trainer.val_dataloaders))
 
     def on_test_start(self) -> None:
-        """Without a datamodule, make the states for the cases that the loader has."""
+        """Without a datamodule, create the metrics for the loader's cases."""
         if datamodule_of(self.trainer) is None:
-            self._count_test(cases_of(self.trainer.test_dataloaders))
+            self._make_test_metrics(cases_of(self.trainer.test_dataloaders))
 
-    def _count_validation(self, cases: int) -> None:
+    def _make_val_metrics(self, cases: int) -> None:
         settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
         logged = {region for _, _, region in logged_metrics()}
         regions = tuple(region for region in REGIONS if region in logged)
@@ -375,7 +372,7 @@ class SegmentationModule(LightningModule):
         self.val_histogram = histogram.to(self.device)
         self.val_dice = DiceScore(num_cases=cases, **settings).to(self.device)
 
-    def _count_test(self, cases: int) -> None:
+    def _make_test_metrics(self, cases: int) -> None:
         settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
         self.test_fine = FineHistogram(**settings).to(self.device)
         settings["num_cases"] = cases
@@ -385,9 +382,9 @@ class SegmentationModule(LightningModule):
         self.test_nsd = NormalizedSurfaceDice(**settings).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score one whole volume of the first loader; an adaptive loss observes those of the last.
+        """Score a volume of the first loader; let an adaptive loss observe one of the last loader.
 
-        The last is the first, unless the datamodule holds cases out for such losses.
+        There is only one loader, unless the datamodule holds out cases for adaptive losses.
         """
         loss = self._adapting() if dataloader_idx == self.observed_loader else None
         validates = dataloader_idx == 0
@@ -395,14 +392,14 @@ class SegmentationModule(LightningModule):
             return
         logits = self.volume_logits(batch["image"])
         if validates:
-            probs = torch.softmax(logits, dim=1, out=None if loss else logits)  # one map, if it can
+            probs = torch.softmax(logits, dim=1, out=None if loss else logits)  # saves memory
             self._score(batch, probs, self.val_histogram, self.val_dice)
         if loss:
             with torch.autocast(logits.device.type, enabled=False):
                 loss.observe(logits.to(batch["label"].device), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation's numbers, and let an adaptive loss adapt before checkpoints."""
+        """Log the validation metrics, and let an adaptive loss adapt before checkpoints."""
         data = datamodule_of(self.trainer)
         scores = self.val_dice.compute()
         logged = self._log_scores("val", self.val_histogram, scores)
@@ -411,10 +408,10 @@ class SegmentationModule(LightningModule):
         if logged[DICE].isnan() and not self.trainer.sanity_checking:
             names = ", ".join([*self.class_keys[1:], *self.unions])
             rank_zero_warn(
-                f"No case of the validation has a voxel of any class ({names}), so there is no "
-                "val/dice: by dice or compromise, the best epoch is that of the lowest val/nll, "
-                "and a scheduler that watches val/dice sees no improvement. Put patients with "
-                "structures into val."
+                f"No validation case has a voxel of any class ({names}), so val/dice is NaN: the "
+                "rules dice and compromise select the epoch with the lowest val/nll, and a "
+                "scheduler that watches val/dice sees no improvement. Add patients with "
+                "structures to val."
             )
         same: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
         self.log("val/dice_se", error.to(self.device, torch.float32), **same)
@@ -423,17 +420,17 @@ class SegmentationModule(LightningModule):
         self.val_dice.reset()
         if loss := self._adapting():
             loss.adapt()
-            stands = loss.tracked(self.class_keys).items()
-            self.log_dict({f"train/{name}": value.float() for name, value in stands}, **same)
+            tracked = loss.tracked(self.class_keys).items()
+            self.log_dict({f"train/{name}": value.float() for name, value in tracked}, **same)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
-        """Score one whole volume into the per-case states, and return what was scored."""
+        """Score a volume, and return the batch and probabilities for callbacks."""
         if not bool(batch["scored"].all()):
             return None
         logits = self.volume_logits(batch["image"])
         if self.grid == "native":
             batch, logits = self._native(batch, logits)
-        probs = torch.softmax(logits, dim=1, out=logits)  # a second map of a CT would be 4 GB
+        probs = torch.softmax(logits, dim=1, out=logits)  # in-place: a map of a CT takes 4 GB
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
         self._score(batch, probs, self.test_histogram, self.test_fine, self.test_dice)
         where = {"spacing": batch["spacing"], "index": batch["index"]}
@@ -443,20 +440,20 @@ class SegmentationModule(LightningModule):
         return {"batch": batch, "probs": probs}
 
     def on_test_epoch_end(self) -> None:
-        """Log the test's numbers; what files are made of them is a callback's, before."""
+        """Log the test metrics, after the callbacks have written their files, and reset them."""
         self._log_scores("test", self.test_histogram, self.test_dice.compute())
         others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
         for metric in (self.test_histogram, *others):
             metric.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer restores them."""
+        """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer resamples."""
         return self.volume_logits(batch["image"])
 
     # Checkpoints -------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose checkpoint this is, and keep what the epoch has summed up so far."""
+        """Add the module's identity and the running means of the epoch."""
         checkpoint["train_means"] = self.train_means.state(self.trainer)
         checkpoint["mbls"] = {
             "version": __version__,
@@ -466,30 +463,34 @@ class SegmentationModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is not ours, or is of other classes or another network."""
+        """Check that the checkpoint matches this module, and restore the running means.
+
+        Raises:
+            CheckpointError: It was not written by mbls, or has other classes or weights.
+        """
         card = checkpoint.get("mbls")
         if not isinstance(card, dict):
             raise CheckpointError(
                 f"The checkpoint was not written by mbls: it has no 'mbls' entry, only "
-                f"{sorted(checkpoint)}. Give one from a run folder's checkpoints/."
+                f"{sorted(checkpoint)}. Use one from a run folder's checkpoints/."
             )
         if card.get("num_classes") != self.num_classes:
             raise CheckpointError(
                 f"The checkpoint's network has {card.get('num_classes')} classes "
                 f"{card.get('class_keys')}, the data {self.num_classes} {list(self.class_keys)}. "
-                "Take the checkpoint of a run on this dataset."
+                "Use a checkpoint of a run on this dataset."
             )
         if differing := _differing(checkpoint["state_dict"], self.state_dict()):
             raise CheckpointError(
-                f"The checkpoint is of another network or loss: {len(differing)} weights differ in "
-                f"name or shape, {differing[0]} the first. Take a checkpoint of this run."
+                f"The checkpoint has another network or loss: {len(differing)} weights differ in "
+                f"name or shape, first {differing[0]}. Use a checkpoint of this run."
             )
         changed = isinstance(self.inferer, SliceInferer) and self.inference != "whole slices"
         if changed and "inference" not in card:
             rank_zero_warn(
-                "The checkpoint is of a version of mbls that showed a 2D network whole slices at "
-                f"evaluation. Now it is shown {self.inference}, by the size of its training "
-                "samples; --model.window whole gives the former numbers."
+                "The checkpoint was written by a version of mbls that evaluated 2D networks on "
+                f"whole slices. Now it is evaluated on {self.inference}, the size of its training "
+                "samples; use --model.window whole for the former numbers."
             )
         attached = self._trainer is not None  # not within load_from_checkpoint
         if attached and self.trainer.state.fn == "fit" and "train_means" in checkpoint:
@@ -498,7 +499,7 @@ class SegmentationModule(LightningModule):
     # Private -----------------------------------------------------------------------------------
 
     def _plan_adapting(self, data: DataModule | None) -> None:
-        """Set which cases an adaptive loss observes, and in which validation loader they are."""
+        """Set which cases an adaptive loss observes, and the index of their dataloader."""
         cases = "val" if data is None else data.adapt
         held_out = cases == "holdout"
         self.observed_loader = int(held_out)
@@ -507,49 +508,48 @@ class SegmentationModule(LightningModule):
         self.adapts_on = cases if adapts and validates else None
         if adapts and not validates and self.trainer.state.fn == "fit":
             rank_zero_warn(
-                f"{type(self.loss).__name__} adapts at the end of a validation, and this run has "
-                "none: it trains as it starts. Let it validate: limit_val_batches > 0, and "
-                "check_val_every_n_epoch no more than the epochs."
+                f"{type(self.loss).__name__} adapts after each validation, and this run has none: "
+                "its multipliers stay at their initial values. Set limit_val_batches > 0 and "
+                "check_val_every_n_epoch <= max_epochs."
             )
         if data is not None and held_out and not adapts:
             rank_zero_warn(
-                f"adapt is holdout, and {type(self.loss).__name__} does not adapt: "
-                f"{len(data.cases('holdout'))} cases are held out of training, and nothing "
-                "sees them."
+                f"adapt is holdout, but {type(self.loss).__name__} does not adapt: "
+                f"{len(data.cases('holdout'))} cases are held out of training and not used."
             )
 
     def _adapting(self) -> Loss | None:
-        """Return the loss where it adapts to this validation: in a fit, not in its sanity check."""
+        """Return the loss if it adapts to this validation: in a fit, but not its sanity check."""
         if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return None
         return self.loss if isinstance(self.loss, Loss) and self.loss.adaptive else None
 
-    def _refuse(self, callback: Any, stage: str) -> None:
-        """Raise SettingError for a callback that would make a run wrong without a word."""
+    def _check_callback(self, callback: Any, stage: str) -> None:
+        """Raise SettingError for a callback that would silently make a run wrong."""
         name = type(callback).__name__
         searches = isinstance(callback, LearningRateFinder | BatchSizeFinder)
-        if searches and (self.hparams or stage != "fit"):  # those of the command line
+        if searches and (self.hparams or stage != "fit"):  # hparams: run by the command line
             raise SettingError(
-                f"{name} changes a setting while a run is on: its config.yaml would not say so, a "
-                "resumed run would search anew, and an evaluation takes one case a batch. Search "
-                "with lightning.pytorch.tuner.Tuner in Python, and state what it finds: "
+                f"{name} changes a setting during a run: config.yaml would not record it, a "
+                "resumed run would search again, and evaluation uses one case per batch. Search "
+                "with lightning.pytorch.tuner.Tuner in Python, and set the result: "
                 "--model.optimizer.init_args.lr, --batch-size."
             )
         adapts = isinstance(self.loss, Loss) and self.loss.adaptive
         if adapts and isinstance(callback, WeightAveraging):
             raise SettingError(
-                f"{name} swaps the state of {type(self.loss).__name__} with an average while it "
-                "observes a validation, so it would adapt to nothing. Take a loss that does not "
-                "adapt, or leave the callback out."
+                f"{name} replaces the state of {type(self.loss).__name__} by an average during "
+                "validation, so the loss would never adapt. Use a loss that does not adapt, or "
+                "remove the callback."
             )
 
     def _native(self, batch: Batch, logits: Tensor) -> tuple[Batch, Tensor]:
-        """Return one case's truth and logits ``(1, C, *S)`` on the grid of its file."""
+        """Return a case's label and logits ``(1, C, *S)`` on the grid of its file."""
         data = datamodule_of(self.trainer)
         if data is None:
             raise SettingError(
-                "grid native needs a datamodule that knows each case's file, and the trainer has "
-                "dataloaders alone: leave out grid, or give a datamodule."
+                "grid native needs a datamodule that knows each case's file, but the trainer has "
+                "only dataloaders: leave out grid, or give a datamodule."
             )
         (case,) = batch["case"]
         restored, _ = data.restore(case, logits[0])
@@ -571,7 +571,7 @@ class SegmentationModule(LightningModule):
             value, _ = estimate(bins, metric.key, region=region, n_bins=self.n_bins)
             logged[f"{stage}/{name}"] = torch.tensor(value)
         shown = {key: value.to(self.device, torch.float32) for key, value in logged.items()}
-        # every rank holds the same numbers; their maximum over ranks is that number to the last bit
+        # all ranks have the same values, and max is exact (a mean may round)
         self.log_dict(shown, sync_dist=True, reduce_fx="max")
         return shown
 
@@ -593,7 +593,7 @@ class SegmentationModule(LightningModule):
 
 
 def never_validates(trainer: Trainer) -> bool:
-    """Whether a fit's settings leave no room for a validation."""
+    """Return True if a fit's settings exclude any validation."""
     every, last = trainer.check_val_every_n_epoch, trainer.max_epochs
     too_late = every is not None and last is not None and 0 <= last < every
     return trainer.limit_val_batches == 0 or too_late
@@ -602,8 +602,8 @@ def never_validates(trainer: Trainer) -> bool:
 def patient_error(scores: Tensor, patients: Sequence[str]) -> Tensor:
     """Return the standard error over patients of the mean of ``(cases, classes)``.
 
-    The cases of a patient are averaged first; what is NaN is left out. It is 0 for one patient, and
-    NaN where all are left out.
+    The cases of a patient are averaged first; NaN is skipped. It is 0 for one patient, and NaN
+    without any value.
     """
     means = scores.nanmean(dim=1)
     rows = [torch.tensor([p == one for p in patients]) for one in sorted(set(patients))]
@@ -615,7 +615,7 @@ def patient_error(scores: Tensor, patients: Sequence[str]) -> Tensor:
 
 
 def _differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the weights that only one side has, or that differ in shape."""
+    """Return the names of weights that only one side has, or that differ in shape."""
     names = list(dict.fromkeys([*wanted, *found]))
     return [
         name for name in names
@@ -624,7 +624,7 @@ def _differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> lis
 
 
 def _resize(head: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring a coarser head ``(N, C, *s)`` to the input's size ``S``, linearly."""
+    """Interpolate a coarser head ``(N, C, *s)`` linearly to the input's size ``S``."""
     if tuple(head.shape[2:]) == tuple(size):
         return head
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from datamodules.loading.patches import cut_at, empty_pair, patch_begin
 from mbls.inference import (
+    describe_inferer,
     head_weights,
-    inference_words,
     inferer_for,
     pad_to_multiple,
     split_heads,
@@ -199,11 +199,11 @@ def test_the_inferer_fits_the_dimensions() -> None:
 
 
 def test_inference_is_told_in_words() -> None:
-    assert inference_words(inferer_for(2, [112, 96])) == "windows of 112 x 96"
-    assert inference_words(inferer_for(3, [16, 16, 8])) == "windows of 16 x 16 x 8"
-    assert inference_words(inferer_for(3, (8, 8, 8), window="whole")) == "whole volumes"
-    assert inference_words(inferer_for(2, None)) == "whole slices"
+    assert describe_inferer(inferer_for(2, [112, 96])) == "windows of 112 x 96"
+    assert describe_inferer(inferer_for(3, [16, 16, 8])) == "windows of 16 x 16 x 8"
+    assert describe_inferer(inferer_for(3, (8, 8, 8), window="whole")) == "whole volumes"
+    assert describe_inferer(inferer_for(2, None)) == "whole slices"
     padded = "whole slices, at least 8 x 9"
-    assert inference_words(inferer_for(2, (8, 9), crop="center")) == padded
-    assert inference_words(inferer_for(3, (8, 8, 8), crop="center")) == "windows of 8 x 8 x 8"
-    assert inference_words(SimpleInferer()) == "SimpleInferer"
+    assert describe_inferer(inferer_for(2, (8, 9), crop="center")) == padded
+    assert describe_inferer(inferer_for(3, (8, 8, 8), crop="center")) == "windows of 8 x 8 x 8"
+    assert describe_inferer(SimpleInferer()) == "SimpleInferer"

@@ -1,4 +1,4 @@
-"""What watches a run: its folder, card, logged values, checkpoints, results and faults."""
+"""Callbacks of a run: folder, run.json, logging, checkpoints, results and error checks."""
 
 from mbls.callbacks.checkpoint_search import (
     find_checkpoint,

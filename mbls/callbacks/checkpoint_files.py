@@ -1,4 +1,4 @@
-"""How checkpoint files are written and read: whole or not at all, and never as code."""
+"""Atomic writing and safe reading of checkpoint files."""
 
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,38 @@ __all__ = ["PlainCheckpointIO", "load"]
 
 
 def load(path: str | Path, *, map_location: Any = "cpu", way_out: str = "") -> Any:
-    """Read a file of ``torch.save`` whose bytes are those that were written, and run no code.
+    """Verify the checksums of a file of ``torch.save``, and load it with ``weights_only=True``.
 
-    ``torch.load`` alone does not compare the checksums (CRC-32) that such a file has for each
-    tensor: a bit that a faulty disk has flipped would be a wrong weight.
+    ``torch.load`` does not verify the CRC-32 of each tensor: a bit flipped by a faulty disk would
+    become a wrong weight.
 
     Args:
         path: The file.
-        map_location: Where its tensors come, as ``torch.load`` has it.
-        way_out: What the message says to do where it cannot be read.
+        map_location: See ``torch.load``.
+        way_out: Advice that is appended to the error message.
 
     Raises:
-        CheckpointError: It is truncated or damaged, no checkpoint, or holds more than tensors and
-            plain values.
+        CheckpointError: The file is truncated, damaged, not a checkpoint, or contains objects
+            other than tensors and plain values.
     """
     try:
         with ZipFile(path) as file:
             if (damaged := file.testzip()) is not None:
                 raise BadZipFile(f"{damaged} changed since it was written: a faulty disk?")
         return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # RuntimeError, pickle's, zipfile's, zlib's and the system's errors
+    except Exception as error:  # errors of torch, pickle, zipfile, zlib and the system
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({reason}). It is truncated or damaged, not a "
-            f"checkpoint, or holds more than tensors.{way_out}"
+            f"{path} cannot be read as a checkpoint ({reason}). It is truncated, damaged, not a "
+            f"checkpoint, or contains more than tensors.{way_out}"
         ) from error
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
-    """Write beside the place and rename, down to the disk; read tensors and plain values alone.
+    """Write checkpoints atomically in their own folder; load with ``weights_only=True`` only.
 
-    Lightning's own keeps the whole file in memory and goes through the folder of temporary files,
-    which may be on another disk and fill up, and reads pickles where it is asked to.
+    Lightning's version buffers the file in memory, uses the system's temporary folder, which may
+    be on another disk and fill up, and can load pickles.
     """
 
     def save_checkpoint(
@@ -54,14 +54,14 @@ class PlainCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            OutputError: It cannot be written; what was there is still there.
+            OutputError: The file cannot be written; the old one is unchanged.
         """
         with writing(Path(path)):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch, of a file that refused to be written
+            except RuntimeError as error:  # torch hides the OSError of a failed write
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -72,6 +72,6 @@ class PlainCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint as :func:`load` does, always with ``weights_only=True``."""
+        """Read a checkpoint with :func:`load`; ``weights_only`` is always True."""
         content: dict[str, Any] = load(path, map_location=map_location)
         return content

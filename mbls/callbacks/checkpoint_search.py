@@ -1,4 +1,4 @@
-"""Which checkpoint of a run folder is taken, and whether it can be read."""
+"""Find and validate the checkpoints of a run folder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def find_checkpoint(folder: Path, which: str = "best") -> Path:
     """Return a checkpoint of a run folder: ``best``, ``last``, or a file.
 
     Raises:
-        CheckpointError: There is none; the message lists what there is.
+        CheckpointError: It does not exist; the message lists those that do.
     """
     if which.endswith(".ckpt"):
         path = Path(which)
@@ -24,45 +24,45 @@ def find_checkpoint(folder: Path, which: str = "best") -> Path:
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
         raise CheckpointError(
             f"No checkpoint {which!r} for run {folder}. "
-            + (f"There are: {', '.join(there)}." if there else "Its checkpoints/ has none.")
+            + (f"There are: {', '.join(there)}." if there else "Its checkpoints/ is empty.")
         )
     return found
 
 
 def read_checkpoint(
-    path: Path, *, way_out: str = " Take another of the run's checkpoints."
+    path: Path, *, way_out: str = " Use another checkpoint of the run."
 ) -> dict[str, Any]:
-    """Read a checkpoint as :func:`~mbls.callbacks.checkpoint_files.load` does.
+    """Read a checkpoint of mbls with :func:`~mbls.callbacks.checkpoint_files.load`.
 
     Args:
         path: The file.
-        way_out: What the message says to do where it cannot be read.
+        way_out: Advice that is appended to the error message.
 
     Raises:
-        CheckpointError: Not a checkpoint of ours, truncated, damaged, or not to be read safely.
+        CheckpointError: The file cannot be read safely, or was not written by mbls.
     """
     content = load(path, way_out=way_out)
     if not isinstance(content, dict) or not isinstance(content.get("mbls"), dict):
         raise CheckpointError(
-            f"{path} was not written by mbls: its 'mbls' entry is missing. Give a file from a "
-            "run folder's checkpoints/."
+            f"{path} was not written by mbls: its 'mbls' entry is missing. Use a file from a run "
+            "folder's checkpoints/."
         )
     return content
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Return True if a run has saved a state to resume from, intact or damaged."""
+    """Return True if a run folder has a checkpoint to resume from, valid or damaged."""
     return any(_path(folder, name).exists() for name in ("last", "previous"))
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
-    """Return the checkpoint to resume from, and what is wrong with ``last`` if it is ``previous``.
+    """Return the checkpoint to resume from, and the error of ``last`` if it is ``previous``.
 
-    ``best`` is none of them: it is of any age, and was written before its epoch was logged and its
-    schedulers had stepped, so a run resumed from it would be another.
+    ``best`` is not a candidate: it may be old, and was written before its epoch was logged and its
+    schedulers had stepped.
 
     Raises:
-        CheckpointError: Neither can be read.
+        CheckpointError: Neither ``last`` nor ``previous`` can be read.
     """
     faults = []
     for name in ("last", "previous"):
@@ -75,8 +75,8 @@ def last_checkpoint(folder: Path) -> tuple[Path, str | None]:
             return path, " ".join(faults) or None
     damaged = [name for name in ("last", "previous") if _path(folder, name).exists()]
     raise CheckpointError(
-        f"{' '.join(faults)} So the run cannot be resumed. {_use_of_best(folder)}To start it "
-        f"again in its folder, remove {' and '.join(f'{name}.ckpt' for name in damaged)}."
+        f"{' '.join(faults)} The run cannot be resumed. {_use_of_best(folder)}To restart it in "
+        f"its folder, remove {' and '.join(f'{name}.ckpt' for name in damaged)}."
     )
 
 
@@ -86,8 +86,8 @@ def _use_of_best(folder: Path) -> str:
     except CheckpointError:
         return ""
     return (
-        "Its best.ckpt is intact: it can be tested (make evaluate RUN=FOLDER, mbls evaluate "
-        "FOLDER) and predicts, but is not the end of an epoch, from which alone training resumes. "
+        "Its best.ckpt is valid for testing (make evaluate RUN=FOLDER, mbls evaluate FOLDER) and "
+        "prediction, but not for resuming, since it was written before the end of its epoch. "
     )
 
 

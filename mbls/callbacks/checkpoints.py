@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the best, the last and the one before the last."""
+"""Checkpoints of a run: best, last and previous."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ __all__ = ["Checkpoints"]
 
 
 class Checkpoints(Checkpoint):
-    """Write ``best.ckpt`` after a validation, and ``last.ckpt`` when an epoch is over.
+    """Write ``best.ckpt`` after a validation, and ``last.ckpt`` after each epoch.
 
-    An epoch is over when its validation and its logged values are written and its schedulers have
-    stepped, which is when the next one begins: a resumed run lacks none of them.
-    ``last.ckpt`` becomes ``previous.ckpt`` when its successor is complete on disk, so a crash
-    while writing costs one epoch at most. Weights that are not finite are never written.
+    ``last.ckpt`` is written when the next epoch begins: by then the values of the epoch are logged
+    and its schedulers have stepped. The old ``last.ckpt`` becomes ``previous.ckpt`` once the new
+    one is complete on disk, so a crash costs at most one epoch. Non-finite weights are never
+    written.
 
     Args:
-        select: Which epoch is best: that of the best ``dice``, ``nll`` or ``ece`` of a validation,
-            or the ``compromise`` of :mod:`mbls.loggers.selection`, whose contenders are kept as
-            ``contender-<n>.ckpt``, n the number of the validation.
-        keep: Whether to write ``best-<rule>.ckpt`` for every rule too.
-        monitor: A logged value of one's own in place of ``select``.
-        mode: Whether more or less of it is better.
+        select: Rule for the best epoch: best validation ``dice``, ``nll`` or ``ece``, or the
+            ``compromise`` of :mod:`mbls.loggers.selection`, whose candidates are kept as
+            ``contender-<n>.ckpt`` (n: number of the validation).
+        keep: If True, also write ``best-<rule>.ckpt`` for every rule.
+        monitor: A logged value that replaces ``select``.
+        mode: Direction of ``monitor``: ``"min"`` or ``"max"`` is better.
     """
 
     def __init__(
@@ -51,30 +51,30 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"checkpoint.select must be one of {RULES}, got {select!r}.")
         self.select, self.keep, self.monitor, self.mode = select, keep, monitor, mode
         self.rows: list[dict[str, float]] = []
-        self._taken: dict[str, int | None] = {}  # by file, the row it holds
-        self._contended: set[str] = set()  # files of contenders when last was saved
-        self._unsaved = False  # an epoch is over
+        self._taken: dict[str, int | None] = {}  # file -> row of its weights
+        self._contended: set[str] = set()  # files of contenders when last.ckpt was saved
+        self._unsaved = False  # an epoch has ended and is not saved yet
 
     @property
     def rules(self) -> dict[str, str | tuple[str, str]]:
-        """The rule of each file that a validation may write."""
+        """Rule of each file that a validation may write."""
         own = self.select if self.monitor is None else (self.monitor, self.mode)
         found: dict[str, str | tuple[str, str]] = {"best": own}
         return found | {f"best-{rule}": rule for rule in RULES if self.keep}
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch that ``best.ckpt`` is of."""
+        """Epoch of ``best.ckpt``."""
         place = chosen_epoch(self.rows, self.rules["best"])
         return None if place is None else int(self.rows[place]["epoch"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write and read files in the project's way, unless the user has chosen another."""
+        """Use PlainCheckpointIO, unless the user has set another checkpoint plugin."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = PlainCheckpointIO()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the best where it was validated; miss its value in the sanity check already."""
+        """Save a new best epoch; in the sanity check only verify that its metric is logged."""
         if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.sanity_checking:
@@ -88,11 +88,11 @@ class Checkpoints(Checkpoint):
         self._save_chosen(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember to save: Lightning still has to log and to step the schedulers."""
+        """Postpone saving: Lightning has yet to log and to step the schedulers."""
         self._unsaved = not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the state that the last epoch left."""
+        """Save the state at the end of the last epoch."""
         if self._unsaved:
             self.save_last(trainer)
 
@@ -101,17 +101,17 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Between two epochs, let no batch of the next have begun, nor the epoch itself."""
+        """Reset the loop's progress to the start of the next epoch when between two epochs."""
         progress = checkpoint["loops"]["fit_loop"]
         epochs, batches = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
         for counts in (epochs["current"], epochs["total"]):
             counts["ready"] = counts["started"]
-        if self._unsaved:  # with max_steps Lightning would take the next epoch for done
+        if self._unsaved:  # otherwise Lightning would skip the next epoch under max_steps
             batches["current"] = dict.fromkeys(batches["current"], 0)
             batches["is_last_batch"] = False
 
     def save_last(self, trainer: Trainer) -> None:
-        """Write ``last.ckpt``, keeping the one before as ``previous.ckpt``; all ranks call it."""
+        """Write ``last.ckpt``, and rename the old one to ``previous.ckpt``; for all ranks."""
         require_finite(trainer)
         on_rank_zero(trainer, lambda: _write_metrics(trainer))
         self._save(trainer, ["last"])
@@ -119,14 +119,14 @@ class Checkpoints(Checkpoint):
         on_rank_zero(trainer, lambda: self._prune(run_folder(trainer) / "checkpoints"))
 
     def _keys(self) -> tuple[str, ...]:
-        """Return the logged values that the rules look at."""
+        """Return the logged values that the rules use."""
         own = () if self.monitor is None else (self.monitor,)
         return tuple(dict.fromkeys((*own, *(KEYS if self.monitor is None or self.keep else ()))))
 
     def _value(self, trainer: Trainer, key: str) -> float:
         value = trainer.callback_metrics.get(key)
         if value is None:
-            setting = f"select is {self.select!r} and wants {key!r}"
+            setting = f"select is {self.select!r} and needs {key!r}"
             if key == self.monitor:
                 setting = f"monitor is {key!r}"
             raise CheckpointError(
@@ -136,9 +136,9 @@ class Checkpoints(Checkpoint):
         return float(value)
 
     def _save_chosen(self, trainer: Trainer) -> None:
-        """Write the last validation's state under each name whose rule takes it.
+        """Save the state under each name whose rule selects the latest validation.
 
-        The compromise may go back to an earlier epoch, which is in its contenders' files.
+        The compromise may return to an earlier epoch, which is in its contender's file.
         """
         last = len(self.rows) - 1
         names, moved = [], {}
@@ -167,7 +167,7 @@ class Checkpoints(Checkpoint):
         return {self._contender(place) for place in contenders(self.rows)}
 
     def _prune(self, folder: Path) -> None:
-        """Remove what is no contender any more, and was none when ``previous.ckpt`` was saved."""
+        """Remove former contenders, except those that ``previous.ckpt`` may still select."""
         if not self._compromises():
             return
         now = self._contenders()
@@ -177,7 +177,7 @@ class Checkpoints(Checkpoint):
         self._contended = now
 
     def _save(self, trainer: Trainer, names: list[str]) -> None:
-        """Write the state once, under each of some names."""
+        """Write the state once, and link it under further names."""
         folder = run_folder(trainer) / "checkpoints"
         incoming = trainer.strategy.broadcast(incoming_name(folder / f"{names[0]}.ckpt"))
         means = getattr(trainer.lightning_module, "train_means", None)
@@ -186,7 +186,7 @@ class Checkpoints(Checkpoint):
         error: Exception | None = None
         try:
             trainer.save_checkpoint(incoming, weights_only=False)
-        except Exception as raised:  # on rank 0; the others wait where Lightning does
+        except Exception as raised:  # on rank 0; the others wait in Lightning's barrier
             error = raised
             trainer.strategy.barrier()
         share_error(trainer, error)
@@ -201,15 +201,15 @@ class Checkpoints(Checkpoint):
         on_rank_zero(trainer, put)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know."""
+        """Return the validations' values and the selected epochs."""
         return {"rows": self.rows, "taken": self._taken}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what chooses the best epoch."""
+        """Restore the validations' values and the selected epochs."""
         if "rows" not in state_dict:
             raise CheckpointError(
-                "The checkpoint was written by an earlier version of mbls, which did not keep what "
-                "chooses the best epoch: start a new run, or resume it with that version."
+                "The checkpoint was written by an earlier version of mbls, without the values that "
+                "select the best epoch: start a new run, or resume it with that version."
             )
         self.rows = [dict(row) for row in state_dict["rows"]]
         self._taken = dict(state_dict["taken"])
@@ -217,20 +217,20 @@ class Checkpoints(Checkpoint):
 
 
 def _put(folder: Path, sources: Mapping[str, str]) -> None:
-    """Give checkpoints, the values, further names; by a link where the disk has them, or a copy."""
+    """Hard-link (or copy) checkpoints under further names: ``{name: source}``."""
     for name, source in sources.items():
-        beside = incoming_name(folder / f"{name}.ckpt")
+        incoming = incoming_name(folder / f"{name}.ckpt")
         with writing(folder):
-            beside.unlink(missing_ok=True)
+            incoming.unlink(missing_ok=True)
             try:
-                beside.hardlink_to(folder / f"{source}.ckpt")
+                incoming.hardlink_to(folder / f"{source}.ckpt")
             except OSError:
-                shutil.copyfile(folder / f"{source}.ckpt", beside)
-            beside.replace(folder / f"{name}.ckpt")
+                shutil.copyfile(folder / f"{source}.ckpt", incoming)
+            incoming.replace(folder / f"{name}.ckpt")
 
 
 def _write_metrics(trainer: Trainer) -> None:
-    """Write the values up to the checkpoint into metrics.csv."""
+    """Write metrics.csv up to the checkpoint."""
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.write()

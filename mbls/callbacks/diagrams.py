@@ -1,4 +1,4 @@
-"""Reliability diagrams of the validation, sent to the trackers during a run."""
+"""Log reliability diagrams of the validation to trackers."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ __all__ = ["Diagrams"]
 
 
 class Diagrams(Callback):
-    """Give each tracker that shows images the validation's reliability diagram.
+    """Log the validation's reliability diagram to each tracker that accepts figures.
 
     Args:
-        every_n_epochs: How often; 0 is never.
+        every_n_epochs: Interval in epochs; 0 disables the diagrams.
     """
 
     def __init__(self, *, every_n_epochs: int = 0) -> None:
@@ -29,7 +29,7 @@ class Diagrams(Callback):
         self.every_n_epochs = every_n_epochs
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, before the module forgets its histogram; all ranks sum theirs."""
+        """Draw before the module resets its histogram; all ranks must sync theirs."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, FigureLogger)]
         if trainer.state.fn != "fit" or trainer.sanity_checking or not loggers:
             return

@@ -1,4 +1,4 @@
-"""A signal sets a flag; the run ends at a batch's end, with a checkpoint to resume from."""
+"""Stop a run on a signal at the end of a batch, with a checkpoint to resume from."""
 
 import os
 import signal
@@ -18,36 +18,36 @@ from mbls.runtime.errors import Interrupted
 __all__ = ["GracefulStop"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-BATCH_SYSTEM = (signal.SIGTERM, signal.SIGUSR1)  # sent by Slurm, some of them twice
+BATCH_SYSTEM = (signal.SIGTERM, signal.SIGUSR1)  # sent by Slurm, possibly twice
 
 
 class GracefulStop(Callback):
-    """Turn Ctrl-C, SIGTERM and SIGUSR1 into an orderly stop: finish the batch, save, exit.
+    """On Ctrl-C, SIGTERM or SIGUSR1, finish the batch, save ``last.ckpt`` and exit.
 
-    With several ranks it is the batch after, so that no step waits for an answer, and where
-    gradients are accumulated, the last batch of a step. A validation that
-    is due or running is finished first, and its checkpoints are written. Ctrl-C ends the process
-    at once where a signal came before, even while it waits for other ranks. The exit status is
-    128 plus the signal's number, as a shell has it: 130, 143 or 138.
+    With several ranks the next batch is finished, since no step waits for a collective; with
+    gradient accumulation, the last batch of the step. A validation that is due or running is
+    finished first, and its checkpoints are written. A second Ctrl-C ends the process at once, even
+    while it waits for other ranks. The exit status is 128 plus the signal's number: 130, 143 or
+    138.
     """
 
     def __init__(self) -> None:
         self._signal = 0
-        self._vote: Vote | None = None  # among several ranks
-        self._speaker = -1  # rank 0; its data workers inherit the handler
+        self._vote: Vote | None = None  # with several ranks
+        self._printing_pid = -1  # of rank 0: its data workers inherit the handler
         self._handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals before data workers start: a terminal, or Slurm, sends them too."""
-        self._speaker = os.getpid() if trainer.is_global_zero else -1
+        """Install handlers before data workers start, which get the signals as well."""
+        self._printing_pid = os.getpid() if trainer.is_global_zero else -1
         self._vote = Vote() if trainer.world_size > 1 else None
         self._take(signal.SIGINT, signal.SIGUSR1)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGTERM, which Lightning has taken since the fit started."""
+        """Install the handler of SIGTERM, after Lightning has installed its own."""
         self._take(signal.SIGTERM)
 
-    on_train_start = on_sanity_check_start  # where there is no sanity check
+    on_train_start = on_sanity_check_start  # without a sanity check
 
     def _take(self, *numbers: signal.Signals) -> None:
         for number in numbers:
@@ -55,15 +55,15 @@ class GracefulStop(Callback):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self._handlers:  # restored; Lightning's teardown set it again
+        if not self._handlers:  # restored, but Lightning's teardown installed this one again
             signal.default_int_handler(number, frame)
         self._signal = number
-        repeated = number in BATCH_SYSTEM  # what kills at last is SIGKILL
-        for each in SIGNALS:  # python's handlers wait for a blocking call, the system's do not
+        repeated = number in BATCH_SYSTEM  # ignored from now on; Slurm kills with SIGKILL
+        for each in SIGNALS:  # Python's handlers wait for blocking calls, the system's do not
             again = repeated and each in BATCH_SYSTEM
             signal.signal(each, signal.SIG_IGN if again else signal.SIG_DFL)
-        if os.getpid() == self._speaker:
-            cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hid it
+        if os.getpid() == self._printing_pid:
+            cursor = b"\x1b[?25h" if os.isatty(2) else b""  # hidden by a progress bar
             when = "the next batch" if self._vote else "this batch"
             what = "Ctrl-C" if repeated else "a second signal"
             os.write(2, cursor + f"\nStopping after {when}; {what} ends at once.\n".encode())
@@ -71,17 +71,17 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after a step's last batch if any rank got a signal and no validation follows."""
+        """Stop after the last batch of a step if any rank got a signal and no validation is due."""
         every = trainer.val_check_batch
         validates = every is not None and (batch_idx + 1) % every == 0
         ends = batch_idx + 1 == trainer.num_training_batches or trainer.is_last_batch
         if validates or ends or trainer.fit_loop._should_accumulate():
-            return  # no checkpoint has the gradients of half a step
+            return  # accumulated gradients are not part of a checkpoint
         if number := self._vote.before(self._signal) if self._vote else self._signal:
             self._stop(trainer, number)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop between two epochs, when the first is over."""
+        """Stop between two epochs."""
         self._stop_on_signal(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,12 +105,12 @@ class GracefulStop(Callback):
                 callback.save_last(trainer)
         folder = run_folder(trainer)
         last = folder / "checkpoints" / "last.ckpt"
-        epoch = trainer.current_epoch + 1  # of the next one, where one is over
+        epoch = trainer.current_epoch + 1  # between epochs, the next one
         if trainer.max_epochs not in (None, -1):
             epoch = min(epoch, trainer.max_epochs)
         raise Interrupted(
             f"Stopped in epoch {epoch}, step {trainer.global_step}. "
-            + (f"{last} holds the state. Resume with: make train RUN={quote(str(folder))} RESUME=1 "
+            + (f"Saved {last}. Resume with: make train RUN={quote(str(folder))} RESUME=1 "
                f"(or mbls train --run {quote(str(folder))} --resume)"
                if last.is_file() else "There is no checkpoint to resume from."),
             status=128 + number,
@@ -123,9 +123,9 @@ class GracefulStop(Callback):
 
 
 class Vote:
-    """The largest number that a rank brings, known to all ranks; each asks as often as the others.
+    """Maximum of a number over ranks; all ranks must call its methods equally often.
 
-    The ranks talk on the host, so that no device is waited for.
+    It uses gloo, so no rank waits for its device.
     """
 
     def __init__(self) -> None:
@@ -133,21 +133,21 @@ class Vote:
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def before(self, number: int) -> int:
-        """Return the answer to the question before this one, which is there without waiting."""
+        """Start a reduction of ``number``, and return the result of the previous one."""
         previous = self._pending
-        answer = torch.tensor([number])
-        work = dist.all_reduce(answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        self._pending = (work, answer)
-        return 0 if previous is None else _answer(*previous)
+        maximum = torch.tensor([number])
+        work = dist.all_reduce(maximum, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = (work, maximum)
+        return 0 if previous is None else _result(*previous)
 
     def now(self, number: int) -> int:
-        """Return the answer to this question and to the one before."""
+        """Return the maximum of the previous reduction and of ``number``."""
         earlier = self.before(number)
         assert self._pending is not None
         pending, self._pending = self._pending, None
-        return max(earlier, _answer(*pending))
+        return max(earlier, _result(*pending))
 
 
-def _answer(work: dist.Work, answer: Tensor) -> int:
+def _result(work: dist.Work, maximum: Tensor) -> int:
     work.wait()
-    return int(answer)
+    return int(maximum)

@@ -1,4 +1,4 @@
-"""The multipliers of an adaptive loss over epochs, drawn into the run folder."""
+"""Plot the multipliers of an adaptive loss over epochs in the run folder."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -14,13 +14,13 @@ __all__ = ["MultiplierFigure"]
 
 
 class MultiplierFigure(Callback):
-    """Write ``multipliers.png`` and ``.pdf`` at the end of a fit whose loss adapts.
+    """Write ``multipliers.png`` and ``.pdf`` at the end of a fit with an adaptive loss.
 
-    They are drawn from metrics.csv, so a resumed run's figure begins where the run did.
+    They are drawn from metrics.csv, so the figure of a resumed run covers all epochs.
     """
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw on rank 0; nothing where no multiplier was logged to metrics.csv."""
+        """Draw on rank 0, if metrics.csv has multipliers."""
         on_rank_zero(trainer, lambda: self._draw(trainer, pl_module))
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:

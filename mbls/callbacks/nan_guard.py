@@ -1,4 +1,4 @@
-"""The NaN guard: a loss or a weight that is not finite stops the run and names the cases."""
+"""Stop a run whose loss or weights become NaN or infinite, and name the cases."""
 
 from collections import deque
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ from mbls.runtime.errors import NonFiniteError
 
 __all__ = ["NaNGuard", "require_finite"]
 
-LEAST_SCALE = 2.0**-30  # float16 needs less in no sound run: from 2^16, 46 steps skipped in a row
+LEAST_SCALE = 2.0**-30  # reached from 2^16 only after 46 skipped steps in a row
 ADVICE = (
-    "The run is stopped, and its checkpoints are those written before. Lower the learning rate, "
-    "clip gradients (--trainer.gradient_clip_val 1), or check these cases with `make check-data`."
+    "The run is stopped; its earlier checkpoints are valid. Lower the learning rate, clip "
+    "gradients (--trainer.gradient_clip_val 1), or check these cases with `make check-data`."
 )
 
 
 class Step(NamedTuple):
-    """What is remembered of a step until the next look."""
+    """A step since the last check."""
 
     epoch: int
     step: int
@@ -28,24 +28,23 @@ class Step(NamedTuple):
 
 
 class NaNGuard(Callback):
-    """Watch the loss on the device, and look at it once a logging interval.
+    """Check the loss once per logging interval, without a sync in other steps.
 
-    No step waits for the device: the losses since the last look stay there as one flag each.
-    The look is reduced over ranks, so that all stop at the same step. Weights are looked at before
-    a validation, and before a checkpoint is written.
+    Each step keeps one flag on the device. The check is reduced over ranks, so all stop at the
+    same step. Weights are checked before a validation and before a checkpoint is written.
 
-    Under float16 a step whose gradients overflow is skipped and the scale halved, which is how a
-    fitting scale is found: with a finite loss it is no fault, until the scale has no end.
+    Under float16 the scaler skips steps whose gradients overflow and halves its scale. That is not
+    an error, unless the scale keeps falling.
     """
 
     def __init__(self) -> None:
         self._pending: deque[Step] = deque()
-        self._before: Step | None = None  # the last step of the look before
+        self._before: Step | None = None  # the last step of the previous check
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remember this step's flag, and look every ``log_every_n_steps``."""
+        """Keep this step's flag, and check all flags every ``log_every_n_steps``."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
@@ -56,16 +55,17 @@ class NaNGuard(Callback):
             self.look(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before a validation, which asks for finite probabilities."""
+        """Check before a validation, whose metrics need finite probabilities."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             require_finite(trainer)
 
     def look(self, trainer: Trainer) -> None:
-        """Raise if a loss since the last look was not finite on any rank.
+        """Check the losses of all ranks since the last check.
 
         Raises:
-            NonFiniteError: On every rank, naming epoch, step and the batch's cases, and those of
-                the step before, whose update may have spoiled the weights.
+            NonFiniteError: A loss was not finite; raised on every rank. The message names epoch,
+                step and the cases of the batch and of the one before, whose update may have
+                caused it.
         """
         if not self._pending:
             return
@@ -81,16 +81,17 @@ class NaNGuard(Callback):
         earlier = steps[bad[0] - 1] if bad[0] else before
         raise NonFiniteError(
             f"The loss became NaN or infinite in epoch {first.epoch + 1}, step {first.step}; "
-            + _batch("the batch holds", first.cases if bool(first.bad) else [], trainer)
-            + (_batch(", the one before it", earlier.cases, trainer) if earlier else "")
+            + _batch("cases of the batch:", first.cases if bool(first.bad) else [], trainer)
+            + (_batch("; of the one before:", earlier.cases, trainer) if earlier else "")
             + f". {ADVICE}"
         )
 
     def look_at_weights(self, trainer: Trainer) -> None:
-        """Raise if a weight is not finite, though no loss was so far.
+        """Check the weights and buffers of all ranks.
 
         Raises:
-            NonFiniteError: On every rank, also where it is another's buffer, as of batch norm.
+            NonFiniteError: A weight or a buffer (such as batch norm's) is not finite on some rank;
+                raised on every rank.
         """
         tensors = _weights(trainer)
         if not tensors:
@@ -101,17 +102,17 @@ class NaNGuard(Callback):
         last = self._before
         raise NonFiniteError(
             f"A weight became NaN or infinite by epoch {trainer.current_epoch + 1}, step "
-            f"{trainer.global_step}, under a loss that was finite; "
-            + _batch("the last batch holds", last.cases if last else [], trainer)
+            f"{trainer.global_step}, although the loss was finite; "
+            + _batch("cases of the last batch:", last.cases if last else [], trainer)
             + f". {ADVICE}"
         )
 
 
 def require_finite(trainer: Trainer) -> None:
-    """Raise where a loss was, or a weight is, NaN or infinite; all ranks call it.
+    """Check losses and weights with the trainer's NaNGuard; all ranks must call this.
 
     Raises:
-        NonFiniteError: On every rank.
+        NonFiniteError: A loss or a weight is NaN or infinite; raised on every rank.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     guards = [callback for callback in callbacks if isinstance(callback, NaNGuard)]
@@ -121,14 +122,14 @@ def require_finite(trainer: Trainer) -> None:
 
 
 def _require_scale(trainer: Trainer) -> None:
-    """Raise where a gradient scaler skips every step; ranks share the gradients and the scale."""
+    """Raise if the gradient scaler has skipped every recent step; all ranks have its scale."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is not None and scaler.get_scale() < LEAST_SCALE:
         raise NonFiniteError(
-            "Gradients are NaN or infinite in step after step by epoch "
-            f"{trainer.current_epoch + 1}, step {trainer.global_step}, under a loss that is "
-            f"finite: the gradient scaler's scale has fallen to {scaler.get_scale():.1g}, and no "
-            "step was taken meanwhile. Look for a root or a logarithm of 0 in the loss, or train "
+            "Gradients are NaN or infinite in every step up to epoch "
+            f"{trainer.current_epoch + 1}, step {trainer.global_step}, although the loss is "
+            f"finite: the gradient scaler has skipped these steps, and its scale has fallen to "
+            f"{scaler.get_scale():.1g}. Look for a root or a logarithm of 0 in the loss, or train "
             "with --precision bf16-mixed or 32-true."
         )
 
@@ -145,7 +146,7 @@ def _batch(text: str, cases: list[str], trainer: Trainer) -> str:
 
 
 def _gather(cases: list[str], world_size: int) -> list[str]:
-    """Return the cases of all ranks, each once."""
+    """Return the cases of all ranks without duplicates."""
     if world_size == 1:
         return list(dict.fromkeys(cases))
     parts: list[list[str]] = [[] for _ in range(world_size)]

@@ -1,4 +1,4 @@
-"""The prediction writer: label maps, and class probabilities if asked, as NIfTI."""
+"""Write predictions as NIfTI: label maps, and optionally class probabilities."""
 
 import gzip
 import tempfile
@@ -25,12 +25,12 @@ from mbls.runtime.rank_zero import share_errors
 __all__ = ["PredictionWriter"]
 
 MARK = "mbls prediction"
-"""The header's description of what is written: a file without it is somebody's own.
+"""Description in the header of every prediction, which identifies files that may be replaced.
 
-The CRC-32 of a label map's voxels follows, since who corrects one by hand may keep its header.
+A label map's description also has the CRC-32 of its voxels, to detect manual corrections.
 """
 
-LABEL_TYPES = (np.uint8, np.int16, np.int32, np.int64)  # what every reader of NIfTI takes, first
+LABEL_TYPES = (np.uint8, np.int16, np.int32, np.int64)  # the first are the most widely readable
 GEOMETRY = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
@@ -38,19 +38,19 @@ GEOMETRY = (
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write predictions on each input's own grid and affine.
+    """Write predictions on the grid and affine of each input.
 
-    The logits are resampled to the native grid, linearly, and the softmax is taken there: the
-    other order gives other probabilities at boundaries.
+    Logits are resampled linearly to the native grid before the softmax; the reverse order gives
+    different probabilities at boundaries.
 
     Args:
-        output: Folder for ``<case>.nii.gz``, labels with the values that the dataset's own files
-            have (BraTS 2021: 4 for the last of four classes) in uint8, or else in the smallest of
-            int16, int32 and int64 that holds them, and ``<case>_prob.nii.gz``, float32 with the
-            classes on the last axis. One process at a time may write there.
-        probabilities: Whether to write the probabilities too.
-        overwrite: Whether to replace files that are no predictions of this writer, such as labels
-            or predictions that were corrected by hand; its own it always replaces.
+        output: Folder for ``<case>.nii.gz``, a label map with the values of the dataset's own files
+            (BraTS 2021: 4 for the last of four classes) in uint8, or the smallest of int16, int32
+            and int64 that fits, and ``<case>_prob.nii.gz``, float32 with classes on the last axis.
+            Only one process at a time can write there.
+        probabilities: If True, write the probabilities as well.
+        overwrite: If True, replace files that are not predictions of this writer, such as labels
+            or manually corrected predictions; its own files are always replaced.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class PredictionWriter(BasePredictionWriter):
         self._lock: IO[str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to predict without a place for it, before any work is done.
+        """Check and lock the output folder before any work is done.
 
         Raises:
-            OutputError: There is none, it holds the input or files of somebody's own, it cannot be
-                written to, or another process writes there.
+            OutputError: The folder is missing from the settings, contains the input or files that
+                must not be replaced, cannot be written, or is locked by another process.
         """
         if stage != "predict":
             return
@@ -80,15 +80,15 @@ class PredictionWriter(BasePredictionWriter):
         data = datamodule_of(trainer)
         if data is None:
             raise OutputError(
-                "predict writes to the grid of each case's file, which dataloaders alone do "
-                f"not know: give a datamodule with {', '.join(CONTRACT)} (mbls/data.py)."
+                "predict needs a datamodule that knows the grid of each case's file: one with "
+                f"{', '.join(CONTRACT)} (mbls/data.py)."
             )
         if data.predict_input is not None:
             taken = Path(data.predict_input).resolve()
             if self.output.resolve() in (taken, taken.parent if taken.is_file() else taken):
                 raise OutputError(
-                    f"The output folder {self.output} holds the input, which a prediction of the "
-                    "same name would replace. Choose another: OUTPUT=FOLDER (--output)."
+                    f"The output folder {self.output} contains the input, which a prediction of "
+                    "the same name would replace. Choose another: OUTPUT=FOLDER (--output)."
                 )
         try:
             self.output.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class PredictionWriter(BasePredictionWriter):
                 pass
         except OSError as error:
             self._error = OutputError(
-                f"The output folder {self.output} cannot be written to ({error.strerror}). "
+                f"The output folder {self.output} cannot be written ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
             )
         if trainer.is_global_zero and self._error is None:
@@ -107,12 +107,12 @@ class PredictionWriter(BasePredictionWriter):
         share_errors(trainer, self._error)
 
     def _claim(self, cases: Sequence[str]) -> None:
-        """Lock the folder for this process, and refuse to replace files of others."""
+        """Lock the folder, and check that no foreign file would be replaced."""
         folder = Path(str(self.output))
         self._lock = try_lock_folder(folder)
         if self._lock is None:
             raise OutputError(
-                f"Another process writes into the output folder {folder}. Wait for its end, or "
+                f"Another process is writing to the output folder {folder}. Wait for it to end, or "
                 "choose another: OUTPUT=FOLDER (--output)."
             )
         names = [name for case in cases for name in self._names(case)]
@@ -124,15 +124,15 @@ class PredictionWriter(BasePredictionWriter):
         own = [] if self.overwrite else [name for name in names if _is_foreign(folder / name)]
         if own:
             raise OutputError(
-                f"The output folder {folder} holds {len(own)} of the {len(names)} files to be "
-                f"written, such as {own[0]}, and they are no predictions of mbls, or were changed. "
+                f"The output folder {folder} contains {len(own)} of the {len(names)} files to be "
+                f"written, such as {own[0]}, which are not predictions of mbls, or were edited. "
                 "Choose another: OUTPUT=FOLDER (--output), or replace them: OVERWRITE=1 "
                 "(--overwrite)."
             )
         clear_incoming(folder, "*.nii.gz.*")
 
     def _names(self, case: str) -> Iterator[str]:
-        """The files of a case."""
+        """Yield the file names of a case."""
         yield f"{case}.nii.gz"
         if self.probabilities:
             yield f"{case}_prob.nii.gz"
@@ -149,7 +149,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def _release(self) -> None:
         if self._lock is not None:
-            # first, or it could be the next process's; who waits for it looks again
+            # unlink before unlocking, or it could be the next process's lock
             (Path(str(self.output)) / LOCK).unlink(missing_ok=True)
             unlock(self._lock)
             self._lock = None
@@ -164,11 +164,11 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the cases of a batch; one that only pads a rank is left out."""
+        """Write the cases of a batch, except those that only pad a rank."""
         for n, case in enumerate(batch["case"] if self._error is None else ()):
             if bool(batch["scored"][n]):
                 data = datamodule_of(trainer)
-                assert data is not None  # setup refuses
+                assert data is not None  # checked in setup
                 logits, affine = data.restore(case, prediction[n].cpu())
                 header, values = data.source_header(case), data.label_values(case)
                 try:
@@ -179,11 +179,11 @@ class PredictionWriter(BasePredictionWriter):
             share_errors(trainer, self._error)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise on every rank what one could not write."""
+        """Raise the error of any rank on all ranks."""
         share_errors(trainer, self._error)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where they are."""
+        """Print the output folder."""
         if trainer.is_global_zero:
             Console().print(
                 f"Predictions: {self.output}", soft_wrap=True, highlight=False, markup=False
@@ -198,9 +198,9 @@ class PredictionWriter(BasePredictionWriter):
         values: Sequence[int],
     ) -> None:
         probs = logits.float().softmax(dim=0)
-        classes = probs.argmax(dim=0).numpy()  # also where rounding made a tie
+        classes = probs.argmax(dim=0).numpy()  # of the written probabilities, including ties
         label = label_values(values)[classes]
-        label = label.reshape(header.get_data_shape()[:3])  # of an image of two axes too
+        label = label.reshape(header.get_data_shape()[:3])  # the image may have two axes
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
         for name, array in zip(self._names(case), arrays, strict=True):
             self._save(name, array, affine, header, "label" if array is label else "estimate")
@@ -214,7 +214,7 @@ class PredictionWriter(BasePredictionWriter):
         intent: Literal["label", "estimate"],
     ) -> None:
         image = nib.Nifti1Image(array, np.asarray(affine), dtype=array.dtype)
-        for field in GEOMETRY:  # both of its geometries, which may not agree, or not be sound
+        for field in GEOMETRY:  # copy qform and sform as they are, even if they disagree
             image.header[field] = header[field]
         image.header["pixdim"][:4] = header["pixdim"][:4]
         image.header.set_intent(intent)
@@ -228,9 +228,9 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def label_values(values: Sequence[int]) -> np.ndarray:
-    """Return the value of each class, in the smallest type of :data:`LABEL_TYPES` that holds all.
+    """Return the value of each class, in the smallest type of :data:`LABEL_TYPES` that fits.
 
-    NIfTI's uint16 and int8 came later, and not every program reads them.
+    Not every program reads uint16 and int8.
     """
     low, high = min(values), max(values)
     fits = (t for t in LABEL_TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
@@ -242,14 +242,14 @@ def _mark(voxels: bytes) -> str:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Return True if there is a file, and this writer has not written it, or it was changed."""
+    """Return True if the file exists and was not written by this writer, or was edited."""
     if not path.exists() and not path.is_symlink():
         return False
     try:
         with gzip.open(path) as file:
             header = nib.Nifti1Header.from_fileobj(file, check=False)
             found = header["descrip"].item().decode("latin-1")
-            if found == MARK:  # probabilities, which nobody corrects by hand
+            if found == MARK:  # probabilities
                 return False
             file.seek(header.get_data_offset())
             return not found.startswith(MARK) or bool(found != _mark(file.read()))
@@ -258,6 +258,6 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _unit_of_length(header: Any) -> str:
-    """Return the unit that a file's geometry is in: its own, mm where it has none."""
+    """Return the unit of length of a file's geometry, by default mm."""
     names = {1: "meter", 3: "micron"}
     return "mm" if header is None else names.get(int(header["xyzt_units"]) & 7, "mm")

@@ -1,4 +1,4 @@
-"""How a run shows how far it is: a bar in a terminal, a line an epoch elsewhere."""
+"""Progress of a run: a bar in a terminal, one line per epoch elsewhere."""
 
 import time
 from pathlib import Path
@@ -19,32 +19,32 @@ SHOWN = {"train/loss": "train loss", "val/dice": "val Dice", "val/ece": "val ECE
 
 
 def shows_bars() -> bool:
-    """Return True if what is printed comes to a terminal or a notebook, which can draw a bar."""
+    """Return True if the output is a terminal or a notebook that can draw a progress bar."""
     console = Console()
     return console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
 
 
 def log_stage(text: str) -> None:
-    """Print what a run does now as a line of a log, where no bar shows it."""
+    """Print the current stage of a run, unless a progress bar shows it."""
     if not shows_bars():
         print_once(stamped(text))
 
 
 class EpochLines(Callback):
-    """Print a line an epoch where no progress bar is shown: in a file, a batch job, a pipe.
+    """Print one line per epoch without a progress bar: in a file, a batch job or a pipe.
 
-    Each has the number of the epoch, from 1, its logged loss, Dice and ECE, what an epoch takes on
-    average, its validation included, and when training will end. A bar gets one line above it, of
-    the first epoch that this process trained, so that days of training are no surprise.
+    A line has the number of the epoch (from 1), its loss, Dice and ECE, the mean time per epoch
+    including validation, and the expected end. With a progress bar, only the first epoch's line is
+    printed, for its estimate of the end.
     """
 
     def __init__(self) -> None:
-        self._printed = False  # an epoch, above a bar
+        self._printed = False  # a line, above a progress bar
         self._begin = 0.0  # on the monotonic clock
-        self._from = self._done = 0.0  # epochs; a run may be resumed within one
+        self._from = self._done = 0.0  # epochs; a run may resume within one
         self._first_step = 0
-        self._seconds = 0.0  # from the beginning to the last epoch's end
-        self._over = self._validated = False  # an epoch since the last line
+        self._seconds = 0.0  # from the start to the end of the last epoch
+        self._over = self._validated = False  # an epoch has ended, was validated, since the line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -57,35 +57,35 @@ class EpochLines(Callback):
             print_once(stamped(f"training from {first}, {trainer.num_training_batches} steps each"))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the epoch has values of its own."""
+        """Note that the epoch has validation values."""
         self._validated = trainer.state.fn == "fit" and not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the clock; the epoch's values are not logged yet."""
+        """Record the time; the epoch's values are not logged yet."""
         self._seconds = time.monotonic() - self._begin
         self._done, self._over = int(self._done) + 1, True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line of the epoch that is over."""
+        """Print the line of the previous epoch."""
         left = self.seconds_left(trainer)
         self._print(trainer, "" if left is None or left < 1 else f"; {self._end(trainer, left)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the last line."""
+        """Print the line of the last epoch."""
         self._print(trainer, "")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what begins."""
+        """Print that the test starts."""
         self._print_evaluation(trainer, "testing")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what begins."""
+        """Print that the prediction starts."""
         self._print_evaluation(trainer, "predicting with")
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """Return the seconds until training ends, or None as long as nothing tells.
+        """Return the estimated seconds until training ends, or None if unknown.
 
-        The epochs that this process has trained tell what one takes.
+        The estimate uses the mean time of the epochs that this process has trained.
         """
         done = self._done - self._from
         if done <= 0:
@@ -94,7 +94,7 @@ class EpochLines(Callback):
         if trainer.max_epochs not in (None, -1):
             left.append(trainer.max_epochs - self._done)
         if trainer.max_steps != -1:
-            steps = (trainer.global_step - self._first_step) / done  # an epoch
+            steps = (trainer.global_step - self._first_step) / done  # per epoch
             left.append((trainer.max_steps - trainer.global_step) / max(steps, 1e-9))
         seconds = [max(min(left), 0.0) * self._seconds / done] if left else []
         timers = (c for c in _callbacks(trainer) if isinstance(c, Timer))
@@ -108,7 +108,7 @@ class EpochLines(Callback):
     def _print(self, trainer: Trainer, end: str) -> None:
         if not self._over:
             return
-        logged = trainer.callback_metrics  # all ranks look, for Lightning may exchange values
+        logged = trainer.callback_metrics  # on all ranks: Lightning may run a collective here
         values = [
             f"{name} {float(logged[key]):.4f}"
             for key, name in SHOWN.items()
@@ -137,12 +137,12 @@ class EpochLines(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Show the loss, and what is logged with ``prog_bar``, read once a logging interval.
+    """Show the loss and ``prog_bar`` values, which are read once per logging interval.
 
-    Where nothing can draw a bar it keeps still: :class:`EpochLines` speaks there.
+    It is disabled if the output cannot draw a bar; :class:`EpochLines` prints there.
 
     Args:
-        refresh_rate: How often a second the bar may be drawn; each time costs milliseconds.
+        refresh_rate: Maximum number of refreshes per second; each takes milliseconds.
     """
 
     _shown: dict[str, Any] | None = None
@@ -152,7 +152,7 @@ class ProgressBar(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep still where no bar can be drawn."""
+        """Disable the bar if it cannot be drawn."""
         super().setup(trainer, pl_module, stage)
         if not shows_bars():
             self.disable()
@@ -160,12 +160,12 @@ class ProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the step's loss, which stays on the device."""
+        """Keep the step's loss on the device."""
         self._loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the values next to the bar, those of the last look between two looks."""
+        """Return the values next to the bar, updated once per logging interval."""
         interval = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         between = trainer.training and (trainer.fit_loop.batch_idx + 1) % interval != 0
         if self._shown is None or not between:
@@ -177,11 +177,11 @@ class ProgressBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         """Count epochs from 1."""
         text = f"Epoch {current_epoch + 1}{_of(self.trainer)}"
-        return text.ljust(len(self.validation_description))  # so that nothing jumps
+        return text.ljust(len(self.validation_description))  # keeps the bars aligned
 
 
 def _of(trainer: Trainer) -> str:
-    """Return ``/100`` where the number of epochs is known."""
+    """Return ``/100`` if the number of epochs is known."""
     return "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
 
 

@@ -1,4 +1,4 @@
-"""The results of a test: files below ``test/<tag>/`` of the run folder, and a table on screen."""
+"""Write the results of a test to ``test/<tag>/`` of the run folder, and print a table."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +24,7 @@ from mbls.runtime.rank_zero import on_rank_zero
 
 __all__ = ["TestResults"]
 
-PATIENCE = 600.0  # seconds; figures and intervals of many cases take a while
+PATIENCE = 600.0  # seconds to wait for another test that writes to the same folder
 
 
 class TestResults(Callback):
@@ -33,22 +33,22 @@ class TestResults(Callback):
     The integer states are summed over ranks once; rank 0 writes and prints.
 
     Args:
-        show: Whether to print the main numbers, and where the rest is.
-        verbose: Whether to print all numbers.
-        pictures: How many of the cases with the lowest Dice leave a slice; 0 for none.
+        show: If True, print the main results and the paths of the files.
+        verbose: If True, print all results.
+        pictures: Number of cases, from the lowest Dice, of which a slice is saved; 0 for none.
     """
 
-    __test__ = False  # not a test case, whatever its name
+    __test__ = False  # not a test class of pytest
 
     def __init__(self, *, show: bool = True, verbose: bool = False, pictures: int = 4) -> None:
         if pictures < 0:
-            raise ValueError(f"pictures must be at least 0, got {pictures}.")
+            raise ValueError(f"pictures must be >= 0, got {pictures}.")
         self.show, self.verbose, self.pictures = show, verbose, pictures
         self._metrics: dict[str, Any] | None = None
         self._worst = WorstPictures(pictures)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the pictures of an earlier test."""
+        """Clear the pictures of an earlier test."""
         self._worst = WorstPictures(self.pictures)
 
     def on_test_batch_end(
@@ -60,7 +60,7 @@ class TestResults(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a picture of a case that is among the worst so far."""
+        """Keep a picture of a case if it is among the worst so far."""
         if outputs is None or not self.pictures:
             return
         assert isinstance(pl_module, SegmentationModule)
@@ -68,10 +68,10 @@ class TestResults(Callback):
         counts = pl_module.test_dice.counts[int(scored["index"][0])].cpu().numpy()
         scores = dice_scores(counts)[1 : pl_module.num_classes]
         known = scores[~np.isnan(scores)]
-        self._worst.see(scored, outputs["probs"], float(known.mean()) if known.size else np.nan)
+        self._worst.update(scored, outputs["probs"], float(known.mean()) if known.size else np.nan)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write; the module forgets the states."""
+        """Write the results, before the module resets its metrics."""
         assert isinstance(pl_module, SegmentationModule)
         histogram, fine = pl_module.test_histogram, pl_module.test_fine
         dice, hd95, nsd = pl_module.test_dice, pl_module.test_hd95, pl_module.test_nsd
@@ -88,7 +88,7 @@ class TestResults(Callback):
 
             def write() -> None:
                 if self._complete(hd95.scored):
-                    with self._together(trainer) as folder:
+                    with self._staging_folder(trainer) as folder:
                         run = TestRun.of(
                             histogram, dice, cases=cases, patients=patients,
                             meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
@@ -99,7 +99,7 @@ class TestResults(Callback):
             on_rank_zero(trainer, write)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print when the progress bar is gone."""
+        """Print the results after the progress bar has closed."""
         if stage == "test" and self.show and self._metrics is not None:
             console = Console()
             console.print((results_table if self.verbose else summary_table)(self._metrics))
@@ -113,14 +113,14 @@ class TestResults(Callback):
 
     def _write_pictures(self, folder: Path, pictures: list[Picture]) -> None:
         if not pictures:
-            for earlier in folder.parent.glob("worst.*"):  # would pass for this test's
+            for earlier in folder.parent.glob("worst.*"):  # files of an earlier test
                 earlier.unlink()
         elif self._metrics is not None:
             save_pictures(folder / "worst.npz", pictures)
             save_figure(worst_figure(pictures, meta=self._metrics["meta"]), folder / "worst")
 
     def _complete(self, scored: Tensor) -> bool:
-        """Return True if each case was scored; part of a test is not written as if it were all."""
+        """Return True if every case was scored; results of a partial test are not written."""
         done = int((scored > 0).sum())
         if done < len(scored):
             rank_zero_warn(
@@ -130,10 +130,10 @@ class TestResults(Callback):
         return done == len(scored)
 
     @contextmanager
-    def _together(self, trainer: Trainer) -> Iterator[Path]:
-        """Yield a place for the files, which are put in theirs when they are complete.
+    def _staging_folder(self, trainer: Trainer) -> Iterator[Path]:
+        """Yield a temporary folder whose files are moved to the results' folder at the end.
 
-        Another test that is writing there is waited for, so that all files are of one.
+        It waits for another test that is writing to the same folder.
         """
         folder = self._folder(trainer)
         with writing(folder):

@@ -1,4 +1,4 @@
-"""A resumed run continues as if it had not been stopped."""
+"""Make a resumed run equal to an uninterrupted one."""
 
 import warnings
 from typing import Any
@@ -12,26 +12,25 @@ __all__ = ["Resumption", "next_batch"]
 
 
 class Resumption(Callback):
-    """Make what follows a checkpoint the same as without a stop, where Lightning would not.
+    """Correct Lightning's loop state on resume.
 
-    Lightning takes the epoch in which a run is resumed for a new one: it does not step schedulers
-    that look at a metric (``ReduceLROnPlateau``) at its end, and under ``max_steps`` it counts one
-    step too many where the checkpoint lies between two epochs.
+    After a resume, Lightning does not step ReduceLROnPlateau at the end of the first epoch, and
+    under ``max_steps`` it counts one step too many if the checkpoint is between two epochs.
     """
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Give a datamodule that can start within an epoch the batch where training resumes.
+        """Set the datamodule's first batch.
 
         Raises:
-            CheckpointError: More epochs have been trained than are wanted.
+            CheckpointError: ``max_epochs`` is smaller than the checkpoint's epoch.
         """
         data = datamodule_of(trainer)
         done, wanted = next_batch(checkpoint)[0], trainer.max_epochs
         if trainer.state.fn == "fit" and wanted is not None and -1 != wanted < done:
             raise CheckpointError(
-                f"max_epochs must be at least the checkpoint's {done} epochs, got {wanted}: give "
+                f"max_epochs must be >= the checkpoint's {done} epochs, got {wanted}: set "
                 f"EPOCHS={done} or more (--epochs), or start a new run."
             )
         if trainer.state.fn == "fit" and data is not None:
@@ -39,14 +38,14 @@ class Resumption(Callback):
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Between two epochs, begin the next as any other."""
+        """Between two epochs, start the next one like any other."""
         epoch = trainer.fit_loop.epoch_loop
         if epoch.batch_progress.current.ready == 0:
             epoch.restarting = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the epoch as any other: its validation was run by this process."""
-        trainer.fit_loop._restarting = False  # the setter keeps True under max_steps
+        """End the first epoch like any other."""
+        trainer.fit_loop._restarting = False  # the setter would keep True under max_steps
 
 
 def next_batch(checkpoint: dict[str, Any]) -> tuple[int, int]:
@@ -54,5 +53,5 @@ def next_batch(checkpoint: dict[str, Any]) -> tuple[int, int]:
     progress = checkpoint["loops"]["fit_loop"]
     epochs = progress["epoch_progress"]["current"]
     batches = progress["epoch_loop.batch_progress"]["current"]
-    within = epochs["started"] > epochs["processed"]  # an epoch has begun and not ended
+    within = epochs["started"] > epochs["processed"]  # within an epoch
     return epochs["processed"], batches["processed"] if within else 0

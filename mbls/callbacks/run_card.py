@@ -1,4 +1,4 @@
-"""run.json: what ran, on which data, with which versions, and how fast."""
+"""Write run.json: names, data, versions, hardware and speed of a run."""
 
 import importlib.metadata
 import json
@@ -26,22 +26,22 @@ PACKAGES = ("mbls", "torch", "lightning", "torchmetrics", "monai", "nibabel", "n
 
 
 class RunCard(Callback):
-    """Write ``run.json`` when a fit starts, and again with its speed when it ends.
+    """Write ``run.json`` when a fit starts, and again with the speed when it ends.
 
     Args:
-        preset: Name of the training settings.
+        preset: Name of the preset.
     """
 
     def __init__(self, *, preset: str = "own") -> None:
         self.preset = preset
-        self.config_hash: str | None = None  # of the resolved configuration, from the command line
+        self.config_hash: str | None = None  # of the resolved configuration; set by the CLI
         self._start = 0.0
-        self._earlier = 0.0  # seconds, before the run was resumed
+        self._earlier = 0.0  # seconds before the run was resumed
         self._samples = 0
         self._card: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the facts that are known before the first step."""
+        """Write everything that is known before the first step."""
         self._start = time.monotonic()
         data = datamodule_of(trainer)
         parts = {} if data is None else {part: data.patients(part) for part in _parts(data)}
@@ -56,7 +56,7 @@ class RunCard(Callback):
             "data_origin": None if data is None else data.origin,
             "data_fingerprint": None if data is None else data.fingerprint,
             "config_hash": self.config_hash,
-            "cases": {part: len(cases) for part, cases in parts.items()},  # a patient for each
+            "cases": {part: len(cases) for part, cases in parts.items()},  # one patient per case
             "trained_on": sorted({p for part in parts if part != "test" for p in parts[part]}),
             "adapts_on": getattr(pl_module, "adapts_on", None),
             "inference": getattr(pl_module, "inference", None),
@@ -96,11 +96,11 @@ class RunCard(Callback):
         self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run adds to."""
+        """Return seconds and samples so far."""
         return {"seconds": self._seconds(), "samples": self._samples}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from the run's earlier parts."""
+        """Restore seconds and samples."""
         self._earlier, self._samples = state_dict["seconds"], state_dict["samples"]
 
     def _seconds(self) -> float:
@@ -118,18 +118,18 @@ def _parts(data: DataModule) -> tuple[str, ...]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that runs, with ``+`` where it was changed, or None."""
+    """Return the commit of this checkout, with ``+`` if it was modified, or None."""
     here = Path(__file__).parent
     try:
-        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # ours, not one around us
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # not an enclosing checkout
         sha = _git(here, "rev-parse", "HEAD")
         return sha + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
+def _git(folder: Path, *args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""The run folder: claimed once by rank 0, known to all ranks, never overwritten."""
+"""The run folder: created and locked by rank 0, shared with all ranks, never overwritten."""
 
 import shutil
 import tempfile
@@ -21,15 +21,15 @@ __all__ = ["RunFolder", "claim", "find_callback", "folder_callback", "run_folder
 
 C = TypeVar("C", bound=Callback)
 
-# Seconds to wait for a process that is ending: data workers outlive a killed one by five seconds,
-# and a file server hears of a lost node later.
+# Seconds to wait for the lock of an ending process: data workers outlive a killed parent by five
+# seconds, and a file server detects a lost node later.
 PATIENCE, PATIENCE_OF_JOBS = 15.0, 120.0
 
 
 def claim(parent: Path, name: str) -> Path:
-    """Make ``parent/name``, or ``parent/name-2``, ``-3``, ... where that is taken, and return it.
+    """Create ``parent/name``, or ``parent/name-2``, ``-3``, ... if it exists, and return it.
 
-    ``mkdir`` decides, so two jobs never get one folder.
+    ``mkdir`` is atomic, so two jobs never get the same folder.
     """
     number = 1
     while True:
@@ -39,27 +39,27 @@ def claim(parent: Path, name: str) -> Path:
             folder.mkdir()
         except FileExistsError:
             if not parent.is_dir():
-                raise RunFolderError(f"{parent} is a file; runs need a folder there.") from None
+                raise RunFolderError(f"{parent} must be a folder, found a file.") from None
             number += 1
         except OSError as error:
-            raise _not_made(folder, error) from error
+            raise _not_created(folder, error) from error
         else:
             return folder
 
 
-def _not_made(folder: Path, error: OSError) -> RunFolderError:
+def _not_created(folder: Path, error: OSError) -> RunFolderError:
     return RunFolderError(
-        f"Run folder {folder} cannot be made ({error.strerror}). Choose a place that can be "
-        "written to: RUN=FOLDER (--run), or --run.root FOLDER for all runs."
+        f"Run folder {folder} cannot be created ({error.strerror}). Choose another with RUN=FOLDER "
+        "(--run), or --run.root FOLDER for all runs."
     )
 
 
 class Resume(NamedTuple):
-    """What this process resumes from.
+    """The checkpoint that this process resumes from.
 
     Attributes:
-        checkpoint: The file, None where the run has none yet.
-        error: Why this process could not choose one, raised when all ranks have joined.
+        checkpoint: The file, or None if the run has none yet.
+        error: Error of this process, which is raised when all ranks have joined.
     """
 
     checkpoint: Path | None = None
@@ -67,29 +67,29 @@ class Resume(NamedTuple):
 
 
 class RunFolder(Callback):
-    """Claim ``<root>/<dataset>/<network>-<loss>/seed<k>[-n]`` when a fit starts.
+    """Create ``<root>/<dataset>/<network>-<loss>/seed<k>[-n]`` when a fit starts.
 
-    Rank 0 locks it, so that no other process writes there, until :meth:`release`, the end of a test
-    or that of the process. A ``fast_dev_run`` gets a temporary folder.
+    Rank 0 locks the folder until :meth:`release`, the end of a test, or the end of the process.
+    ``fast_dev_run`` uses a temporary folder.
 
-    A new run claims and locks its folder in :meth:`setup`. A resumed one is locked before, by
-    :meth:`lock_to_resume` when the data is prepared, so that its checkpoint can be chosen, and
-    :meth:`setup` compares the choices of all ranks.
+    A new run creates and locks its folder in :meth:`setup`. A resumed run is locked earlier, by
+    :meth:`lock_to_resume` when the data is prepared, before its checkpoint is chosen;
+    :meth:`setup` then compares the choices of all ranks.
 
     Args:
-        root: Where runs are kept.
-        dataset: Name of the dataset, network and loss: the stems of their YAML files.
-        network: See ``dataset``.
-        loss: See ``dataset``.
-        folder: A folder of one's own instead. A fit refuses one that exists unless it resumes;
-            evaluation wants one that exists.
-        resume: Resume in ``folder``, from its last checkpoint.
+        root: Folder of all runs.
+        dataset: Name of the dataset, the stem of its YAML file.
+        network: Name of the network.
+        loss: Name of the loss.
+        folder: The run folder, instead of the one above. A fit needs a new folder unless it
+            resumes; evaluation needs an existing one.
+        resume: If True, resume in ``folder`` from its last checkpoint.
         tag: Name of the results' folder below ``test/``.
-        seed: The run's seed, part of the folder's name.
-        job: Id of the batch job that runs it, kept as ``job`` in a new folder: the same job,
-            queued again, may start from scratch in ``folder`` where it left no checkpoint.
-        without_lock: Resume also where no lock keeps another machine's process out; the job that
-            made the folder may always, since a batch system runs it once.
+        seed: Seed, part of the folder's name.
+        job: Id of the batch job, recorded as ``job`` in a new folder. The same job, when requeued,
+            may start from scratch in ``folder`` if there is no checkpoint.
+        without_lock: If True, resume even if locks do not work across machines. The job that
+            created the folder always may, since a batch system runs it only once.
     """
 
     def __init__(
@@ -117,22 +117,24 @@ class RunFolder(Callback):
 
     @property
     def path(self) -> Path:
-        """The folder, once it is claimed.
+        """The run folder.
 
         Raises:
-            RunFolderError: Asked before a fit or an evaluation started.
+            RunFolderError: No fit or evaluation has started yet.
         """
         if self._path is None:
-            raise RunFolderError("The run folder is claimed when a fit or an evaluation starts.")
+            raise RunFolderError(
+                "The run folder exists only after a fit or evaluation has started."
+            )
         return self._path
 
     def lock_to_resume(self, trainer: Trainer) -> None:
-        """Lock the folder to resume in, and only then choose its checkpoint, on rank 0.
+        """On rank 0, lock the folder to resume in, and then choose its checkpoint.
 
-        Until then another process may be at its end there, and write a later one.
+        Without the lock, an ending process might still write a later checkpoint.
 
         Raises:
-            RunFolderError: Another process stays at work in the folder, or there is none.
+            RunFolderError: Another process keeps the folder locked, or it does not exist.
             CheckpointError: No checkpoint can be read.
         """
         if not trainer.is_global_zero:
@@ -143,10 +145,10 @@ class RunFolder(Callback):
         self._resume = Resume(checkpoint_of(folder))
 
     def checkpoint(self, trainer: Trainer) -> Path | None:
-        """Return the checkpoint to resume from, None where there is none yet.
+        """Return the checkpoint to resume from, or None if there is none yet.
 
-        Rank 0 has chosen. Ranks that have not joined yet choose themselves, while it has locked
-        the folder; :meth:`setup` compares.
+        Rank 0 has chosen it. Ranks that have not joined yet choose one themselves while the folder
+        is locked; :meth:`setup` compares their choices.
         """
         if not dist.is_initialized() and not trainer.is_global_zero:
             try:
@@ -158,11 +160,11 @@ class RunFolder(Callback):
         return chosen
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claim the folder on rank 0, and send it to the other ranks."""
+        """Create and lock the folder on rank 0, and broadcast its path."""
         if self._path is not None or (stage in ("validate", "predict") and self.folder is None):
-            return  # these two leave nothing in a run folder
+            return  # these two write nothing to a run folder
 
-        def claimed() -> Path:
+        def create() -> Path:
             if stage == "fit" and trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self._temporary = True
                 return Path(tempfile.mkdtemp(prefix="mbls-"))
@@ -171,12 +173,12 @@ class RunFolder(Callback):
                 self._lock_folder(folder)
             return folder
 
-        self._path = on_rank_zero(trainer, claimed)
+        self._path = on_rank_zero(trainer, create)
         if stage == "fit":
             print_once(f"Training in {self._path}")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self._path / "checkpoints" / "own")  # not the working one
+                callback.dirpath = str(self._path / "checkpoints" / "own")  # not the working folder
         if self.resume and stage == "fit":
             self._compare(trainer)
         for logger in trainer.loggers:
@@ -184,7 +186,7 @@ class RunFolder(Callback):
                 logger.folder = self._path
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """On resume, cut the logged values to the checkpoint's step."""
+        """On resume, truncate the logged values to the checkpoint's step."""
 
         def resume() -> None:
             for logger in trainer.loggers:
@@ -206,11 +208,11 @@ class RunFolder(Callback):
         self.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copy without the lock: Lightning's weight averaging copies what refers to this."""
+        """Return the state without the lock: Lightning's weight averaging copies the callback."""
         return self.__dict__ | {"_lock": None, "_temporary": False}
 
     def release(self) -> None:
-        """Unlock the folder, remove a temporary one."""
+        """Unlock the folder, and remove a temporary one."""
         if self._lock is not None:
             unlock(self._lock)
             self._lock = None
@@ -219,13 +221,13 @@ class RunFolder(Callback):
             self._temporary = False
 
     def _compare(self, trainer: Trainer) -> None:
-        """Refuse to resume from two states: nodes that are started by hand choose apart."""
+        """Raise if ranks chose different checkpoints: nodes started by hand choose separately."""
         ours, error = self._resume
         first = trainer.strategy.broadcast(ours)
         if error is None and first != ours:
             error = RunFolderError(
-                f"It would resume from {ours}, rank 0 from {first}: another process was at its end "
-                "in the run folder, or nodes see different folders. Start again."
+                f"This rank would resume from {ours}, rank 0 from {first}: another process was "
+                "still writing to the run folder, or nodes see different folders. Try again."
             )
         share_errors(trainer, error)
 
@@ -245,9 +247,7 @@ class RunFolder(Callback):
     def _resolve(self, stage: str) -> Path:
         if self.folder is None:
             if self.resume and stage == "fit":
-                raise RunFolderError(
-                    "run.resume needs the folder to resume in: --run.folder FOLDER."
-                )
+                raise RunFolderError("run.resume needs the run folder: --run.folder FOLDER.")
             parent = self.root / self.dataset / f"{self.network}-{self.loss}"
             return claim(parent, f"seed{self.seed}")
         if stage == "fit" and not self.resume:
@@ -257,60 +257,53 @@ class RunFolder(Callback):
                     record_job(self.folder, self.job)
             except FileExistsError:
                 if not self._is_job_of(self.folder):
-                    raise taken(self.folder) from None
+                    raise RunFolderError(
+                        f"Run folder {self.folder} exists and is never overwritten. Choose another "
+                        "name, or resume it with RESUME=1 (--resume)."
+                    ) from None
             except OSError as error:
-                raise _not_made(self.folder, error) from error
+                raise _not_created(self.folder, error) from error
         elif not self.folder.is_dir():
             raise RunFolderError(f"Run folder {self.folder} does not exist.")
         return self.folder
 
 
 def require_lock(folder: Path) -> None:
-    """Refuse to resume in a folder where no lock shows a process on another machine.
+    """Check that locks in a folder work across machines.
 
     Raises:
-        RunFolderError: The file system has no locks, or keeps them to each machine.
+        RunFolderError: The file system has no locks, or only local ones.
     """
     try:
         if has_shared_locks(folder):
             return
     except OSError as error:
         raise RunFolderError(
-            f"Run folder {folder} cannot be written to ({error.strerror})."
+            f"Run folder {folder} cannot be written ({error.strerror})."
         ) from error
     owner = owner_of(folder)
-    last = f" The last known is {owner}." if owner is not None else ""
+    last = f" (last known: {owner})" if owner is not None else ""
     raise RunFolderError(
         f"Run folder {folder} is on a file system without locks, or with locks that other machines "
-        f"do not see: another process may be at work there.{last} Two would "
-        "spoil its checkpoints. Make sure that there is none, and add --run.without_lock true "
-        "(make: ARGS=), or keep runs on a file system with locks (Lustre: mount with -o flock)."
+        f"do not see: another process may be using it{last}, and two would corrupt its "
+        "checkpoints. Make sure that there is none and add --run.without_lock true (make: ARGS=), "
+        "or keep runs on a file system with locks (Lustre: mount with -o flock)."
     )
 
 
 def checkpoint_of(folder: Path) -> Path | None:
-    """Return the checkpoint that a run resumes from, None if it has none; print a fallback.
+    """Return the checkpoint that a run resumes from, or None if it has none; print a fallback.
 
     Raises:
-        CheckpointError: None can be read.
+        CheckpointError: No checkpoint can be read.
     """
     if not has_checkpoint(folder):
-        print_once(
-            f"{folder} ended before its first checkpoint: it starts again, in the same folder."
-        )
+        print_once(f"{folder} has no checkpoint yet: the run starts from scratch in this folder.")
         return None
     checkpoint, fault = last_checkpoint(folder)
     if fault:
         print_once(f"{fault} Resuming from {checkpoint} instead.")
     return checkpoint
-
-
-def taken(folder: Path) -> RunFolderError:
-    """Return the error for a run folder that exists where a new one is asked for."""
-    return RunFolderError(
-        f"Run folder {folder} exists and is never overwritten. Take another name, or resume it "
-        "with RESUME=1 (--resume)."
-    )
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -331,7 +324,7 @@ def find_callback(trainer: Trainer, kind: type[C]) -> C:
     """Return the trainer's callback of a class.
 
     Raises:
-        RunFolderError: It has none.
+        RunFolderError: There is none.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, kind):

@@ -1,4 +1,4 @@
-"""How fast a run trains, what it waits for and how much memory it has taken."""
+"""Log training speed, time waiting for data, and peak memory."""
 
 import resource
 import sys
@@ -12,16 +12,15 @@ __all__ = ["Speed", "peak_memory"]
 
 
 class Speed(Callback):
-    """Log once an epoch what the clock says of its training steps; validation does not count.
+    """Log the speed of training steps once per epoch, without validation.
 
-    ``speed/samples_per_second`` over all ranks; ``speed/data_wait_share``, the part of the time
-    that passes between a step's end and the next batch's arrival; ``speed/peak_memory_mb`` of this
-    process so far, and ``speed/peak_gpu_memory_mb``. No step waits for the device: on a GPU, what
-    is queued when an epoch's last step returns is missing from its time, and a wait for data may
-    be hidden behind work that is still queued.
+    ``speed/samples_per_second`` over all ranks; ``speed/data_wait_share``, the share of time
+    between the end of a step and the arrival of the next batch; ``speed/peak_memory_mb`` of this
+    process, and ``speed/peak_gpu_memory_mb``. There is no device sync: on a GPU, kernels that are
+    still queued at the end of an epoch are not counted, and queued work may hide a wait for data.
 
-    These values go to speed.csv (:class:`~mbls.callbacks.MetricsCSV`): a run that is repeated has
-    the same metrics.csv, and never the same speed.
+    The values go to speed.csv (:class:`~mbls.callbacks.MetricsCSV`), since they are not
+    reproducible.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class Speed(Callback):
         self._samples = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, also where a run is resumed within an epoch."""
+        """Start the clock, also if a run resumes within an epoch."""
         self._begin()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,7 +42,7 @@ class Speed(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, and the time until it was there."""
+        """Count the batch, and the time until it arrived."""
         now = time.perf_counter()
         waited, self._mark = now - self._mark, now
         self._waited, self._seconds = self._waited + waited, self._seconds + waited
@@ -52,12 +51,12 @@ class Speed(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the step's own time."""
+        """Add the time of the step."""
         now = time.perf_counter()
         self._seconds, self._mark = self._seconds + now - self._mark, now
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the validation out."""
+        """Skip the time of the validation."""
         self._mark = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,7 +72,7 @@ class Speed(Callback):
 
 
 def peak_memory() -> dict[str, int]:
-    """Return the largest memory that this process has taken so far in MB, and on a GPU."""
+    """Return the peak memory of this process in MB, and that on its GPU."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, but bytes on a Mac
     found = {"peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10))}
     if torch.cuda.is_available():

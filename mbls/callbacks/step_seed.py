@@ -1,4 +1,4 @@
-"""The seed of a step: what a resumed run draws is what it would have drawn."""
+"""Seed every training step, so a resumed run draws the same random numbers."""
 
 from typing import Any
 
@@ -35,6 +35,8 @@ class StepSeed(Callback):
         """Seed from the run's seed, the batches trained on so far and the rank."""
         seed = step_seed(self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
         if trainer.strategy.root_device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch's own prepares seeds of every device
+            torch.default_generator.manual_seed(
+                seed
+            )  # faster: torch.manual_seed visits all devices
         else:
             torch.manual_seed(seed)
