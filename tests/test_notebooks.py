@@ -18,7 +18,7 @@ from IPython.utils.capture import capture_output
 from nbclient import NotebookClient
 
 from mbls.metrics.bootstrap import patient_weights
-from mbls.report.analysis import analyse
+from mbls.report.analysis import analyze
 from tests.report.fake import DRAWS, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def test_it_runs(
     monkeypatch.setenv("MBLS_RUNS", str(runs))
     fewer = partial(patient_weights, draws=DRAWS)  # as the runs' own intervals were drawn
     monkeypatch.setattr("mbls.evaluation.summary.patient_weights", fewer)
-    monkeypatch.setattr("mbls.report.analysis.analyse", partial(analyse, draws=DRAWS))
+    monkeypatch.setattr("mbls.report.analysis.analyze", partial(analyze, draws=DRAWS))
     check(run_all(shell, ROOT / "notebooks" / f"{name}.ipynb"), name)
     if name == "04_truth":
         confidence = shell.user_ns["summary"]["mean"]

@@ -1,4 +1,4 @@
-"""What a test leaves: metrics.json, cases.csv, bins.npz, protocols and the table on screen."""
+"""Results of a test: metrics.json, cases.csv, bins.npz, protocols and tables."""
 
 from mbls.evaluation.protocols import PROTOCOLS, Protocol, protocol_values
 from mbls.evaluation.results import Results, from_bins, load_results, write_results

@@ -1,9 +1,9 @@
-"""How published code computes what it calls ECE, quirks included, from the same histogram.
+"""ECE as computed by published code, including its quirks, from the same histogram.
 
-Each protocol is a few facts; the numbers under its name can be set beside a paper's, and the sound
-value stands beside them in every table. What the codes share: 15 right-closed bins from
-``linspace(0, 1)``, probabilities of exactly 0 in no bin, as many classes as the largest label seen
-plus one. A whole volume takes the place of an image or a batch.
+The numbers of a protocol are comparable with those of its paper; every table also has the sound
+value. The published codes share: 15 right-closed bins from ``linspace(0, 1)``, probabilities of
+exactly 0 in no bin, and as many classes as the largest observed label plus one. Here a volume
+replaces an image or a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,14 +25,14 @@ class Protocol:
 
     Attributes:
         name: Key in ``metrics.json``.
-        source: Where it was published.
-        region: Which voxels count.
-        pooling: Plain mean over volumes, or weighted by their voxels in the region.
+        source: Publication.
+        region: Region of the voxels.
+        pooling: Mean over volumes, unweighted or weighted by their voxels in the region.
         n_bins: Number of bins.
-        digits: Decimals each volume's value is rounded to before averaging.
+        digits: Decimals to which each volume's value is rounded before averaging.
         channels: ``"seen"``: top label and classes up to the largest label of the volume;
             ``"foreground"``: each foreground class against the rest, no top label.
-        dice: Whether the protocol's Dice (absent structure scores 1) belongs to it.
+        dice: If True, the protocol includes a Dice, in which an absent structure scores 1.
     """
 
     name: str
@@ -79,13 +79,13 @@ PROTOCOLS = (
 
 
 def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.ndarray]:
-    """Return each case's values, ``(cases,)``, NaN where the published code would fail or skip.
+    """Return each case's values, ``(cases,)``; NaN where the published code would fail or skip.
 
-    A volume with a single foreground voxel, at which that code stops, keeps its plain value.
+    A volume with a single foreground voxel, on which that code fails, has its usual value.
 
     Args:
-        bins: Histogram that keeps cases apart.
-        protocol: What to compute.
+        bins: Histogram per case.
+        protocol: The protocol.
     """
     tables = bins.table(protocol.region, protocol.n_bins)
     if protocol.channels == "foreground":
@@ -99,7 +99,7 @@ def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.n
     zero = bins.cells[:, bins.region(protocol.region), :, 0, 1]
     hits = np.concatenate([hits[..., :1] - zero[..., None], hits[..., 1:]], -1)
     errors = expected_error(count, hits, confidence)
-    # The published top-label error of a volume without voxels is 0; its class-wise error fails.
+    # Without voxels, the published top-label error is 0, and the class-wise one fails.
     top = np.where(count[:, 0].sum(-1) > 0, errors[:, 0], 0.0)
     labeled = bins.cells[:, bins.region(protocol.region), 1 : 1 + bins.num_classes, :, 1].sum(-1)
     ranks = np.arange(1, bins.num_classes + 1)
@@ -116,10 +116,10 @@ def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.n
 def drawn_marginal_errors(
     bins: CalibrationBins, protocol: Protocol, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the ``acl`` code's "micro" error in each draw of cases ``(draws, cases)``.
+    """Return the ``acl`` code's "micro" error for each draw of cases ``(draws, cases)``.
 
-    It is not that of pooled voxels: mean confidences of a bin are averaged over cases without
-    weights, shares of hits with their counts, so even calibrated probabilities have an error where
+    It differs from that of pooled voxels: a bin's mean confidences are averaged over cases without
+    weights, but accuracies with their counts, so even calibrated probabilities have an error if
     cases differ in size.
     """
     count, hits, confidence = bins.table(protocol.region, protocol.n_bins)[
@@ -127,7 +127,7 @@ def drawn_marginal_errors(
     ]
     means = np.where(count > 0, confidence / np.where(count > 0, count, 1), np.nan)
     mean = np.nan_to_num(mean_of_draws(means, weights))
-    total, right = (np.tensordot(weights, whole, 1) for whole in (count, hits))  # exact: integers
+    total, right = (np.tensordot(weights, whole, 1) for whole in (count, hits))  # exact integers
     gap = np.abs(mean - right / np.maximum(total, 1))
     with np.errstate(invalid="ignore"):
         return ((total * gap).sum(-1) / total.sum(-1)).mean(-1)
@@ -143,10 +143,10 @@ def protocol_entries(
     """Return ``{region: {pooling: {metric: entry}}}`` of one protocol.
 
     Args:
-        bins: Histogram that keeps cases apart.
+        bins: Histogram per case.
         dice_counts: int64 ``(cases, classes + unions, 3)``.
-        protocol: What to compute.
-        names: Shown name of each channel.
+        protocol: The protocol.
+        names: Display name of each channel.
         weights: Draws of patients ``(draws, cases)``, or None for no intervals.
     """
     voxels = bins.sums[:, bins.region(protocol.region), 0].astype(np.float64)
@@ -170,9 +170,9 @@ def protocol_entries(
 
 
 def weighted_mean(values: np.ndarray, share: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the mean over cases in each draw ``(draws, cases)``, weighted by ``share``.
+    """Return a function that maps draws ``(draws, cases)`` to means weighted by ``share``.
 
-    NaN is left out.
+    NaN is skipped.
     """
     known = ~np.isnan(values) & (share > 0)
     values, share = np.where(known, values, 0.0), np.where(known, share, 0.0)
@@ -188,7 +188,7 @@ def weighted_mean(values: np.ndarray, share: np.ndarray) -> Callable[[np.ndarray
 def _entry(
     drawn: Callable[[np.ndarray], np.ndarray], known: int, cases: int, weights: np.ndarray | None
 ) -> dict[str, Any]:
-    """Return a number with its interval over draws of patients, where it has one."""
+    """Return the entry of a value, with its interval over draws of patients if there is one."""
     value = float(drawn(np.ones((1, cases)))[0])
     found = None if weights is None or np.isnan(value) else interval(drawn(weights))
     low, high = found or (None, None)

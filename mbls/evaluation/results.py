@@ -1,4 +1,4 @@
-"""The files a test run leaves: ``metrics.json``, ``cases.csv``, ``bins.npz`` and figures."""
+"""Write and read the files of a test: ``metrics.json``, ``cases.csv``, ``bins.npz``, figures."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from mbls.metrics.bins import CalibrationBins
 
 @dataclass(frozen=True)
 class Results:
-    """What a test run left in its folder.
+    """Results of a test, read from its folder.
 
     Attributes:
         metrics: Content of ``metrics.json``; a missing number is None.
-        cases: Content of ``cases.csv``, one row a case.
+        cases: Content of ``cases.csv``, one row per case.
         bins: Histogram of each case.
         dice_counts: int64 ``(cases, classes + unions, 3)``.
     """
@@ -32,13 +32,13 @@ class Results:
 
 
 def write_results(folder: Path, run: TestRun) -> dict[str, Any]:
-    """Write a test run's files and return the content of ``metrics.json``.
+    """Write the files of a test and return the content of ``metrics.json``.
 
-    Equal sums give files equal to the byte.
+    Equal counts give bitwise identical files.
 
     Args:
-        folder: Where to write; made if needed.
-        run: What was counted.
+        folder: Output folder; created if needed.
+        run: The counts of the test.
     """
     metrics = run.summary()
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +50,10 @@ def write_results(folder: Path, run: TestRun) -> dict[str, Any]:
 
 
 def write_figures(folder: Path, run: TestRun, metrics: Mapping[str, Any]) -> None:
-    """Write each figure of a test run as PNG and PDF.
+    """Write the figures of a test as PNG and PDF.
 
-    ``reliability`` (all voxels pooled), ``reliability_by_case`` (their spread), ``confidence``
-    (each region) and, where the labels' distribution is known, ``true_error``.
+    ``reliability`` (all voxels pooled), ``reliability_by_case``, ``confidence`` (each region) and,
+    if the posterior is known, ``true_error``.
     """
     from mbls.plots import (
         confidence_figure,
@@ -79,18 +79,18 @@ def load_results(folder: Path) -> Results:
     """Read the files of :func:`write_results`.
 
     Raises:
-        FileNotFoundError: If one is missing; the message names what a results folder holds.
+        FileNotFoundError: A file is missing.
     """
     folder = Path(folder)
     for name in ("metrics.json", "cases.csv", "bins.npz"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder} must hold metrics.json, cases.csv and bins.npz, as a test run writes "
-                f"them (runs/.../test/<tag>), but {name} is missing."
+                f"{folder} must contain metrics.json, cases.csv and bins.npz of a test "
+                f"(runs/.../test/<tag>), but {name} is missing."
             )
     run = TestRun.load(folder / "bins.npz")
     metrics = json.loads((folder / "metrics.json").read_text())
-    names = dict.fromkeys(("case", "patient"), csv_name)  # so that "007" and "NA" stay names, too
+    names = dict.fromkeys(("case", "patient"), csv_name)  # keeps names like "007" and "NA"
     cases = pd.read_csv(
         folder / "cases.csv", converters=names, keep_default_na=False, na_values=[""]
     )
@@ -98,12 +98,12 @@ def load_results(folder: Path) -> Results:
 
 
 def from_bins(path: Path) -> dict[str, Any]:
-    """Return from ``bins.npz`` alone what the test gave, equal to the bit."""
+    """Return the content of ``metrics.json``, bitwise identical, from ``bins.npz`` alone."""
     return TestRun.load(path).summary()
 
 
 def to_json(metrics: Mapping[str, Any]) -> str:
-    """Return valid JSON: NaN and infinities become null, floats their shortest exact digits."""
+    """Return valid JSON: NaN and infinity are null, floats have their shortest exact digits."""
     return json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""One test of a checkpoint as what was counted: what every number of it is computed from."""
+"""The counts of one test, from which all of its results are computed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,30 +22,30 @@ from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 __all__ = ["TestRun"]
 
 N_BINS = 15
-"""Of tests that do not state ``n_bins``, as those of earlier versions."""
+"""Default for tests of earlier versions, without ``n_bins``."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for the begin of a formula, or moves to a field of its own."""
+"""First characters that a spreadsheet interprets as a formula or a field separator."""
 
 
 @dataclass(frozen=True)
 class TestRun:
-    """What a test counted, case by case; the content of ``bins.npz``.
+    """Counts of a test, case by case; the content of ``bins.npz``.
 
     Attributes:
-        bins: Histogram that keeps cases apart.
+        bins: Histogram per case.
         dice: Voxels in both, predicted and labeled, int64 ``(cases, classes + unions, 3)``.
         cases: Name of each case.
         patients: Patient of each case, the unit of resampling.
         meta: ``dataset`` (str), ``origin`` (``"real"`` or ``"phantom"``), ``class_names``, and
-            whatever else describes the test; JSON values only. ``n_bins`` is 15 if not stated.
-        surfaces: By name (``"hd95"``, ``"nsd"``) float64 ``(cases, classes + unions)``.
+            any other description of the test; JSON values only. ``n_bins`` is 15 by default.
+        surfaces: ``{"hd95": ..., "nsd": ...}``, each float64 ``(cases, classes + unions)``.
         fine: Fine histogram of the same cases, if counted.
 
     Raises:
-        ValueError: The numbers of cases differ, or ``meta`` lacks a name.
+        ValueError: The numbers of cases differ, or ``meta`` lacks a key.
     """
 
-    __test__ = False  # not a test case, whatever its name
+    __test__ = False  # not a test class of pytest
 
     bins: CalibrationBins
     dice: np.ndarray
@@ -60,10 +60,10 @@ class TestRun:
         if self.bins.pooled or len(set(rows)) != 1:
             raise ValueError(
                 f"The histogram (pooled: {self.bins.pooled}), Dice, cases and patients must have "
-                f"one row a case, got {rows}."
+                f"one row per case, got {rows}."
             )
         if absent := [k for k in ("dataset", "origin", "class_names") if k not in self.meta]:
-            raise ValueError(f"meta must hold dataset, origin and class_names, but lacks {absent}.")
+            raise ValueError(f"meta must have dataset, origin and class_names, but lacks {absent}.")
         if self.meta["origin"] not in ("real", "phantom"):
             raise ValueError(
                 f"meta['origin'] must be 'real' or 'phantom', got {self.meta['origin']!r}."
@@ -86,10 +86,9 @@ class TestRun:
         nsd: NormalizedSurfaceDice | None = None,
         fine: FineHistogram | None = None,
     ) -> "TestRun":
-        """Return what metrics with ``num_cases`` counted, cases in the order of their index.
+        """Return the counts of metrics that were made with ``num_cases``, in order of case index.
 
-        Call it on one process, after the states were summed over all (inside ``sync_context``
-        where torchmetrics has not done it).
+        Call it on one process after the states have been synced (such as in ``sync_context``).
         """
         surfaces = {"hd95": hd95, "nsd": nsd}
         return cls(
@@ -100,18 +99,18 @@ class TestRun:
 
     @property
     def n_bins(self) -> int:
-        """Number of bins of its calibration errors."""
+        """Number of bins of the calibration errors."""
         return int(self.meta.get("n_bins", N_BINS))
 
     @property
     def names(self) -> dict[str, str]:
-        """The shown name of each channel: a class's own, a union's, ``top``."""
+        """Display name of each channel: ``top``, the classes, the unions."""
         own = dict(zip(self.bins.channels[1:], self.meta["class_names"], strict=False))
         return {c: str(own.get(c, c)) for c in self.bins.channels}
 
     @property
     def overlaps(self) -> dict[str, np.ndarray]:
-        """Dice and the surface distances ``(cases, classes + unions)``; NaN where there is none."""
+        """Dice and surface distances ``(cases, classes + unions)``; NaN if undefined."""
         return {"dice": dice_scores(self.dice), **self.surfaces}
 
     def summary(self) -> dict[str, Any]:
@@ -119,7 +118,7 @@ class TestRun:
         return summarize(self)
 
     def rows(self) -> pd.DataFrame:
-        """Return the content of ``cases.csv``: one row a case, NaN for a value that is not."""
+        """Return the content of ``cases.csv``: one row per case, NaN if undefined."""
         columns: dict[str, Any] = {"case": list(self.cases), "patient": list(self.patients)}
         columns["voxels"] = self.bins.sums[:, 0, 0]
         for metric, values in self.overlaps.items():
@@ -136,14 +135,14 @@ class TestRun:
         return pd.DataFrame(columns)
 
     def csv(self) -> str:
-        """Return the text of ``cases.csv``; an empty field is a value that does not exist."""
+        """Return the text of ``cases.csv``; an undefined value is an empty field."""
         rows = self.rows()
         for column in ("case", "patient"):
             rows[column] = rows[column].map(csv_field)
         return rows.to_csv(index=False, lineterminator="\n")
 
     def save(self, path: Path) -> None:
-        """Write all of it to one ``.npz`` without pickle, axes named."""
+        """Write one ``.npz`` without pickle, with named axes."""
         extra = {
             "dice": self.dice,
             "dice_axes": np.array(("case", "channel[1:]", "count")),
@@ -158,10 +157,10 @@ class TestRun:
 
     @classmethod
     def load(cls, path: Path) -> "TestRun":
-        """Read what :meth:`save` wrote.
+        """Read a file of :meth:`save`.
 
         Raises:
-            ValueError: The file is no such histogram, or unpacks to too much.
+            ValueError: The file is not such a histogram, or too large when unpacked.
         """
         bins, extra = CalibrationBins.load(path)
         surfaces = {
@@ -176,9 +175,9 @@ class TestRun:
 
 
 def csv_field(name: str) -> str:
-    """Return a name as a field of a CSV file that no spreadsheet takes for a formula.
+    """Return a name as a CSV field that a spreadsheet does not interpret as a formula.
 
-    What begins like one gets an apostrophe before it; :func:`csv_name` takes it off again.
+    A name that starts like a formula gets an apostrophe, which :func:`csv_name` removes.
 
     Example:
         >>> csv_field("=1+1"), csv_name("'=1+1"), csv_field("patient001")
@@ -188,5 +187,5 @@ def csv_field(name: str) -> str:
 
 
 def csv_name(field: str) -> str:
-    """Return the name that :func:`csv_field` wrote."""
+    """Return the name of a field written by :func:`csv_field`."""
     return field[1:] if field.startswith("'") and csv_field(field[1:]) == field else field

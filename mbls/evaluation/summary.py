@@ -1,4 +1,4 @@
-"""Every number of a test run from its integer sums: the content of ``metrics.json``."""
+"""Compute the content of ``metrics.json`` from the counts of a test."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from mbls.evaluation.run import TestRun
 
 NOT_PROTOCOLS = ("meta", "dice", "hd95", "nsd")
-"""Keys of ``metrics.json`` beside the protocols."""
+"""Keys of ``metrics.json`` that are not protocols."""
 
 
 def entry(value: float, n_cases: int, floor: float | None = None) -> dict[str, Any]:
-    """Return one number of ``metrics.json``; its interval is filled in where there is one."""
+    """Return one entry of ``metrics.json``, without an interval."""
     return {"value": value, "low": None, "high": None, "floor": floor, "n_cases": n_cases}
 
 
 def summarize(run: "TestRun") -> dict[str, Any]:
     """Return ``{protocol: {region: {pooling: {metric: entry}}}}`` plus ``meta`` and overlaps.
 
-    The fine histogram, where there is one, adds its metrics where voxels are pooled.
+    The fine histogram, if counted, adds its metrics to those of pooled voxels.
     """
     bins, patients = run.bins, len(set(run.patients))
     weights = patient_weights(run.patients) if patients > 1 else None
@@ -76,12 +76,12 @@ def sound_entries(
 ) -> dict[str, Any]:
     """Return the entries of one region and pooling, with intervals and noise floors.
 
-    Where voxels are pooled, ``<metric>_corrected`` is the value less its bias over patients.
+    With pooled voxels, ``<metric>_corrected`` is the value minus its bootstrap bias over patients.
 
     Args:
-        run: What was counted.
-        weights: Draws of patients, or None where there are too few.
-        region: Which voxels.
+        run: The counts of the test.
+        weights: Draws of patients, or None for too few patients.
+        region: Region of the voxels.
         pooling: Over voxels or over cases.
     """
     bins = run.bins
@@ -98,14 +98,14 @@ def sound_entries(
     floors |= {name: m.replace("ece", "ece_floor", 1) for name, m in by_channel.items()}
     for name, metric in floors.items():
         entries[name]["floor"] = estimate(bins, metric, **settings)[0]
-    beside = [m.key for m in chosen if m.corrected and pooling == "pooled"]
-    for key in beside:
+    to_correct = [m.key for m in chosen if m.corrected and pooling == "pooled"]
+    for key in to_correct:
         entries[f"{key}_corrected"] = entry(float("nan"), entries[key]["n_cases"])
     if weights is not None:
         drawn = drawn_values(bins, list(metrics.values()), weights, **settings)
         for name, metric in metrics.items():
             _set_interval(entries[name], drawn[metric])
-        for key in beside:
+        for key in to_correct:
             patients = len(set(run.patients))
             if found := corrected(entries[key]["value"], drawn[key], patients):
                 low_to_high = zip(("value", "low", "high"), found, strict=True)
@@ -114,7 +114,7 @@ def sound_entries(
 
 
 def fine_entries(run: "TestRun", fine: FineBins, region: str) -> dict[str, Any]:
-    """Return the entries of the fine grid's metrics; it is pooled, so no patient can be drawn."""
+    """Return the entries of the fine histogram; it is pooled, so there are no intervals."""
     filled = int((run.bins.sums[:, run.bins.region(region), 0] > 0).sum())
     values = fine_values(fine, run.bins.num_classes, region, n_bins=run.n_bins)
     shown = [m.key for m in shown_in("json", "fine")]
@@ -126,8 +126,7 @@ def structure_means(
 ) -> dict[str, Any]:
     """Return the mean over cases of each column of ``(cases, classes + unions)``, and their mean.
 
-    ``"mean"`` averages the foreground classes' means. NaN, the score of a structure whose label is
-    absent, is left out.
+    ``"mean"`` averages the foreground classes' means. NaN (an absent structure) is skipped.
     """
     known, foreground = ~np.isnan(scores), slice(1, run.bins.num_classes)
     one = mean_of_draws(scores, np.ones((1, len(scores))))
@@ -146,7 +145,7 @@ def structure_means(
 
 
 def row_means(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each row of ``(rows, columns)`` without its NaN; NaN of none."""
+    """Return the mean of each row of ``(rows, columns)`` without NaN; NaN if all are."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(1) / known.sum(1)

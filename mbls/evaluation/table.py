@@ -1,4 +1,4 @@
-"""The tables of one test run, from the content of its ``metrics.json``; they fit 80 columns."""
+"""Tables of one test on screen, from its ``metrics.json``; they fit 80 columns."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mbls.evaluation.summary import NOT_PROTOCOLS
 from mbls.metrics.catalog import NamedMetric, find_metric, shown_in
-from mbls.plots.words import POOLING_WORDS, region_words, run_words, tested_words
+from mbls.plots.labels import POOLING_LABELS, region_label, run_labels, test_labels
 
 __all__ = ["results_table", "summary_table"]
 
@@ -18,20 +18,20 @@ Cell = Mapping[str, Any]
 
 SHOWN_REGIONS = ("all", "label")
 MAIN_FORMS = (("label", "per_case"), ("all", "pooled"))
-"""Region and pooling of the numbers that a test shows first: the papers', then all voxels."""
+"""Region and pooling of the summary: those of the papers, then all voxels."""
 PUBLISHED = {"ece": "ece", "cece": "cece", "dice/mean": "dice"}
-"""Numbers of a published protocol, and the metric each is."""
+"""Entries of a published protocol, and their metrics."""
 
 
 def overlap_label(metric: NamedMetric, meta: Mapping[str, Any]) -> str:
-    """Return the heading of an overlap, with the tolerance of the surface Dice."""
+    """Return the heading of an overlap metric, with the tolerance of the surface Dice."""
     tolerance = meta.get("nsd_tolerance_mm")
     known = metric.key == "nsd" and tolerance is not None
     return f"{metric.label} ({tolerance:g} mm)" if known else metric.label
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
-    """Return overlap per structure, calibration errors, and the published protocols' numbers.
+    """Return overlaps per structure, calibration errors, and the published protocols' values.
 
     Args:
         metrics: Content of ``metrics.json``, from :func:`write_results` or the file.
@@ -48,7 +48,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
-    """Return Dice, ECE, class-wise ECE and NLL in a row each, and what they cover.
+    """Return a table with a row each for Dice, ECE, class-wise ECE and NLL.
 
     Args:
         metrics: Content of ``metrics.json``, from :func:`write_results` or the file.
@@ -59,7 +59,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     table.title, table.caption = escape(_title(metrics)), escape(_summary_caption(metrics))
     table.add_column("")
     for region, pooling in forms:
-        heading = f"{region_words(region)},\n{POOLING_WORDS[pooling]}"
+        heading = f"{region_label(region)},\n{POOLING_LABELS[pooling]}"
         table.add_column(heading, justify="right", no_wrap=True)
     dice = {"per_case": _in_line(metrics["dice"]["mean"])}
     table.add_row("Dice", *(dice.get(pooling, "") for _, pooling in forms))
@@ -79,11 +79,11 @@ def _summary_caption(metrics: Mapping[str, Any]) -> str:
     absent = {n: metrics["dice"][n] for n in names[1:] if metrics["dice"][n].get("n_absent")}
     if absent:
         named = ", ".join(f"{n} ({cell['n_absent']})" for n, cell in absent.items())
-        text += f" Left out where absent from the label, of {meta['n_cases']} cases: {named}."
+        text += f" Skipped if absent from the label, of {meta['n_cases']} cases: {named}."
     for region, pooling in MAIN_FORMS:
         known = metrics["sound"].get(region, {}).get(pooling, {}).get("ece", {}).get("n_cases")
         if known is not None and known < meta["n_cases"]:
-            text += f" {region_words(region).capitalize()}: {known} of {meta['n_cases']} cases."
+            text += f" {region_label(region).capitalize()}: {known} of {meta['n_cases']} cases."
     if meta["origin"] == "phantom":
         text += f" PHANTOM: synthetic images, no statement about {meta['dataset']}."
     return text
@@ -94,31 +94,30 @@ def _title(metrics: Mapping[str, Any]) -> str:
     phantom = " PHANTOM (synthetic data)" if meta["origin"] == "phantom" else ""
     counts = f"{meta['n_cases']} cases of {meta['n_patients']} patients"
     return " · ".join(
-        [f"{meta['dataset']}{phantom}: {counts}", *run_words(meta), *tested_words(meta)]
+        [f"{meta['dataset']}{phantom}: {counts}", *run_labels(meta), *test_labels(meta)]
     )
 
 
 def caption(metrics: Mapping[str, Any]) -> str:
-    """Return what the numbers are, with a warning where the data are synthetic."""
+    """Return an explanation of the values, with a warning if the data are synthetic."""
     meta = metrics["meta"]
     text = (
-        "Below a value its 95 % interval: percentiles over drawn patients, too short where these "
+        "Below a value, its 95 % interval: percentiles over drawn patients, too short if these "
         f"are few; per case: the mean of the cases. {meta['n_bins']} equal right-closed bins; "
         f"class-wise over all {len(meta['class_names'])} classes, without background in the "
-        "labeled foreground. Noise floor: what a calibrated model would show if voxels were "
-        "independent. An ECE is too high by chance where patients or voxels are few, and so is its "
-        "interval; "
-        "corrected: less the bias that drawing patients shows, with Student's interval. "
+        "labeled foreground. Noise floor: expected value of a calibrated model if voxels were "
+        "independent. With few patients or voxels, an ECE and its interval are biased upward; "
+        "corrected: minus its bootstrap bias over patients, with Student's interval. "
     )
     if "smece" in metrics["sound"]["all"]["pooled"]:
         text += (
             "Equal-mass and smooth ECE and TACE (over classes, above "
-            f"{meta['tace_threshold']}): all voxels in one histogram, hence no interval. "
+            f"{meta['tace_threshold']}): all voxels in one histogram, without intervals. "
         )
     if unions := _unions(metrics):
         text += f"ECE of {', '.join(unions)}: the sum of the classes' probabilities. "
     text += (
-        "A structure absent from a label is left out of its overlap. "
+        "Structures absent from a label are skipped in overlaps. "
         f"{meta['floored_voxels']} voxels floored in NLL."
     )
     if meta["origin"] == "phantom":
@@ -158,13 +157,13 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
         if region in SHOWN_REGIONS
         for pooling in poolings
     ]
-    headings = [f"{region_words(r)},\n{POOLING_WORDS[p]}" for r, p in shown]
+    headings = [f"{region_label(r)},\n{POOLING_LABELS[p]}" for r, p in shown]
     table = _table("Calibration, protocol sound", "metric", headings)
     columns = [metrics["sound"][r][p] for r, p in shown]
     known = metrics["meta"]["origin"] == "phantom"
     for metric in shown_in("screen"):
-        beside = {"corrected": f"{metric.key}_corrected"}
-        beside |= {"true value": f"true_{metric.key}"} if known else {}
+        further = {"corrected": f"{metric.key}_corrected"}
+        further |= {"true value": f"true_{metric.key}"} if known else {}
         if not any(metric.key in c for c in columns):
             continue
         cells = [c.get(metric.key) for c in columns]
@@ -173,9 +172,9 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
         if metric.floor is not None:
             floors = [_number(cell["floor"], digits) if cell else "" for cell in cells]
             table.add_row("  noise floor", *floors, style="dim")
-        for word, key in beside.items():
+        for label, key in further.items():
             if any(key in c for c in columns):
-                table.add_row(f"  {word}", *[_shown(c.get(key), digits=digits) for c in columns])
+                table.add_row(f"  {label}", *[_shown(c.get(key), digits=digits) for c in columns])
     for name in _unions(metrics):
         cells = [c.get(f"ece/{name}") for c in columns]
         table.add_row(f"ECE of {escape(name)}", *map(_shown, cells))
@@ -183,7 +182,7 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
 
 
 def _unions(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the names of the sets of classes that are scored together."""
+    """Return the names of the unions of classes."""
     others = {*metrics["meta"]["class_names"], "mean"}
     return [name for name in metrics["dice"] if name not in others]
 
@@ -196,9 +195,9 @@ def _published(metrics: Mapping[str, Any], protocols: list[str]) -> Table:
             for pooling, cells in poolings.items():
                 values = [_shown(cells.get(metric)) for metric in PUBLISHED]
                 if any(values):
-                    where = region_words(region).replace(" (", "\n  (")
-                    words = f"[dim]{where}, {POOLING_WORDS[pooling]}[/dim]"
-                    table.add_row(f"{escape(protocol)}\n  {words}", *values)
+                    where = region_label(region).replace(" (", "\n  (")
+                    how = f"[dim]{where}, {POOLING_LABELS[pooling]}[/dim]"
+                    table.add_row(f"{escape(protocol)}\n  {how}", *values)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Figures of calibration histograms and of a run's multipliers, one kind a file."""
+"""Figures of calibration histograms and of a run's multipliers."""
 
 from mbls.plots.confidence import confidence_figure
 from mbls.plots.multipliers import multipliers_figure

@@ -1,4 +1,4 @@
-"""What the figures over several losses share: colors, marks and a caption."""
+"""Colors, markers and captions of figures that compare losses."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def style_of(place: int) -> tuple[str, str]:
-    """Return color and mark of the loss at a place in the order of the losses."""
+    """Return color and marker of the loss at a position."""
     return PALETTE[place % len(PALETTE)], MARKS[(place + place // len(PALETTE)) % len(MARKS)]
 
 
 def across_figure(caption: Sequence[str], *, height: float, width: float = INCHES) -> Figure:
-    """Return an empty figure with lines of caption above it.
+    """Return an empty figure with a caption above it.
 
     Args:
-        caption: Of which data and how computed; then what the marks are.
+        caption: Lines: the data and computation, then the legend.
         height: In inches, without the caption.
         width: In inches.
     """
@@ -31,6 +31,6 @@ def across_figure(caption: Sequence[str], *, height: float, width: float = INCHE
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Give a horizontal row to each name, the first on top, and grid lines for values."""
+    """Label horizontal rows with names, the first on top."""
     axes.set(yticks=range(len(names)), ylim=(max(len(names), 2) - 0.5, -0.5))
     axes.set_yticklabels(names, fontsize=8)

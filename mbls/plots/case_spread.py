@@ -1,4 +1,4 @@
-"""How the cases of a test spread under each loss."""
+"""Distribution of each loss's values over cases."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ __all__ = ["case_spread_figure"]
 def case_spread_figure(
     values: Mapping[str, Mapping[str, np.ndarray]], *, caption: Sequence[str]
 ) -> Figure:
-    """Draw a panel a measure: each case a dot, and the quartiles, a row a loss.
+    """Draw a panel per measure and a row per loss: cases as dots, and a box plot.
 
     Args:
-        values: By measure and loss ``(cases,)``, averaged over seeds; NaN is left out.
-        caption: Of which data, and how computed.
+        values: By measure and loss ``(cases,)``, averaged over seeds; NaN is skipped.
+        caption: Lines about the data and computation.
     """
     names = list(next(iter(values.values())))
     legend = "Dots: cases, each the mean over seeds; box: quartiles; bar: median."

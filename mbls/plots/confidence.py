@@ -1,4 +1,4 @@
-"""The confidence histogram: how sure the model is, where it is right and where it is wrong."""
+"""Histogram of confidences, separately for right and wrong voxels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
+from mbls.plots.labels import region_label
 from mbls.plots.style import BLACK, BLUE, HATCHED, caption, panels, small
-from mbls.plots.words import region_words
 
 
 def confidence_figure(
     bins: CalibrationBins, *, meta: Mapping[str, Any], n_bins: int = 15
 ) -> Figure:
-    """Draw the top label's confidences in each region, right and wrong voxels apart.
+    """Draw the top label's confidences in each region, separately for right and wrong voxels.
 
-    The two lines are the mean confidence (solid) and the accuracy (dotted): equal for a model that
-    is right as often as it says.
+    Lines: mean confidence (solid) and accuracy (dotted), which are equal for a calibrated model.
 
     Args:
-        bins: The histogram; its cases are pooled.
+        bins: The histogram; cases are pooled.
         meta: ``dataset``, ``origin`` and ``class_names``.
         n_bins: A divisor of 60.
     """
@@ -41,11 +40,11 @@ def confidence_figure(
                          label="mean confidence")  # fmt: skip
             axes.axvline(hits.sum() / count.sum(), color=BLACK, linewidth=1, linestyle=":",
                          label="accuracy")  # fmt: skip
-        title = region_words(region).capitalize().replace(" (", "\n(")
+        title = region_label(region).capitalize().replace(" (", "\n(")
         axes.set_title(title, fontsize=8)
         small(axes, x="confidence of the top label", **({"y": "voxels"} if column == 0 else {}))
-    marks, words = figure.axes[0].get_legend_handles_labels()
-    figure.legend(marks, words, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     legend = "Numbers of voxels on a logarithmic scale."
     cases = None if bins.pooled else len(bins.cells)
     about: dict[str, Any] = {"region": "each region", "pooling": "pooled", "n_bins": n_bins}

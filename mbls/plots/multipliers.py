@@ -1,4 +1,4 @@
-"""What an adaptive loss did: its multipliers over the epochs of a run."""
+"""Multipliers of an adaptive loss over the epochs of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mbls.plots.labels import data_label, run_labels
 from mbls.plots.style import INCHES, PALETTE, new_figure, small, write_caption
-from mbls.plots.words import data_words, run_words
 
 DASHES = ("-", "--", ":", "-.")
 TITLES = {"lambda": "multiplier", "rho": "penalty weight", "gamma": "exponent of a bin"}
@@ -17,10 +17,10 @@ Lines = dict[str, dict[str, list[tuple[int, float]]]]
 
 
 def multiplier_lines(rows: Sequence[Mapping[str, Any]]) -> Lines:
-    """Return the logged multipliers: kind, then class or bin, then (epoch, value) pairs.
+    """Return the logged multipliers: ``{kind: {class or bin: [(epoch, value), ...]}}``.
 
     Args:
-        rows: Of a run's metrics.csv; columns ``train/lambda/<class>`` and the like.
+        rows: Rows of a run's metrics.csv, with columns such as ``train/lambda/<class>``.
     """
     found: Lines = {}
     for row in rows:
@@ -34,21 +34,21 @@ def multiplier_lines(rows: Sequence[Mapping[str, Any]]) -> Lines:
 
 
 def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, Any]) -> Figure:
-    """Draw a panel for each kind of multiplier, a line for each class, region or bin.
+    """Draw a panel for each kind of multiplier, with a line for each class, region or bin.
 
-    A kind of which nothing has moved is told in words; where no kind has, the first is drawn too.
+    A kind that never changed is only mentioned in the caption, unless no kind did.
 
     Args:
-        rows: Of a run's metrics.csv.
-        meta: ``dataset``, ``origin``, ``network``, ``loss`` and ``seed``; ``adapts_on``, ``"val"``
-            or ``"holdout"``, says which cases the loss observed.
+        rows: Rows of a run's metrics.csv.
+        meta: ``dataset``, ``origin``, ``network``, ``loss`` and ``seed``; ``adapts_on`` is
+            ``"val"`` or ``"holdout"``, the cases that the loss observed.
 
     Raises:
         ValueError: No multiplier was logged.
     """
     kinds = multiplier_lines(rows)
     if not kinds:
-        raise ValueError(f"The rows hold no column train/<{'|'.join(TITLES)}>/<name>.")
+        raise ValueError(f"rows must have a column train/<{'|'.join(TITLES)}>/<name>, got none.")
     still = {
         kind: value for kind, lines in kinds.items() if (value := _one_value(lines)) is not None
     }
@@ -59,11 +59,11 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
         axes = figure.add_subplot(len(moving), 1, position + 1)
         _draw(axes, lines)
         small(axes, x="epoch of training before the validation (from 0)", y=TITLES[kind])
-    text = " · ".join([data_words(meta), *run_words(meta)])
+    text = " · ".join([data_label(meta), *run_labels(meta)])
     cases = "training cases held out" if meta.get("adapts_on") == "holdout" else "validation cases"
     text += (
-        f"\nWhat each validation of the run set for the epochs after it, from all voxels of its "
-        f"{cases} pooled, on the preprocessed grid; no test case enters."
+        f"\nValues that each validation set for the following epochs, from all voxels of the "
+        f"{cases}, pooled, on the preprocessed grid; no test case is used."
     )
     text += "".join(f" Every {TITLES[kind]} stayed {value:g}." for kind, value in still.items())
     write_caption(figure, text.split("\n"))
@@ -71,13 +71,13 @@ def multipliers_figure(rows: Sequence[Mapping[str, Any]], *, meta: Mapping[str, 
 
 
 def _one_value(lines: Mapping[str, Sequence[tuple[int, float]]]) -> float | None:
-    """Return the value that all points have, or None if they differ."""
+    """Return the value of all points, or None if they differ."""
     values = {value for points in lines.values() for _, value in points}
     return values.pop() if len(values) == 1 else None
 
 
 def _draw(axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Draw lines; classes differ in color, a class's regions in style."""
+    """Draw lines: color by class, style by region."""
     values = [value for points in lines.values() for _, value in points]
     if min(values) > 0 and max(values) > 30 * min(values):
         axes.set_yscale("log")

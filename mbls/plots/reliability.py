@@ -1,4 +1,4 @@
-"""Reliability diagrams: the share of hits against confidence."""
+"""Reliability diagrams: accuracy against confidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ from mbls.metrics.calibration import expected_error
 from mbls.plots.style import (
     BLACK,
     BLUE,
-    GREY,
+    GRAY,
     HATCHED,
     ORANGE,
     caption,
     channel_titles,
-    error_words,
+    error_label,
     panels,
     small,
     square,
@@ -43,16 +43,16 @@ def reliability_figure(
 ) -> Figure:
     """Draw accuracy against confidence for the top label, each class and each union.
 
-    Bars show the share of hits in each bin; the hatched part is the gap to the mean confidence of
-    the bin, which lies on the diagonal for a calibrated model. Below each diagram stands the number
-    of voxels in each bin on a logarithmic axis.
+    Bars show the share of hits in each bin; the hatched part is the gap to the bin's mean
+    confidence. For a calibrated model the bars end on the diagonal. The number of voxels per bin is
+    shown below on a logarithmic axis.
 
     Args:
-        bins: The histogram; its cases are pooled.
+        bins: The histogram; cases are pooled.
         meta: ``dataset``, ``origin`` and ``class_names``.
-        region: Which voxels.
+        region: Region of the voxels.
         n_bins: A divisor of 60.
-        patients: Patient of each case; adds the 95 % interval of each share over drawn patients.
+        patients: Patient of each case; adds 95 % bootstrap intervals over patients.
     """
     count, hits, confidence = bins.pool().table(region, n_bins)[:, 0]
     band = None
@@ -89,9 +89,9 @@ def share_interval(
     """Return the percentile interval of each bin's share of hits, ``(2, channels, n_bins)``.
 
     Args:
-        bins: Histogram that keeps cases apart.
-        patients: Patient of each case, the unit that is drawn.
-        region: Which voxels.
+        bins: Histogram per case.
+        patients: Patient of each case, the resampling unit.
+        region: Region of the voxels.
         n_bins: A divisor of 60.
     """
     weights = patient_weights(patients, draws=BAND_DRAWS)
@@ -116,15 +116,15 @@ def _bars(
     bar: dict[str, Any] = {"width": 1 / n_bins, "align": "edge"}
     axes.bar(left, share, color=BLUE, edgecolor="white", linewidth=0.4, label="hits", **bar)
     axes.bar(left, mean - share, bottom=share, label="gap", **bar, **GAP)
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle="--")
     error = float(expected_error(count, hits, confidence))
-    axes.set_title(f"{name}\n{error_words(error)}", fontsize=8)
+    axes.set_title(f"{name}\n{error_label(error)}", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelsize=7, labelbottom=False)
 
 
 def _legend(figure: Figure, columns: int, *, band: bool) -> None:
-    """Explain the bars; a gap lies above them where hits are fewer than confidence says."""
+    """Add a legend of the bars and gaps."""
     hits = Patch(color=BLUE)
     over, under = (Patch(**GAP) for _ in range(2))
     marks: dict[str, Any] = {
@@ -142,12 +142,12 @@ def _band(axes: Axes, limits: np.ndarray) -> None:
     n_bins = limits.shape[1]
     middle = (np.arange(n_bins) + 0.5) / n_bins
     lines = axes.vlines(middle, *limits, color=BLACK, linewidth=1.0, label="interval")
-    lines.set_path_effects([withStroke(linewidth=2.2, foreground="white")])  # seen on any bar
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="white")])  # visible on any bar
 
 
 def _counts(axes: Axes, count: np.ndarray, top: float) -> None:
     n_bins = len(count)
-    axes.bar(np.arange(n_bins) / n_bins, count, width=1 / n_bins, align="edge", color=GREY)
+    axes.bar(np.arange(n_bins) / n_bins, count, width=1 / n_bins, align="edge", color=GRAY)
     axes.set_yscale("log")
     axes.set(ylim=(0.5, top))
     small(axes, x="confidence")

@@ -1,4 +1,4 @@
-"""The dataset reliability histogram: how reliability differs from case to case."""
+"""Reliability histogram over cases: how reliability differs between cases."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,35 +9,34 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.style import GREY, ORANGE, caption, channel_titles, panels, small, square
+from mbls.plots.style import GRAY, ORANGE, caption, channel_titles, panels, small, square
 
 ROWS = 20
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-# From a blue that still shows on white paper to a dark one.
+# the lightest blue is still visible on white paper
 _COLORS = LinearSegmentedColormap.from_list("cases", ["#c6dbef", "#6baed6", "#08306b"])
 
 
 def spread_figure(
     bins: CalibrationBins, *, meta: Mapping[str, Any], region: str = "all", n_bins: int = 15
 ) -> Figure:
-    """Draw how many cases have which share of hits in each bin of confidence.
+    """Draw the number of cases by share of hits and bin of confidence.
 
-    The darker a cell, the more cases; the line is the share over all cases together. Calibrated
-    cases lie along the diagonal, and a wide column is a confidence that means different things in
-    different patients.
+    Darker cells have more cases; the line is the share over all cases together. Calibrated cases
+    are on the diagonal. A wide column is a confidence whose meaning differs between patients.
 
     Args:
-        bins: Histogram that keeps cases apart.
+        bins: Histogram per case.
         meta: ``dataset``, ``origin`` and ``class_names``.
-        region: Which voxels.
+        region: Region of the voxels.
         n_bins: A divisor of 60.
 
     Raises:
-        ValueError: If the cases were pooled.
+        ValueError: The histogram is pooled over cases.
     """
     if bins.pooled:
         raise ValueError(
-            "The spread over cases needs num_cases in the histogram, got a pooled one."
+            "bins must have one histogram per case (num_cases), got a histogram pooled over cases."
         )
     names = channel_titles(bins, meta)
     figure, grid, columns = panels(len(names), heights=(1,), shape=1.15)
@@ -79,7 +78,7 @@ def case_counts(count: np.ndarray, hits: np.ndarray) -> np.ndarray:
     """Return the number of cases by share of hits and bin, ``(20, n_bins)``.
 
     Args:
-        count: Voxels ``(cases, n_bins)``; a case counts in the bins that it has voxels in.
+        count: Voxels ``(cases, n_bins)``; a case counts in every bin that has voxels.
         hits: Hits ``(cases, n_bins)``.
     """
     _, place = np.nonzero(count > 0)
@@ -93,6 +92,6 @@ def case_counts(count: np.ndarray, hits: np.ndarray) -> np.ndarray:
 def _line(axes: Axes, count: np.ndarray, hits: np.ndarray) -> None:
     filled = count > 0
     middle = (np.arange(len(count)) + 0.5) / len(count)
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle="--")
     share = hits[filled] / count[filled]
     axes.plot(middle[filled], share, "o-", color=ORANGE, markersize=2.5, linewidth=1.0)

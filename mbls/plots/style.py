@@ -1,4 +1,4 @@
-"""Colors, captions and files that all figures share: legible in print, color-blind safe."""
+"""Colors, captions and files of all figures: legible in print, color-blind safe."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from mbls.metrics.bins import CalibrationBins
-from mbls.plots.words import data_words, region_words, run_words
+from mbls.plots.labels import data_label, region_label, run_labels
 
-# Okabe and Ito's palette; lines of equal color differ in style, marks in shape.
+# Okabe and Ito's palette; elements of equal color differ in line style or marker.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-BLUE, ORANGE, GREY, BLACK = PALETTE[0], PALETTE[1], "#555555", "#000000"
+BLUE, ORANGE, GRAY, BLACK = PALETTE[0], PALETTE[1], "#555555", "#000000"
 HATCHED: dict[str, Any] = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 0.6}
 INCHES = 7.1
-"""The width of a page's text: printed there, letters keep their 7 and 8 points."""
+"""Text width of a page: at this size fonts keep their 7 and 8 points."""
 _MARGIN = 0.5
-_LETTERS = 16  # of 8 points to an inch
+_LETTERS = 16  # per inch at 8 points
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure that lays itself out, in inches."""
+    """Return an empty figure with constrained layout; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -40,9 +40,9 @@ def panels(number: int, *, heights: Sequence[float], shape: float) -> tuple[Figu
     """Return a figure for ``number`` panels of stacked axes, its grid and its number of columns.
 
     Args:
-        number: How many panels; from ten on four stand in a row, else three.
+        number: Number of panels; three per row, from ten on four.
         heights: Relative heights of the axes of one panel.
-        shape: Height of a panel over its width.
+        shape: Ratio of a panel's height to its width.
     """
     columns = {1: 1, 2: 2, 4: 2}.get(number, 3 if number < 10 else 4)
     bands = -(-number // columns)
@@ -63,45 +63,45 @@ def caption(
     n_bins: int,
     legend: str,
 ) -> None:
-    """Write above a figure what it shows, of which data, and whether they are synthetic.
+    """Write the data, computation and legend of a figure above it; mark synthetic data.
 
     Args:
-        figure: Where to write.
-        meta: ``dataset`` and ``origin``; ``network``, ``loss`` and ``seed`` are named if there.
-        cases: How many, if known.
-        region: A region's name, or words.
-        pooling: How cases come together.
+        figure: The figure.
+        meta: ``dataset`` and ``origin``; optionally ``network``, ``loss`` and ``seed``.
+        cases: Number of cases, if known.
+        region: Name or description of the region.
+        pooling: How cases are pooled.
         n_bins: Number of bins.
-        legend: What the marks are.
+        legend: Explanation of the marks.
     """
-    of = data_words(meta) + (f", {cases} cases" if cases else "")
-    words = region_words(region).capitalize()
-    how = f"{words}, {pooling}. Protocol sound, {n_bins} right-closed bins. {legend}"
-    write_caption(figure, [" · ".join([of, *run_words(meta)]), how])
+    of = data_label(meta) + (f", {cases} cases" if cases else "")
+    where = region_label(region).capitalize()
+    how = f"{where}, {pooling}. Protocol sound, {n_bins} right-closed bins. {legend}"
+    write_caption(figure, [" · ".join([of, *run_labels(meta)]), how])
 
 
 def write_caption(figure: Figure, lines: Sequence[str]) -> None:
-    """Write lines above a figure, broken where they are wider than it."""
+    """Write lines above a figure, wrapped to its width."""
     width = int(figure.get_figwidth() * _LETTERS)
     text = "\n".join(textwrap.fill(line, width) for line in lines)
     figure.suptitle(text, fontsize=8, x=0.01, ha="left")
 
 
 def remove_caption(figure: Figure) -> str:
-    """Take a figure's caption off, for a page that has its own, and return the caption.
+    """Remove and return a figure's caption, for a page with its own captions.
 
-    What is left of it is that the data are a phantom, where they are. The panels keep their size.
+    The mark of a phantom stays. The panels keep their size.
     """
     text = figure.get_suptitle()
     figure.draw_without_rendering()
-    before = _caption_room(figure)
+    before = _caption_height(figure)
     write_caption(figure, ["PHANTOM, synthetic data"] if "PHANTOM" in text else [])
-    figure.set_figheight(figure.get_figheight() - before + _caption_room(figure))
+    figure.set_figheight(figure.get_figheight() - before + _caption_height(figure))
     return text
 
 
-def _caption_room(figure: Figure) -> float:
-    """Return the inches that constrained layout keeps for the caption and the pads around it."""
+def _caption_height(figure: Figure) -> float:
+    """Return the height of the caption and its padding under constrained layout, in inches."""
     if not figure.get_suptitle():
         return 0.0
     text, engine = figure._suptitle, figure.get_layout_engine()  # type: ignore[attr-defined]
@@ -110,16 +110,16 @@ def _caption_room(figure: Figure) -> float:
 
 
 def square(figure: Figure, axes: Axes, *, bands: int, heights: Sequence[float] = (1,)) -> None:
-    """Give a figure the height at which ``axes`` is as high as wide; call it last.
+    """Set a figure's height such that ``axes`` is square; call it last.
 
-    ``aspect="equal"`` would make panels narrower than what stands below them, and its labels are
-    more than the layout reckons with.
+    ``aspect="equal"`` would make panels narrower than the axes below them, and constrained layout
+    does not account for it.
 
     Args:
-        figure: Laid out by constrained layout.
-        axes: One of those that are to be square.
-        bands: How many of them stand above each other.
-        heights: Relative heights of the axes of a band, of which they are the first.
+        figure: A figure with constrained layout.
+        axes: One of the axes to be square.
+        bands: Number of rows of such axes.
+        heights: Relative heights of the axes in a row; the square ones are first.
     """
     figure.draw_without_rendering()
     box = axes.get_window_extent()
@@ -127,8 +127,8 @@ def square(figure: Figure, axes: Axes, *, bands: int, heights: Sequence[float] =
     figure.set_figheight(figure.get_figheight() + lacks / figure.dpi)
 
 
-def error_words(error: float) -> str:
-    """Return a title's line for an ECE; without a voxel there is none."""
+def error_label(error: float) -> str:
+    """Return an ECE as a line of a title; without voxels it is undefined."""
     return "no voxels" if np.isnan(error) else f"ECE {error:.4f}"
 
 
@@ -143,9 +143,9 @@ def small(axes: Axes, **labels: str) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write ``<stem>.png`` (300 dots an inch) and ``<stem>.pdf``, without a date in them.
+    """Write ``<stem>.png`` (300 dpi) and ``<stem>.pdf``, without dates.
 
-    The figure is laid out once, for both files, and keeps its layout.
+    The layout is computed once for both files.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

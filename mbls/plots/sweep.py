@@ -1,4 +1,4 @@
-"""What a setting of a loss does: measures over its values."""
+"""Measures over the values of a loss's setting."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,12 +15,12 @@ Curve = Sequence[tuple[float, float, float, float, Sequence[float]]]
 def sweep_figure(
     curves: Mapping[str, Mapping[str, Curve]], *, setting: str, caption: Sequence[str]
 ) -> Figure:
-    """Draw a panel a measure over the values of one setting.
+    """Draw a panel per measure over the values of one setting.
 
     Args:
         curves: By measure and loss: points ``(value, mean, low, high, seeds)``.
-        setting: Name of what was swept.
-        caption: Of which data, and how computed.
+        setting: Name of the setting.
+        caption: Lines about the data and computation.
     """
     legend = "Dots: each seed; line: mean; bars: 95 % intervals over patients."
     figure = across_figure([*caption, legend], height=2.4)

@@ -1,4 +1,4 @@
-"""Dice against a calibration error, with the losses that none beats in both."""
+"""Dice against a calibration error, with the Pareto front of losses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mbls.plots.across import across_figure, style_of
-from mbls.plots.style import GREY, small
+from mbls.plots.style import GRAY, small
 
 __all__ = ["Point", "pareto_front", "tradeoff_figure"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A loss in the plane.
+    """Dice and error of a loss.
 
     Attributes:
         dice: Mean, lower and upper limit.
@@ -28,7 +28,7 @@ class Point:
 
 
 def pareto_front(points: Mapping[str, Point]) -> list[str]:
-    """Return the names of the points that none beats in Dice and error, by falling Dice."""
+    """Return the names of the Pareto-optimal points in order of decreasing Dice."""
     known = {n: p for n, p in points.items() if not np.isnan([p.dice[0], p.error[0]]).any()}
     front: list[str] = []
     for name in sorted(known, key=lambda n: (-known[n].dice[0], known[n].error[0])):
@@ -38,21 +38,21 @@ def pareto_front(points: Mapping[str, Point]) -> list[str]:
 
 
 def tradeoff_figure(points: Mapping[str, Point], *, caption: Sequence[str], label: str) -> Figure:
-    """Draw each loss with its intervals, each of its seeds, and the front.
+    """Draw losses with intervals and seeds, and the Pareto front.
 
     Args:
-        points: By loss.
-        caption: Of which data, and how computed.
+        points: Points by loss.
+        caption: Lines about the data and computation.
         label: Name of the error.
     """
     front = pareto_front(points)
     legend = "Large marks: means over seeds with 95 % intervals over patients; small: each seed."
-    legend += " Dashed: the front, losses that none beats in both."
+    legend += " Dashed: the Pareto front."
     figure = across_figure([*caption, legend], height=3.6)
     axes = figure.add_subplot()
     axes.step(
         [points[n].dice[0] for n in front], [points[n].error[0] for n in front],
-        where="post", color=GREY, linewidth=1, linestyle="--", zorder=1,
+        where="post", color=GRAY, linewidth=1, linestyle="--", zorder=1,
     )  # fmt: skip
     for place, (name, point) in enumerate(points.items()):
         color, mark = style_of(place)

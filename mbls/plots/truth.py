@@ -1,4 +1,4 @@
-"""True and measured calibration errors on a phantom, whose labels' distribution is known."""
+"""True and measured calibration errors on a phantom, whose posterior is known."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mbls.metrics.catalog import shown_in
 from mbls.plots.across import across_figure, name_rows
+from mbls.plots.labels import POOLING_LABELS, region_label
 from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
-from mbls.plots.words import POOLING_WORDS, region_words
 
 __all__ = ["measured_figure", "truth_figure"]
 
@@ -26,24 +26,24 @@ MARKS: dict[str, tuple[float, dict[str, Any]]] = {  # height within a row, and s
 LINES = "Lines: 95 % intervals over patients. True: expected over the labels' distribution."
 
 Limits = tuple[float | None, float | None, float | None]
-"""A value, and the lower and the upper limit of its interval; None or NaN where there is none."""
+"""A value and the limits of its interval; None or NaN if undefined."""
 
 
 def truth_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Draw each measured error of a test beside the true one.
+    """Draw the measured and the true errors of a test.
 
     Args:
-        metrics: What a test run gave, as :func:`mbls.evaluation.write_results` returns it or as
-            ``metrics.json`` holds it.
+        metrics: Content of ``metrics.json``, from :func:`mbls.evaluation.write_results` or the
+            file.
 
     Raises:
-        ValueError: If the run has no true errors, because no posterior was known.
+        ValueError: The test has no true errors, since the posterior was unknown.
     """
     sound, meta = metrics["sound"], metrics["meta"]
     forms = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
     if not forms or any("true_ece" not in sound[r][p] for r, p in forms):
-        raise ValueError("True errors need the labels' distribution, and this run knew none.")
-    names = [f"{textwrap.fill(region_words(r), 24)},\n{POOLING_WORDS[p]}" for r, p in forms]
+        raise ValueError("True errors need a known posterior (a phantom); this test had none.")
+    names = [f"{textwrap.fill(region_label(r), 24)},\n{POOLING_LABELS[p]}" for r, p in forms]
     chosen = [m for m in shown_in("json") if m.true]
     figure, grid, columns = panels(len(chosen), heights=(1,), shape=1.4)
     for position, metric in enumerate(chosen):
@@ -51,7 +51,7 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
         axes = figure.add_subplot(grid[row, column])
         keys = {"measured": metric.key, "corrected": f"{metric.key}_corrected",
                 "true": f"true_{metric.key}"}  # fmt: skip
-        rows = [{word: _limits(sound[r][p].get(key)) for word, key in keys.items()}
+        rows = [{kind: _limits(sound[r][p].get(key)) for kind, key in keys.items()}
                 for r, p in forms]  # fmt: skip
         _draw(axes, rows, signed=metric.better is None)
         name_rows(axes, names if column == 0 else [""] * len(names))
@@ -67,11 +67,11 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
 def measured_figure(
     values: Mapping[str, Mapping[str, tuple[Limits, Limits]]], *, caption: Sequence[str]
 ) -> Figure:
-    """Draw a panel a measure, a row a loss: what was measured, and what is true.
+    """Draw a panel per measure and a row per loss: measured and true errors.
 
     Args:
-        values: By measure and loss the measured error, corrected, and the true one.
-        caption: Of which data, and how computed.
+        values: By measure and loss: the corrected measured error, and the true one.
+        caption: Lines about the data and computation.
     """
     names = list(next(iter(values.values())))
     figure = across_figure([*caption, LINES], height=0.9 + 0.28 * max(len(names), 2))
@@ -91,13 +91,13 @@ def _limits(cell: Mapping[str, Any] | None) -> Limits:
 
 def _draw(axes: Axes, rows: Sequence[Mapping[str, Limits]], *, signed: bool = False) -> None:
     for place, row in enumerate(rows):
-        for word, (value, low, high) in row.items():
+        for kind, (value, low, high) in row.items():
             if value is None or np.isnan(value):
                 continue
-            reach, style = MARKS[word]
-            axes.plot(value, place + reach, linestyle="", label=word, **style)
+            offset, style = MARKS[kind]
+            axes.plot(value, place + offset, linestyle="", label=kind, **style)
             if low is not None and high is not None:
-                axes.hlines(place + reach, low, high, color=style["color"], linewidth=1.2)
+                axes.hlines(place + offset, low, high, color=style["color"], linewidth=1.2)
     axes.grid(axis="x", linewidth=0.3)
     if signed:
         axes.axvline(0, color=BLACK, linewidth=0.6)
@@ -106,8 +106,8 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Limits]], *, signed: bool = Fa
 
 
 def _explain(figure: Figure) -> None:
-    """Add a legend with each mark once."""
+    """Add a legend without duplicates."""
     found = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
-    marks = {word: mark for pairs in found for mark, word in pairs}
+    marks = {label: handle for pairs in found for handle, label in pairs}
     figure.legend(marks.values(), marks.keys(), loc="outside lower right", ncols=3,
                   fontsize=7, frameon=False)  # fmt: skip

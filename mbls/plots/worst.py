@@ -1,4 +1,4 @@
-"""The worst cases as pictures: image, label, prediction, confidence and error."""
+"""Figure of the worst cases: image, label, prediction, confidence and error."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,18 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from mbls.plots.labels import data_label, run_labels, test_labels
 from mbls.plots.style import INCHES, new_figure, write_caption
-from mbls.plots.words import data_words, run_words, tested_words
 from mbls.plots.worst_cases import IGNORED, Picture
 
-LETTERS = 110  # of 7 points in a line
+LETTERS = 110  # per line at 7 points
 COLUMNS = ("image", "label", "prediction", "confidence", "error")
-# Okabe and Ito's colors for the classes after the background, in turn.
+# Okabe and Ito's colors for the foreground classes, repeated if needed.
 CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
 LEGEND = (
-    "Cases of lowest Dice (each case alone, mean of the foreground structures in its label), each "
-    "the slice with most wrong voxels. Confidence: the highest probability of each voxel, all "
-    "voxels, no bins. Error: wrong voxels, in the color of their confidence: the brighter, the "
-    "surer of it."
+    "Cases with the lowest Dice (per case, mean of the foreground structures in its label), each "
+    "with the slice that has the most wrong voxels. Confidence: the highest probability of each "
+    "voxel. Error: wrong voxels, colored by confidence: bright means confident."
 )
 
 
@@ -33,17 +32,17 @@ def worst_figure(
     names: Sequence[str] | None = None,
     scope: str | None = None,
 ) -> Figure:
-    """Draw a row a case; errors are colored by the confidence with which they were made.
+    """Draw a row per case; errors are colored by their confidence.
 
     Args:
-        pictures: At least one.
-        meta: ``dataset``, ``origin`` and ``class_names``; ``network``, ``loss`` and ``seed`` are
-            named if there.
-        names: Words for each row in place of the case's name, e.g. with its loss.
-        scope: Words for of which data and runs the pictures are, in place of those of ``meta``.
+        pictures: At least one picture.
+        meta: ``dataset``, ``origin`` and ``class_names``; optionally ``network``, ``loss`` and
+            ``seed``.
+        names: Title of each row, by default with the case's name.
+        scope: First line of the caption, by default from ``meta``.
 
     Raises:
-        ValueError: There is no picture.
+        ValueError: ``pictures`` is empty.
     """
     if not pictures:
         raise ValueError("worst_figure needs at least one picture, got none.")
@@ -53,11 +52,11 @@ def worst_figure(
     tall = wide * min(shape, 1.5)
     figure = new_figure(INCHES, len(pictures) * (tall + 0.16) + 1.0)
     grid = figure.subplots(len(pictures), len(COLUMNS), squeeze=False)
-    words = names or [f"{p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}" for p in pictures]
+    titles = names or [f"{p.case}, slice {p.slice + 1}, Dice {p.dice:.3f}" for p in pictures]
     bar: Any = None
-    for row, picture, name in zip(grid, pictures, words, strict=True):
+    for row, picture, name in zip(grid, pictures, titles, strict=True):
         bar = _row(row, picture, len(meta["class_names"]))
-        middle = row[len(COLUMNS) // 2]  # at another place a long name would widen its column
+        middle = row[len(COLUMNS) // 2]  # a long title elsewhere would widen its column
         middle.set_title(textwrap.fill(name, LETTERS), fontsize=7)
     for axes, title in zip(grid[-1], COLUMNS, strict=True):
         axes.set_xlabel(title, fontsize=8)
@@ -65,7 +64,7 @@ def worst_figure(
     colors.ax.tick_params(labelsize=7)
     colors.set_label("confidence, from 1 / number of classes", fontsize=7)
     _classes(figure, meta["class_names"])
-    own = " · ".join([data_words(meta), *run_words(meta), *tested_words(meta)])
+    own = " · ".join([data_label(meta), *run_labels(meta), *test_labels(meta)])
     write_caption(figure, [scope or own, LEGEND])
     return figure
 
@@ -78,7 +77,7 @@ def _row(row: Sequence[Axes], picture: Picture, classes: int) -> Any:
         if picture.image.size and axes not in (row[3],):
             image = picture.image.astype(np.float32)
             low, high = np.percentile(image, [1, 99])
-            dim = 2.5 if axes is row[4] else 1.0  # errors must stand out from it
+            dim = 2.5 if axes is row[4] else 1.0  # darker, to make errors visible
             axes.imshow(image.T, cmap="gray", vmin=low, vmax=low + dim * (high - low), aspect=ratio)
         else:
             axes.imshow(np.zeros_like(picture.label.T), cmap="gray", aspect=ratio)

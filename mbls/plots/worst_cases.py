@@ -1,4 +1,4 @@
-"""The worst cases of a test as pictures: one slice each, small enough to keep."""
+"""Pictures of the worst cases of a test: one slice per case."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Picture:
     """The slice of a case with the most wrong voxels.
 
     Attributes:
-        index: Number of the case in its split.
-        case: Its name.
-        dice: Its mean Dice over the foreground classes in its label.
+        index: Index of the case in its split.
+        case: Name of the case.
+        dice: Mean Dice over the foreground classes in the case's label.
         slice: Position of the slice along the last axis.
-        spacing: Size of a voxel in mm along the two axes.
-        image: float16 ``(X, Y)``, the first channel; empty where the grid has no image.
+        spacing: Voxel size in mm along the two axes.
+        image: float16 ``(X, Y)``, the first channel; empty if the grid has no image.
         label: uint8 ``(X, Y)``, :data:`IGNORED` where ignored.
         prediction: uint8 ``(X, Y)``.
         confidence: float16 ``(X, Y)``, the probability of the prediction.
@@ -45,13 +45,12 @@ class Picture:
 
 
 class WorstPictures:
-    """Keep pictures of the cases with the lowest Dice; among equals those that come first.
+    """Keep pictures of the cases with the lowest Dice; ties are broken by index.
 
-    Each process keeps its own worst cases, so :func:`worst_of` all processes' pictures are the
-    worst of all, whatever their number.
+    Each process keeps its own; :func:`worst_of` the pictures of all processes are the worst of all.
 
     Args:
-        number: How many to keep.
+        number: Number of pictures to keep.
         ignore_index: Label of ignored voxels.
     """
 
@@ -59,14 +58,14 @@ class WorstPictures:
         self.number, self.ignore_index = number, ignore_index
         self.kept: list[Picture] = []
 
-    def see(self, batch: Mapping[str, Any], probs: Tensor, dice: float) -> None:
+    def update(self, batch: Mapping[str, Any], probs: Tensor, dice: float) -> None:
         """Keep a picture of a case if it is among the worst so far.
 
         Args:
             batch: One case: ``case``, ``index``, ``label`` ``(1, *S)``, ``spacing``, and ``image``
                 ``(1, M, *S)`` if there is one.
             probs: ``(1, C, *S)``.
-            dice: Its score; a NaN, of a case without foreground, is never kept.
+            dice: Score of the case; cases without foreground (NaN) are skipped.
         """
         index = int(batch["index"][0])
         worse = [p for p in self.kept if (p.dice, p.index) < (dice, index)]
@@ -96,7 +95,7 @@ class WorstPictures:
 
 
 def worst_of(pictures: Iterable[Picture], number: int) -> list[Picture]:
-    """Return the pictures of lowest Dice, the lowest first."""
+    """Return the pictures with the lowest Dice in ascending order."""
     return sorted(pictures, key=lambda p: (p.dice, p.index))[:number]
 
 
@@ -115,10 +114,10 @@ def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
 
 
 def load_pictures(path: Path) -> list[Picture]:
-    """Read what :func:`save_pictures` wrote.
+    """Read a file of :func:`save_pictures`.
 
     Raises:
-        ValueError: It unpacks to too much.
+        ValueError: The file is too large when unpacked.
     """
     arrays = load_arrays(path)
     return [

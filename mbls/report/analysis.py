@@ -1,4 +1,4 @@
-"""What runs say together: means over seeds, intervals over patients, comparisons of losses."""
+"""Analysis of runs: means over seeds, intervals over patients, comparisons of losses."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ __all__ = [
     "Cell",
     "Comparison",
     "Reruns",
-    "analyse",
+    "analyze",
     "reference_arm",
     "reference_error",
 ]
@@ -50,8 +50,8 @@ class Cell:
         high: Upper limit.
         over_all: The mean over patients and seeds, with the interval over both.
         by_seed: The value of each run.
-        best: Whether it is the best of its column.
-        tied: Whether it cannot be told from the best.
+        best: True if it is the best of its column.
+        tied: True if it is not significantly different from the best.
     """
 
     value: float
@@ -66,15 +66,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two losses in one measure.
+    """Comparison of two losses in one measure.
 
     Attributes:
         first: Name of an arm.
         second: Name of the other; the difference is first minus second.
-        effect: Over patients and seeds.
-        adjusted: Its p-value by Holm over the comparisons of the measure; NaN for a single seed,
-            which allows no claim about a loss.
-        p_networks: Of random signs over patients, for the networks that were trained, by Holm too.
+        effect: Difference over patients and seeds.
+        adjusted: Its p-value, adjusted by Holm over the comparisons of the measure; NaN for a
+            single seed, which allows no claim about a loss.
+        p_networks: p-value of the sign-flip test over patients, conditional on the trained
+            networks, adjusted by Holm.
     """
 
     first: str
@@ -83,7 +84,7 @@ class Comparison:
     adjusted: float
     p_networks: float
 
-    def turned(self) -> "Comparison":
+    def reversed(self) -> "Comparison":
         """Return the second minus the first."""
         e = self.effect
         effect = replace(e, value=-e.value, low=-e.high, high=-e.low)
@@ -92,11 +93,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Reruns:
-    """Trainings of one loss that differ in the seed alone, compared as if they were two losses.
+    """Comparisons of runs that differ only in their seed, as if they had two losses.
 
     Attributes:
-        pairs: How many pairs of runs.
-        different: In how many of them p < 0.05 over patients.
+        pairs: Number of pairs of runs.
+        different: Number of pairs with p < 0.05 over patients.
     """
 
     pairs: int
@@ -105,17 +106,17 @@ class Reruns:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of one group of comparable runs.
+    """All results of one group of comparable runs.
 
     Attributes:
         group: The runs.
         sections: The tables.
-        cells: By measure and arm.
-        comparisons: By measure, of all pairs of arms.
+        cells: Cells by measure and arm.
+        comparisons: Comparisons of all pairs of arms, by measure.
         reference: Name of the arm that others are compared with, or None.
-        against_reference: By measure, with Holm over the losses compared with it.
-        reruns: By measure.
-        cautions: What the numbers of seeds and patients do not allow.
+        against_reference: Comparisons with the reference by measure, adjusted over these.
+        reruns: Comparisons of seeds, by measure.
+        cautions: Limitations due to the numbers of seeds and patients.
     """
 
     group: Group
@@ -129,20 +130,20 @@ class Analysis:
 
     @property
     def measures(self) -> list[Measure]:
-        """Of all sections."""
+        """Measures of all sections."""
         return [m for section in self.sections for m in section.measures]
 
 
-def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -> Analysis:
-    """Compute every number of a group.
+def analyze(group: Group, *, reference: str | None = None, draws: int = DRAWS) -> Analysis:
+    """Analyze a group of comparable runs.
 
     Args:
-        group: Comparable runs, tested on two patients at least.
-        reference: Loss that the others are compared with, where the group has it.
-        draws: Of patients, for the intervals; the default is that of a test's own.
+        group: Comparable runs, tested on at least two patients.
+        reference: Loss that the others are compared with, if the group has it.
+        draws: Bootstrap draws of patients for the intervals; by default as in a test.
 
     Raises:
-        ReportError: The reference may be one of several losses.
+        ReportError: The reference is ambiguous.
     """
     patients = len(set(group.first.patients))
     chosen = None if reference is None else reference_arm(group, reference)
@@ -173,38 +174,38 @@ def analyse(group: Group, *, reference: str | None = None, draws: int = DRAWS) -
         reruns[measure.key] = rerun_differences(pseudo)
     seeds = [len(arm.runs) for arm in group.arms]
     measures = [m for section in sections for m in section.measures]
-    said = [
+    notes = [
         *missing,
         *cautions(seeds, patients),
         *_few(measures, valued, patients),
         *(_skewed(lacks) if patients >= ENOUGH_PATIENTS else []),
     ]
-    return Analysis(group, sections, cells, pairs, chosen, against, reruns, said)
+    return Analysis(group, sections, cells, pairs, chosen, against, reruns, notes)
 
 
 def _few(measures: Sequence[Measure], valued: Mapping[str, int], patients: int) -> list[str]:
-    """Return a caution where few of the patients have a value of a measure."""
+    """Return a caution about measures that few patients have a value of."""
     few = {m.label: valued[m.key] for m in measures
            if valued[m.key] < min(patients, ENOUGH_PATIENTS)}  # fmt: skip
     if not few:
         return []
     named = ", ".join(f"{label} ({number})" for label, number in few.items())
     return [
-        f"Fewer of the {patients} patients have a value of: {named}. Its intervals and tests are "
-        "of those alone, and too few for where values are skewed."
+        f"Not all of the {patients} patients have a value of: {named}. Its intervals and tests "
+        "use only those, too few if values are skewed."
     ]
 
 
 def _skewed(lacks: Mapping[str, float]) -> list[str]:
-    """Return a caution that names the measures whose patients differ by much skewness."""
+    """Return a caution about measures whose values are skewed over patients."""
     by_lack = sorted((key for key in lacks if lacks[key] > SHORT), key=lambda key: -lacks[key])
     if not by_lack:
         return []
     named = ", ".join(by_lack[:MOST_NAMED])
     more = f" and {len(by_lack) - MOST_NAMED} more" if len(by_lack) > MOST_NAMED else ""
     return [
-        f"Patients' values are skewed in {named}{more}: intervals of a loss hold the truth less "
-        f"often than they say, by {100 * lacks[by_lack[0]]:.0f} points or more in the first."
+        f"Patients' values are skewed in {named}{more}: the coverage of a loss's intervals is too "
+        f"low, by {100 * lacks[by_lack[0]]:.0f} points or more in the first."
     ]
 
 
@@ -214,9 +215,9 @@ def compare(
     """Return the comparisons of pairs of arms, adjusted for their number.
 
     Args:
-        pairs: Names of two arms each.
-        pseudo: Of each arm, ``(seeds, patients)``.
-        values: Of each arm, as the tables show it.
+        pairs: Pairs of arms' names.
+        pseudo: Pseudo-values of each arm, ``(seeds, patients)``.
+        values: Value of each arm in the tables.
     """
     effects = [difference(pseudo[a], pseudo[b], value=values[a] - values[b]) for a, b in pairs]
     if not pairs:
@@ -230,7 +231,7 @@ def compare(
 
 
 def rerun_differences(pseudo: dict[str, np.ndarray]) -> Reruns:
-    """Return how often two trainings of one loss are found different over patients."""
+    """Return how often two runs of one loss differ significantly over patients."""
     differences = [
         table[i] - table[j]
         for table in pseudo.values()
@@ -242,14 +243,14 @@ def rerun_differences(pseudo: dict[str, np.ndarray]) -> Reruns:
 
 
 def reference_arm(group: Group, name: str) -> str | None:
-    """Return the arm that a reference names, or None where the group does not have it.
+    """Return the arm that a reference names, or None if the group does not have it.
 
     Args:
         group: Comparable runs.
-        name: The arm's name, the label its runs were made with, or the name of its loss's file.
+        name: The arm's name, the label of its runs, or the name of its loss's file.
 
     Raises:
-        ReportError: Several arms are called so.
+        ReportError: Several arms match.
     """
     by_label = [a.name for a in group.arms if any(r.card["loss"] == name for r in a.runs)]
     by_loss = [a.name for a in group.arms if a.loss == name]
@@ -262,20 +263,20 @@ def reference_arm(group: Group, name: str) -> str | None:
 
 
 def reference_error(names: Sequence[str], name: str) -> ReportError:
-    """Return the error for a reference that is none or several of some losses."""
+    """Return the error for a reference that matches none or several of the losses."""
     there = ", ".join(map(repr, names))
     return ReportError(f"--reference must name one loss of the runs, {there}, got {name!r}.")
 
 
 def pseudo_table(table: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the pseudo-values of one arm, for the patients that have a value.
+    """Return the pseudo-values of one arm, ``(seeds, patients)``, for patients with a value.
 
-    ``(seeds, patients)``; NaN where that is one patient or none.
+    NaN if fewer than two patients have one.
 
     Args:
-        table: A measure in each draw of :func:`mbls.report.measures.patient_draws`,
+        table: A measure for each draw of :func:`mbls.report.measures.patient_draws`,
             ``(seeds, draws)``.
-        known: Which patients have a value, ``(patients,)``.
+        known: Mask of the patients with a value, ``(patients,)``.
     """
     if known.sum() < 2:
         return np.full((len(table), 2), np.nan)
@@ -283,7 +284,7 @@ def pseudo_table(table: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def cell_of(measure: Measure, table: np.ndarray, known: np.ndarray) -> Cell:
-    """Return the cell of one arm, not marked yet; arguments as of :func:`pseudo_table`."""
+    """Return the cell of one arm, without marks; arguments as in :func:`pseudo_table`."""
     whole, drawn = table[:, 0], table[:, 1 + 2 * len(known) :]
     together, nan, patients = drawn.mean(0), float("nan"), int(known.sum())
     if patients < 2:
@@ -300,19 +301,19 @@ def cell_of(measure: Measure, table: np.ndarray, known: np.ndarray) -> Cell:
     values = np.array(each)
     sd = float(values.std(ddof=1)) if len(values) > 1 else nan
     over_all = loss_effect(pseudo_table(table, known), value=float(values.mean()))
-    if measure.better == "less":  # none of these is negative
+    if measure.better == "less":  # such measures are never negative
         low, high = _cut(low), _cut(high)
         over_all = replace(over_all, low=_cut(over_all.low), high=_cut(over_all.high))
     return Cell(float(values.mean()), sd, low, high, over_all, tuple(map(float, each)))
 
 
 def _cut(limit: float) -> float:
-    """Return a limit that is not below 0; NaN stays."""
+    """Return a limit clipped to at least 0; NaN stays NaN."""
     return 0.0 if limit < 0 else limit
 
 
 def _marked(measure: Measure, row: dict[str, Cell], pairs: Sequence[Comparison]) -> dict[str, Cell]:
-    """Mark the best of a column and those that cannot be told from it."""
+    """Mark the best of a column, and those that do not differ significantly from it."""
     known = {name: cell for name, cell in row.items() if cell.value == cell.value}
     if measure.better is None or len(known) < 2:
         return row

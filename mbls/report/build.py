@@ -1,4 +1,4 @@
-"""The whole report: reads runs, computes, prints, writes the files."""
+"""Build a report: read the runs, analyze, print and write the files."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
-from mbls.report.analysis import Analysis, analyse, reference_arm, reference_error
+from mbls.report.analysis import Analysis, analyze, reference_arm, reference_error
 from mbls.report.figures import FIGURE_FILE, figures_of
 from mbls.report.groups import Group, differing, groups_of
 from mbls.report.html import html_text
@@ -21,8 +21,8 @@ from mbls.report.text import csv_text, latex_text, markdown_text
 from mbls.report.views import (
     View,
     comparison_view,
+    reruns_sentence,
     reruns_view,
-    reruns_words,
     scope,
     section_view,
     selection_view,
@@ -34,7 +34,7 @@ from mbls.runtime.locks import LOCK, locked_folder
 __all__ = ["build_report"]
 
 MARK = "report.html"
-PATIENCE = 60.0  # seconds that another report is waited for
+PATIENCE = 60.0  # seconds to wait for another report that is being written
 
 
 def build_report(
@@ -50,22 +50,22 @@ def build_report(
 ) -> list[Analysis]:
     """Write a report over all runs in or below ``places``, and print its main tables.
 
-    The files of a report come into their folder together, in place of an earlier report's.
+    The files replace those of an earlier report together.
 
     Args:
         places: Run folders, or folders above them.
         output: Folder for ``report.html``, ``table.md``, ``table.tex``, ``table.csv`` and the
             figures as PNG and PDF.
         reference: Loss that the others are compared with.
-        tag: Which test of each run.
-        command: What was typed, for the report to say.
-        draws: Of patients, for the intervals.
-        captions: Whether figures hold their captions; without, ``report.html`` has them below.
-        pictures: Whether to show slices of the worst cases.
+        tag: The test of each run.
+        command: The command line, which is shown in the report.
+        draws: Bootstrap draws of patients for the intervals.
+        captions: If True, figures contain their captions; if False, ``report.html`` has them.
+        pictures: If True, show slices of the worst cases.
 
     Raises:
-        ReportError: There is nothing to report, or it cannot be written: ``output`` is not there
-            and cannot be made, holds something else, or another report is being written to it.
+        ReportError: There is nothing to report, or ``output`` cannot be written, contains other
+            files, or is being written by another report.
     """
     refuse_other_content(output)
     runs, left_out = find_runs(places, tag=tag)
@@ -75,7 +75,7 @@ def build_report(
     if reference is not None and not any(reference_arm(group, reference) for group in groups):
         names = dict.fromkeys(arm.name for group in groups for arm in group.arms)
         raise reference_error(list(names), reference)
-    analyses = [analyse(group, reference=reference, draws=draws) for group in groups]
+    analyses = [analyze(group, reference=reference, draws=draws) for group in groups]
     prefixes = [f"group{n}_" for n in range(1, 1 + len(groups))] if len(groups) > 1 else [""]
     draw = partial(figures_of, captions=captions, pictures=pictures)
     figures = [
@@ -83,7 +83,7 @@ def build_report(
         for prefix, analysis in zip(prefixes, analyses, strict=True)
     ]
     tables = [views_of(analysis) for analysis in analyses]
-    with _together(output) as incoming:
+    with _staging_folder(output) as incoming:
         views = list(itertools.chain(*tables))
         (incoming / "table.md").write_text(markdown_text(views))
         (incoming / "table.tex").write_text(latex_text(views))
@@ -97,26 +97,26 @@ def build_report(
 
 
 def refuse_other_content(output: Path) -> None:
-    """Raise ReportError where a folder holds something and no report, not even half of one."""
+    """Raise ReportError if a folder is not empty and does not contain a report."""
     if not output.exists():
         return
     if not output.is_dir():
         raise ReportError(f"{output} is a file. Choose a folder: --output FOLDER (make: OUTPUT=).")
     there = {path.name for path in output.iterdir()} - {LOCK}
-    half = any(name.endswith(f".{INCOMING}") for name in there)  # of one that was killed
-    if there and not half and not there & {MARK, "table.csv"}:
+    incomplete = any(name.endswith(f".{INCOMING}") for name in there)  # of a killed report
+    if there and not incomplete and not there & {MARK, "table.csv"}:
         raise ReportError(
-            f"{output} holds {len(there)} files or folders ({min(there)}, ...) and no report. "
+            f"{output} contains {len(there)} files or folders ({min(there)}, ...) but no report. "
             "Choose another: --output FOLDER (make: OUTPUT=FOLDER)."
         )
 
 
 @contextmanager
-def _together(output: Path) -> Iterator[Path]:
-    """Yield a place for the files of a report, which replace those of an earlier one at the end.
+def _staging_folder(output: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files replace those of an earlier report at the end.
 
     Raises:
-        ReportError: They cannot be written, or another process writes there.
+        ReportError: The files cannot be written, or another process has locked the folder.
     """
     try:
         with writing(output):
@@ -127,13 +127,13 @@ def _together(output: Path) -> Iterator[Path]:
             replace_files(output, mark=MARK) as incoming,
         ):
             yield incoming
-            for earlier in output.iterdir():  # it would pass for one of this report
+            for earlier in output.iterdir():  # figures that this report does not have
                 if FIGURE_FILE.fullmatch(earlier.name) and not (incoming / earlier.name).exists():
                     earlier.unlink()
     except (OutputError, RunFolderError) as error:
         reason = error.__cause__
         named = (
-            f"cannot be written to ({reason.strerror})"
+            f"cannot be written ({reason.strerror})"
             if isinstance(reason, OSError)
             else "is being written by another process"
         )
@@ -143,8 +143,8 @@ def _together(output: Path) -> Iterator[Path]:
 
 
 def _with_patients(groups: Sequence[Group]) -> tuple[list[Group], list[LeftOut]]:
-    """Return the groups that were tested on two patients at least, and the runs of the others."""
-    reason = "tested on one patient; intervals and tests are over patients and need two at least"
+    """Return the groups that were tested on at least two patients, and the runs of the others."""
+    reason = "tested on one patient; intervals and tests over patients need at least two"
     kept = [group for group in groups if len(set(group.first.patients)) > 1]
     lone = [group for group in groups if group not in kept]
     runs = [run for group in lone for arm in group.arms for run in arm.trainings]
@@ -167,7 +167,7 @@ def show(
     left_out: Sequence[LeftOut],
     output: Path,
 ) -> None:
-    """Print the leading tables, what limits them, what was left out, and where the files are."""
+    """Print the main tables, cautions, runs that were left out, and the path of the report."""
     console = Console()
 
     def print_once(text: str) -> None:
@@ -181,8 +181,8 @@ def show(
         shown = [view for view in views if view.lead]
         for table in (table for view in shown for table in screen_table(view)):
             console.print(table)
-        print_once(" ".join(dict.fromkeys(words for view in shown for words in view.legend)))
-        if text := reruns_words(analysis):
+        print_once(" ".join(dict.fromkeys(text for view in shown for text in view.legend)))
+        if text := reruns_sentence(analysis):
             print_once(text)
         for text in (*analysis.cautions, *analysis.group.notes):
             print_once(f"! {text}")

@@ -1,4 +1,4 @@
-"""The figures of a report, from the numbers of its tables and the runs' own files."""
+"""Figures of a report, from its tables and the files of the runs."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,19 @@ from mbls.evaluation.summary import row_means
 from mbls.metrics.catalog import shown_in
 from mbls.metrics.estimates import case_values
 from mbls.plots.case_spread import case_spread_figure
+from mbls.plots.labels import region_label
 from mbls.plots.multipliers import multiplier_lines, multipliers_figure
 from mbls.plots.side_by_side import side_by_side_figure
 from mbls.plots.style import remove_caption
 from mbls.plots.sweep import sweep_figure
 from mbls.plots.tradeoff import Point, tradeoff_figure
 from mbls.plots.truth import measured_figure
-from mbls.plots.words import region_words
 from mbls.plots.worst import worst_figure
 from mbls.plots.worst_cases import Picture, load_pictures
 from mbls.report.analysis import Analysis, Cell
 from mbls.report.groups import Arm
 from mbls.report.runs import Run
-from mbls.report.views import bins_words, scope
+from mbls.report.views import bins_label, scope
 
 __all__ = ["Drawn", "figures_of"]
 
@@ -36,20 +36,20 @@ FIGURE_FILE = re.compile(
     r"(group\d+_)?(dice_ece|reliability_(all|label)|cases|true_error|sweep_.+|multipliers_\d+"
     r"|worst_cases)\.(png|pdf)"
 )
-"""Names of the files of a report's figures."""
+"""File names of a report's figures."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, and what a reader who cannot see it is told.
+    """A figure with its heading and alternative text.
 
     Attributes:
-        name: Of its files.
+        name: Stem of its files.
         title: Heading.
-        alt: What it shows, in words.
+        alt: Alternative text.
         figure: The figure.
-        picture: Whether it is made of pixels rather than of lines.
-        caption: What is said below it, where the figure itself does not say it.
+        picture: True for pixels instead of lines.
+        caption: Text below it, if the figure has no caption of its own.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Drawn:
 
 
 def figures_of(analysis: Analysis, *, captions: bool = True, pictures: bool = True) -> list[Drawn]:
-    """Return the figures that a group's runs allow.
+    """Return the figures of a group.
 
     Args:
-        analysis: The group.
-        captions: Whether figures say in themselves what they show.
-        pictures: Whether to show the worst cases, which are slices of patients.
+        analysis: The analysis of the group.
+        captions: If True, figures contain their captions.
+        pictures: If True, include the worst cases, which are slices of patients.
     """
     makers: list[Callable[[Analysis], Iterator[Drawn]]] = [
         *(_tradeoff, _reliability, _cases, _measured, _sweeps, _multipliers),
@@ -83,9 +83,9 @@ def _tests(arm: Arm) -> list[Run]:
 
 
 def _about(analysis: Analysis, regions: Sequence[str], pooling: str, before: str = "") -> list[str]:
-    """Return a caption: of which data, and how computed."""
-    where = " and ".join(map(region_words, regions))
-    how = f"Protocol sound, {where}, {pooling}, {bins_words(analysis)}."
+    """Return a caption about the data and computation."""
+    where = " and ".join(map(region_label, regions))
+    how = f"Protocol sound, {where}, {pooling}, {bins_label(analysis)}."
     return [f"{scope(analysis)} {before}{how}"]
 
 
@@ -103,7 +103,7 @@ def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
         )
         for n in dice
     }
-    caption = _about(analysis, ["all"], "pooled, less the bias over patients")
+    caption = _about(analysis, ["all"], "pooled, bias over patients subtracted")
     figure = tradeoff_figure(points, caption=caption, label="ECE, all voxels, pooled")
     alt = "Dice against ECE: " + "; ".join(
         f"{n} Dice {dice[n].value:.3f}, ECE {error[n].value:.4f}" for n in dice
@@ -113,7 +113,7 @@ def _tradeoff(analysis: Analysis) -> Iterator[Drawn]:
 
 def _reliability(analysis: Analysis) -> Iterator[Drawn]:
     for region in SHOWN_REGIONS:
-        words = region_words(region)
+        label = region_label(region)
         tables = {
             arm.name: [
                 counted.bins.pool().table(region, counted.n_bins)[:, 0, 0]
@@ -123,8 +123,8 @@ def _reliability(analysis: Analysis) -> Iterator[Drawn]:
         }
         caption = _about(analysis, [region], "top label, pooled")
         figure = side_by_side_figure(tables, caption=caption)
-        alt = f"Reliability diagrams of {', '.join(tables)}, {words}: share of hits by confidence"
-        yield Drawn(f"reliability_{region}", f"Reliability, {words}", alt, figure)
+        alt = f"Reliability diagrams of {', '.join(tables)}, {label}: share of hits by confidence"
+        yield Drawn(f"reliability_{region}", f"Reliability, {label}", alt, figure)
 
 
 def _cases(analysis: Analysis) -> Iterator[Drawn]:
@@ -133,7 +133,7 @@ def _cases(analysis: Analysis) -> Iterator[Drawn]:
         for measure, by_seed in _case_table(arm).items():
             with np.errstate(invalid="ignore"):
                 values.setdefault(measure, {})[arm.name] = np.mean(by_seed, axis=0)
-    caption = _about(analysis, SHOWN_REGIONS, "per case", "Each case alone. ")
+    caption = _about(analysis, SHOWN_REGIONS, "per case", "Values of single cases. ")
     figure = case_spread_figure(values, caption=caption)
     alt = "Distribution over cases: " + "; ".join(
         f"{measure}, {name}: median {np.nanmedian(v):.3f}"
@@ -152,13 +152,13 @@ def _case_table(arm: Arm) -> dict[str, list[np.ndarray]]:
         found.setdefault("Dice", []).append(dice)
         for region in SHOWN_REGIONS:
             values = case_values(counted.bins, "ece", region=region, n_bins=counted.n_bins)
-            found.setdefault(f"ECE, {region_words(region)}", []).append(values)
+            found.setdefault(f"ECE, {region_label(region)}", []).append(values)
     return found
 
 
 def _measured(analysis: Analysis) -> Iterator[Drawn]:
     pairs = {
-        f"{m.label}, {region_words(region)}, pooled": (
+        f"{m.label}, {region_label(region)}, pooled": (
             f"{m.key}_corrected/{region}/pooled",
             f"true_{m.key}/{region}/pooled",
         )
@@ -170,16 +170,16 @@ def _measured(analysis: Analysis) -> Iterator[Drawn]:
     if not known:
         return
     values = {
-        words: {
+        label: {
             n: (_limits(analysis.cells[m][n]), _limits(analysis.cells[true][n]))
             for n in analysis.cells[m]
         }
-        for words, (m, true) in known.items()
+        for label, (m, true) in known.items()
     }
-    caption = _about(analysis, SHOWN_REGIONS, "pooled, less the bias over patients")
+    caption = _about(analysis, SHOWN_REGIONS, "pooled, bias over patients subtracted")
     alt = "Measured and true errors: " + "; ".join(
-        f"{words}, {n}: measured {m[0]:.4f}, true {t[0]:.4f}"
-        for words, by_loss in values.items()
+        f"{label}, {n}: measured {m[0]:.4f}, true {t[0]:.4f}"
+        for label, by_loss in values.items()
         for n, (m, t) in by_loss.items()
     )
     figure = measured_figure(values, caption=caption)
@@ -189,18 +189,18 @@ def _measured(analysis: Analysis) -> Iterator[Drawn]:
 def _sweeps(analysis: Analysis) -> Iterator[Drawn]:
     for setting, arms in swept(analysis).items():
         curves: dict[str, dict[str, list[Any]]] = {}
-        for key, words in SWEPT.items():
+        for key, label in SWEPT.items():
             for name, members in arms.items():
                 points = []
                 for arm in members:
                     cell = analysis.cells[key][arm.name]
                     points.append((float(arm.settings[setting]), *_limits(cell), cell.by_seed))
-                curves.setdefault(words, {})[name] = points
-        caption = _about(analysis, ["all"], "pooled, less the bias over patients")
+                curves.setdefault(label, {})[name] = points
+        caption = _about(analysis, ["all"], "pooled, bias over patients subtracted")
         figure = sweep_figure(curves, setting=setting, caption=caption)
         alt = f"Dice, ECE and NLL over {setting}: " + "; ".join(
-            f"{setting} {point[0]:g} of {name}: {words} {point[1]:.4f}"
-            for words, by_loss in curves.items()
+            f"{setting} {point[0]:g} of {name}: {label} {point[1]:.4f}"
+            for label, by_loss in curves.items()
             for name, points in by_loss.items()
             for point in sorted(points)
         )
@@ -208,7 +208,7 @@ def _sweeps(analysis: Analysis) -> Iterator[Drawn]:
 
 
 def swept(analysis: Analysis) -> dict[str, dict[str, list[Arm]]]:
-    """Return, by setting and the loss with its other settings, the arms over its values."""
+    """Return the arms over the values of each swept setting: ``{setting: {loss: arms}}``."""
     found: dict[str, dict[str, list[Arm]]] = {}
     for arm in analysis.group.arms:
         for setting, value in arm.settings.items():
@@ -216,8 +216,8 @@ def swept(analysis: Analysis) -> dict[str, dict[str, list[Arm]]]:
                 rest = " ".join(f"{k}={v}" for k, v in arm.settings.items() if k != setting)
                 network = str(arm.runs[0].card["network"])
                 several = len({a.runs[0].card["network"] for a in analysis.group.arms}) > 1
-                words = [*([network] if several else []), arm.loss, *([rest] if rest else [])]
-                found.setdefault(setting, {}).setdefault(" ".join(words), []).append(arm)
+                parts = [*([network] if several else []), arm.loss, *([rest] if rest else [])]
+                found.setdefault(setting, {}).setdefault(" ".join(parts), []).append(arm)
     kept = {s: {n: arms for n, arms in by.items() if len(arms) > 1} for s, by in found.items()}
     return {setting: by for setting, by in kept.items() if by}
 
@@ -258,7 +258,7 @@ def _worst(analysis: Analysis) -> Iterator[Drawn]:
 
 
 def worst_picture(arm: Arm) -> tuple[Run, Picture] | None:
-    """Return the case of lowest Dice among an arm's runs that kept pictures."""
+    """Return the case with the lowest Dice among an arm's runs with pictures, or None."""
     found = [
         (run, picture)
         for run in arm.trainings

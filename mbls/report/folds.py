@@ -1,8 +1,8 @@
-"""Trainings of one loss and seed that differ in the fold alone, as one training.
+"""Merge the folds of one loss and seed into one training.
 
-Where every fold tested the same cases, a value is the mean over folds; where each tested patients
-of its own, the patients are pooled. Folds share training patients, so they are no further
-trainings.
+If all folds were tested on the same cases, a value is the mean over folds; if each was tested on
+different patients, the patients are pooled. Folds share training patients, so they are not
+independent trainings.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ def with_folds_merged(
     facts: Callable[[Run], Mapping[str, Any]],
     key: Callable[[Run], str],
 ) -> tuple[list[Run], list[LeftOut]]:
-    """Return the runs with a single one for the folds of each loss and seed, and those left out.
+    """Return the runs with the folds of each loss and seed merged, and the runs left out.
 
-    Folds stay apart where there is one alone, where no seed of any loss has all of them on the same
-    data, or where their test patients are neither the same nor all different. A fold's data are
-    those of most runs, of the last where they tie; a run on others does not count, nor one whose
-    settings, seed and fold a later one repeats.
+    Folds are not merged if there is only one, if no seed of any loss has all of them on the same
+    data, or if their test patients are neither equal nor disjoint. A fold's data are those of most
+    of its runs (the last in a tie). Runs on other data are left out, as are runs whose settings,
+    seed and fold a later one repeats.
 
     Args:
-        runs: Of any data.
-        facts: What must be equal for two runs to share a table.
-        key: What tells apart runs of one seed that must not be merged: network, loss, settings.
+        runs: Runs on any data.
+        facts: Returns the facts that must be equal for two runs to share a table.
+        key: Returns a key of network, loss and settings; only runs with equal keys are merged.
     """
     merged: list[Run] = [run for run in runs if run.card.get("fold") is None]
     families: dict[str, list[Run]] = {}
@@ -66,8 +66,8 @@ def _merge(
         return members, []
     counted = [run for parts in whole for run in parts]
     reason = (
-        f"fold {{}} of {', '.join(map(str, usual))}: a seed counts where all folds were tested, "
-        "once each, on the same data for every loss"
+        f"fold {{}} of {', '.join(map(str, usual))}: a seed counts only if all folds were tested "
+        "once, on the same data for every loss"
     )
     out = [run for run in members if not any(run is one for one in counted)]
     return (
@@ -77,7 +77,7 @@ def _merge(
 
 
 def _usual_data(members: Sequence[Run]) -> dict[int, Run]:
-    """Return of each fold, in their order, the last run on the data that most of its runs have."""
+    """Return, for each fold in order, the last run on the data that most of its runs have."""
     by_fold: dict[int, list[Run]] = {}
     for run in members:
         by_fold.setdefault(int(run.card["fold"]), []).append(run)
@@ -88,13 +88,13 @@ def _usual_data(members: Sequence[Run]) -> dict[int, Run]:
 
 
 def _alike(run: Run, other: Run) -> bool:
-    """Return True if two runs of a fold were trained and tested on the same cases."""
+    """Return True if two runs of a fold have the same data and test cases."""
     key = "data_fingerprint"
     return run.cases == other.cases and run.meta.get(key) == other.meta.get(key)
 
 
 def _kind(parts: Sequence[Run]) -> str | None:
-    """Return how folds come together: the mean of them, or their patients pooled."""
+    """Return how to merge folds: ``"mean"``, ``"pooled"``, or None if they cannot be merged."""
     if all(part.cases == parts[0].cases for part in parts):
         return "mean"
     patients = [patient for part in parts for patient in set(part.patients)]
@@ -103,14 +103,14 @@ def _kind(parts: Sequence[Run]) -> str | None:
 
 def _merged(parts: Sequence[Run], kind: str) -> Run:
     names = ", ".join(str(part.card["fold"]) for part in parts)
-    words = f"mean of folds {names}" if kind == "mean" else f"folds {names}, patients pooled"
+    label = f"mean of folds {names}" if kind == "mean" else f"folds {names}, patients pooled"
     first, pooled = parts[0], kind == "pooled"
     prints = "".join(str(part.meta.get("data_fingerprint")) for part in parts)
     meta = first.meta | {"data_fingerprint": hashlib.sha256(prints.encode()).hexdigest()}
     return replace(
         first,
-        card=first.card | {"fold": words},
-        config=_with_fold(first.config, words),
+        card=first.card | {"fold": label},
+        config=_with_fold(first.config, label),
         metrics=first.metrics | {"meta": meta},
         cases=tuple(c for p in parts for c in p.cases) if pooled else first.cases,
         patients=tuple(q for p in parts for q in p.patients) if pooled else first.patients,
@@ -122,8 +122,8 @@ def _merged(parts: Sequence[Run], kind: str) -> Run:
     )
 
 
-def _with_fold(config: Mapping[str, Any], words: str) -> dict[str, Any]:
-    """Return a configuration whose fold is that of the merged run."""
+def _with_fold(config: Mapping[str, Any], fold: str) -> dict[str, Any]:
+    """Return a configuration with another fold."""
     data = config.get("data") or {}
-    settings = (data.get("init_args") or {}) | {"fold": words}
+    settings = (data.get("init_args") or {}) | {"fold": fold}
     return dict(config) | {"data": data | {"init_args": settings}}

@@ -1,4 +1,4 @@
-"""Which runs may share a table, and which of them are the same loss with another seed."""
+"""Group runs into comparable tests, and into arms that differ only in their seed."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbls.config.identity import RUNTIME_ONLY, added_callbacks, is_below
-from mbls.plots.words import data_words, origin_words
+from mbls.plots.labels import data_label, origin_label
 from mbls.report.folds import FOLD, with_folds_merged
-from mbls.report.runs import LeftOut, Run, natural
+from mbls.report.runs import LeftOut, Run, natural_key
 
 __all__ = ["Arm", "Group", "groups_of"]
 
@@ -17,19 +17,19 @@ FAMILY = (
     *("model.grid", "model.mirror", "model.n_bins", "model.overlap", "model.window"),
     *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
 )
-"""Settings that a report states in other ways."""
+"""Settings that a report shows in other ways."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-        name: Loss as ``LOSS=`` takes it, with the settings that were stated and those that tell it
-            from others of its name, e.g. ``mbls:margin=3``.
+        name: Loss in the form of ``LOSS=``, with the settings that were given and those that
+            distinguish it, e.g. ``mbls:margin=3``.
         loss: Name of the loss's file.
-        settings: What tells it from other arms of its network and loss.
-        runs: One a seed.
+        settings: Settings that distinguish it from other arms with its network and loss.
+        runs: One run per seed.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Arm:
 
     @property
     def trainings(self) -> list[Run]:
-        """The runs on disk: of each seed one, or one a fold."""
+        """The runs on disk: one per seed, or one per seed and fold."""
         return [training for run in self.runs for training in run.trainings]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared: tested alike, on the same cases of the same data.
+    """Comparable runs: tested in the same way on the same cases.
 
     Attributes:
-        facts: What they share, by the words shown.
-        arms: By loss.
-        notes: What differs between them beside the loss.
+        facts: The facts that they share, by display name.
+        arms: The arms.
+        notes: Differences between them other than the loss.
     """
 
     facts: dict[str, Any]
@@ -64,17 +64,17 @@ class Group:
 
     @property
     def first(self) -> Run:
-        """Any run, for what all share."""
+        """A run, for facts that all share."""
         return self.arms[0].runs[0]
 
     @property
     def data(self) -> str:
-        """The dataset, and whether it is real."""
-        return data_words(self.first.meta)
+        """The dataset and its origin."""
+        return data_label(self.first.meta)
 
 
 def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
-    """Return the runs in groups that may be compared, the largest first, and repeated ones."""
+    """Return groups of comparable runs, the largest first, and the runs left out."""
     single, repeated = _without_repeats(runs)
     kept, incomplete = with_folds_merged(single, facts=comparable, key=_training)
     repeated += incomplete
@@ -90,11 +90,11 @@ def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
 
 
 def comparable(run: Run) -> dict[str, Any]:
-    """Return the facts that must be equal for two runs to share a table, by the words shown."""
+    """Return the facts that must be equal for two runs to share a table, by display name."""
     meta = run.meta
     return {
         "dataset": meta["dataset"],
-        "origin": origin_words(meta),
+        "origin": origin_label(meta),
         "data fingerprint": str(meta.get("data_fingerprint"))[:12],
         "fold": run.card.get("fold"),
         "test cases": f"{len(run.cases)} cases of {len(set(run.patients))} patients",
@@ -109,7 +109,7 @@ def comparable(run: Run) -> dict[str, Any]:
 
 
 def differing(one: Group, other: Group) -> list[str]:
-    """Return why two groups must not be compared, a few words a fact."""
+    """Return the facts in which two groups differ."""
     return [
         f"{name} {other.facts[name]}, not {value}"
         for name, value in one.facts.items()
@@ -132,18 +132,18 @@ def _loss_name(run: Run) -> str:
 
 
 def _training(run: Run) -> str:
-    """Return what two runs share that differ in seed and fold alone."""
+    """Return a key that is equal for runs that differ only in seed and fold."""
     settings = {name: v for name, v in _settings(run).items() if name != FOLD}
     return str((_family(run), sorted(settings.items())))
 
 
 def _family(run: Run) -> tuple[str, str]:
-    """Return network and loss, by their files' names."""
+    """Return the names of network and loss."""
     return str(run.card["network"]), _loss_name(run)
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Return all settings that can change a number."""
+    """Return all settings that affect results."""
     return {
         name: value
         for name, value in flat_settings(run.config)
@@ -156,41 +156,41 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _varying(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of settings that are not the same everywhere.
+    """Return the names of the settings that differ.
 
-    One of which some configurations say nothing, as those of an earlier version, is none of them;
-    but ``base: null`` and a ``base`` with settings of its own differ.
+    A setting that is missing in some configurations (of an earlier version) does not count; but
+    ``base: null`` and a ``base`` with settings differ.
     """
     names = dict.fromkeys(name for settings in all_settings for name in settings)
     return [
         n
         for n in names
         if len({str(s[n]) for s in all_settings if n in s}) > 1
-        or any(n not in s and _says_otherwise(s, n) for s in all_settings)
+        or any(n not in s and _has_above_or_below(s, n) for s in all_settings)
     ]
 
 
-def _says_otherwise(settings: Mapping[str, Any], name: str) -> bool:
-    """Return True if settings give a value above or below a name."""
+def _has_above_or_below(settings: Mapping[str, Any], name: str) -> bool:
+    """Return True if settings have a value above or below a dotted name."""
     return any(n.startswith(f"{name}.") or name.startswith(f"{n}.") for n in settings)
 
 
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
-    """Return the runs without those that repeat another's settings and seed; the last one stays."""
+    """Return the runs without repetitions of the same settings and seed; the last one is kept."""
     last: dict[str, Run] = {}
     out = []
     for run in runs:
         settings = sorted(_settings(run).items(), key=lambda pair: pair[0])
         key = str((_family(run), run.seed, settings, comparable(run)))
         if earlier := last.get(key):
-            reason = f"same settings and seed as {run.folder}: no further sample of a training"
+            reason = f"same settings and seed as {run.folder}: not an independent training"
             out.append(LeftOut(earlier.folder, reason))
         last[key] = run
     return list(last.values()), out
 
 
 def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
-    """Return the arms, with one run a seed each, and what is left out for that; the last stays."""
+    """Return the arms with one run per seed (the last one), and the runs left out."""
     several = len({run.card["network"] for run in runs}) > 1
     families: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -211,13 +211,13 @@ def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
             arms.append(Arm(f"{network} {name}" if several else name, loss, own, tuple(chosen)))
             for run in (members[p] for p in places):
                 if (kept := by_seed[run.seed]) is not run:
-                    reason = f"same seed as {kept.folder}, and no setting that both state differs"
+                    reason = f"same seed as {kept.folder}, and no common setting differs"
                     out.append(LeftOut(run.folder, reason))
-    return tuple(sorted(arms, key=lambda arm: natural_name(arm.name))), out
+    return tuple(sorted(arms, key=lambda arm: natural_key(arm.name))), out
 
 
 def _arm_name(loss: str, varying: Mapping[str, Any], run: Run) -> str:
-    """Return a loss as ``LOSS=`` takes it, with what was stated there and what differs from others.
+    """Return a loss in the form of ``LOSS=``, with its given and its varying settings.
 
     Example:
         >>> from types import SimpleNamespace
@@ -225,8 +225,8 @@ def _arm_name(loss: str, varying: Mapping[str, Any], run: Run) -> str:
         >>> _arm_name("mbls", {"model.loss.init_args.alpha": 0.1, "preset": "quick"}, run)
         'mbls:margin=8,alpha=0.1 preset=quick'
     """
-    stated = str(run.card["loss"]).split(",")[1:]
-    settings = dict(pair.split("=", 1) for pair in stated if "=" in pair)
+    given = str(run.card["loss"]).split(",")[1:]
+    settings = dict(pair.split("=", 1) for pair in given if "=" in pair)
     others = []
     for name, value in varying.items():
         key = _short(name, list(varying))
@@ -234,21 +234,21 @@ def _arm_name(loss: str, varying: Mapping[str, Any], run: Run) -> str:
             settings[key] = _value(value)
         else:
             others.append(f"{key}={_value(value)}")
-    words = ",".join(f"{key}={value}" for key, value in settings.items())
-    return " ".join([f"{loss}:{words}" if words else loss, *others])
+    own = ",".join(f"{key}={value}" for key, value in settings.items())
+    return " ".join([f"{loss}:{own}" if own else loss, *others])
 
 
 def _fold_note(run: Run) -> list[str]:
-    """Return how the folds come together, where there are any."""
+    """Return a note on how the folds were merged, if there are any."""
     fold = run.card.get("fold")
     if fold is None:
         return []
     if not run.folds:
-        return [f"Fold {fold} alone: each fold is a group of its own, nothing is averaged."]
+        return [f"Only fold {fold}: each fold is a separate group; nothing is averaged."]
     how = (
-        "Patients are pooled over folds, each tested by the network that was not trained on it."
+        "Patients are pooled over folds; each was tested by the network not trained on it."
         if run.pooled
-        else "The value of a seed is the mean over its folds, which tested the same cases."
+        else "The value of a seed is the mean over its folds, tested on the same cases."
     )
     return [f"{how} Folds share training patients, so the folds of a seed count as one training."]
 
@@ -257,19 +257,14 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def natural_name(name: str) -> Any:
-    """Return a key that sorts names with numbers by the numbers."""
-    return natural(name)  # type: ignore[arg-type]
-
-
 def _short(name: str, among: Sequence[str]) -> str:
-    """Return the last word of a dotted name where that is clear, else the name."""
+    """Return the last part of a dotted name if it is unique, else the whole name."""
     last = name.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else name
 
 
 def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return what differs between the runs that is neither loss nor network nor seed."""
+    """Return notes on differences between the runs other than loss, network and seed."""
     notes = []
     notes += _fold_note(runs[0])
     training = [
@@ -282,12 +277,12 @@ def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
             values.setdefault(str(settings.get(name)), {})[_loss_name(run)] = None
         named = "; ".join(f"{value} for {', '.join(losses)}" for value, losses in values.items())
         notes.append(f"Trainings differ in {name}: {named}.")
-    for key, word in (("commit", "commits of mbls"), ("versions", "versions of packages")):
+    for key, label in (("commit", "commits of mbls"), ("versions", "sets of package versions")):
         if (number := len({str(t.card.get(key)) for run in runs for t in run.trainings})) > 1:
-            notes.append(f"The runs come from {number} {word}; the table of runs has them.")
+            notes.append(f"The runs come from {number} {label}; see the table of runs.")
     if adapted := sorted({_loss_name(r) for r in runs if r.card.get("adapts_on") == "val"}):
         notes.append(
-            f"{', '.join(adapted)} adapted to the validation cases, which also chose the "
-            "checkpoint; others saw them for that choice alone."
+            f"{', '.join(adapted)} adapted to the validation cases, which also selected the "
+            "checkpoint; other losses used them only for selection."
         )
     return tuple(notes)

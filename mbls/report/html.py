@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing beside it: no network, no other file."""
+"""A report as a single, self-contained HTML file."""
 
 import base64
 import io
@@ -19,12 +19,12 @@ from mbls.report.analysis import Analysis
 from mbls.report.figures import Drawn
 from mbls.report.groups import differing
 from mbls.report.runs import LeftOut
-from mbls.report.text import written
+from mbls.report.text import format_view
 from mbls.report.views import View, runs_view, scope
 
 __all__ = ["html_text"]
 
-PAPER, INK = "#14181d", "#e6e8eb"  # of the page where it is dark
+PAPER, INK = "#14181d", "#e6e8eb"  # colors of the dark mode
 
 
 def html_text(
@@ -38,11 +38,11 @@ def html_text(
     """Return the page.
 
     Args:
-        analyses: One a group of comparable runs.
+        analyses: One analysis per group of comparable runs.
         views: Tables of each group.
         figures: Figures of each group.
-        left_out: Runs that no table holds.
-        command: What was run to make the report.
+        left_out: Runs that are not in any table.
+        command: The command line that made the report.
     """
     environment = Environment(
         loader=PackageLoader("mbls.report", "."), autoescape=select_autoescape(default=True),
@@ -73,7 +73,7 @@ def _group(
     views: Sequence[View],
     figures: Sequence[Drawn],
 ) -> dict[str, Any]:
-    """Return what the template shows of one group."""
+    """Return the template's variables of one group."""
     anchors = {a.name: f"runs-{number}-{k}" for k, a in enumerate(analysis.group.arms)}
     items = [
         *(_table(view, anchors) for view in views if view.lead),
@@ -96,9 +96,9 @@ def _group(
 
 
 def _table(view: View, anchors: Mapping[str, str], *, targets: bool = False) -> dict[str, Any]:
-    """Return a table as HTML; its rows link to the runs of their loss, or are what is linked to."""
+    """Return a table as HTML; rows link to their loss in the table of runs (the ``targets``)."""
     every = range(view.frame.shape[1])
-    frame = written(view, escape, "<strong>{}</strong>", "{}<small>{}</small>", every)
+    frame = format_view(view, escape, "<strong>{}</strong>", "{}<small>{}</small>", every)
     frame.columns = [re.sub(" (?=[↑↓])", "&nbsp;", name) for name in frame.columns]
     left, first = dict(anchors), []
     for plain, cell in zip(view.frame.iloc[:, 0], frame.iloc[:, 0], strict=True):
@@ -112,7 +112,7 @@ def _table(view: View, anchors: Mapping[str, str], *, targets: bool = False) -> 
     rows = frame.iloc[:, 1:].set_axis(first).rename_axis(columns=frame.columns[0])
     caption = f"<span>{escape(view.caption)}</span>"
     table = rows.style.set_caption(caption).to_html(exclude_styles=True)
-    return {"title": view.title, "table": Markup(table), "legend": view.legend, "words": targets}
+    return {"title": view.title, "table": Markup(table), "legend": view.legend, "prose": targets}
 
 
 def _figure(drawn: Drawn) -> dict[str, Any]:
@@ -122,15 +122,15 @@ def _figure(drawn: Drawn) -> dict[str, Any]:
         "alt": drawn.alt,
         "caption": f"{drawn.caption} Files: {drawn.name}.png, {drawn.name}.pdf".strip(),
         "width": f"{60 * drawn.figure.get_figwidth() / INCHES:.0f}rem",
-        "source": data_address(drawn),
-        "dark": data_address(drawn, dark=True) if drawn.picture else None,
+        "source": data_uri(drawn),
+        "dark": data_uri(drawn, dark=True) if drawn.picture else None,
     }
 
 
-def data_address(drawn: Drawn, *, dark: bool = False) -> str:
-    """Return a figure as an address that holds it: lines as SVG, pixels as PNG.
+def data_uri(drawn: Drawn, *, dark: bool = False) -> str:
+    """Return a figure as a data URI: lines as SVG, pixels as PNG.
 
-    The page turns the colors of lines around where it is dark; of pixels it needs another figure.
+    In dark mode, the page inverts the colors of an SVG, but needs a second PNG.
     """
     if dark:
         _darken(drawn.figure)
@@ -145,7 +145,7 @@ def data_address(drawn: Drawn, *, dark: bool = False) -> str:
 
 
 def _darken(figure: Figure) -> None:
-    """Let a figure's words stand out from a dark page, and its images be as they are."""
+    """Set a figure's text and axes to light colors; images are not changed."""
     figure.set_facecolor(PAPER)
     for text in figure.findobj(Text):
         text.set_color(INK)

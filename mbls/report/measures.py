@@ -1,8 +1,7 @@
-"""The numbers a report shows, and their values over draws of patients.
+"""Measures of a report, and their values over draws of patients.
 
-A number's value in any draw of patients comes from the sums of ``bins.npz``; drawn are all
-patients (the value itself), all but one (jackknife), each alone (whether it has a value), and as
-many with replacement (bootstrap).
+Values are computed from the counts of ``bins.npz`` for these draws: all patients (the value),
+all but one (jackknife), each alone (to see if it has a value), and with replacement (bootstrap).
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from mbls.metrics.bootstrap import drawn_values, mean_of_draws, patient_weights
 from mbls.metrics.catalog import find_metric, shown_in
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import Pooling
-from mbls.plots.words import POOLING_WORDS, region_words
+from mbls.plots.labels import POOLING_LABELS, region_label
 from mbls.report.runs import Run
 
 __all__ = ["Measure", "Section", "patient_draws", "sample", "sections_of"]
@@ -27,7 +26,7 @@ CALIBRATED: tuple[tuple[str, Pooling], ...] = (
     *(("all", "pooled"), ("label", "per_case"), ("all", "per_case"), ("label", "pooled")),
     *(("union", "pooled"), ("union", "per_case"), ("boundary", "pooled"), ("boundary", "per_case")),
 )
-"""Regions and poolings of the calibration tables, in order; the first two are on the screen."""
+"""Regions and poolings of the calibration tables, in order; the first two are on screen."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class Measure:
     """One column of a table.
 
     Attributes:
-        key: Its name in ``table.csv``.
-        label: Its heading.
-        metric: Name of the estimator, or of the overlap and structure.
-        better: Which values are better; None where neither is.
-        digits: Decimals shown.
-        corrected: Whether its bias over patients is taken off.
+        key: Name in ``table.csv``.
+        label: Heading.
+        metric: Name of the metric, or of overlap and structure.
+        better: Which values are better, or None.
+        digits: Number of decimals.
+        corrected: If True, the bias over patients is subtracted.
     """
 
     key: str
@@ -53,15 +52,15 @@ class Measure:
 
 @dataclass(frozen=True)
 class Section:
-    """Columns that are computed alike.
+    """A table of measures with the same protocol, region and pooling.
 
     Attributes:
-        title: What they are.
+        title: Title.
         kind: ``"overlap"``, ``"sound"``, or the name of a published protocol.
-        region: Which voxels; empty for overlaps.
-        pooling: How cases come together.
+        region: Region of the voxels; empty for overlaps.
+        pooling: How cases are pooled.
         measures: The columns.
-        lead: Whether it is printed on the screen.
+        lead: If True, it is printed on screen.
     """
 
     title: str
@@ -73,7 +72,7 @@ class Section:
 
 
 def sections_of(run: Run) -> list[Section]:
-    """Return the tables that a run's test can fill."""
+    """Return the tables for which a run's test has values."""
     meta, metrics = run.meta, run.metrics
     known = "true_ece" in metrics["sound"]["all"]["pooled"]
     sections = [_overlap(metrics, meta)]
@@ -114,7 +113,7 @@ def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
         for m in chosen
         if known and m.true
     ]
-    title = f"Calibration, {region_words(region)}, {POOLING_WORDS[pooling]}"
+    title = f"Calibration, {region_label(region)}, {POOLING_LABELS[pooling]}"
     return Section(title, "sound", region, pooling, tuple(measures), lead)
 
 
@@ -129,7 +128,7 @@ def _published(name: str) -> Section:
 
 
 def shared_sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
-    """Return the tables that the tests of all runs can fill, and a sentence on what some lack."""
+    """Return the tables for which all runs have values, and a note on what some lack."""
     each = [{s.title: s for s in sections_of(run)} for run in runs]
     shared, lacking = [], {}
     for title in dict.fromkeys(title for found in each for title in found):
@@ -145,15 +144,16 @@ def shared_sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
         return shared, []
     named = ", ".join(f"{key} ({number})" for key, number in lacking.items())
     return shared, [
-        f"Left out, since runs were tested without them (how many of {len(runs)}) or with another "
-        f"tolerance of NSD: {named}. Test them alike with mbls evaluate RUN."
+        f"Left out, since some of {len(runs)} runs (number in parentheses) were tested without "
+        f"them or with another NSD tolerance: {named}. Test all in the same way with mbls "
+        "evaluate RUN."
     ]
 
 
 def patient_draws(patients: Sequence[str], *, draws: int) -> np.ndarray:
     """Return weights of the cases, ``(1 + 2P + draws, cases)``.
 
-    All patients, all but one, each alone, drawn.
+    In order: all patients, all but one, each alone, bootstrap draws.
     """
     names = sorted(set(patients))
     belongs = np.array([[p == name for p in patients] for name in names])
@@ -162,12 +162,12 @@ def patient_draws(patients: Sequence[str], *, draws: int) -> np.ndarray:
 
 
 def sample(run: Run, sections: Sequence[Section], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each measure's values in each draw, ``(draws,)``, by the measure's key.
+    """Return each measure's values for each draw, ``{key: (draws,)}``.
 
     Args:
-        run: Whose ``bins.npz`` is read; of folds that tested the same cases the mean is returned.
-        sections: What to compute.
-        weights: Of :func:`patient_draws`.
+        run: The run; for folds that were tested on the same cases, the mean over folds.
+        sections: The measures.
+        weights: Weights of :func:`patient_draws`.
     """
     each = [_sample(test, sections, weights) for test in run.tests]
     return {key: np.mean([values[key] for values in each], axis=0) for key in each[0]}

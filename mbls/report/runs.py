@@ -1,6 +1,6 @@
-"""Runs on disk: which there are, which count, and why others are left out.
+"""Find and read finished runs, and explain why others are left out.
 
-Reads JSON, CSV, YAML and ``bins.npz``, which holds no pickle.
+Reads JSON, CSV, YAML and ``bins.npz``, never a pickle.
 """
 
 import json
@@ -29,19 +29,19 @@ class Run:
 
     Attributes:
         folder: The run folder.
-        tag: Which of its tests, a folder below ``test/``.
+        tag: The test, a folder below ``test/``.
         card: Content of ``run.json``.
         config: Content of ``config.yaml``.
         metrics: Content of the test's ``metrics.json``.
-        epochs: Rows of ``metrics.csv``; none where it is missing or damaged.
+        epochs: Rows of ``metrics.csv``; empty if it is missing or damaged.
         cases: Name of each test case.
         patients: Patient of each test case.
-        pictured: Whether pictures of its worst cases can be read.
-        by_rule: Overlap and errors of the tests of the checkpoints that rules of selection chose.
-        damaged: Files beside the test that cannot be read.
-        folds: Runs of its folds, where it stands for them; folder, settings and metrics are then
-            the first's, and epochs, pictures and tests by rule in :attr:`trainings` alone.
-        pooled: Whether each fold tested patients of its own, so that they come together.
+        pictured: True if pictures of its worst cases can be read.
+        by_rule: Test results of the checkpoints that each selection rule chose.
+        damaged: Optional files that cannot be read.
+        folds: The runs of a merged run; folder, settings and metrics are then those of the first,
+            and epochs, pictures and tests by rule are only in :attr:`trainings`.
+        pooled: True if the patients of the folds are disjoint and pooled.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the test says of itself."""
+        """Description of the test."""
         return dict(self.metrics["meta"])
 
     @property
@@ -75,37 +75,37 @@ class Run:
 
     @property
     def trainings(self) -> "tuple[Run, ...]":
-        """The runs on disk that it stands for."""
+        """The runs on disk: the folds of a merged run, or the run itself."""
         return self.folds or (self,)
 
     @property
     def tests(self) -> "tuple[Run, ...]":
-        """The runs of whose tests its values are means: folds that tested the same cases."""
+        """The runs whose values are averaged: folds that were tested on the same cases."""
         return self.folds if self.folds and not self.pooled else (self,)
 
     def counted(self) -> TestRun:
-        """Return what its test counted, the content of ``bins.npz``.
+        """Return the counts of its test, the content of ``bins.npz``.
 
-        Of folds that tested patients of their own, all cases one after the other.
+        The cases of pooled folds are concatenated.
 
         Raises:
-            ValueError: It stands for folds that tested the same cases: see :attr:`tests`.
+            ValueError: The folds were tested on the same cases; use :attr:`tests`.
         """
         if self.pooled:
             return _joined([fold.counted() for fold in self.folds])
         if self.folds:
-            raise ValueError(f"{self.folder} stands for several tests of its cases; read .tests.")
+            raise ValueError(f"{self.folder} has several tests of the same cases; use .tests.")
         return TestRun.load(self.test / "bins.npz")
 
 
 @dataclass(frozen=True)
 class RuleTest:
-    """What a test of the checkpoint of a rule says.
+    """Test results of the checkpoint that a selection rule chose.
 
     Attributes:
         dice: Mean of the foreground structures.
-        nll: Over all voxels, pooled.
-        ece: Over all voxels, pooled, not corrected.
+        nll: NLL over all voxels, pooled.
+        ece: ECE over all voxels, pooled, not corrected.
     """
 
     dice: float
@@ -115,11 +115,11 @@ class RuleTest:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that no table holds, or a file of a run that nothing shows.
+    """A run that is not in any table, or a file that could not be read.
 
     Attributes:
         folder: The run folder, or the file.
-        reason: Why, and what would change it.
+        reason: The reason, and how to change it.
     """
 
     folder: Path
@@ -131,18 +131,20 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
 
     Args:
         places: Run folders, or folders above them.
-        tag: Which test to read.
+        tag: The test to read.
 
     Raises:
-        ReportError: A folder is not there, or none holds a run that is finished and tested.
+        ReportError: A folder does not exist, or none contains a finished and tested run.
     """
     folders: dict[Path, None] = {}
     seen: set[tuple[int, int]] = set()
     for place in places:
         if not place.is_dir():
-            raise ReportError(f"{place} is no folder. RUNS are run folders or folders above them.")
+            raise ReportError(
+                f"{place} is not a folder. RUNS must be run folders or folders above them."
+            )
         folders |= dict.fromkeys(run_folders(place, seen))
-    found = [_read(folder, tag) for folder in sorted(folders, key=natural)]
+    found = [_read(folder, tag) for folder in sorted(folders, key=natural_key)]
     runs = [one for one in found if isinstance(one, Run)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     left_out += [one for run in runs for one in run.damaged]
@@ -156,15 +158,15 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
 
 
 def run_folders(place: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield the run folders in or below a folder, symlinks followed, each folder once.
+    """Yield each run folder in or below a folder once, following symlinks.
 
     Args:
-        place: Where to look.
-        seen: Device and inode of the folders that were looked into, here and before; extended.
+        place: The folder.
+        seen: Device and inode of the visited folders; updated in place.
     """
     for folder, below, files in os.walk(place, followlinks=True):
         status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # by another way, or a loop of symlinks
+        if (status.st_dev, status.st_ino) in seen:  # another path to it, or a symlink loop
             below.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -173,17 +175,17 @@ def run_folders(place: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             yield Path(folder)
 
 
-def natural(path: Path) -> list[tuple[int, float, str]]:
+def natural_key(path: Path | str) -> list[tuple[int, float, str]]:
     """Return a key that sorts ``margin=5`` before ``margin=10``."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
     return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
 
 
 def _read(folder: Path, tag: str) -> Run | LeftOut:
-    """Read a run folder, or return what is wrong with it."""
+    """Read a run folder; return LeftOut if it cannot be used."""
     test = folder / "test" / tag
     if not (folder / "run.json").is_file():
-        return LeftOut(folder, "no run.json: its training never began")
+        return LeftOut(folder, "no run.json: training did not start")
     try:
         card = json.loads((folder / "run.json").read_text())
         config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -196,18 +198,18 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
         counted = TestRun.load(test / "bins.npz")
         run = Run(
             folder, tag, card, config, metrics, cases=tuple(counted.cases),
-            patients=tuple(counted.patients), **_beside(folder, tag, config),
+            patients=tuple(counted.patients), **_read_optional(folder, tag, config),
         )  # fmt: skip
         if counted.meta != {k: run.meta[k] for k in counted.meta}:
             return LeftOut(folder, f"test/{tag}: metrics.json and bins.npz are of different tests")
         int(card["seed"]), config["model"]["loss"], run.meta["n_bins"]
-    except Exception as error:  # whatever a broken file raises
+    except Exception as error:  # damaged files raise many kinds of errors
         return LeftOut(folder, _unreadable(error))
     return run
 
 
 def _joined(parts: Sequence[TestRun]) -> TestRun:
-    """Return several tests as one test of all their cases."""
+    """Return one test with the cases of several."""
     first = parts[0]
     known = [part.bins.truth for part in parts if part.bins.truth is not None]
     bins = replace(
@@ -228,8 +230,8 @@ def _joined(parts: Sequence[TestRun]) -> TestRun:
     )
 
 
-def _beside(folder: Path, tag: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what lies beside a test's numbers; damage there keeps no run out of tables."""
+def _read_optional(folder: Path, tag: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the optional files of a run; a damaged one does not exclude the run."""
     damaged: list[LeftOut] = []
 
     def read(name: str, reader: Callable[[Path], Any], consequence: str) -> Any:
@@ -237,7 +239,7 @@ def _beside(folder: Path, tag: str, config: Mapping[str, Any]) -> dict[str, Any]
             return None
         try:
             return reader(path)
-        except Exception as error:  # whatever a broken file raises
+        except Exception as error:  # damaged files raise many kinds of errors
             damaged.append(LeftOut(path, f"{_unreadable(error)}; {consequence}"))
             return None
 
@@ -257,7 +259,7 @@ def _beside(folder: Path, tag: str, config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _own_rule(config: Mapping[str, Any]) -> str | None:
-    """Return the rule by which ``best.ckpt`` was chosen; None for a logged value of one's own."""
+    """Return the rule that selected ``best.ckpt``, or None for a user's ``monitor``."""
     settings = config.get("checkpoint") or {}
     rule = settings.get("select")
     return rule if rule in RULES and settings.get("monitor") is None else None

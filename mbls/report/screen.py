@@ -1,4 +1,4 @@
-"""A report's tables on the screen, 80 columns wide."""
+"""Tables of a report on screen, 80 characters wide."""
 
 from rich import box
 from rich.markup import escape
@@ -10,11 +10,11 @@ __all__ = ["screen_table"]
 
 WIDTH = 80
 COLUMNS = 4
-"""Most columns of numbers that 80 columns hold."""
+"""Columns of numbers that fit into 80 characters."""
 
 
 def screen_table(view: View) -> list[Table]:
-    """Return a view as rich tables, in pieces where it has too many columns."""
+    """Return a view as rich tables, split if it has too many columns."""
     title = f"[bold]{escape(view.title)}[/bold]\n{escape(view.caption)}"
     tables: list[Table] = []
     for start in range(1, view.frame.shape[1], COLUMNS):
@@ -28,12 +28,12 @@ def screen_table(view: View) -> list[Table]:
                 overflow="ellipsis" if k else "fold", max_width=None if k else 18,
             )  # fmt: skip
         for r, row in enumerate(view.frame.itertuples(index=False)):
-            table.add_row(*(_words(row[k], best=(r, k) in view.best) for k in columns))
+            table.add_row(*(_markup(row[k], best=(r, k) in view.best) for k in columns))
         tables.append(table)
     return tables
 
 
-def _words(cell: str, *, best: bool) -> str:
+def _markup(cell: str, *, best: bool) -> str:
     text, _, below = escape(cell.replace(" ± ", "±").replace(" †", "†")).partition("\n")
     text = f"[bold]{text}[/bold]" if best else text
     return f"{text}\n[dim]{below}[/dim]" if below else text

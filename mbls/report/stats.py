@@ -1,13 +1,13 @@
-r"""Statistics over runs: what a table of losses, seeds and patients may claim.
+r"""Statistics over losses, seeds and patients.
 
 A loss that was trained with S seeds and tested on P patients gives a table of values
-:math:`y_{sp}`. Its rows are what a seed drew, its columns what a patient brought along, and both
-would be others in the next study, so both are random effects:
-:math:`y_{sp} = \mu + a_s + b_p + e_{sp}`. Two losses share the patients and no seed. Cases of one
-patient are never counted as observations of their own.
+:math:`y_{sp}`. Seeds and patients would differ in another study, so both are random effects:
+:math:`y_{sp} = \mu + a_s + b_p + e_{sp}`. Two losses share the patients but not the seeds. Cases of
+one patient are never treated as independent observations.
 
-Metrics of pooled voxels are no means over patients. Their table holds jackknife pseudo-values
-(:func:`pseudo_values`), whose means behave as such (Tukey 1958; Efron and Tibshirani 1993, ch. 11).
+Metrics of pooled voxels are not means over patients. Their table has jackknife pseudo-values
+(:func:`pseudo_values`), whose means behave like them (Tukey 1958; Efron and Tibshirani 1993,
+ch. 11).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ from scipy.special import ndtri, stdtrit
 LEVEL = 0.95
 FLIPS = 9999
 SMALLEST = 1e-12
-"""No p-value is given below it."""
+"""Smallest p-value."""
 ENOUGH_SEEDS = 3
-"""Fewest seeds a loss for which no caution is given; with two a test keeps its level, no more."""
+"""Minimum number of seeds without a caution; with two, tests keep their level but lack power."""
 ENOUGH_PATIENTS = 10
-"""Fewest patients for which intervals over values that are not skewed are not cautioned."""
+"""Minimum number of patients without a caution if values are not skewed."""
 ENOUGH_PATIENTS_SKEWED = 100
-"""Fewest patients for which intervals over values as skewed as exponential ones (2) hold."""
+"""Minimum number of patients for intervals of values with a skewness of 2 (exponential)."""
 SHORT = 0.01
-"""What skewness may take from an interval's level before a caution names the measure."""
+"""Loss of coverage by skewness above which a caution names the measure."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Effect:
     """A mean, or a difference of means, over patients and seeds.
 
     Attributes:
-        value: The mean or difference; NaN where a patient's is.
-        low: Lower limit of its interval; NaN with it, and where seeds are too few to have one.
+        value: The mean or difference; NaN if that of a patient is.
+        low: Lower limit of the interval; NaN if ``value`` is, or with too few seeds.
         high: Upper limit.
-        p: Two-sided p-value of "there is no difference"; NaN where there is no interval.
-        se_patients: Standard error that comes from the patients.
-        se_seeds: Standard error that comes from the seeds; NaN for a single seed.
+        p: Two-sided p-value of "there is no difference"; NaN without an interval.
+        se_patients: Standard error due to patients.
+        se_seeds: Standard error due to seeds; NaN for a single seed.
     """
 
     value: float
@@ -55,11 +55,11 @@ class Effect:
 def pseudo_values(whole: np.ndarray, without: np.ndarray) -> np.ndarray:
     r"""Return :math:`P\hat\theta - (P-1)\hat\theta_{(-p)}`, float64 ``(P, ...)``.
 
-    For a mean over patients they are the patients' own values.
+    For a mean over patients they equal the patients' values.
 
     Args:
         whole: The metric of all patients, ``(...)``.
-        without: The metric with one patient left out, ``(P, ...)``.
+        without: The metric without each patient, ``(P, ...)``.
     """
     patients = len(without)
     return patients * whole - (patients - 1) * without
@@ -69,9 +69,9 @@ def loss_effect(values: np.ndarray, *, value: float | None = None, level: float 
     """Return the mean of one loss over patients and seeds, without a p-value.
 
     Args:
-        values: ``(S, P)``, a row a seed.
-        value: The mean that is shown, where it is not that of the values.
-        level: Of the interval.
+        values: ``(S, P)``, one row per seed.
+        value: The reported mean, if it differs from that of ``values``.
+        level: Level of the interval.
     """
     patients, seeds = _patient_part(values.mean(0)), _seed_part(values)
     shown = float(values.mean()) if value is None else value
@@ -83,29 +83,27 @@ def difference(
 ) -> Effect:
     r"""Return the difference of two losses over the same patients, each with its own seeds.
 
-    With :math:`d_p` the difference of patient p, averaged over the seeds, the standard error from
-    patients is that of the mean of :math:`d_p`. The one from seeds is what the seeds' means vary
-    beyond it: their variance :math:`w_S^2` less the interaction that the patients' part holds
-    already, or nothing. An interval's half-width is
-    :math:`\sqrt{(t_{P-1} s_P)^2 + (t_\nu s_S)^2}`, each standard error with Student's quantile of
-    its own degrees of freedom (Graybill and Wang 1980; Zou and Donner 2008), :math:`\nu` by Welch;
-    but never below :math:`t_\nu w_S`, what the seeds' means alone allow, since few seeds often
-    show no variance beyond the interaction where there is some. The p-value is the level at which
-    the interval touches zero.
+    With :math:`d_p` the difference of patient p, averaged over seeds, the standard error due to
+    patients, :math:`s_P`, is that of the mean of :math:`d_p`. That due to seeds, :math:`s_S`, is
+    the variance of the seeds' means, :math:`w_S^2`, minus the interaction that :math:`s_P` already
+    contains, or 0. The half-width of an interval is
+    :math:`\sqrt{(t_{P-1} s_P)^2 + (t_\nu s_S)^2}`, with Student's quantiles of the respective
+    degrees of freedom (Graybill and Wang 1980; Zou and Donner 2008), :math:`\nu` by Welch; but at
+    least :math:`t_\nu w_S`, since few seeds often show no variance beyond the interaction even if
+    there is some. The p-value is the level at which the interval touches zero.
 
     Args:
         first: ``(S, P)``.
         second: ``(S', P)``, the same patients in the same order.
-        value: The difference that is shown, where it is not that of the means.
-        level: Of the interval.
+        value: The reported difference, if it differs from that of the means.
+        level: Level of the interval.
 
     Raises:
         ValueError: The numbers of patients differ.
     """
     if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"Two losses are compared on the same patients, got {first.shape[1]} and "
-            f"{second.shape[1]}."
+            f"Two losses must have the same patients, got {first.shape[1]} and {second.shape[1]}."
         )
     patients = _patient_part(first.mean(0) - second.mean(0))
     seeds = _both(_seed_part(first), _seed_part(second))
@@ -116,17 +114,17 @@ def difference(
 def sign_flip(differences: np.ndarray, *, flips: int = FLIPS) -> np.ndarray:
     """Return two-sided p-values of a zero mean under random signs, ``(...)``.
 
-    All signs are tried where there are no more than ``flips`` patterns, else that many are drawn.
-    It holds for the networks that were trained, and for any distribution that is symmetric about
-    its mean.
+    All patterns of signs are enumerated if there are at most ``flips``, else that many are drawn.
+    The test is conditional on the trained networks, and valid for distributions that are symmetric
+    about their mean.
 
     Args:
-        differences: One a patient, ``(P, ...)``; a column with NaN gives NaN.
-        flips: Draws of signs.
+        differences: One per patient, ``(P, ...)``; a column with NaN gives NaN.
+        flips: Number of draws.
     """
     patients = len(differences)
     flat = differences.reshape(patients, -1)
-    if exact := 2 ** (patients - 1) <= flips:  # the mirrored half gives the same
+    if exact := 2 ** (patients - 1) <= flips:  # the other half is symmetric
         signs = 1.0 - 2.0 * ((np.arange(2 ** (patients - 1))[:, None] >> np.arange(patients)) & 1)
     else:
         signs = 2.0 * np.random.default_rng(0).integers(0, 2, (flips, patients)) - 1.0
@@ -138,7 +136,7 @@ def sign_flip(differences: np.ndarray, *, flips: int = FLIPS) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values (1979); a NaN stays one and counts for no comparison.
+    """Return Holm's adjusted p-values (1979); NaN stays NaN and is not counted.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -158,15 +156,15 @@ def patient_interval(
 ) -> tuple[float, float]:
     r"""Return :math:`\hat\theta \pm t_{P-1}\, s^*\sqrt{P/(P-1)}`, Student's interval over patients.
 
-    The drawn values' standard deviation :math:`s^*` is too small by the root, and their
-    percentiles are those of a normal variable, which few patients are not. For a mean over patients
-    it is the interval of the t-test. NaN where more than half of the draws are NaN.
+    With few patients, the bootstrap's standard deviation :math:`s^*` is too small by the factor
+    under the root, and its percentiles by the ratio of normal to Student's quantiles. For a mean
+    over patients this is the interval of the t-test. NaN if more than half of the draws are NaN.
 
     Args:
         value: The metric of all patients.
-        drawn: The metric in each draw of patients.
-        patients: P, two at least.
-        level: Share of the distribution inside.
+        drawn: The metric in each bootstrap draw.
+        patients: P, at least two.
+        level: Level of the interval.
     """
     kept = drawn[~np.isnan(drawn)]
     if len(kept) < max(1, len(drawn) / 2) or np.isnan(value):
@@ -177,15 +175,15 @@ def patient_interval(
 
 
 def lacking(values: np.ndarray) -> float:
-    r"""Return the share of its level that Student's interval lacks where values are skewed.
+    r"""Return by how much the coverage of Student's interval is too low due to skewness.
 
     :math:`2\,z\,\varphi(z)\,\gamma^2 (z^4 + 2z^2 - 3) / (18 P)`, the term of skewness
     :math:`\gamma` in the Edgeworth expansion of the mean's coverage (Hall 1992, section 3.5), with
-    the sample's skewness. A sample shows less of it than is there. Values that differ by no more
-    than rounding, 1e-9 of their size, have none.
+    the sample's skewness, which tends to be too small. It is 0 for values that differ only by
+    rounding (1e-9 of their size).
 
     Args:
-        values: One a patient, ``(P,)``.
+        values: One per patient, ``(P,)``.
     """
     z = float(ndtri((1 + LEVEL) / 2))
     gaps = values - values.mean()
@@ -197,47 +195,47 @@ def lacking(values: np.ndarray) -> float:
 
 
 def cautions(seeds: Sequence[int], patients: int) -> list[str]:
-    """Return what the numbers of seeds and patients do not allow to claim, a sentence each.
+    """Return the limitations due to few seeds or patients, as sentences.
 
     Args:
-        seeds: How many seeds each loss has.
-        patients: How many patients were tested.
+        seeds: Number of seeds of each loss.
+        patients: Number of tested patients.
     """
-    fewest, said = min(seeds), []
+    fewest, notes = min(seeds), []
     if fewest == 1:
-        said.append(
-            "A loss has a single seed: its tests and intervals speak of the networks that were "
-            "trained, not of the losses. Two trainings with the same loss differ as well, and are "
-            "found different more often than the level says."
+        notes.append(
+            "A loss has a single seed: its tests and intervals are about the trained networks, not "
+            "about the losses. Two trainings with the same loss also differ significantly more "
+            "often than the level."
         )
     elif fewest < ENOUGH_SEEDS:
-        said.append(
-            f"A loss has {fewest} seeds, which say little about how trainings differ: its tests "
-            "keep their level and its intervals hold, but they find large differences alone."
+        notes.append(
+            f"A loss has {fewest} seeds, too few to estimate how trainings differ: its tests and "
+            "intervals are valid, but detect only large differences."
         )
     if patients < ENOUGH_PATIENTS:
-        said.append(
-            f"{patients} patients are few: intervals over values that are skewed are too short. In "
-            "simulations they held the truth in 86 to 91 % of trials, not 95 %."
+        notes.append(
+            f"With {patients} patients, intervals of skewed values are too short: in simulations "
+            "their coverage was 86 to 91 %, not 95 %."
         )
     elif patients < ENOUGH_PATIENTS_SKEWED:
-        said.append(
-            f"With {patients} patients, intervals over values that are skewed are too short: in "
-            "simulations they held the truth in 87 to 94 % of trials, not 95 %."
+        notes.append(
+            f"With {patients} patients, intervals of skewed values are too short: in simulations "
+            "their coverage was 87 to 94 %, not 95 %."
         )
     if patients < 6:
-        said.append(
-            f"With {patients} patients no test by signs can give p < {2 / 2**patients:.2g}."
+        notes.append(
+            f"With {patients} patients, no sign-flip test can give p < {2 / 2**patients:.2g}."
         )
-    return said
+    return notes
 
 
 @dataclass(frozen=True)
 class _Seeds:
-    """What the seeds of one loss or of two say: variances of the mean and degrees of freedom."""
+    """Variances due to the seeds of one loss, or of two, and degrees of freedom."""
 
     within: float  # variance of the mean of the seeds' means
-    doubled: float  # interaction in it, which the patients' part holds too
+    doubled: float  # interaction in it, which the patients' part contains as well
     dof: float
 
 
@@ -247,7 +245,7 @@ def _patient_part(values: np.ndarray) -> tuple[float, float]:
 
 
 def _seed_part(values: np.ndarray) -> _Seeds | None:
-    """Return what the seeds of ``(S, P)`` say; None for a single seed."""
+    """Return the variances due to the seeds of ``(S, P)``, or None for a single seed."""
     seeds, patients = values.shape
     if seeds == 1:
         return None
@@ -259,7 +257,7 @@ def _seed_part(values: np.ndarray) -> _Seeds | None:
 
 
 def _both(first: _Seeds | None, second: _Seeds | None) -> _Seeds | None:
-    """Return the part of a difference of two losses, with Welch's degrees of freedom."""
+    """Return the seeds' part of a difference of two losses, with Welch's degrees of freedom."""
     if first is None or second is None:
         return None
     within = first.within + second.within
@@ -276,7 +274,7 @@ def _combine(
     *,
     tested: bool = True,
 ) -> Effect:
-    """Return the effect whose interval joins the two parts."""
+    """Return the effect whose interval combines the parts of patients and seeds."""
     variance, dof = patients
     nan = float("nan")
     if not np.isfinite([value, variance, 0.0 if seeds is None else seeds.within]).all():

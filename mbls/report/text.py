@@ -1,4 +1,4 @@
-"""A report's tables as Markdown, LaTeX (booktabs) and CSV."""
+"""Tables of a report as Markdown, LaTeX (booktabs) and CSV."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from mbls.evaluation.run import csv_field
 from mbls.report.analysis import Analysis
 from mbls.report.views import View
 
-__all__ = ["csv_text", "latex_text", "markdown_text", "written"]
+__all__ = ["csv_text", "format_view", "latex_text", "markdown_text"]
 
 LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -25,54 +25,54 @@ LATEX = {
     ">": "$>$",
 }
 LATEX_LETTERS = 80
-"""As many letters of \\footnotesize as a column of text of 345 points holds."""
+"""Characters of \\footnotesize in a text width of 345 points."""
 LATEX_HEAD = r"""% needs \usepackage{booktabs,graphicx}; UTF-8
 \providecommand{\mblsfit}[1]{\sbox0{#1}\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi}
 """
 CSV_FACTS = ("dataset", "origin", "data fingerprint", "fold", "test cases", "grid", "bins", "test")
 
 
-def written(
-    view: View, words: Callable[[str], str], bold: str, below: str, columns: Sequence[int]
+def format_view(
+    view: View, escape: Callable[[str], str], bold: str, below: str, columns: Sequence[int]
 ) -> pd.DataFrame:
-    """Return some columns of a table in a format.
+    """Return columns of a table in a markup format.
 
     Args:
         view: The table.
-        words: From plain text to that of the format.
-        bold: How the best is written, with ``{}`` for it.
-        below: How a cell of two lines is written, with two ``{}``.
-        columns: Their positions.
+        escape: Escapes plain text for the format.
+        bold: Format string for the best of a column, with one ``{}``.
+        below: Format string for a cell of two lines, with two ``{}``.
+        columns: Positions of the columns.
     """
     frame = view.frame.iloc[:, list(columns)].copy()
     for place, k in enumerate(columns):
         cells = []
         for r, cell in enumerate(frame.iloc[:, place]):
             text, _, second = cell.partition("\n")
-            text = bold.format(words(text)) if (r, k) in view.best else words(text)
-            cells.append(below.format(text, words(second)) if second else text)
+            text = bold.format(escape(text)) if (r, k) in view.best else escape(text)
+            cells.append(below.format(text, escape(second)) if second else text)
         frame.isetitem(place, cells)
-    return frame.set_axis([words(name) for name in frame.columns], axis=1)
+    return frame.set_axis([escape(name) for name in frame.columns], axis=1)
 
 
 def markdown_text(views: Sequence[View]) -> str:
-    """Return the tables as Markdown, each below its title and above its caption."""
+    """Return the tables as Markdown, each with title and caption."""
     texts = []
     for view in views:
         every = range(view.frame.shape[1])
-        frame = written(view, markdown_words, "**{}**", "{}<br>{}", every)
+        frame = format_view(view, escape_markdown, "**{}**", "{}<br>{}", every)
         rows = [frame.columns, ["---"] + ["---:"] * (len(every) - 1), *frame.to_numpy()]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        below = markdown_words(" ".join([view.caption, *view.legend]))
-        texts.append(f"### {markdown_words(view.title)}\n\n{table}\n\n{below}\n")
+        below = escape_markdown(" ".join([view.caption, *view.legend]))
+        texts.append(f"### {escape_markdown(view.title)}\n\n{table}\n\n{below}\n")
     return "\n".join(texts)
 
 
-def markdown_words(text: str) -> str:
-    r"""Return text in one line, without a tag, a link or the end of a cell in it.
+def escape_markdown(text: str) -> str:
+    r"""Return text on one line, with tags, links and cell separators escaped.
 
     Example:
-        >>> print(markdown_words("<b>own</b> | p < 0.05 [0.1, 0.2]"))
+        >>> print(escape_markdown("<b>own</b> | p < 0.05 [0.1, 0.2]"))
         &lt;b>own&lt;/b> \| p < 0.05 [0.1, 0.2]
     """
     line = " ".join(text.split()).replace("|", r"\|")
@@ -80,22 +80,22 @@ def markdown_words(text: str) -> str:
 
 
 def latex_text(views: Sequence[View]) -> str:
-    r"""Return the tables as LaTeX for ``\usepackage{booktabs,graphicx}``, floats of their own.
+    r"""Return the tables as LaTeX floats for ``\usepackage{booktabs,graphicx}``.
 
-    A table of many columns is set in pieces below each other; a piece that is wider than the text
-    all the same is scaled down to it.
+    A wide table is split into pieces below each other; a piece that is still wider than the text
+    is scaled down.
     """
     return LATEX_HEAD + "\n".join(_latex(view, number) for number, view in enumerate(views, 1))
 
 
 def _latex(view: View, number: int) -> str:
-    caption = latex_words(" ".join([f"{view.title}.", view.caption, *view.legend]))
+    caption = escape_latex(" ".join([f"{view.title}.", view.caption, *view.legend]))
     lines = [r"\begin{table}[htbp]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
     lines += [f"\\caption{{{caption}}}", f"\\label{{tab:mbls-{number}}}"]
     stack = r"\shortstack[%s]{{{} \\ \scriptsize {}}}"
     for columns in latex_pieces(view):
-        frame = written(view, latex_words, r"\textbf{{{}}}", stack % "r", columns)
-        frame.isetitem(0, written(view, latex_words, "{}", stack % "l", [0]).iloc[:, 0])
+        frame = format_view(view, escape_latex, r"\textbf{{{}}}", stack % "r", columns)
+        frame.isetitem(0, format_view(view, escape_latex, "{}", stack % "l", [0]).iloc[:, 0])
         heads = [name.replace(", ", r", \\ ", 1) for name in frame.columns]
         frame.columns = [f"\\shortstack[r]{{{h}}}" if r"\\" in h else h for h in heads]
         align = "l" + "r" * (len(columns) - 1)
@@ -105,9 +105,9 @@ def _latex(view: View, number: int) -> str:
 
 
 def latex_pieces(view: View) -> list[list[int]]:
-    """Return the columns of each piece; each piece begins with the first one, which names the rows.
+    """Return the columns of each piece; each begins with the first column, which names the rows.
 
-    A table whose rows its first column does not tell apart stays whole.
+    A table with duplicates in its first column is not split.
     """
     texts = [[*name.split(", ", 1), *"\n".join(cells).split("\n")]
              for name, cells in view.frame.items()]  # fmt: skip
@@ -115,27 +115,27 @@ def latex_pieces(view: View) -> list[list[int]]:
     whole = sum(widths) + 2 * len(widths)
     if whole <= LATEX_LETTERS or view.frame.iloc[:, 0].duplicated().any():
         return [list(range(len(widths)))]
-    room = LATEX_LETTERS - widths[0]
-    number = -(-(whole - widths[0]) // max(room, 1))
+    available = LATEX_LETTERS - widths[0]
+    number = -(-(whole - widths[0]) // max(available, 1))
     others = np.array_split(np.arange(1, len(widths)), min(number, len(widths) - 1))
     return [[0, *map(int, part)] for part in others]
 
 
-def latex_words(text: str) -> str:
-    r"""Return text with what is special to LaTeX written out.
+def escape_latex(text: str) -> str:
+    r"""Return text with LaTeX's special characters escaped.
 
     Example:
-        >>> print(latex_words("95 % of cases_1: -0.5"))
+        >>> print(escape_latex("95 % of cases_1: -0.5"))
         95~\% of cases\_1: $-$0.5
     """
-    line = " ".join(text.split())  # an empty line would end the argument that it stands in
+    line = " ".join(text.split())  # an empty line would end a macro's argument
     escaped = "".join(LATEX.get(letter, letter) for letter in line).replace(r" \%", r"~\%")
     minus = re.sub(r"(?<![\w-])-(?=\d)|(?<= )-(?= )", "$-$", escaped).replace("--", "-{}-")
-    return re.sub(r"(^|, )(?=[\[*])", r"\1{}", minus)  # else an argument of the \\ before it
+    return re.sub(r"(^|, )(?=[\[*])", r"\1{}", minus)  # otherwise an argument of a preceding \\
 
 
 def csv_text(analyses: Sequence[Analysis]) -> str:
-    """Return every number, one row a table, measure and loss, with the runs it comes from."""
+    """Return all results as CSV, one row per table, measure and loss, with their runs."""
     rows = []
     for number, analysis in enumerate(analyses, 1):
         facts = {f.replace(" ", "_"): str(analysis.group.facts[f] or "") for f in CSV_FACTS}

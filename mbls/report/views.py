@@ -1,4 +1,4 @@
-"""Tables of a report as words, before any format: what screen, Markdown, LaTeX and HTML share."""
+"""Tables of a report as plain text, the source of screen, Markdown, LaTeX and HTML."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pandas as pd
 
 from mbls.loggers.selection import KEYS, RULES, chosen_epoch
 from mbls.metrics.catalog import find_metric
-from mbls.plots.words import POOLING_WORDS, region_words
+from mbls.plots.labels import POOLING_LABELS, region_label
 from mbls.report.analysis import Analysis, Cell, Comparison
 from mbls.report.groups import Arm
 from mbls.report.measures import Measure, Section
@@ -17,8 +17,8 @@ from mbls.report.runs import Run
 __all__ = [
     "View",
     "comparison_view",
+    "reruns_sentence",
     "reruns_view",
-    "reruns_words",
     "runs_view",
     "scope",
     "section_view",
@@ -30,11 +30,10 @@ MARKS = (
     "Holm over all pairs of losses of a column, 5 %)."
 )
 _ARROWS = {"more": " ↑", "less": " ↓", None: ""}
-POOLED_HELD = "91 to 99 %"
-"""How often the interval over patients of a pooled or class-wise ECE held the truth."""
+POOLED_COVERAGE = "91 to 99 %"
+"""Coverage of the interval over patients of a pooled or class-wise ECE in simulations."""
 INTERVAL = (
-    "± sd over seeds. Brackets: 95 % interval over patients, conditional on the networks that were "
-    "trained."
+    "± sd over seeds. Brackets: 95 % interval over patients, conditional on the trained networks."
 )
 
 
@@ -43,13 +42,12 @@ class View:
     """One table.
 
     Attributes:
-        title: What it shows.
-        caption: Of which data, and how computed.
-        legend: What the signs in it mean, and what its intervals are conditional on.
-        frame: Cells as text, the first column naming the rows; what follows a line break is
-            written smaller, below.
-        best: Row and column of the cells that are the best of their column.
-        lead: Whether it is printed on the screen.
+        title: Title.
+        caption: The data and computation.
+        legend: Explanation of marks and intervals.
+        frame: Cells as text; the first column names the rows. A second line is shown smaller.
+        best: Row and column of the best cell of each column.
+        lead: If True, it is printed on screen.
     """
 
     title: str
@@ -61,7 +59,7 @@ class View:
 
 
 def section_view(analysis: Analysis, section: Section) -> View:
-    """Return a section's table: a row a loss, a column a measure."""
+    """Return a section's table: a row per loss, a column per measure."""
     arms, measures = analysis.group.arms, section.measures
     cells = [[analysis.cells[m.key][arm.name] for m in measures] for arm in arms]
     rows = [
@@ -76,44 +74,44 @@ def section_view(analysis: Analysis, section: Section) -> View:
 
 
 def _legend(section: Section) -> tuple[str, ...]:
-    words = [INTERVAL, MARKS]
+    texts = [INTERVAL, MARKS]
     if any(m.corrected for m in section.measures):
-        words.append(
-            "Pooled ECE and class-wise ECE are less the bias that drawing patients shows, with "
-            f"Student's interval, which held the truth in {POOLED_HELD} of simulations."
+        texts.append(
+            "Pooled ECE and class-wise ECE: bootstrap bias over patients subtracted, with "
+            f"Student's interval, whose coverage was {POOLED_COVERAGE} in simulations."
         )
     if any(m.metric.startswith("true_") for m in section.measures):
-        words.append("True: expected over the phantom's known label distribution.")
-    return tuple(words)
+        texts.append("True: expectation over the phantom's known label distribution.")
+    return tuple(texts)
 
 
 def scope(analysis: Analysis) -> str:
-    """Return of which data a table or figure is."""
+    """Return a description of the tested data for captions."""
     facts, group = analysis.group.facts, analysis.group
     mirrored = "" if facts["mirrored axes"] == "none" else f", mirrored {facts['mirrored axes']}"
-    fold = "" if facts["fold"] is None else f", {fold_words(facts['fold'])}"
+    fold = "" if facts["fold"] is None else f", {fold_label(facts['fold'])}"
     return (
         f"{group.data}, {facts['test cases']}{fold}; {facts['grid']} grid{mirrored}, "
         f"checkpoint {facts['test']}."
     )
 
 
-def fold_words(fold: int | str) -> str:
-    """Return what stands for a fold in a caption: its number, or how folds come together."""
+def fold_label(fold: int | str) -> str:
+    """Return the fold for a caption: its number, or how folds were merged."""
     return f"fold {fold}" if isinstance(fold, int) else fold
 
 
 def _how(analysis: Analysis, section: Section) -> str:
     if section.kind == "overlap":
-        return f"Mean over cases; a structure absent from a label is left out{_absent(analysis)}."
-    way = f"{region_words(section.region)}, {POOLING_WORDS[section.pooling]}"
+        return f"Mean over cases; structures absent from a label are skipped{_absent(analysis)}."
+    way = f"{region_label(section.region)}, {POOLING_LABELS[section.pooling]}"
     if section.kind == "sound" and section.pooling == "per_case":
         way += _known(analysis, section.region)
-    return f"Protocol {section.kind}, {way}, {bins_words(analysis)}."
+    return f"Protocol {section.kind}, {way}, {bins_label(analysis)}."
 
 
 def _absent(analysis: Analysis) -> str:
-    """Return in how many cases each structure is absent, where it is in any."""
+    """Return the number of cases in which structures are absent, if any."""
     tests = _first_tests(analysis)
     names = [
         n for n in tests[0].metrics["dice"] if n not in ("mean", tests[0].meta["class_names"][0])
@@ -125,7 +123,7 @@ def _absent(analysis: Analysis) -> str:
 
 
 def _known(analysis: Analysis, region: str) -> str:
-    """Return how many cases have voxels of a region, where not all have."""
+    """Return the number of cases with voxels in a region, if not all have any."""
     tests = _first_tests(analysis)
     known = sum(t.metrics["sound"][region]["per_case"]["ece"]["n_cases"] for t in tests)
     cases = sum(test.meta["n_cases"] for test in tests)
@@ -133,18 +131,18 @@ def _known(analysis: Analysis, region: str) -> str:
 
 
 def _first_tests(analysis: Analysis) -> tuple[Run, ...]:
-    """Return the tests of the cases that all runs share: one, or one a fold."""
+    """Return the tests of the cases that all runs share: one, or one per fold."""
     run = analysis.group.first
     return run.folds if run.pooled else (run,)
 
 
-def bins_words(analysis: Analysis) -> str:
-    """Return the number of bins in words."""
+def bins_label(analysis: Analysis) -> str:
+    """Return a description of the bins."""
     return f"{analysis.group.facts['bins']} equal right-closed bins"
 
 
 def comparison_view(analysis: Analysis, section: Section) -> View:
-    """Return the differences of the losses: against the reference, else against the best."""
+    """Return the differences of the losses from the reference, or from the best."""
     rows = [
         _comparison(measure, found)
         for measure in section.measures
@@ -156,9 +154,9 @@ def comparison_view(analysis: Analysis, section: Section) -> View:
         against, family = "the best of each measure", "all pairs of losses"
     legend = (
         "Brackets: 95 % interval over patients and seeds, both random, not adjusted. p: the same, "
-        f"by Holm over {family}, for each measure alone; n/a with a single seed.",
-        "p of these networks: random signs over patients, by Holm too, conditional on the networks "
-        "that were trained; it says nothing about another training.",
+        f"adjusted by Holm over {family}, per measure; n/a with a single seed.",
+        "p of these networks: sign-flip test over patients, adjusted by Holm, conditional on the "
+        "trained networks; it does not apply to another training.",
     )
     title = f"{section.title}: difference from {against}"
     columns = ["measure", "loss", "difference", "p", "p of these networks"]
@@ -167,14 +165,14 @@ def comparison_view(analysis: Analysis, section: Section) -> View:
 
 
 def chosen_comparisons(analysis: Analysis, measure: Measure) -> Sequence[Comparison]:
-    """Return the comparisons with the reference, or with the best, as loss minus it."""
+    """Return the comparisons with the reference, or with the best: loss minus reference."""
     if analysis.reference is not None:
         return analysis.against_reference[measure.key]
     best = [n for n, cell in analysis.cells[measure.key].items() if cell.best]
     if not best:
         return []
     found = [c for c in analysis.comparisons[measure.key] if best[0] in (c.first, c.second)]
-    return [c if c.second == best[0] else c.turned() for c in found]
+    return [c if c.second == best[0] else c.reversed() for c in found]
 
 
 def _comparison(measure: Measure, found: Comparison) -> list[str]:
@@ -184,50 +182,50 @@ def _comparison(measure: Measure, found: Comparison) -> list[str]:
         measure.label,
         f"{found.first} - {found.second}",
         value + _interval(effect.low, effect.high, digits, "+"),
-        p_words(found.adjusted),
-        p_words(found.p_networks),
+        format_p(found.adjusted),
+        format_p(found.p_networks),
     ]
 
 
-def reruns_words(analysis: Analysis) -> str:
-    """Return the sum of :func:`reruns_view` in a sentence; empty without such pairs."""
+def reruns_sentence(analysis: Analysis) -> str:
+    """Return the total of :func:`reruns_view` as a sentence; empty without pairs."""
     found = [analysis.reruns[m.key] for s in analysis.sections if s.lead for m in s.measures]
     pairs, different = sum(one.pairs for one in found), sum(one.different for one in found)
     if not pairs:
         return ""
     return (
-        f"Same loss, another seed: found different in {different} of {pairs} comparisons of single "
-        f"runs ({100 * different / pairs:.0f} %; 5 % would be right)."
+        f"Same loss, another seed: significant in {different} of {pairs} comparisons of single "
+        f"runs ({100 * different / pairs:.0f} %; 5 % are expected)."
     )
 
 
 def reruns_view(analysis: Analysis) -> View | None:
-    """Return how often two trainings of one loss were found different; None without such pairs."""
+    """Return how often two runs of one loss differ significantly; None without pairs."""
     rows = []
     for section in analysis.sections:
         for measure in section.measures if section.lead else ():
             found = analysis.reruns[measure.key]
             if found.pairs:
                 share = found.different / found.pairs
-                region = region_words(section.region) if section.region else ""
-                where = ", ".join(filter(None, (region, POOLING_WORDS[section.pooling])))
+                region = region_label(section.region) if section.region else ""
+                where = ", ".join(filter(None, (region, POOLING_LABELS[section.pooling])))
                 counted = f"{found.different} of {found.pairs}"
                 rows.append([f"{measure.label}, {where}", counted, f"{100 * share:.0f} %"])
     if not rows:
         return None
     legend = (
-        "Two trainings that differ in the seed alone, tested over patients as if they were two "
-        "losses (random signs, p < 0.05, not adjusted). A comparison of single runs finds a "
-        "difference this often where the losses are the same; 5 % would be right.",
+        "Two trainings that differ only in the seed, tested over patients as if they had two "
+        "losses (sign-flip test, p < 0.05, not adjusted). A comparison of single runs is "
+        "significant this often although the loss is the same; 5 % are expected.",
     )
-    title = "Same loss, another seed: found different"
-    caption = f"{scope(analysis)} Protocol sound, {bins_words(analysis)}."
+    title = "Same loss, another seed: significant differences"
+    caption = f"{scope(analysis)} Protocol sound, {bins_label(analysis)}."
     frame = pd.DataFrame(rows, columns=["measure", "pairs of runs", "share"])
     return View(title, caption, legend, frame)
 
 
 def runs_view(analysis: Analysis) -> View:
-    """Return which runs the numbers come from, and the commands that made them."""
+    """Return the runs with their commands."""
     rows = []
     for arm in analysis.group.arms:
         for run in arm.trainings:
@@ -246,9 +244,9 @@ def runs_view(analysis: Analysis) -> View:
 
 
 def selection_view(analysis: Analysis) -> View | None:
-    """Return what each rule for the checkpoint takes; None where no validation was logged.
+    """Return the epoch that each selection rule chooses; None without logged validations.
 
-    Columns of the test are filled where ``test/best-<rule>`` is there.
+    Columns of the test are filled if ``test/best-<rule>`` exists.
     """
     rows = []
     for arm in analysis.group.arms:
@@ -259,16 +257,16 @@ def selection_view(analysis: Analysis) -> View | None:
     if not rows:
         return None
     legend = (
-        "Which epoch each rule takes, and what it scores in the validation that chose it: means "
-        "over seeds and folds, too good each in the rule's own measure, which it was chosen for.",
+        "Epoch that each rule selects, and its validation values: means over seeds and folds, "
+        "optimistic in the measure that the rule selects by.",
         "Compromise: the best NLL among the epochs within one standard error over patients of the "
-        "best Dice. Test: of the rule that the run was trained with, and where the checkpoint was "
-        "kept and tested (checkpoint.keep, then mbls evaluate RUN --ckpt best-nll). Published "
-        "tables select on Dice alone.",
+        "best Dice. Test: for the rule that the run was trained with, and for others whose "
+        "checkpoint was kept and tested (checkpoint.keep, then mbls evaluate RUN --ckpt best-nll). "
+        "Published tables select on Dice alone.",
     )
-    title = "What the choice of the checkpoint does"
+    title = "Effect of checkpoint selection"
     caption = (
-        f"{scope(analysis)} Protocol sound, all voxels, pooled, {bins_words(analysis)}; ECE not "
+        f"{scope(analysis)} Protocol sound, all voxels, pooled, {bins_label(analysis)}; ECE not "
         "corrected; Dice mean over cases and foreground structures; validation on the preprocessed "
         "grid."
     )
@@ -276,7 +274,7 @@ def selection_view(analysis: Analysis) -> View | None:
 
 
 def chosen_row(run: Run, rule: str) -> dict[str, float] | None:
-    """Return the logged values of the validation that a rule takes, or None if it cannot."""
+    """Return the logged values of the validation that a rule selects, or None."""
     rows = [
         {key: float(row[key]) for key in ("epoch", *KEYS)}
         for row in run.epochs
@@ -313,13 +311,13 @@ def _cell(measure: Measure, cell: Cell) -> str:
 
 
 def _interval(low: float, high: float, digits: int, sign: str = "") -> str:
-    """Return ``[low, high]`` below a value, one decimal fewer than it has; nothing for NaN."""
+    """Return ``[low, high]`` on a second line, with one decimal fewer; nothing for NaN."""
     digits = max(digits - 1, 1)
     return "" if math.isnan(low) else f"\n[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
-def p_words(p: float) -> str:
-    """Return a p-value in words a table can hold; with a single seed there is none."""
+def format_p(p: float) -> str:
+    """Return a p-value for a table; ``n/a`` for NaN (a single seed)."""
     if math.isnan(p):
         return "n/a"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -8,7 +8,7 @@ from mbls.metrics import catalog, estimate, expected_error_floor
 from mbls.metrics.catalog import EVERYWHERE, METRICS, NamedMetric, find_metric, shown_in
 from mbls.metrics.fine_bins import FINE_METRICS
 from mbls.plots import truth_figure
-from mbls.report.analysis import analyse
+from mbls.report.analysis import analyze
 from mbls.report.build import views_of
 from mbls.report.figures import figures_of
 from mbls.report.groups import groups_of
@@ -59,7 +59,7 @@ def test_a_metric_is_one_entry(tmp_path):
     for loss in ("ce", "mbls"):
         write_run(tmp_path, loss, patients=2)
     (group,), _ = groups_of(find_runs([tmp_path])[0])
-    found = analyse(group, draws=DRAWS)
+    found = analyze(group, draws=DRAWS)
     assert {"misses_corrected/all/pooled", "misses/label/per_case"} <= set(found.cells)
     assert any(
         "missed share ↓" in column for view in views_of(found) for column in view.frame.columns

@@ -25,7 +25,7 @@ def case(index):
 def seen(indices, number=3):
     worst = WorstPictures(number)
     for index in indices:
-        worst.see(*case(index), DICE[index])
+        worst.update(*case(index), DICE[index])
     return worst.kept
 
 
@@ -38,7 +38,7 @@ def test_the_lowest_are_kept_and_the_first_among_equals():
 def test_types_that_numpy_lacks_are_kept_as_half(dtype, tmp_path):
     batch, probs = case(0)
     worst = WorstPictures(1)
-    worst.see(batch | {"image": batch["image"].to(dtype)}, probs.to(dtype), 0.5)
+    worst.update(batch | {"image": batch["image"].to(dtype)}, probs.to(dtype), 0.5)
     save_pictures(tmp_path / "worst.npz", worst.kept)
     (picture,) = load_pictures(tmp_path / "worst.npz")
     expected = batch["image"].to(dtype)[0, 0, ..., picture.slice].half().numpy()
@@ -80,7 +80,7 @@ def test_a_grid_without_an_image_is_drawn_all_the_same():
     worst = WorstPictures(1)
     batch, probs = case(0)
     del batch["image"]
-    worst.see(batch, probs, 0.5)
+    worst.update(batch, probs, 0.5)
     assert worst.kept[0].image.size == 0
     meta = {"dataset": "acdc", "origin": "real", "class_names": ["bg", "ring", "core"]}
     assert worst_figure(worst.kept, meta=meta)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mbls.report.analysis import Analysis, analyse
+from mbls.report.analysis import Analysis, analyze
 from mbls.report.build import views_of
 from mbls.report.figures import figures_of
 from mbls.report.groups import groups_of
@@ -32,7 +32,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
         folder = write_run(root, "cals", seed, patients=3, pictures=True, surfaces=("hd95",))
         (folder / "metrics.csv").write_text(CURVES)
     (group,), _ = groups_of(find_runs([root])[0])
-    return analyse(group, draws=DRAWS)
+    return analyze(group, draws=DRAWS)
 
 
 def test_every_table_says_what_it_is(analysis: Analysis) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mbls.report import build
-from mbls.report.analysis import analyse
+from mbls.report.analysis import analyze
 from mbls.report.figures import figures_of
 from mbls.report.groups import Group, groups_of
 from mbls.report.runs import LeftOut, find_runs
@@ -41,7 +41,7 @@ def test_folds_that_tested_the_same_cases_are_averaged(tmp_path: Path) -> None:
     assert {arm.name: arm.seeds for arm in group.arms} == {"ce": [0, 1], "mbls": [0, 1]}
     assert group.facts["fold"] == "mean of folds 0, 1, 2"
     assert any("mean over its folds" in note for note in group.notes)
-    found = analyse(group, draws=DRAWS)
+    found = analyze(group, draws=DRAWS)
     for key, path in {
         "dice/mean": ("dice", "mean"),
         "ece_corrected/all/pooled": ("sound", "all", "pooled", "ece_corrected"),
@@ -135,7 +135,7 @@ def test_what_one_fold_was_not_tested_for_is_said(pooled: bool, tmp_path: Path) 
         of_fold(tmp_path, "ce", 0, fold, first=3 * fold * pooled, surfaces=measured)
     (group,), _ = grouped(tmp_path)
     assert group.first.pooled == pooled
-    found = analyse(group, draws=DRAWS)
+    found = analyze(group, draws=DRAWS)
     assert "hd95/mean" not in found.cells
     assert "nsd/mean" in found.cells
     (said,) = [text for text in found.cautions if "hd95/mean" in text]

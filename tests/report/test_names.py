@@ -8,7 +8,7 @@ import pytest
 
 from mbls.evaluation.results import load_results as load
 from mbls.evaluation.run import csv_field, csv_name
-from mbls.report.analysis import analyse
+from mbls.report.analysis import analyze
 from mbls.report.build import views_of
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
@@ -26,7 +26,7 @@ def analysis(tmp_path_factory):
         card = {"loss": loss}
         write_run(root, loss.partition("/")[0], patients=3, card=card, meta={"class_names": NAMES})
     (group,), _ = groups_of(find_runs([root])[0])
-    return analyse(group, draws=DRAWS)
+    return analyze(group, draws=DRAWS)
 
 
 def test_no_field_of_a_csv_file_is_a_formula(analysis):

@@ -9,7 +9,7 @@ import pytest
 
 from mbls.cli import main
 from mbls.report import build
-from mbls.report.analysis import analyse
+from mbls.report.analysis import analyze
 from mbls.report.build import build_report
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def analysis(runs):
     (group,), _ = groups_of(find_runs([runs])[0])
-    return analyse(group, draws=DRAWS)
+    return analyze(group, draws=DRAWS)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_single_seed_supports_no_claim(tmp_path):
     write_run(tmp_path, "ce", 0)
     write_run(tmp_path, "mbls", 0, sharpness=1.0)
     (group,), _ = groups_of(find_runs([tmp_path])[0])
-    found = analyse(group, draws=DRAWS)
+    found = analyze(group, draws=DRAWS)
     assert all(cell.tied for cell in found.cells["nll/all/pooled"].values())
     (pair,) = found.comparisons["nll/all/pooled"]
     assert math.isnan(pair.adjusted)

@@ -30,7 +30,7 @@ from experiments.benchmarks.trials import (
 from experiments.readme import section
 from mbls.metrics.calibration import expected_error
 from mbls.report.stats import cautions
-from mbls.report.views import POOLED_HELD
+from mbls.report.views import POOLED_COVERAGE
 
 BY_NAME = {table.name: table for table in TABLES}
 CORRECTED = ("pooled-patient-interval", "classwise-patient-interval")
@@ -103,7 +103,7 @@ def test_the_page_marks_what_is_wrong_and_the_report_warns_of_it(table: ErrorRat
 def test_tables_with_corrected_errors_say_how_often_their_intervals_hold():
     rows = [row for name in CORRECTED for row in shown(BY_NAME[name]).values()]
     rates = [float(words.strip("*")) for row in rows for words in row]
-    assert f"{math.floor(min(rates))} to {math.ceil(max(rates))} %" == POOLED_HELD
+    assert f"{math.floor(min(rates))} to {math.ceil(max(rates))} %" == POOLED_COVERAGE
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

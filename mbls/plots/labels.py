@@ -1,16 +1,16 @@
-"""What regions, poolings and runs are called in every table and figure."""
+"""Labels of regions, poolings, datasets and runs in tables and figures."""
 
 from collections.abc import Mapping
 from typing import Any
 
-REGION_WORDS = {
+REGION_LABELS = {
     "all": "all voxels",
     "label": "labeled foreground",
     "union": "labeled or predicted foreground",
     "dilated": "near labeled foreground",
     "boundary": "near a change of label",
 }
-POOLING_WORDS = {
+POOLING_LABELS = {
     "pooled": "pooled",
     "micro": "pooled",
     "per_case": "per case",
@@ -18,40 +18,40 @@ POOLING_WORDS = {
 }
 
 
-def region_words(region: str) -> str:
-    """Return a region in words, with its name in files (``cases.csv``) where it differs.
+def region_label(region: str) -> str:
+    """Return the label of a region, with its name in files (``cases.csv``) if that differs.
 
     Example:
-        >>> region_words("all"), region_words("dilated")
+        >>> region_label("all"), region_label("dilated")
         ('all voxels', 'near labeled foreground (dilated)')
     """
-    words = REGION_WORDS.get(region, region)
-    return words if region == "all" or words == region else f"{words} ({region})"
+    label = REGION_LABELS.get(region, region)
+    return label if region == "all" or label == region else f"{label} ({region})"
 
 
-def origin_words(meta: Mapping[str, Any]) -> str:
-    """Return whether the data are real."""
+def origin_label(meta: Mapping[str, Any]) -> str:
+    """Return ``real data``, or the mark of a phantom."""
     return "PHANTOM, synthetic" if meta["origin"] == "phantom" else "real data"
 
 
-def data_words(meta: Mapping[str, Any]) -> str:
-    """Return the dataset, and whether it is real.
+def data_label(meta: Mapping[str, Any]) -> str:
+    """Return the dataset and its origin.
 
     Example:
-        >>> data_words({"dataset": "acdc", "origin": "phantom"})
+        >>> data_label({"dataset": "acdc", "origin": "phantom"})
         'acdc (PHANTOM, synthetic)'
     """
-    return f"{meta['dataset']} ({origin_words(meta)})"
+    return f"{meta['dataset']} ({origin_label(meta)})"
 
 
-def run_words(meta: Mapping[str, Any]) -> list[str]:
-    """Return network, loss and seed of a run, as far as they are known."""
+def run_labels(meta: Mapping[str, Any]) -> list[str]:
+    """Return network, loss and seed of a run, if known."""
     forms = {"network": "{}", "loss": "{}", "seed": "seed {}"}
     return [form.format(meta[key]) for key, form in forms.items() if key in meta]
 
 
-def tested_words(meta: Mapping[str, Any]) -> list[str]:
-    """Return how a run was tested: checkpoint, grid, mirrorings, windows, as far as is known."""
+def test_labels(meta: Mapping[str, Any]) -> list[str]:
+    """Return checkpoint, grid, mirrored axes and windows of a test, if known."""
     mirrored = ", ".join(map(str, meta.get("mirror") or []))
     known = {**meta, "mirror": mirrored}
     forms = {"tag": "checkpoint {}", "grid": "{} grid", "mirror": "mirrored {}", "inference": "{}"}
