@@ -12,37 +12,38 @@ __all__ = ["MarginLoss", "logit_distances", "margin_penalty"]
 
 
 class _LogitDistances(Function):
-    """``max_j z_j - z_k`` with a gradient that costs fewer passes than that of ``amax``."""
+    """``max_j z_j - z_k - m`` with a gradient that costs fewer passes than that of ``amax``."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, margin: float) -> Tensor:
         top = logits.amax(dim=1, keepdim=True)
         ctx.save_for_backward(logits, top)
-        return top - logits
+        return (top - logits).sub_(margin)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         logits, top = ctx.saved_tensors
         wins = (logits == top).to(upstream.dtype)
         share = upstream.sum(dim=1, keepdim=True).div_(wins.sum(dim=1, keepdim=True))
-        return wins.mul_(share).sub_(upstream)
+        return wins.mul_(share).sub_(upstream), None
 
 
-def logit_distances(logits: Tensor) -> Tensor:
-    r"""Return :math:`\max_j z_j - z_k`; on exact ties the gradient of the maximum is shared.
+def logit_distances(logits: Tensor, margin: float = 0.0) -> Tensor:
+    r"""Return :math:`\max_j z_j - z_k - m`; on exact ties the gradient of the maximum is shared.
 
     Args:
         logits: Raw scores ``(N, C, *S)``.
+        margin: m, subtracted from each distance.
 
     Returns:
-        ``(N, C, *S)``, not negative; zero for the winning class.
+        ``(N, C, *S)``, at least ``-margin``, the winning class's.
 
     Example:
         >>> import torch
         >>> logit_distances(torch.tensor([[9.0, 4.0, -3.0]]))
         tensor([[ 0.,  5., 12.]])
     """
-    distances: Tensor = _LogitDistances.apply(logits)
+    distances: Tensor = _LogitDistances.apply(logits, margin)
     return distances
 
 
@@ -64,7 +65,7 @@ def margin_penalty(logits: Tensor, margin: float, *, norm: Literal["l1", "l2"] =
         >>> margin_penalty(torch.tensor([[9.0, 4.0, -3.0]]), margin=5.0)
         tensor([2.3333])
     """
-    excess = logit_distances(logits).sub_(margin).relu_()
+    excess = logit_distances(logits, margin).relu()
     return (excess if norm == "l1" else excess.square()).mean(dim=1)
 
 

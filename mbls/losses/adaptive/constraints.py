@@ -52,7 +52,7 @@ class MarginConstraint(Constraint):
 
     def values(self, logits: Tensor, goal: Tensor | None) -> Tensor:
         """Return the distances from the largest logit beyond the margin."""
-        return logit_distances(logits).sub_(self.margin).div_(self.scale)
+        return logit_distances(logits, self.margin) / self.scale
 
 
 class NeighborConstraint(Constraint):
