@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mbls.config.choices import choices, choose, compose, config_folder
 from mbls.config.cli import LINKS, CommandLine, command_line
+from mbls.config.cli import resolve as resolved
 from mbls.runtime.errors import ChoiceError
 
 LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
@@ -150,3 +151,18 @@ def test_a_tracker_is_added_to_the_csv(capsys: pytest.CaptureFixture[str], name:
     assert first == "mbls.callbacks.MetricsCSV"
     stated = yaml.safe_load(choose("logger", name).read_text())["trainer"]
     assert added == [logger["class_path"] for logger in stated.get("logger+", [])]
+
+
+def test_a_transform_is_resolved_to_what_was_stated(tmp_path: Path) -> None:
+    zoom = {"keys": ["image", "label"], "prob": 0.3, "mode": ["bilinear", "nearest"]}
+    stated = [("RandZoomd", zoom), ("RandGaussianSmoothd", {"keys": "image"})]
+    transforms = [{"class_path": f"monai.transforms.{n}", "init_args": a} for n, a in stated]
+    transform = {"class_path": "monai.transforms.Compose", "init_args": {"transforms": transforms}}
+    data = {"class_path": "datamodules.ACDCDataModule", "init_args": {"transform": transform}}
+    file = tmp_path / "transform.yaml"
+    file.write_text(yaml.safe_dump({"data": data}))
+    (found,) = resolved([[("config", str(each)) for each in (*files_for(), file)]])
+    made = found["data"]["init_args"]["transform"]["init_args"]["transforms"]
+    assert [{k: one["init_args"][k] for k in args} for one, (_, args) in zip(made, stated)] == [
+        args for _, args in stated
+    ]

@@ -5,7 +5,7 @@ import itertools
 import logging
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,10 @@ from mbls.runtime.errors import CheckpointError, UsageError, setting_errors
 from mbls.runtime.files import replace_file
 from mbls.runtime.rank_zero import on_rank_zero
 
-# types of callback settings that config.yaml must be able to represent
+# types of settings that config.yaml must be able to represent: callbacks', and MONAI's keys
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_data(each.value))
 register_type(torch.device, str, torch.device)
+register_type(Hashable, lambda key: key, lambda key: key)
 
 __all__ = ["CommandLine", "RunConfig", "command_line", "main", "resolve"]
 
