@@ -1,4 +1,4 @@
-"""Metrics: one exact histogram under all calibration metrics, overlap and surface distances."""
+"""Calibration metrics from one exact histogram, overlap metrics and surface distances."""
 
 from mbls.metrics._kernel.counting import NLL_FLOOR
 from mbls.metrics._kernel.edges import check_n_bins

@@ -1,11 +1,11 @@
-"""Errors of equal-mass bins, from the fine grid: adaptive ECE and thresholded ACE.
+"""Errors over equal-mass bins, from the fine histogram: adaptive ECE and thresholded ACE.
 
-Published codes sort the voxels and cut them at ranks, each in its own way, and among equal
-confidences in whatever order the sort left them. Here whole cells are cut. For cells at most ``w``
-wide (0.0025) the error differs from that of the sorted voxels, in any order of ties, by no more
-than ``(1 + w) / 2`` times the share of voxels in cells that an inner edge cuts: inside a cell of n
-voxels and h hits, parts can differ from their fair shares by ``2 h (n - h) / n <= n / 2`` hits and
-``w n / 2`` of confidence in all, and what no edge cuts is exact.
+Published code sorts the voxels and splits them by rank, with an arbitrary order of ties. Here cells
+of the histogram are split. With cells of width at most ``w`` (0.0025), the error differs from that
+of sorted voxels, for any order of ties, by at most ``(1 + w) / 2`` times the share of voxels in
+cells that contain an inner edge: in a cell of n voxels and h hits, the parts can differ from
+proportional ones by ``2 h (n - h) / n <= n / 2`` hits and ``w n / 2`` of confidence in total. Cells
+without an edge are exact.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,14 @@ import numpy as np
 from mbls.metrics.calibration import expected_error
 
 BinError = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""From voxels, hits and summed confidences ``(n_bins,)`` to one number."""
+"""Maps voxels, hits and summed confidences ``(n_bins,)`` to a scalar."""
 
 
 def equal_mass_bins(table: np.ndarray, n_bins: int) -> np.ndarray:
     """Sum ordered cells to bins of equal counts.
 
-    A cell that two bins share is split in proportion: its voxels are taken for alike. So a bin's
-    edge is off by at most the width of a cell, and among equal confidences, which no edge can part,
-    hits are shared out evenly.
+    A cell that two bins share is split in proportion, as if its voxels were equal. So an edge is
+    off by at most the width of a cell, and the hits of equal confidences are divided evenly.
 
     Args:
         table: ``(3, cells)``: voxels, hits, summed confidences.
@@ -45,7 +44,7 @@ def adaptive_error(
     Args:
         table: ``(3, cells)``: voxels, hits, summed confidences.
         n_bins: Number of bins.
-        error: What to compute from the bins.
+        error: Error of the bins.
     """
     if table[0].sum() == 0:
         return float("nan")
@@ -61,15 +60,14 @@ def thresholded_error(
 ) -> float:
     """Return TACE (Nixon et al. 2019, arXiv:1904.01685).
 
-    For each class the probabilities above ``threshold`` go into equal-mass bins, weighted by the
-    kept counts; the mean over classes that keep any. A cell counts as above if its mean confidence
-    is, so of a threshold inside a cell (1e-4 wide at 0.01) the cell's voxels go one way.
+    The mean over classes of the error over equal-mass bins of the probabilities above
+    ``threshold``. A cell counts as above if its mean confidence is (cells are 1e-4 wide at 0.01).
 
     Args:
         tables: ``(3, classes, cells)``.
-        threshold: Probabilities up to it are left out.
+        threshold: Probabilities up to this value are skipped.
         n_bins: Number of bins.
-        error: What to compute from the bins of each class.
+        error: Error of the bins of each class.
     """
     errors = []
     for table in np.moveaxis(tables, 1, 0):

@@ -1,4 +1,4 @@
-"""Arrays of an ``.npz`` file that somebody else may have written: no pickle, and no endless zip."""
+"""Safe reading of untrusted ``.npz`` files: no pickles, no zip bombs."""
 
 import math
 import zipfile
@@ -14,30 +14,30 @@ _HEADERS = {
 __all__ = ["MOST_BYTES", "load_arrays"]
 
 MOST_BYTES = 2 << 30
-"""Of all arrays, unpacked: 2 GiB. A test of 1000 cases, 105 classes and five regions has 0.8."""
+"""Limit for all arrays, unpacked: 2 GiB. A test with 1000 cases and 105 classes has 0.8 GiB."""
 
 
 def load_arrays(path: Path, *, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name.
 
-    Their sizes are looked at before anything is unpacked: a zip of a megabyte can hold terabytes,
-    and the shape in an array's header can ask for as much.
+    Sizes are checked before anything is unpacked: a small zip, or the shape in an array's header,
+    can expand to terabytes.
 
     Args:
         path: The file.
-        most: Bytes that they may take together.
+        most: Maximum total size in bytes.
 
     Raises:
-        ValueError: They take more, one holds Python objects, or is not of the size of its shape.
-        zipfile.BadZipFile: It is no such file.
+        ValueError: The arrays are too large, contain Python objects, or do not match their shapes.
+        zipfile.BadZipFile: The file is not a zip archive.
     """
-    with zipfile.ZipFile(path) as file:  # no member is read beyond the size that it states
+    with zipfile.ZipFile(path) as file:  # a member is never read beyond its stated size
         members = file.infolist()
         size = sum(member.file_size for member in members)
         if size > most:
             raise ValueError(
-                f"{path.name} unpacks to {size / 1e9:.3g} GB, at most {most / 1e9:.3g} are read (a "
-                "zip bomb?)"
+                f"{path.name} must unpack to at most {most / 1e9:.3g} GB, got {size / 1e9:.3g} (a "
+                "zip bomb?)."
             )
         for member in (each for each in members if each.filename.endswith(".npy")):
             with file.open(member) as stream:
@@ -46,7 +46,7 @@ def load_arrays(path: Path, *, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
             if stated != member.file_size and not dtype.hasobject:
                 raise ValueError(
                     f"{path.name}: {member.filename} must have {stated} bytes by the shape in its "
-                    f"header, {shape}, got {member.file_size}; it is damaged or no array."
+                    f"header, {shape}, got {member.file_size}; it is damaged or not an array."
                 )
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}

@@ -1,4 +1,4 @@
-"""What all metrics share: classes, cases, states that no change of precision touches, plots."""
+"""Base class of all metrics: classes, cases, states of fixed precision, plots."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,20 @@ from mbls.metrics._kernel.checks import check_ignore_index, check_unions
 
 
 class CaseMetric(Metric):
-    """Base of every metric here: voxels of cases, in classes and unions of classes.
+    """Base of all metrics: voxels of cases, in classes and unions of classes.
 
-    The states are integer sums or float64 values. They follow the device; ``set_dtype``, ``half``
-    or ``to`` a type leave them as they are.
+    States are integer sums or float64 values. They follow the device; ``set_dtype``, ``half`` and
+    ``to(dtype)`` do not change their dtype.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
         unions: Named sets of classes.
-        num_cases: Keep this many cases apart, filled by ``index``; None keeps none.
-        ignore_index: Label of voxels to leave out.
+        num_cases: Number of cases with separate states, identified by ``index``; None pools them.
+        ignore_index: Label of ignored voxels.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: For malformed unions, a count of cases below one, or a class to ignore.
+        ValueError: Invalid unions, ``num_cases`` below 1, or ``ignore_index`` is a class.
     """
 
     full_state_update = False
@@ -47,17 +47,15 @@ class CaseMetric(Metric):
         super().__init__(**kwargs)
         self.unions = check_unions(num_classes, unions)
         if num_cases is not None and num_cases < 1:
-            raise ValueError(
-                f"num_cases must be at least 1, or None to keep no cases apart, got {num_cases}."
-            )
+            raise ValueError(f"num_cases must be >= 1, or None to pool cases, got {num_cases}.")
         self.num_classes, self.num_cases = num_classes, num_cases
         self.ignore_index = check_ignore_index(ignore_index, num_classes)
 
-    def keep_apart(self, *settings: object) -> None:
-        """Keep a collection from merging this metric with one of other settings.
+    def add_settings_state(self, *settings: object) -> None:
+        """Add a state that differs between metrics with different settings.
 
-        torchmetrics' compute groups merge, for good, metrics whose states are equal after the first
-        batch. So a state of its own, 8 integers in 0..255, differs where a setting does.
+        torchmetrics' compute groups permanently merge metrics whose states are equal after the
+        first batch. The state is a hash of the settings, 8 integers in 0..255.
         """
         own = (self.num_classes, self.unions, self.num_cases, self.ignore_index, *settings)
         digest = hashlib.sha256(repr(own).encode()).digest()[:8]
@@ -70,14 +68,15 @@ class CaseMetric(Metric):
         """Plot a single value, or a sequence of values over steps, as torchmetrics does.
 
         Args:
-            val: What ``compute`` or ``forward`` returned, or a sequence of that; None computes it.
+            val: Result of ``compute`` or ``forward``, or a sequence of results; None calls
+                ``compute``.
             ax: Matplotlib axes to draw into; None makes a figure.
 
         Returns:
             The figure and its axes.
 
         Raises:
-            TypeError: If the metric's result is not one number.
+            TypeError: The metric's result is not a scalar.
         """
         val = self.compute() if val is None else val
         steps = val if isinstance(val, list | tuple) else [val]
@@ -85,8 +84,8 @@ class CaseMetric(Metric):
             first = steps[0] if steps else val
             shape = f" of shape {tuple(first.shape)}" if hasattr(first, "shape") else ""
             raise TypeError(
-                f"{type(self).__name__}.plot draws single numbers, and compute returned "
-                f"{type(first).__name__}{shape}. Take what you want to see from it; "
-                "mbls.plots draws reliability diagrams from CalibrationHistogram.bins()."
+                f"{type(self).__name__}.plot needs scalars, got {type(first).__name__}{shape} from "
+                "compute. Pass a scalar of it; mbls.plots draws reliability diagrams from "
+                "CalibrationHistogram.bins()."
             )
         return self._plot(val, ax)

@@ -39,12 +39,12 @@ class CalibrationBins:
             offset from the lower edge of the cell in units of 2**-30.
         sums: int64 ``(cases, regions, 4)``: voxels, Brier score (2**-30), negative log-likelihood
             (2**-26), floored voxels.
-        truth: like ``cells`` but weights, hits and whole confidences in units of 2**-30; None where
-            no posterior is known.
+        truth: Like ``cells``, but weights, hits and whole confidences in units of 2**-30; None
+            without a posterior.
         regions: Names along the region axis.
         channels: Names along the channel axis: ``"top"``, the classes, the unions.
         num_classes: Number of classes.
-        pooled: Whether the one case is all cases together.
+        pooled: True if the single case is the sum of all cases.
     """
 
     cells: np.ndarray
@@ -103,9 +103,9 @@ class CalibrationBins:
         """Return voxels, hits and summed confidences in ``n_bins`` right-closed bins.
 
         Args:
-            region: Which voxels.
+            region: Region of the voxels.
             n_bins: A divisor of 60; the cell of exact zeros joins the first bin.
-            expected: Expectation over the posterior in place of the labels.
+            expected: If True, the expectation over the posterior instead of the labels.
 
         Returns:
             float64 ``(3, cases, channels, n_bins)``.
@@ -133,7 +133,7 @@ class CalibrationBins:
         return np.stack([np.asarray(p, dtype=np.float64) for p in parts])
 
     def integers(self, region: str, n_bins: int, *, expected: bool = False) -> np.ndarray:
-        """Return what :meth:`table` holds as integers, which sum exactly over cases.
+        """Return :meth:`table` as integers, whose sums over cases are exact.
 
         Returns:
             int64 ``(cases, channels, n_bins, 3)``: voxels, hits, hits minus confidences in units
@@ -164,7 +164,7 @@ class CalibrationBins:
             }
 
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
-        """Write an ``.npz`` whose arrays name their own axes; ``extra`` arrays go beside them."""
+        """Write an ``.npz`` with named axes, together with ``extra`` arrays."""
         arrays: dict[str, np.ndarray] = {
             "cells": self.cells,
             "sums": self.sums,
@@ -187,16 +187,16 @@ class CalibrationBins:
 
     @classmethod
     def load(cls, path: Path) -> tuple["CalibrationBins", dict[str, np.ndarray]]:
-        """Read what :meth:`save` wrote: the bins and the extra arrays.
+        """Read a file of :meth:`save`: the bins and the extra arrays.
 
         Raises:
-            ValueError: If the file is not such a histogram, or unpacks to too much.
+            ValueError: The file is not such a histogram, or too large when unpacked.
         """
         arrays = load_arrays(path)
         missing = [name for name in _OWN if name not in arrays and name != "truth"]
         if missing or arrays["cells"].shape[3:] != (GRID_CELLS, len(QUANTITIES)):
             raise ValueError(
-                f"{path} must hold a calibration histogram with axes {AXES} and {GRID_CELLS} "
+                f"{path} must contain a calibration histogram with axes {AXES} and {GRID_CELLS} "
                 f"cells; missing or misshaped: {missing or 'cells'}."
             )
         bins = cls(

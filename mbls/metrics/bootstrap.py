@@ -1,8 +1,8 @@
-"""Intervals by resampling patients, from the integer sums of each case.
+"""Bootstrap intervals over patients, from the integer sums of each case.
 
-Patients are drawn, not cases and not voxels: the two frames of one heart, and the voxels of one
-volume, are no independent observations. Sums over the drawn patients are exact (integers are split
-into two halves that float64 holds), so an interval has the same bits however it is computed.
+Patients are resampled, not cases or voxels: the two frames of one heart, and the voxels of one
+volume, are not independent. Sums over the drawn patients are exact (integers are split into two
+halves that fit into float64), so intervals are bitwise reproducible.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _BLOCK = 500
 def patient_weights(patients: Sequence[str], draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
     """Return how often each case is drawn, float64 ``(draws, cases)``.
 
-    Each draw takes as many patients as there are, with replacement; a patient's cases come along.
+    Each draw takes P of the P patients with replacement, with all their cases.
     """
     names = sorted(set(patients))
     position = {name: i for i, name in enumerate(names)}
@@ -48,7 +48,7 @@ def exact_sums(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the percentile interval of drawn values, without NaN; None if too few are left."""
+    """Return the percentile interval of drawn values without NaN; None if too few remain."""
     kept = values[~np.isnan(values)]
     if len(kept) < len(values) / 2 or not len(kept):
         return None
@@ -61,18 +61,18 @@ def corrected(
 ) -> tuple[float, float, float] | None:
     r"""Return a value corrected for its bias over patients, and Student's interval around it.
 
-    A sum of absolute gaps is too high where chance makes gaps, and its drawn values are too high
-    again by about as much: :math:`b = \overline{\theta^*} - \hat\theta`. So the percentile interval
-    can lie above the true error as a whole. This one is
-    :math:`\hat\theta - b \pm t_{P-1}\,s^*\sqrt{P/(P-1)}`, cut off at 0, with the drawn values'
-    standard deviation :math:`s^*` and P patients. What all patients share, and noise within each
-    case of an average over cases, no drawing of patients can show.
+    Random gaps bias a sum of absolute gaps upward, and the bootstrap draws by about the same amount
+    again: :math:`b = \overline{\theta^*} - \hat\theta`. A percentile interval can therefore lie
+    entirely above the true error. This interval is
+    :math:`\hat\theta - b \pm t_{P-1}\,s^*\sqrt{P/(P-1)}`, clipped at 0, with the draws' standard
+    deviation :math:`s^*` and P patients. Bias that is common to all patients, and noise within
+    cases of an average over cases, cannot be corrected by resampling patients.
 
     Args:
-        value: An error that cannot be negative.
-        drawn: Its values over draws, without NaN; None is returned where fewer than half are left.
-        patients: How many there are, two at least.
-        level: Share of the distribution inside the interval.
+        value: A non-negative error.
+        drawn: Its values over draws; None is returned if more than half are NaN.
+        patients: P, at least two.
+        level: Level of the interval.
     """
     kept = drawn[~np.isnan(drawn)]
     if len(kept) < len(drawn) / 2 or np.isnan(value):
@@ -88,7 +88,7 @@ def drawn_tables(
 ) -> Iterator[np.ndarray]:
     """Yield the pooled tables of blocks of draws, ``(3, block, channels, n_bins)`` each.
 
-    They are what :meth:`CalibrationBins.table` gives for the drawn cases, from sums of integers.
+    They equal :meth:`CalibrationBins.table` of the drawn cases, computed from integer sums.
     """
     sums = bins.integers(region, n_bins, expected=expected)
     scale = FIXED_ONE
@@ -101,10 +101,10 @@ def drawn_tables(
 
 
 def mean_of_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return for each draw the mean over its cases that have a value, ``(draws, ...)``.
+    """Return the mean over the cases of each draw, ``(draws, ...)``, skipping NaN.
 
     Args:
-        values: ``(cases, ...)``, NaN where a case has none.
+        values: ``(cases, ...)``, NaN if undefined for a case.
         weights: ``(draws, cases)``.
     """
     known = ~np.isnan(values)
@@ -112,7 +112,7 @@ def mean_of_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     result = np.empty((len(weights), *values.shape[1:]))
     for start in range(0, len(weights), _BLOCK):
         block = weights[start : start + _BLOCK]
-        # einsum without BLAS adds in the order of the cases, whatever the number of threads.
+        # einsum without BLAS adds in the order of the cases, for any number of threads
         total = np.einsum("dc,c...->d...", block, filled, optimize=False)
         number = np.einsum("dc,c...->d...", block, known.astype(np.float64), optimize=False)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -132,10 +132,10 @@ def drawn_values(
     """Return each metric's value in each draw.
 
     Args:
-        bins: Histogram that keeps cases apart.
-        metrics: Names as :func:`mbls.metrics.case_values` takes them.
+        bins: Histogram per case.
+        metrics: Names, see :func:`mbls.metrics.case_values`.
         weights: ``(draws, cases)`` of :func:`patient_weights`.
-        region: Which voxels.
+        region: Region of the voxels.
         pooling: Sum the drawn cases first, or average their values.
         n_bins: A divisor of 60.
 

@@ -9,7 +9,7 @@ Box = tuple[slice, ...]
 
 
 def bounding_boxes(numbers: np.ndarray) -> dict[int, Box]:
-    """Return the bounding box of each number from 1 on that an array of integers holds."""
+    """Return the bounding box of each positive number in an array of integers."""
     found = find_objects(numbers, max(1, int(numbers.max(initial=0))))
     return {number: box for number, box in enumerate(found, 1) if box is not None}
 
@@ -21,7 +21,7 @@ def around(boxes: Sequence[Box]) -> Box:
 
 
 def common(one: Box, other: Box) -> Box:
-    """Return what two boxes have in common; a side may be empty."""
+    """Return the intersection of two boxes, which may be empty."""
     pairs = zip(one, other, strict=True)
     return tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs)
 
@@ -31,7 +31,7 @@ def grown(box: Box, shape: Sequence[int], spacing: Sequence[float], margin: floa
 
     Args:
         box: The box.
-        shape: Of the volume it lies in, and stays in.
+        shape: Shape of the volume, to which the result is clipped.
         spacing: Voxel size along each axis in mm.
         margin: Distance in mm.
     """

@@ -3,8 +3,8 @@ r"""Calibration errors of binned counts.
 With :math:`n_b` voxels, :math:`h_b` hits and a summed confidence :math:`c_b` in bin :math:`b`, and
 :math:`N=\sum_b n_b`, the gap of a bin is :math:`h_b/n_b - c_b/n_b` and its weight :math:`n_b/N`.
 Each function takes float64 arrays ``(..., n_bins)`` and reduces the last axis; a row without voxels
-is NaN, an empty bin adds nothing. They are plain estimators: what they are expected to be for a
-calibrated model is in :mod:`mbls.metrics.floor`.
+is NaN, an empty bin adds nothing. For their expectation under a calibrated model see
+:mod:`mbls.metrics.floor`.
 """
 
 from typing import Literal
@@ -49,7 +49,7 @@ def maximum_error(count: np.ndarray, hits: np.ndarray, confidence: np.ndarray) -
 
 
 def signed_error(count: np.ndarray, hits: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return mean confidence minus accuracy: positive is over-confident."""
+    """Return mean confidence minus accuracy: positive is overconfident."""
     return (confidence - hits).sum(-1) / _total(count)
 
 

@@ -1,7 +1,7 @@
-"""One number each from a histogram of its own, for loggers and other frameworks.
+"""Scalar calibration metrics for loggers and other frameworks.
 
-Each counts a histogram of its own, which those of one region and the same cases share in a
-:class:`torchmetrics.MetricCollection`. For many numbers of one histogram there are
+In a :class:`torchmetrics.MetricCollection`, metrics with the same region and cases share a
+histogram. To compute many metrics of one histogram, use
 :class:`mbls.metrics.CalibrationHistogram` and :func:`mbls.metrics.estimate`.
 """
 
@@ -20,7 +20,7 @@ from mbls.metrics.smooth import smooth_error
 
 
 class HistogramMetric(CalibrationHistogram):
-    """Base of the metrics below: a histogram of one region whose ``compute`` is one number.
+    """Base of the metrics below: a histogram of one region whose ``compute`` returns a scalar.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
@@ -28,10 +28,10 @@ class HistogramMetric(CalibrationHistogram):
         region: Which voxels count: ``"all"``, ``"label"`` (labeled foreground), ``"union"``
             (labeled or predicted), ``"dilated"`` or ``"boundary"`` (a band in mm; needs
             ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -68,7 +68,7 @@ class HistogramMetric(CalibrationHistogram):
         self.region = region
 
     def compute(self) -> Tensor:
-        """Return the value, a float64 scalar; NaN where no voxel was counted."""
+        """Return the value, a float64 scalar; NaN if no voxel was counted."""
         bins = self.bins()
         pooling: Pooling = "pooled" if bins.pooled else "per_case"
         value, _ = estimate(
@@ -90,10 +90,10 @@ class ExpectedCalibrationError(HistogramMetric):
         region: ``"all"`` voxels, ``"label"`` (labeled foreground), ``"union"`` (labeled or
             predicted), ``"dilated"`` or ``"boundary"`` (within mm of the foreground or of a change
             of label; these need ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -137,8 +137,7 @@ class ClasswiseCalibrationError(HistogramMetric):
     r"""Class-wise calibration error: the mean over classes of the one-against-rest error.
 
     :math:`\frac1C \sum_k \sum_b \frac{n_{kb}}{N} |share_{kb} - conf_{kb}|` (Kull et al. 2019,
-    arXiv:1910.12656). In the region ``"label"`` the background class, which cannot occur there, is
-    left out.
+    arXiv:1910.12656). The region ``"label"`` excludes the background class, which cannot occur.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
@@ -147,10 +146,10 @@ class ClasswiseCalibrationError(HistogramMetric):
         region: ``"all"`` voxels, ``"label"`` (labeled foreground), ``"union"`` (labeled or
             predicted), ``"dilated"`` or ``"boundary"`` (within mm of the foreground or of a change
             of label; these need ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -197,7 +196,7 @@ def _normed(metric: str, norm: Norm) -> str:
 
 
 class AverageCalibrationError(HistogramMetric):
-    r"""Top-label average calibration error (ACE): each bin that holds voxels has the same weight.
+    r"""Top-label average calibration error (ACE): all non-empty bins have the same weight.
 
     :math:`\frac1{|B|} \sum_{b \in B} |acc_b - conf_b|` (Neumann, Zisserman and Vedaldi 2018).
 
@@ -207,10 +206,10 @@ class AverageCalibrationError(HistogramMetric):
         region: ``"all"`` voxels, ``"label"`` (labeled foreground), ``"union"`` (labeled or
             predicted), ``"dilated"`` or ``"boundary"`` (within mm of the foreground or of a change
             of label; these need ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -238,10 +237,10 @@ class MaximumCalibrationError(HistogramMetric):
         region: ``"all"`` voxels, ``"label"`` (labeled foreground), ``"union"`` (labeled or
             predicted), ``"dilated"`` or ``"boundary"`` (within mm of the foreground or of a change
             of label; these need ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -269,10 +268,10 @@ class BrierScore(HistogramMetric):
         region: ``"all"`` voxels, ``"label"`` (labeled foreground), ``"union"`` (labeled or
             predicted), ``"dilated"`` or ``"boundary"`` (within mm of the foreground or of a change
             of label; these need ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -292,7 +291,7 @@ class BrierScore(HistogramMetric):
 class NegativeLogLikelihood(HistogramMetric):
     r"""Mean negative log of the true class's probability, in nats.
 
-    A probability below ``NLL_FLOOR`` (1e-12) counts as that; ``n_bins`` has no effect.
+    Probabilities are clamped to at least ``NLL_FLOOR`` (1e-12); ``n_bins`` has no effect.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
@@ -300,10 +299,10 @@ class NegativeLogLikelihood(HistogramMetric):
         region: ``"all"`` voxels, ``"label"`` (labeled foreground), ``"union"`` (labeled or
             predicted), ``"dilated"`` or ``"boundary"`` (within mm of the foreground or of a change
             of label; these need ``spacing``).
-        ignore_index: Label of voxels to leave out.
-        num_cases: Average the value over this many cases, filled by ``index``; None pools voxels.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labeled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
+        ignore_index: Label of ignored voxels.
+        num_cases: Average over this many cases, identified by ``index``; None pools voxels.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
         kwargs: Settings of :class:`torchmetrics.Metric`, such as ``sync_on_compute``.
 
     Raises:
@@ -324,20 +323,20 @@ class AdaptiveCalibrationError(FineHistogram):
     """Top-label adaptive calibration error: the expected error over bins of equal counts.
 
     Nguyen and O'Connor 2015, arXiv:1508.05154; with ``threshold`` TACE of Nixon et al. 2019,
-    arXiv:1904.01685. How far it is from sorted voxels: :mod:`mbls.metrics.adaptive`.
+    arXiv:1904.01685. For its error bound see :mod:`mbls.metrics.adaptive`.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
         n_bins: Number of bins.
         region: ``"all"``, ``"label"`` or ``"union"``.
-        threshold: If given, TACE in its place: equal-mass bins of each class's probabilities above
-            it, averaged over classes (in ``"label"`` without the background class).
-        ignore_index: Label of voxels to leave out.
+        threshold: If given, compute TACE: equal-mass bins of each class's probabilities above it,
+            averaged over classes (in ``"label"`` without the background class).
+        ignore_index: Label of ignored voxels.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: If ``n_bins`` is below one, ``threshold`` no probability below one, for another
-            region, or a class to ignore.
+        ValueError: ``n_bins`` is below 1, ``threshold`` is not in [0, 1), the region is unknown,
+            or ``ignore_index`` is a class.
 
     Example:
         >>> metric = AdaptiveCalibrationError(2, n_bins=1)
@@ -360,13 +359,13 @@ class AdaptiveCalibrationError(FineHistogram):
     ) -> None:
         super().__init__(num_classes, regions=(region,), ignore_index=ignore_index, **kwargs)
         if n_bins < 1:
-            raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
+            raise ValueError(f"n_bins must be >= 1, got {n_bins}.")
         if threshold is not None and not 0 <= threshold < 1:
             raise ValueError(f"threshold must be in [0, 1), or None for none, got {threshold}.")
         self.n_bins, self.threshold = n_bins, threshold
 
     def compute(self) -> Tensor:
-        """Return the value, a float64 scalar; NaN where no voxel was counted."""
+        """Return the value, a float64 scalar; NaN if no voxel was counted."""
         table = self.table(self.regions[0])
         if self.threshold is None:
             value = adaptive_error(table[:, 0], n_bins=self.n_bins)
@@ -378,18 +377,18 @@ class AdaptiveCalibrationError(FineHistogram):
 
 
 class SmoothCalibrationError(FineHistogram):
-    """Top-label smooth calibration error (smECE); there is no number of bins to choose.
+    """Top-label smooth calibration error (smECE), which has no bins.
 
     Blasiok and Nakkiran 2024, arXiv:2309.12236; see :mod:`mbls.metrics.smooth`.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
         region: ``"all"``, ``"label"`` or ``"union"``.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: For another region, or a class to ignore.
+        ValueError: The region is unknown, or ``ignore_index`` is a class.
 
     Example:
         >>> metric = SmoothCalibrationError(2)
@@ -406,6 +405,6 @@ class SmoothCalibrationError(FineHistogram):
         super().__init__(num_classes, regions=(region,), ignore_index=ignore_index, **kwargs)
 
     def compute(self) -> Tensor:
-        """Return the value, a float64 scalar; NaN where no voxel was counted."""
+        """Return the value, a float64 scalar; NaN if no voxel was counted."""
         value = smooth_error(self.table(self.regions[0])[:, 0])
         return torch.tensor(value, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""The table of metrics: what logs, files, the screen, reports and figures call and show.
+"""The table of metrics for logs, files, the screen, reports and figures.
 
-Adding a metric of the histogram is one entry of :data:`METRICS`.
+To add a metric of the histogram, add an entry to :data:`METRICS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,21 +31,21 @@ class NamedMetric:
     """One entry of :data:`METRICS`.
 
     Attributes:
-        key: Its name in files and in :func:`mbls.metrics.estimate`.
-        label: Its name on the screen, in reports and in figures.
-        of: What it is computed of: the ``"top"`` label's bins, the bins of each of the
-            ``"classes"`` (then averaged), a ``"score"`` that the histogram sums up, the ``"fine"``
-            histogram (pooled alone), or the ``"overlap"`` of a structure.
-        value: From voxels, hits and summed confidences ``(..., n_bins)`` to ``(...)``; for
+        key: Name in files and in :func:`mbls.metrics.estimate`.
+        label: Name on screen, in reports and in figures.
+        of: Source: bins of the ``"top"`` label, bins of all ``"classes"`` (averaged), a
+            ``"score"`` that the histogram sums, the ``"fine"`` histogram (pooled only), or the
+            ``"overlap"`` of structures.
+        value: Maps voxels, hits and summed confidences ``(..., n_bins)`` to ``(...)``; for
             ``"top"`` and ``"classes"``.
-        better: Which values are better; None where neither is.
-        digits: Decimals shown.
-        floor: What a calibrated model would show (``<key>_floor``), called as ``value`` is.
-        corrected: Whether ``<key>_corrected`` stands beside it where voxels are pooled.
-        true: Whether ``true_<key>`` stands beside it where the labels' distribution is known.
+        better: Which values are better, or None.
+        digits: Number of decimals.
+        floor: Expected value for a calibrated model (``<key>_floor``), called like ``value``.
+        corrected: If True, ``<key>_corrected`` is added for pooled voxels.
+        true: If True, ``true_<key>`` is added if the posterior is known.
         shown: ``"json"`` (metrics.json), ``"csv"`` (cases.csv), ``"screen"`` and its ``"summary"``
             after a test, ``"report"``.
-        logged: Names in the logs of validation and test, and the region of each; voxels are pooled.
+        logged: Names in the logs of validation and test, with their regions; voxels are pooled.
     """
 
     key: str
@@ -106,7 +106,7 @@ METRICS = (
     NamedMetric("hd95", "HD95 (mm)", "overlap", digits=2),
     NamedMetric("nsd", "NSD", "overlap", better="more"),
 )  # fmt: skip
-"""Every metric, in the order in which files and tables hold them."""
+"""All metrics, in the order of files and tables."""
 
 
 def shown_in(place: Place, *of: str) -> list[NamedMetric]:
@@ -114,7 +114,7 @@ def shown_in(place: Place, *of: str) -> list[NamedMetric]:
 
     Args:
         place: As in :attr:`NamedMetric.shown`.
-        of: Kinds of :attr:`NamedMetric.of`; all without overlaps if none is named.
+        of: Sources (:attr:`NamedMetric.of`); by default all except overlaps.
     """
     kinds = of or ("top", "classes", "score", "fine")
     return [m for m in METRICS if place in m.shown and m.of in kinds]
@@ -129,7 +129,7 @@ def find_metric(key: str) -> NamedMetric:
     """Return the entry of a key.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The key is unknown.
     """
     for metric in METRICS:
         if metric.key == key:

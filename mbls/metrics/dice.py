@@ -18,9 +18,9 @@ def dice_scores(counts: np.ndarray, *, absent: Absent = "nan") -> np.ndarray:
     r"""Return :math:`2|A\cap B|/(|A|+|B|)`.
 
     Args:
-        counts: Integers ``(..., 3)``: intersection, predicted, labelled voxels.
-        absent: Score of a structure whose label is absent. ``"nan"`` leaves it out of averages;
-            ``"one"`` is the published evaluators' choice, whatever was predicted.
+        counts: Integers ``(..., 3)``: intersection, predicted, labeled voxels.
+        absent: Score of a structure that is absent from the label: ``"nan"``, which averages skip,
+            or ``"one"``, as in published code, for any prediction.
 
     Returns:
         float64 ``(...)``.
@@ -30,31 +30,31 @@ def dice_scores(counts: np.ndarray, *, absent: Absent = "nan") -> np.ndarray:
     """
     if absent not in ("nan", "one"):
         raise ValueError(f"absent must be 'nan' or 'one', got {absent!r}.")
-    both, predicted, labelled = np.moveaxis(np.asarray(counts), -1, 0)
-    score = 2 * both / np.maximum(predicted + labelled, 1)
-    return np.where(labelled > 0, score, np.nan if absent == "nan" else 1.0)
+    both, predicted, labeled = np.moveaxis(np.asarray(counts), -1, 0)
+    score = 2 * both / np.maximum(predicted + labeled, 1)
+    return np.where(labeled > 0, score, np.nan if absent == "nan" else 1.0)
 
 
 class DiceScore(VolumeMetric):
     r"""Dice overlap :math:`2|A\cap B|/(|A|+|B|)` of whole volumes (Dice 1945).
 
-    ``compute`` returns one number for ``log_dict``: the mean over volumes of each foreground class,
-    averaged over the classes; :meth:`per_class` has the means. A structure that a label lacks is
-    left out. Each volume must come whole.
+    ``compute`` returns a scalar: the mean over volumes of each foreground class, averaged over the
+    classes; :meth:`per_class` returns the means. Structures that are absent from a label are
+    skipped. Each volume must be passed as a whole.
 
     With ``num_cases``, ``compute`` returns each case's Dice ``(cases, classes + unions)``, from the
-    state ``counts``, int64 ``(cases, classes + unions, 3)``: intersection, predicted and labelled
+    state ``counts``, int64 ``(cases, classes + unions, 3)``: intersection, predicted and labeled
     voxels of each class (background first) and union; parts of a case add up.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
         unions: Named sets of classes; one is predicted where the predicted class is a member.
-        num_cases: Number of cases, filled by ``index``; None averages over volumes.
-        ignore_index: Label of voxels to leave out, in the prediction too.
+        num_cases: Number of cases, identified by ``index``; None averages over volumes.
+        ignore_index: Label of voxels that are ignored, also in the prediction.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: For malformed unions, a count of cases below one, or a class to ignore.
+        ValueError: Invalid unions, ``num_cases`` below 1, or ``ignore_index`` is a class.
 
     Example:
         >>> target = torch.tensor([[0, 1, 1, 2]])
@@ -95,17 +95,17 @@ class DiceScore(VolumeMetric):
         spacing: Tensor | None = None,
         index: Tensor | None = None,
     ) -> None:
-        """Add volumes; what is refused changes nothing.
+        """Add volumes; an invalid batch changes nothing.
 
         Args:
             probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
-            spacing: Not needed; taken so that all metrics are called alike.
-            index: Case numbers ``(N,)``; needed if cases are kept apart.
+            spacing: Unused; accepted for a common signature of all metrics.
+            index: Case numbers ``(N,)``; required with ``num_cases``.
 
         Raises:
-            TypeError: If dtypes are not floats or classes, and labels.
-            ValueError: If shapes do not match, scores are NaN, labels are no classes, or an index
+            TypeError: Invalid dtypes of scores or labels.
+            ValueError: If shapes do not match, scores are NaN, labels are not classes, or an index
                 is missing or out of range.
         """
         del spacing
@@ -123,7 +123,7 @@ class DiceScore(VolumeMetric):
     def _tables(
         self, probs: Tensor, target: Tensor, index: Tensor | None
     ) -> list[tuple[int, Tensor]]:
-        """Return each volume's case and its counts ``(C, C)`` of predicted and labelled class."""
+        """Return each volume's case and its counts ``(C, C)`` of predicted and labeled class."""
         C = self.num_classes
         labels = check_shapes(probs, target, C, class_maps=True)
         fast = probs.device.type == "cpu" and not labels.is_floating_point()
@@ -136,8 +136,8 @@ class DiceScore(VolumeMetric):
                 return list(zip(cases, tables, strict=True))
         return [
             (case, torch.bincount(pair, minlength=(C + 1) ** 2).view(C + 1, C + 1)[:C, :C])
-            for case, predicted, labelled in self.label_maps(probs, target, index)
-            for pair in [(predicted.long() * (C + 1) + labelled).reshape(-1)]
+            for case, predicted, labeled in self.label_maps(probs, target, index)
+            for pair in [(predicted.long() * (C + 1) + labeled).reshape(-1)]
         ]
 
     def scores(self) -> np.ndarray:

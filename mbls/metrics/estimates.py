@@ -15,8 +15,8 @@ POOLINGS: tuple[Pooling, ...] = ("pooled", "per_case")
 def class_channels(bins: CalibrationBins, region: str) -> list[int]:
     """Return the channels that a class-wise metric averages.
 
-    All classes, except that the labelled foreground leaves out the background class, which cannot
-    occur there: its term would be the mean background probability and no calibration error.
+    All classes; but in the labeled foreground without the background class, which cannot occur
+    there: its term would be the mean background probability, not a calibration error.
     """
     first = 2 if region == "label" else 1
     return list(range(first, 1 + bins.num_classes))
@@ -25,14 +25,14 @@ def class_channels(bins: CalibrationBins, region: str) -> list[int]:
 def case_values(
     bins: CalibrationBins, metric: str, *, region: str = "all", n_bins: int = 15
 ) -> np.ndarray:
-    """Return one metric of each case, ``(cases,)``; NaN where a case has no voxel in the region.
+    """Return a metric of each case, ``(cases,)``; NaN for cases without voxels in the region.
 
     Args:
         bins: The histogram.
         metric: A key of :data:`mbls.metrics.catalog.METRICS`, or its noise floor ``"ece_floor"``;
-            of the top label's also ``"ece/<channel>"`` for one class or union. With the prefix
-            ``"true_"`` the expectation over the posterior takes the place of the labels.
-        region: Which voxels.
+            metrics of the top label also as ``"ece/<channel>"`` for one class or union. The prefix
+            ``"true_"`` uses the expectation over the posterior instead of the labels.
+        region: Region of the voxels.
         n_bins: A divisor of 60.
 
     Raises:
@@ -51,10 +51,10 @@ def table_values(
     """Return one metric of a table of binned counts.
 
     Args:
-        bins: Says which channels there are.
-        table: ``(3, ..., channels, n_bins)``, as :meth:`CalibrationBins.table` returns it.
-        metric: As :func:`case_values` takes it, without prefix; no score.
-        region: The region the table is of.
+        bins: The histogram, for its channels.
+        table: ``(3, ..., channels, n_bins)``, from :meth:`CalibrationBins.table`.
+        metric: See :func:`case_values`, without prefix; not a score.
+        region: Region of the table.
 
     Returns:
         float64 ``(...)``.
@@ -89,9 +89,9 @@ def estimate(
     """Return a metric's value and the number of cases in it.
 
     Args:
-        bins: The histogram; ``"per_case"`` needs one that keeps cases apart.
-        metric: As :func:`case_values` takes it.
-        region: Which voxels.
+        bins: The histogram; ``"per_case"`` needs a histogram per case.
+        metric: See :func:`case_values`.
+        region: Region of the voxels.
         pooling: ``"pooled"`` sums the cases first; ``"per_case"`` averages the values of those
             cases that have voxels in the region.
         n_bins: A divisor of 60.
@@ -105,7 +105,7 @@ def estimate(
     if pooling == "pooled":
         return float(case_values(bins.pool(), metric, region=region, n_bins=n_bins)[0]), filled
     if bins.pooled:
-        raise ValueError("This histogram pooled its cases; per_case needs one with num_cases.")
+        raise ValueError("per_case needs a histogram with num_cases, got one that pools cases.")
     values = case_values(bins, metric, region=region, n_bins=n_bins)
     kept = values[~np.isnan(values)]
     return (float(kept.mean()) if kept.size else float("nan")), int(kept.size)

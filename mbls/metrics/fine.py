@@ -1,9 +1,9 @@
-r"""The fine grid: 4096 cells in log-odds, for what 60 bins cannot give.
+r"""The fine histogram: 4096 cells in log-odds, for metrics that need more than 60 bins.
 
-Cell ``i`` of 1..4094 holds the probabilities whose log-odds lie in an interval of width
-:math:`40/4094`, from -20 to 20; cells 0 and 4095 hold those outside. A cell is at most 0.0025 wide
-in probability, less towards 0 and 1. Its mean confidence is kept exactly, so a quantity computed
-from the cells differs from that of the single voxels only by where inside a cell a voxel lay.
+Cells 1 to 4094 divide the log-odds from -20 to 20 into intervals of width :math:`40/4094`; cells 0
+and 4095 contain the rest. A cell is at most 0.0025 wide in probability, and narrower near 0 and 1.
+Its mean confidence is exact, so a result from cells differs from that of single voxels only by
+their positions within cells.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from mbls.metrics.regions import CODE_REGIONS
 from mbls.runtime.scratch import Scratch
 
 _SMALLEST = 1e-30
-# Label and prediction: background right, false foreground, labelled foreground, ignored.
+# by label and prediction: true background, false foreground, labeled foreground, ignored
 _PARTS = 4
 _REGION_PARTS = {"all": [0, 1, 2], "label": [2], "union": [1, 2]}
 _SHIFT = 47
@@ -35,7 +35,7 @@ _LOW = (1 << _SHIFT) - 1
 
 
 def fine_cells(probs: Tensor) -> Tensor:
-    """Return the cell of each probability, int64, shape of ``probs``; NaN may be anywhere."""
+    """Return the cell of each probability, int64, shape of ``probs``; arbitrary for NaN."""
     odds = negative_log((1 - probs).clamp_(_SMALLEST, 1))
     odds.sub_(negative_log(probs.clamp(_SMALLEST, 1)))
     cells = (odds + LOG_ODDS_LIMIT).mul_((FINE_CELLS - 2) / (2 * LOG_ODDS_LIMIT)).floor_().add_(1)
@@ -43,7 +43,7 @@ def fine_cells(probs: Tensor) -> Tensor:
 
 
 class FineHistogram(CaseMetric):
-    """Count probabilities into the fine grid, over all voxels together.
+    """Count the probabilities of all voxels in the fine histogram.
 
     The state ``cells`` is int64 ``(regions, channels, 4096, 3)``: voxels, hits and summed
     confidences in units of 2**-30; channels are the top label, the classes and the unions. Like
@@ -53,12 +53,12 @@ class FineHistogram(CaseMetric):
         num_classes: Number of classes, background included.
         unions: Named sets of classes.
         regions: Among ``"all"``, ``"label"`` and ``"union"``.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        TypeError: If cases are to be kept apart.
-        ValueError: For unknown regions, malformed unions, or a class to ignore.
+        TypeError: ``num_cases`` is given.
+        ValueError: Unknown regions, invalid unions, or ``ignore_index`` is a class.
     """
 
     cells: Tensor
@@ -74,8 +74,8 @@ class FineHistogram(CaseMetric):
     ) -> None:
         if "num_cases" in kwargs:
             raise TypeError(
-                f"{type(self).__name__} pools all cases (4096 cells a class and case are too "
-                "many), got num_cases. Leave it out; CalibrationHistogram keeps cases apart."
+                f"{type(self).__name__} pools all cases (4096 cells per class and case are too "
+                "many), got num_cases. Leave it out, or use CalibrationHistogram."
             )
         super().__init__(num_classes, unions=unions, ignore_index=ignore_index, **kwargs)
         self.regions = tuple(regions)
@@ -84,7 +84,7 @@ class FineHistogram(CaseMetric):
         channels = 1 + num_classes + len(self.unions)
         zeros = torch.zeros(len(self.regions), channels, FINE_CELLS, 3, dtype=torch.int64)
         self.add_state("cells", zeros, dist_reduce_fx="sum")
-        self.keep_apart(self.regions)
+        self.add_settings_state(self.regions)
 
     def update(
         self,
@@ -94,11 +94,11 @@ class FineHistogram(CaseMetric):
         spacing: Tensor | None = None,
         index: Tensor | None = None,
     ) -> None:
-        """Add probabilities ``(N, C, *S)`` and labels ``(N, *S)``; what is refused changes nothing.
+        """Add probabilities ``(N, C, *S)`` and labels ``(N, *S)``, unless the batch is invalid.
 
         Raises:
-            TypeError: If dtypes are not floats and labels.
-            ValueError: If shapes do not match, rows are no distributions or labels no classes.
+            TypeError: Invalid dtypes of probabilities or labels.
+            ValueError: Shapes do not match, rows are not distributions, or labels not classes.
         """
         del spacing, index
         target = check_shapes(probs, target, self.num_classes)

@@ -1,8 +1,8 @@
 """The fine histogram as an array with named axes, and the metrics that need it.
 
-It is pooled: 4096 cells for each case would be a hundred times the exact grid. So these metrics
-have a pooled value alone and no interval over patients. A noise floor is stated for those of
-equal-mass bins; the kernel of the smooth error widens with the noise, so it has none to state.
+It is pooled: 4096 cells per case would need a hundred times the memory of the exact histogram. So
+these metrics have no values per case and no intervals over patients. Equal-mass bins have a noise
+floor; the smooth error has none, since its kernel widens with the noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from mbls.metrics.smooth import smooth_error
 
 FINE_CELLS = 4096
 LOG_ODDS_LIMIT = 20.0
-"""Cells 1 to 4094 part the log-odds between minus and plus this; 0 and 4095 hold the rest."""
+"""Cells 1 to 4094 divide the log-odds between minus and plus this; 0 and 4095 are the rest."""
 TACE_THRESHOLD = 0.01
 FINE_METRICS = ("adaptive_ece", "tace", "smece")
 """Top-label error of equal-mass bins, TACE over classes, top-label smooth error."""
@@ -66,7 +66,7 @@ class FineBins:
         return np.stack([voxels, hits, confidence / FIXED_ONE])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what a file needs to hold, axes named."""
+        """Return the arrays of a file, with named axes."""
         return {
             "fine": self.cells,
             "fine_axes": np.array(_AXES),
@@ -76,7 +76,7 @@ class FineBins:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "FineBins | None":
-        """Return what :meth:`arrays` gave; None where there is none."""
+        """Return the bins from :meth:`arrays`, or None if they are missing."""
         if "fine" not in arrays:
             return None
         return cls(arrays["fine"], tuple(arrays["fine_region"].tolist()))
@@ -91,12 +91,12 @@ def fine_lower_edges() -> np.ndarray:
 def fine_values(
     fine: FineBins, num_classes: int, region: str, *, n_bins: int = 15
 ) -> dict[str, tuple[float, float | None]]:
-    """Return each of :data:`FINE_METRICS` with its noise floor, or None where it has none.
+    """Return each of :data:`FINE_METRICS` with its noise floor (or None).
 
     Args:
         fine: The sums.
         num_classes: Number of classes.
-        region: Which voxels; TACE leaves the background class out of the labelled foreground.
+        region: Which voxels; TACE leaves the background class out of the labeled foreground.
         n_bins: Number of equal-mass bins.
     """
     table = fine.table(region)
@@ -116,7 +116,7 @@ def fine_values(
 
 
 def _floor(count: np.ndarray, hits: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return the noise floor of bins whose edges part cells, so that counts are no integers."""
+    """Return the noise floor of bins with fractional counts (edges within cells)."""
     whole = np.rint(count)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(count > 0, confidence / count, 0.0)

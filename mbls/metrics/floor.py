@@ -1,11 +1,10 @@
-r"""What a calibration error is expected to be for a perfectly calibrated model, and without bias.
+r"""Noise floor of the calibration error, and a debiased squared error.
 
-The plain error of a calibrated model is not zero: hits scatter. The **noise floor** is its
-expectation given the confidences and counts,
-:math:`\sum_b \frac{n_b}{N} E|\mathrm{Bin}(n_b, \bar p_b)/n_b - \bar p_b|`. It takes voxels for
-independent, which neighbours are not, so it is a lower bound of what noise contributes; it is not
-to be subtracted. The **debiased square** has expectation zero for a calibrated model and keeps its
-sign.
+The error of a calibrated model is not zero, since hits are random. The **noise floor** is its
+expectation given confidences and counts,
+:math:`\sum_b \frac{n_b}{N} E|\mathrm{Bin}(n_b, \bar p_b)/n_b - \bar p_b|`. It assumes independent
+voxels. Neighbors are correlated, so it is a lower bound of the contribution of noise, and must not
+be subtracted. The **debiased square** has expectation zero for a calibrated model, and is signed.
 """
 
 import numpy as np
@@ -31,14 +30,14 @@ def binomial_deviation(count: np.ndarray, probability: np.ndarray) -> np.ndarray
 
 
 def expected_error_floor(count: np.ndarray, hits: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return the expected calibration error of a calibrated model; ``hits`` are not looked at.
+    """Return the expected calibration error of a calibrated model.
 
-    Where confidences differ inside a bin their mean stands for all, which raises the value a
-    little (Hoeffding 1956).
+    The confidences in a bin are replaced by their mean, which slightly raises the value
+    (Hoeffding 1956).
 
     Args:
         count: Voxels ``(..., n_bins)``.
-        hits: Hits ``(..., n_bins)``, so that all estimators are called alike.
+        hits: Unused; accepted for a common signature of all estimators.
         confidence: Summed confidences ``(..., n_bins)``.
     """
     del hits

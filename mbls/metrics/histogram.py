@@ -1,4 +1,4 @@
-"""The histogram under all calibration metrics: exact sums, the same for any batching and order."""
+"""The histogram of all calibration metrics: exact sums, independent of batching and order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,32 +29,32 @@ from mbls.metrics.truth import expected_cells
 
 
 class CalibrationHistogram(CaseMetric):
-    """Count probabilities into the exact grid for the top label, each class and each union.
+    """Count probabilities in exact bins for the top label, each class and each union.
 
-    All state is int64 and summed over processes, so it is equal to the bit however the voxels are
-    split into batches, shards and ranks. It holds, with a leading axis of ``num_cases`` if given:
+    All states are int64 and summed over processes, so they are bitwise identical for any split of
+    the voxels into batches, shards and ranks. With ``num_cases`` they have a leading case axis:
 
     - ``cells`` ``(regions, channels, 61, 3)``: voxels, hits, and the sum of confidences as offsets
       from the lower edge of the cell in units of 2**-30; channels are the top label, the classes
       and the unions;
     - ``sums`` ``(regions, 4)``: voxels, Brier score (2**-30), negative log-likelihood (2**-26) and
-      the number of voxels whose true class was raised to ``NLL_FLOOR`` for it;
+      the number of voxels whose likelihood was clamped to ``NLL_FLOOR``;
     - ``truth`` like ``cells``: weights, hits and confidences expected over the posterior, all in
-      units of 2**-30, where a posterior was given (:mod:`mbls.metrics.truth`);
-    - ``known`` ``()``: voxels that came with a posterior.
+      units of 2**-30, if a posterior was given (:mod:`mbls.metrics.truth`);
+    - ``known`` ``()``: voxels with a posterior.
 
     Args:
         num_classes: Number of classes C, background (class 0) included.
         unions: Named sets of classes with one binary probability each, the sum of theirs.
-        regions: Which voxels count, an axis of the state: names of :mod:`mbls.metrics.regions`.
-        dilated_mm: How far ``"dilated"`` reaches beyond the labelled foreground.
-        boundary_mm: How far ``"boundary"`` reaches from a change of label.
-        num_cases: Keep this many cases apart, filled by ``index``; None pools all voxels.
-        ignore_index: Label of voxels to leave out.
+        regions: Names of regions (:mod:`mbls.metrics.regions`), an axis of the states.
+        dilated_mm: Distance of ``"dilated"`` from the labeled foreground, in mm.
+        boundary_mm: Distance of ``"boundary"`` from a change of label, in mm.
+        num_cases: Number of cases with separate states, identified by ``index``; None pools them.
+        ignore_index: Label of ignored voxels.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: For unknown regions, malformed unions or a count of cases below one.
+        ValueError: Unknown regions, invalid unions, or ``num_cases`` below 1.
     """
 
     cells: Tensor
@@ -90,7 +90,7 @@ class CalibrationHistogram(CaseMetric):
             "known": torch.zeros((), dtype=torch.int64),
         }.items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.keep_apart(self.regions, dilated_mm, boundary_mm)
+        self.add_settings_state(self.regions, dilated_mm, boundary_mm)
         lower = torch.from_numpy(grid_edges())
         lower = torch.cat([lower[:1], lower[:-1]]) * FIXED_ONE  # of cells 0..60
         self.register_buffer("edges", lower.to(torch.int64), persistent=False)
@@ -99,7 +99,7 @@ class CalibrationHistogram(CaseMetric):
             [(k,) for k in range(num_classes)] + list(self.unions.values())
         ):
             member[row, list(classes)] = True
-            member[row, num_classes] = 0 in classes  # false foreground is labelled background
+            member[row, num_classes] = 0 in classes  # false foreground is labeled background
         self.register_buffer("member", member, persistent=False)
 
     @property
@@ -116,19 +116,19 @@ class CalibrationHistogram(CaseMetric):
         index: Tensor | None = None,
         posterior: Tensor | None = None,
     ) -> None:
-        """Add a batch; a batch that is refused changes nothing.
+        """Add a batch; an invalid batch changes nothing.
 
         Args:
             probs: Probabilities ``(N, C, *S)``, each at least 0, summing to one over C.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
             spacing: Voxel size ``(N, len(S))`` in mm; needed by regions measured in mm.
-            index: Number of each case ``(N,)``; needed if cases are kept apart.
-            posterior: The labels' distribution ``(N, C, *S)`` where it is known.
+            index: Number of each case ``(N,)``; required with ``num_cases``.
+            posterior: The labels' distribution ``(N, C, *S)``, if known.
 
         Raises:
-            TypeError: If dtypes are not floats and labels.
+            TypeError: Invalid dtypes of probabilities or labels.
             ValueError: If shapes do not match, probabilities are negative, NaN or do not sum to
-                one, labels are no classes, or an index is out of range.
+                one, labels are not classes, or an index is out of range.
             OverflowError: If a sum would pass 2**62.
         """
         target = check_shapes(probs, target, self.num_classes)
@@ -189,7 +189,7 @@ class CalibrationHistogram(CaseMetric):
         counted = [
             torch.stack(sums).sum(0) for sums in zip(*(c.sums() for c in counters), strict=True)
         ]
-        # The voxels may have been counted on another device than that of the states.
+        # voxels may be on another device than the states
         counted = [sums.to(truth.device) for sums in counted]
         cells, sums = self._regions(*counted)
         known = counted[0][0, ..., 0].sum() if posterior else sums.new_zeros(())
@@ -202,7 +202,7 @@ class CalibrationHistogram(CaseMetric):
         """Sum codes to regions and hits: ``(regions, channels, 61, 3)`` and ``(regions, 4)``."""
         C, masks = self.num_classes, self._masks
         rows, sums = [], []
-        # With the codes of each combination of masks on an axis of their own.
+        # add an axis for the combinations of masks
         classes, tops = (counted.unflatten(1, (-1, C + 2)) for counted in (classes, tops))
         scores = scores.unflatten(0, (-1, C + 2))
         for region in self.regions:
@@ -227,17 +227,17 @@ class CalibrationHistogram(CaseMetric):
         return cells, torch.stack(sums)
 
     def _check(self, doubt: Tensor, dtype: torch.dtype) -> None:
-        """Raise for what is no distribution or label, or too large; one transfer to the host."""
+        """Check distributions, labels and sums, with one transfer to the host."""
         state = torch.stack([self.cells.amax(), self.sums.amax(), self.truth.amax()]).amax()
         *found, cells, sums, full = torch.cat([doubt.amax(0), state.double()[None]]).tolist()
         refuse_invalid(found, dtype, self.num_classes, self.ignore_index)
         if full + max(cells, sums) >= SUM_LIMIT:
             raise OverflowError(
-                f"A sum would pass {SUM_LIMIT}; keep cases apart with num_cases or split the run."
+                f"A sum would exceed {SUM_LIMIT}: use num_cases for separate sums, or fewer voxels."
             )
 
     def bins(self) -> CalibrationBins:
-        """Return the sums as arrays with named axes, from which every metric follows."""
+        """Return the sums as arrays with named axes, the input of all metrics."""
         return CalibrationBins.from_states(
             cells=self.cells,
             sums=self.sums,

@@ -1,14 +1,13 @@
-"""Which voxels count: regions by label and prediction, and regions by distance in mm.
+"""Regions of voxels: by label and prediction, and by distance in mm.
 
 - ``"all"``: every voxel that is not ignored;
-- ``"label"``: labelled foreground, the papers' region, blind to false positives;
-- ``"union"``: labelled or predicted foreground;
-- ``"dilated"``: within ``dilated_mm`` of labelled foreground, the foreground included;
+- ``"label"``: labeled foreground, the papers' region, blind to false positives;
+- ``"union"``: labeled or predicted foreground;
+- ``"dilated"``: within ``dilated_mm`` of labeled foreground, the foreground included;
 - ``"boundary"``: within ``boundary_mm`` of a voxel with another label.
 
-Distances are those between centres of voxels, along the axes' own spacing. Axes are taken for
-orthogonal: in a file with a sheared affine (the tilted gantry of a CT) distances across the sheared
-axes are off.
+Distances are between voxel centers. Axes are assumed to be orthogonal: with a sheared affine (a CT
+with a tilted gantry), distances across the sheared axes are wrong.
 """
 
 import math
@@ -52,13 +51,13 @@ def code_slice(region: str, num_classes: int) -> slice:
 def dilated_mask(
     labels: np.ndarray, spacing: Sequence[float], margin: float, *, ignore_index: int = -100
 ) -> np.ndarray:
-    """Return voxels at most ``margin`` mm from one of labelled foreground, boolean.
+    """Return voxels at most ``margin`` mm from one of labeled foreground, boolean.
 
     Args:
         labels: Labels ``S`` of any number of axes.
         spacing: Voxel size along each axis in mm.
         margin: Distance in mm.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
     """
     foreground = (labels > 0) & (labels != ignore_index)
     near = np.zeros(labels.shape, dtype=bool)
@@ -74,15 +73,15 @@ def boundary_mask(
 ) -> np.ndarray:
     """Return voxels at most ``margin`` mm from one with another label, boolean.
 
-    Ignored voxels are of no label: they make no boundary, and none runs through them. A pair of
-    voxels that close lies in the box of either label grown by the margin, so distances are
-    measured where the grown boxes of a label and of all others meet.
+    Ignored voxels have no label and make no boundary. Two such voxels are both in the boxes of
+    either label, grown by the margin, so distances are only computed in the intersection of the
+    grown boxes of a label and of all others.
 
     Args:
         labels: Labels ``S`` of any number of axes, at most 32765.
         spacing: Voxel size along each axis in mm.
         margin: Distance in mm.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
     """
     numbers = labels.astype(np.int16) + np.int16(1)
     numbers[labels == ignore_index] = 0
@@ -110,7 +109,7 @@ def check_spacing(
     Args:
         spacing: ``(N, len(S))``.
         shape: Shape of the labels ``(N, *S)``.
-        wanted_for: What needs them, to start the error with.
+        wanted_for: Start of the error message: the metric or regions that need it.
 
     Raises:
         ValueError: If ``spacing`` is missing, of another shape, or not positive and finite.
@@ -143,14 +142,13 @@ def region_masks(
     Args:
         target: Labels ``(N, *S)``.
         spacing: ``(N, len(S))`` in mm.
-        regions: Names; those that need no distance are passed over.
+        regions: Names of regions; those without distances are skipped.
         dilated_mm: Margin of ``"dilated"``.
         boundary_mm: Margin of ``"boundary"``.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
 
     Returns:
-        float32 ``(N, 1, *S)``: the sum over the distance regions asked for, the ``i``-th of them
-        counting ``2**i``.
+        float32 ``(N, 1, *S)``: the sum of ``2**i`` over the requested distance regions ``i``.
 
     Raises:
         ValueError: If ``spacing`` is missing, of another shape, or not positive and finite.
@@ -159,7 +157,7 @@ def region_masks(
     steps = check_spacing(spacing, target.shape, f"Regions {wanted}")
     bits = torch.zeros(target.shape, dtype=torch.float32)
     for n, step in enumerate(steps):
-        # Whatever is no label is refused by whom it is counted for.
+        # invalid labels are rejected when they are counted
         narrow = target[n].to(torch.int16).masked_fill_(target[n] == ignore_index, -1)
         labels = narrow.cpu().numpy()
         masks = []

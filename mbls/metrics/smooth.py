@@ -1,14 +1,14 @@
-r"""Smooth calibration error: a kernel in place of bins, from the fine grid.
+r"""Smooth calibration error: a kernel instead of bins, from the fine histogram.
 
 :math:`\mathrm{smECE}_s = \int_0^1 |\frac1N \sum_i K_s(t, f_i)(f_i - y_i)|\,dt` with a Gaussian of
 width s reflected at 0 and 1, and :math:`\mathrm{smECE} = \mathrm{smECE}_{s^*}` where
 :math:`s^* = \mathrm{smECE}_{s^*}` (Blasiok and Nakkiran 2024, arXiv:2309.12236).
 
-A voxel counts at its cell's mean confidence. Moving a kernel by d changes its integral by at most
-:math:`\sqrt{2/\pi}\,d/s`, so with cells at most 0.0025 wide :math:`\mathrm{smECE}_s` is off by no
-more than :math:`0.002/s` times the mean :math:`|f_i - y_i|`, and :math:`s^*`, where a falling curve
-meets a rising line, by no more than that at :math:`s^*`. Inside a cell residuals cancel whatever
-the width, so an error below a cell's width, 0.0025, is not resolved and comes out too small.
+A voxel counts at the mean confidence of its cell. Moving a kernel by d changes its integral by at
+most :math:`\sqrt{2/\pi}\,d/s`, so with cells of at most 0.0025 the error of
+:math:`\mathrm{smECE}_s` is at most :math:`0.002/s` times the mean :math:`|f_i - y_i|`, and that of
+:math:`s^*` at most the same at :math:`s^*`. Residuals within a cell cancel, so an error below the
+width of a cell, 0.0025, is not resolved and is too small.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _HALVINGS = 30
 
 
 def smoothed_error(table: np.ndarray, width: float) -> float:
-    r"""Return :math:`\mathrm{smECE}_s` for a fixed ``width`` s; NaN where nothing was counted.
+    r"""Return :math:`\mathrm{smECE}_s` for a fixed ``width`` s; NaN if nothing was counted.
 
     The reflected Gaussian is diagonal in the cosine basis with factors
     :math:`e^{-(\pi k s)^2/2}`, so the convolution is exact on a grid of 8192 points.
@@ -53,7 +53,7 @@ def smooth_error(table: np.ndarray) -> float:
 
 
 def _spectrum(table: np.ndarray) -> np.ndarray:
-    """Return the cosine coefficients of the residuals, shared out linearly between grid points."""
+    """Return the cosine coefficients of the residuals, interpolated linearly onto the grid."""
     count, hits, confidence = table
     filled = count > 0
     mean = confidence[filled] / count[filled]

@@ -1,12 +1,12 @@
 """Surface distances per volume in mm: 95 % Hausdorff distance and normalized surface Dice.
 
-The distances are monai's; what a missing structure scores is decided here, since 0 mm, which some
-evaluators give, would be the best value. A missed structure (labelled, not predicted) scores the
-diagonal of the volume in mm, respectively 0; a structure that is not labelled is NaN, left out of
-averages and counted.
+Distances are computed by monai. The score of a missing structure is defined here, since the 0 mm
+of some evaluators would be the best value: a missed structure (labeled, not predicted) scores the
+diagonal of the volume in mm, or an NSD of 0; a structure that is not labeled is NaN, which averages
+skip.
 
-Axes are taken for orthogonal, with the voxel sizes as their steps: in a file with a sheared affine
-(the tilted gantry of a CT) distances across the sheared axes are off.
+Axes are assumed to be orthogonal: with a sheared affine (a CT with a tilted gantry), distances
+across the sheared axes are wrong.
 """
 
 import warnings
@@ -24,12 +24,12 @@ from mbls.metrics.volumes import VolumeMetric
 
 
 class Surfaces(NamedTuple):
-    """How far two surfaces of a labelled structure are apart.
+    """Distances between the predicted and labeled surface of a labeled structure.
 
     Attributes:
-        diagonal: Of the volume, in mm.
-        distances: From each predicted surface voxel to the labelled surface, and the other way
-            round, float32 in mm; None where nothing is predicted.
+        diagonal: Diagonal of the volume in mm.
+        distances: From each predicted surface voxel to the labeled surface, and vice versa,
+            float32 in mm; None if nothing is predicted.
     """
 
     diagonal: float
@@ -44,7 +44,7 @@ class Surfaces(NamedTuple):
     def within(self, tolerance: float) -> float:
         """Return the share of both surfaces at most ``tolerance`` mm from the other; 0 if missed.
 
-        It is surface Dice (Nikolov et al. 2018, arXiv:1809.04430) with voxels for areas.
+        Surface Dice (Nikolov et al. 2018, arXiv:1809.04430), with voxels instead of areas.
         """
         if self.distances is None:
             return 0.0
@@ -53,38 +53,37 @@ class Surfaces(NamedTuple):
 
 
 class MeasuredVolume(NamedTuple):
-    """One volume: its case number, and each structure's surfaces, None where not labelled."""
+    """One volume: its case number, and the surfaces of each structure (None if not labeled)."""
 
     case: int
     structures: list[Surfaces | None]
 
 
 def surfaces_between(
-    predicted: np.ndarray, labelled: np.ndarray, spacing: Sequence[float]
+    predicted: np.ndarray, labeled: np.ndarray, spacing: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Return the distances in mm from one surface to the other, in both directions.
 
     Args:
         predicted: Boolean volume ``S``, not empty.
-        labelled: Boolean volume ``S``, not empty.
+        labeled: Boolean volume ``S``, not empty.
         spacing: Voxel size along each axis in mm.
     """
-    from monai.metrics.utils import get_edge_surface_distance  # three seconds, only when needed
+    from monai.metrics.utils import get_edge_surface_distance  # slow import (3 s)
 
-    masks = [torch.from_numpy(mask) for mask in (predicted, labelled)]
+    masks = [torch.from_numpy(mask) for mask in (predicted, labeled)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of an argument that monai itself passes
+        warnings.simplefilter("ignore", FutureWarning)  # from monai's own call
         _, distances, _ = get_edge_surface_distance(*masks, spacing=list(spacing), symmetric=True)
     return distances
 
 
 class SurfaceMetric(VolumeMetric):
-    """Base of the surface metrics: one value for each case, foreground class and union.
+    """Base of the surface metrics: one value per case, foreground class and union.
 
-    With ``num_cases``, ``compute`` returns each case's values, from the state ``values``, float64
-    ``(cases, classes + unions)``, each entry written once; the background's stays NaN. ``scored``
-    counts how often a case was written. Without, it returns the mean over the foreground classes,
-    one number.
+    With ``num_cases``, ``compute`` returns each case's values from the state ``values``, float64
+    ``(cases, classes + unions)``; the background is NaN. Each case is scored once; ``scored``
+    counts. Without ``num_cases``, it returns the mean over the foreground classes, a scalar.
     """
 
     values: Tensor
@@ -103,14 +102,14 @@ class SurfaceMetric(VolumeMetric):
             num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
         )
         if num_cases is not None:
-            # Absent structures are kept as -1: a sum over processes would lose NaN's meaning.
+            # absent structures are -1, since a sum over processes would spread NaN
             zeros = torch.zeros(num_cases, len(self.members), dtype=torch.float64)
             self.add_state("values", zeros, dist_reduce_fx="sum")
             zeros = torch.zeros(num_cases, dtype=torch.int64)
             self.add_state("scored", zeros, dist_reduce_fx="sum")
 
     def score(self, surfaces: Surfaces) -> float:
-        """Return the value of one labelled structure."""
+        """Return the value of one labeled structure."""
         raise NotImplementedError
 
     def measure(
@@ -121,37 +120,36 @@ class SurfaceMetric(VolumeMetric):
         spacing: Tensor | None = None,
         index: Tensor | None = None,
     ) -> list[MeasuredVolume]:
-        """Return what :meth:`update` measures, to share it among metrics of the same structures.
+        """Return the measurements of :meth:`update`, to share them among metrics.
 
         Args:
             probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``.
             spacing: Voxel sizes ``(N, len(S))`` in mm.
-            index: Case numbers ``(N,)``; needed if cases are kept apart.
+            index: Case numbers ``(N,)``; required with ``num_cases``.
 
         Raises:
-            TypeError: If dtypes are not floats and labels.
-            ValueError: As :meth:`VolumeMetric.label_maps` does, or if spacing is missing or not
-                positive.
+            TypeError: Invalid dtypes of probabilities or labels.
+            ValueError: See :meth:`VolumeMetric.label_maps`; or spacing is missing or not positive.
         """
         maps = self.label_maps(probs, target, index)
         if not maps:
             return []
-        shape = (len(maps), *maps[0].labelled.shape)
+        shape = (len(maps), *maps[0].labeled.shape)
         steps = check_spacing(spacing, shape, "Surface distances")
         return [
             MeasuredVolume(
-                case, self._surfaces(predicted.cpu().numpy(), labelled.cpu().numpy(), step)
+                case, self._surfaces(predicted.cpu().numpy(), labeled.cpu().numpy(), step)
             )
-            for (case, predicted, labelled), step in zip(maps, steps, strict=True)
+            for (case, predicted, labeled), step in zip(maps, steps, strict=True)
         ]
 
     def _surfaces(
-        self, predicted: np.ndarray, labelled: np.ndarray, spacing: Sequence[float]
+        self, predicted: np.ndarray, labeled: np.ndarray, spacing: Sequence[float]
     ) -> list[Surfaces | None]:
         """Return each structure's surfaces in one volume, measured inside the structure's box."""
-        diagonal = float(np.linalg.norm(np.array(labelled.shape) * np.asarray(spacing)))
-        guesses, truths = (bounding_boxes(volume + 1) for volume in (predicted, labelled))
+        diagonal = float(np.linalg.norm(np.array(labeled.shape) * np.asarray(spacing)))
+        guesses, truths = (bounding_boxes(volume + 1) for volume in (predicted, labeled))
         found: list[Surfaces | None] = [None]  # the background has none
         for members in [*self.members.values()][1:]:
             guess, truth = ([b[k + 1] for k in members if k + 1 in b] for b in (guesses, truths))
@@ -159,7 +157,7 @@ class SurfaceMetric(VolumeMetric):
                 found.append(None)
                 continue
             box = around([*guess, *truth])
-            mine, theirs = (np.isin(volume[box], members) for volume in (predicted, labelled))
+            mine, theirs = (np.isin(volume[box], members) for volume in (predicted, labeled))
             distances = surfaces_between(mine, theirs, spacing) if guess else None
             found.append(Surfaces(diagonal, distances))
         return found
@@ -173,19 +171,19 @@ class SurfaceMetric(VolumeMetric):
         index: Tensor | None = None,
         measured: Sequence[MeasuredVolume] | None = None,
     ) -> None:
-        """Add volumes; what is refused changes nothing.
+        """Add volumes; an invalid batch changes nothing.
 
         Args:
             probs: Probabilities or logits ``(N, C, *S)``, or predicted classes ``(N, *S)``.
             target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
             spacing: Voxel sizes ``(N, len(S))`` in mm.
-            index: Case numbers ``(N,)``; needed if cases are kept apart.
-            measured: What :meth:`measure` returned for the same volumes, by this metric or another
-                of the same classes, unions, cases and ``ignore_index``; None measures.
+            index: Case numbers ``(N,)``; required with ``num_cases``.
+            measured: Result of :meth:`measure` for the same volumes, of this metric or another one
+                with the same classes, unions, cases and ``ignore_index``.
 
         Raises:
-            TypeError: If dtypes are not floats and labels.
-            ValueError: As :meth:`measure` does, or if a case comes twice.
+            TypeError: Invalid dtypes of probabilities or labels.
+            ValueError: See :meth:`measure`; or a case is repeated.
         """
         if measured is None:
             measured = self.measure(probs, target, spacing=spacing, index=index)
@@ -230,11 +228,11 @@ class HausdorffDistance95(SurfaceMetric):
         unions: Named sets of classes; one is predicted where the predicted class is a member.
         num_cases: Number of cases, filled by ``index``, each with a row of ``compute``; None
             averages over volumes and foreground classes to one number.
-        ignore_index: Label of voxels to leave out, in the prediction too.
+        ignore_index: Label of voxels that are ignored, also in the prediction.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: For malformed unions, a count of cases below one, or a class to ignore.
+        ValueError: Invalid unions, ``num_cases`` below 1, or ``ignore_index`` is a class.
 
     Example:
         >>> target = torch.zeros(1, 8, 8, dtype=torch.long)
@@ -279,7 +277,7 @@ class NormalizedSurfaceDice(SurfaceMetric):
         unions: Named sets of classes; one is predicted where the predicted class is a member.
         num_cases: Number of cases, filled by ``index``, each with a row of ``compute``; None
             averages over volumes and foreground classes to one number.
-        ignore_index: Label of voxels to leave out, in the prediction too.
+        ignore_index: Label of voxels that are ignored, also in the prediction.
         kwargs: Settings of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -312,9 +310,9 @@ class NormalizedSurfaceDice(SurfaceMetric):
             num_classes, unions=unions, num_cases=num_cases, ignore_index=ignore_index, **kwargs
         )
         if not tolerance >= 0:
-            raise ValueError(f"tolerance must be at least 0 mm, got {tolerance}.")
+            raise ValueError(f"tolerance must be >= 0 mm, got {tolerance}.")
         self.tolerance = tolerance
-        self.keep_apart(type(self).__name__, tolerance)
+        self.add_settings_state(type(self).__name__, tolerance)
 
     def score(self, surfaces: Surfaces) -> float:
         """Return :meth:`Surfaces.within` the tolerance."""

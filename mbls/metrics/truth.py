@@ -1,10 +1,10 @@
-r"""The histogram expected over labels drawn from a known posterior, for data made by a phantom.
+r"""The expected histogram under a known posterior of the labels, for phantoms.
 
-A voxel with posterior :math:`\pi` has a foreground label with probability :math:`1 - \pi_0`, so it
-belongs to the region ``"label"`` with that weight and hits class ``k > 0`` there with
-:math:`\pi_k`; the region ``"union"`` holds every voxel predicted as foreground and, with weight
-:math:`1 - \pi_0`, the others. The sums of weights, hits and confidences take the places of the
-counted ones, so each formula for a measured error gives the true one from them.
+A voxel with posterior :math:`\pi` has a foreground label with probability :math:`1 - \pi_0`: it
+belongs to the region ``"label"`` with that weight, and hits class ``k > 0`` there with
+:math:`\pi_k`. The region ``"union"`` contains voxels predicted as foreground with weight 1, and the
+others with weight :math:`1 - \pi_0`. With the sums of weights, hits and confidences instead of
+counts, the formula of a measured error returns the true one.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mbls.metrics._kernel.voxel_inputs import union_probs
 from mbls.runtime.scratch import Scratch
 
 TRUTH_REGIONS = ("all", "label", "union")
-"""Regions whose expectation has a closed form; further regions stay at zero."""
+"""Regions whose expectation has a closed form; others stay zero."""
 
 
 def expected_cells(
@@ -48,10 +48,10 @@ def expected_cells(
     channels = torch.cat([top[None], probs, union_probs(probs, unions)])
     chosen = posterior.gather(0, predicted[None])
     hits = torch.cat([chosen, posterior, union_probs(posterior, unions)])
-    # Hits that take a foreground label: none for background, and a union gives up its background.
-    labelled = posterior.clone()
-    labelled[0] = 0
-    inside = torch.cat([chosen * (predicted > 0), labelled, union_probs(labelled, unions)])
+    # hits with a foreground label: none for background, also as a member of a union
+    labeled = posterior.clone()
+    labeled[0] = 0
+    inside = torch.cat([chosen * (predicted > 0), labeled, union_probs(labeled, unions)])
     weight = (1 - posterior[0])[None].expand_as(channels)
     guess = (predicted > 0)[None]
     cells = grid_cells(channels, Scratch(probs.device)).long()

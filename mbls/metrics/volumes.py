@@ -1,7 +1,7 @@
-"""What metrics of whole volumes share: cases, structures, and the predicted class.
+"""Base class of overlap and surface metrics: cases, structures, and the predicted class.
 
-Overlap and surface metrics look at the predicted class alone, so they take logits and maps of
-classes as well as probabilities, but neither NaN nor labels that are no class.
+These metrics only use the predicted class, so they accept probabilities, logits and class maps, but
+neither NaN nor invalid labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from mbls.metrics.base import CaseMetric
 
 
 class LabelMaps(NamedTuple):
-    """One volume: its case number, and int16 classes 0..C-1 ``S``, C where a voxel is ignored."""
+    """One volume: its case number, and int16 classes ``S``; C marks ignored voxels."""
 
     case: int
     predicted: Tensor
-    labelled: Tensor
+    labeled: Tensor
 
 
 class VolumeMetric(CaseMetric):
-    """Base of the overlap and surface metrics, which have a score for each case and structure.
+    """Base of the overlap and surface metrics, with a score per case and structure.
 
-    With ``num_cases`` the cases are kept apart and ``compute`` returns ``(cases, classes +
-    unions)``. Without, each volume is a case of its own and ``compute`` returns one number: the
-    mean over cases of each foreground class, averaged over the classes. It comes from the integer
-    states ``total`` (in units of 2**-30) and ``number`` ``(classes + unions,)``, so it does not
-    depend on order or processes either. A structure that a case's label lacks is left out.
+    With ``num_cases``, ``compute`` returns ``(cases, classes + unions)``. Without, each volume is a
+    case, and ``compute`` returns a scalar: the mean over cases of each foreground class, averaged
+    over the classes. It is computed from the integer states ``total`` (in units of 2**-30) and
+    ``number`` ``(classes + unions,)``, so it does not depend on order or processes. Structures that
+    are absent from a label are skipped.
     """
 
     total: Tensor
@@ -54,7 +54,7 @@ class VolumeMetric(CaseMetric):
             for name in ("total", "number"):
                 zeros = torch.zeros(len(self.members), dtype=torch.int64)
                 self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.keep_apart(type(self).__name__)
+        self.add_settings_state(type(self).__name__)
 
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
@@ -62,7 +62,7 @@ class VolumeMetric(CaseMetric):
         return {str(k): (k,) for k in range(self.num_classes)} | self.unions
 
     def average_in(self, scores: np.ndarray) -> None:
-        """Add one case's scores ``(classes + unions,)`` to the mean; NaN is left out."""
+        """Add a case's scores ``(classes + unions,)`` to the mean; NaN is skipped."""
         known = ~np.isnan(scores)
         fixed = np.rint(np.where(known, scores, 0) * FIXED_ONE).astype(np.int64)
         self.total += torch.from_numpy(fixed).to(self.total.device)
@@ -75,8 +75,8 @@ class VolumeMetric(CaseMetric):
     def per_class(self) -> Tensor:
         """Return the mean over cases of each class and union, ``(classes + unions,)`` float64.
 
-        The background comes first; NaN where no label has the structure. The sum over processes is
-        ``compute``'s: call it inside ``with metric.sync_context():`` where there are several.
+        The background comes first; NaN if no label has the structure. With several processes, call
+        it inside ``with metric.sync_context():``.
         """
         if self.num_cases is not None:
             return torch.from_numpy(self.scores()).nanmean(0)
@@ -85,8 +85,8 @@ class VolumeMetric(CaseMetric):
     def compute(self) -> Tensor:
         """Return a float64 scalar, the mean over foreground classes of :meth:`per_class`.
 
-        With ``num_cases`` each case's scores instead, ``(cases, classes + unions)``. The mean is
-        NaN where no case's label holds a foreground class.
+        With ``num_cases``, return each case's scores, ``(cases, classes + unions)``. The mean is
+        NaN if no label has a foreground class.
         """
         if self.num_cases is not None:
             return torch.from_numpy(self.scores())
@@ -101,8 +101,8 @@ class VolumeMetric(CaseMetric):
             index: Case numbers ``(N,)``; without ``num_cases`` volumes are numbered in order.
 
         Raises:
-            TypeError: If dtypes are not floats or classes, and labels.
-            ValueError: If shapes do not match, scores are NaN, labels are no classes, or an index
+            TypeError: Invalid dtypes of scores or labels.
+            ValueError: If shapes do not match, scores are NaN, labels are not classes, or an index
                 is missing or out of range.
         """
         target = check_shapes(probs, target, self.num_classes, class_maps=True)
@@ -110,7 +110,7 @@ class VolumeMetric(CaseMetric):
         maps, found = [], []
         for number, scores, given in zip(self.numbers(index, probs), probs, target, strict=True):
             predicted = torch.empty(given.shape, dtype=torch.int16, device=probs.device)
-            labelled = torch.empty_like(predicted)
+            labeled = torch.empty_like(predicted)
             for part in slabs(given.shape):
                 ignored = given[part] == self.ignore_index
                 labels = given[part].masked_fill(ignored, 0)
@@ -122,10 +122,10 @@ class VolumeMetric(CaseMetric):
                 broken = (labels.double() - labels.round()).abs().amax()
                 extremes = (low, high, broken, *torch.aminmax(top))
                 found.append(torch.stack([value.double() for value in extremes]))
-                for numbers, values in ((predicted, chosen), (labelled, labels)):
+                for numbers, values in ((predicted, chosen), (labeled, labels)):
                     numbers[part] = values
                     numbers[part].masked_fill_(ignored, C)
-            maps.append(LabelMaps(number, predicted, labelled))
+            maps.append(LabelMaps(number, predicted, labeled))
         if found:
             each = torch.stack(found)
             low, _, _, least, _ = each.amin(0).tolist()
@@ -134,10 +134,10 @@ class VolumeMetric(CaseMetric):
             if classes_given:
                 refuse_labels("probs", least, most, 0, C, self.ignore_index)
             elif np.isnan(most):
-                raise ValueError("probs must be numbers, got NaN; it comes from the network.")
+                raise ValueError("probs must not be NaN; the NaN comes from the network.")
         return maps
 
     def numbers(self, index: Tensor | None, probs: Tensor) -> list[int]:
-        """Return the case number of each volume; 0, 1, ... where cases are not kept apart."""
+        """Return the case number of each volume; 0, 1, ... without ``num_cases``."""
         given = check_index(index, len(probs), self.num_cases)
         return list(range(len(probs))) if given is None else given

@@ -1,5 +1,5 @@
-"""The exact counting under the metrics, and what they check before it.
+"""Exact counting of voxels, and checks of the inputs.
 
-``definition`` says in plain code which integers are counted; the other files count the same ones
-fast: ``pieces`` cuts volumes, ``voxel_inputs`` reads a piece, ``counting`` adds up its cells.
+``definition`` is the reference in plain code; the other files compute the same integers fast:
+``pieces`` splits volumes, ``voxel_inputs`` reads a piece, ``counting`` sums its cells.
 """

@@ -1,11 +1,11 @@
-"""What a metric is called with, checked before anything is counted."""
+"""Checks of a metric's inputs before anything is counted."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-# A row of softmax outputs sums to one up to the rounding of its entries.
+# softmax outputs sum to one up to rounding
 SUM_TOLERANCE = {
     torch.float64: 1e-5,
     torch.float32: 1e-4,
@@ -24,7 +24,7 @@ def check_unions(
             names one that does not exist.
     """
     if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2 (background counts), got {num_classes}.")
+        raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
     checked = {
         str(name): tuple(int(k) for k in members) for name, members in (unions or {}).items()
     }
@@ -47,8 +47,8 @@ def check_ignore_index(ignore_index: int, num_classes: int) -> int:
     if 0 <= ignore_index < num_classes:
         raise ValueError(
             f"ignore_index must not be one of the classes 0..{num_classes - 1}, got "
-            f"{ignore_index}. Calibration of labelled foreground alone is region='label'; overlap "
-            "and distances average the foreground classes anyway."
+            f"{ignore_index}. For the calibration of labeled foreground use region='label'; "
+            "overlap and surface metrics only average foreground classes anyway."
         )
     return ignore_index
 
@@ -56,16 +56,16 @@ def check_ignore_index(ignore_index: int, num_classes: int) -> int:
 def check_shapes(
     probs: Tensor, target: Tensor, num_classes: int, *, class_maps: bool = False
 ) -> Tensor:
-    """Check what a metric is called with; return the target as ``(N, *S)``.
+    """Check types and shapes, and return the target as ``(N, *S)``.
 
     Args:
         probs: Probabilities ``(N, C, *S)``, float16, bfloat16, float32 or float64.
         target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or whole floats.
         num_classes: C.
-        class_maps: Whether ``probs`` may also be predicted classes ``(N, *S)``, integers.
+        class_maps: If True, ``probs`` may also be predicted classes ``(N, *S)``, integers.
 
     Raises:
-        TypeError: If either is no tensor, the probabilities are not floating point, or the target
+        TypeError: An input is not a tensor, the probabilities are not floating point, or the target
             is boolean or complex.
         ValueError: If the shapes do not match.
     """
@@ -73,11 +73,11 @@ def check_shapes(
         if not isinstance(given, Tensor):
             raise TypeError(
                 f"{name} must be a torch.Tensor, got {type(given).__module__}."
-                f"{type(given).__name__}; torch.as_tensor({name}) makes one of a numpy array."
+                f"{type(given).__name__}; use torch.as_tensor({name}) for a numpy array."
             )
     if target.dtype == torch.bool or target.is_complex():
         raise TypeError(
-            f"target must hold class numbers, got {target.dtype}; convert it with .long()."
+            f"target must be class numbers, got {target.dtype}; convert it with .long()."
         )
     if class_maps and is_class_map(probs):
         expected = tuple(probs.shape)
@@ -97,19 +97,19 @@ def check_shapes(
     with_channel = (*expected[:1], 1, *expected[1:])
     if tuple(target.shape) not in (expected, with_channel):
         raise ValueError(
-            f"target must be {expected} or {with_channel} to go with probs {tuple(probs.shape)}, "
+            f"target must be {expected} or {with_channel} to match probs {tuple(probs.shape)}, "
             f"got {tuple(target.shape)}."
         )
     return target.reshape(expected)
 
 
 def is_class_map(probs: Tensor) -> bool:
-    """Return True if it holds predicted classes rather than a score for each class."""
+    """Return True for predicted classes (integers) instead of scores per class."""
     return not (probs.is_floating_point() or probs.is_complex() or probs.dtype == torch.bool)
 
 
 def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list[int] | None:
-    """Return the case number of each batch entry; None where cases are not kept apart.
+    """Return the case number of each batch entry; None without ``num_cases``.
 
     Raises:
         ValueError: If an index is missing, of another length than the batch, or out of range.
@@ -118,8 +118,8 @@ def check_index(index: Tensor | None, batch: int, num_cases: int | None) -> list
         return None
     if index is None:
         raise ValueError(
-            f"This metric keeps {num_cases} cases apart: pass index, the (N,) number of each "
-            "case, or leave num_cases out."
+            f"index is required with num_cases={num_cases}: pass the (N,) number of each case, or "
+            "leave num_cases out."
         )
     numbers = [int(i) for i in torch.as_tensor(index).reshape(-1).tolist()]
     if len(numbers) != batch:
@@ -140,15 +140,15 @@ def worst(extremes: list[Tensor]) -> Tensor:
 def refuse_invalid(
     worst_found: list[float], dtype: torch.dtype, num_classes: int, ignore_index: int
 ) -> None:
-    """Raise for what is no distribution and for labels that are no class.
+    """Raise for rows that are not distributions, and for labels that are not classes.
 
     Args:
-        worst_found: What :func:`worst` returns, on the host: the largest deviation of a row sum
-            from 1, minus the smallest probability, the largest label, minus the smallest label, and
-            the largest distance of a label from a whole number.
-        dtype: Type of the probabilities as given, which sets the tolerance of their sum.
+        worst_found: Result of :func:`worst` on the host: the largest deviation of a row sum from 1,
+            minus the smallest probability, the largest label, minus the smallest label, and the
+            largest distance of a label from a whole number.
+        dtype: Original dtype of the probabilities, for the tolerance of their sum.
         num_classes: C.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
 
     Raises:
         ValueError: With the rule and the value found.
@@ -157,9 +157,9 @@ def refuse_invalid(
     tolerance = SUM_TOLERANCE[dtype]
     if not low <= 0 or not off <= tolerance:
         raise ValueError(
-            f"probs must be at least 0 and sum to 1 over the classes (within {tolerance} for "
-            f"{dtype}), got a smallest value of {0 - low:g} and a sum off by {off:g}; logits need "
-            "softmax, and NaN comes from the network."
+            f"probs must be >= 0 and sum to 1 over the classes (within {tolerance} for {dtype}), "
+            f"got a smallest value of {0 - low:g} and a sum off by {off:g}. Apply softmax to "
+            "logits; NaN comes from the network."
         )
     refuse_labels("target", 0 - negative, high, broken, num_classes, ignore_index)
 
@@ -167,24 +167,24 @@ def refuse_invalid(
 def refuse_labels(
     name: str, low: float, high: float, broken: float, num_classes: int, ignore_index: int
 ) -> None:
-    """Raise for labels that are no class.
+    """Raise for labels that are not classes.
 
     Args:
-        name: Whose labels.
-        low: The smallest, without those to ignore.
-        high: The largest.
+        name: Name of the argument.
+        low: The smallest label, without ignored ones.
+        high: The largest label.
         broken: The largest distance from a whole number.
         num_classes: C.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
 
     Raises:
         ValueError: With the rule, the labels found and the way out.
     """
     if not broken == 0:
-        raise ValueError(f"{name} must hold whole class numbers, got one off by {broken:g}.")
+        raise ValueError(f"{name} must be whole class numbers, got one off by {broken:g}.")
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"{name} must hold classes 0..{num_classes - 1} or ignore_index {ignore_index}, got "
-            f"labels from {low:.0f} to {high:.0f}. Build the metric with ignore_index="
-            f"{low if low < 0 else high:.0f} to leave that label out, or with more classes."
+            f"{name} must be classes 0..{num_classes - 1} or ignore_index {ignore_index}, got "
+            f"labels from {low:.0f} to {high:.0f}. Set ignore_index="
+            f"{low if low < 0 else high:.0f} to ignore that label, or a larger num_classes."
         )

@@ -1,4 +1,4 @@
-"""Count pairs of predicted and labelled class in pieces that stay in the processor's cache."""
+"""Confusion matrix of a volume, counted in pieces that fit the CPU cache."""
 
 from collections.abc import Iterator
 
@@ -11,19 +11,19 @@ from mbls.runtime.scratch import Scratch
 
 
 def confusion(probs: Tensor, target: Tensor, ignore_index: int) -> Tensor | None:
-    """Return how many voxels of a volume have each pair of classes; the first of equals is chosen.
+    """Return the confusion matrix of a volume; ties are resolved to the first class.
 
-    It takes a fifth of the time of ``argmax`` and a count over the whole volume: choices are
-    arithmetic on floats, and nothing of the volume's size is written.
+    It takes a fifth of the time of ``argmax`` and ``bincount`` over the whole volume, and needs no
+    memory of the volume's size.
 
     Args:
         probs: Probabilities or logits ``(C, *S)`` on the CPU.
         target: Labels ``(*S)``, integers.
-        ignore_index: Label of voxels to leave out.
+        ignore_index: Label of ignored voxels.
 
     Returns:
-        int64 ``(C, C)``, predicted by labelled; None where one is NaN or a label is no class, which
-        asks for a closer look.
+        int64 ``(C, C)``, predicted by labeled; None for NaN or invalid labels, which the caller
+        must report.
     """
 
     def count(pieces: Iterator[tuple[Tensor, ...]]) -> Tensor | None:

@@ -1,10 +1,10 @@
-r"""Count one piece of voxels into the exact grid, by class, label and prediction.
+r"""Count one piece of voxels in the exact histogram, by class, label and prediction.
 
-Each voxel gets one *code* that says all the regions and hits need to know:
+Each voxel gets a *code* that determines its regions and hits:
 
-- ``0``: labelled and predicted background;
+- ``0``: labeled and predicted background;
 - ``1..C-1``: the label, a foreground class;
-- ``C``: labelled background, predicted foreground (a false positive);
+- ``C``: labeled background, predicted foreground (a false positive);
 - ``C + 1``: ignored.
 
 Cells are then counted by (code, cell) with integer scatters, and regions and hits are sums over
@@ -32,8 +32,8 @@ from mbls.metrics._kernel.voxel_inputs import VoxelInputs, read_voxels, union_pr
 from mbls.runtime.scratch import Scratch
 
 NLL_FLOOR = 1e-12
-"""A true class's probability below it counts as this much in the negative log-likelihood."""
-# A logarithm is packed in units of 2**-26; a floored voxel adds 2**47 of them, above their sum.
+"""Lower limit of the true class's probability in the negative log-likelihood."""
+# logarithms are packed in units of 2**-26; a floored voxel adds 2**47 of them, above their sum
 _LOG_SCALE = 2.0 ** (LOG_BITS - FIXED_BITS)
 _FLOORED = 2.0 ** (47 - FIXED_BITS)
 
@@ -44,12 +44,12 @@ class CellCounter:
     Args:
         num_classes: C.
         unions: Sets of classes, one channel each after the classes.
-        masks: Number of further regions.
-        ignore_index: Label of voxels to leave out.
-        device: Where the voxels are.
+        masks: Number of regions with masks.
+        ignore_index: Label of ignored voxels.
+        device: Device of the voxels.
 
     Attributes:
-        extremes: Of each piece, see :class:`mbls.metrics._kernel.voxel_inputs.VoxelInputs`.
+        extremes: Extremes of each piece (:class:`mbls.metrics._kernel.voxel_inputs.VoxelInputs`).
     """
 
     def __init__(
@@ -72,14 +72,13 @@ class CellCounter:
         self._scratch = Scratch(device)
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what was counted.
+        """Return the sums.
 
         Returns:
             Voxels and fixed-point confidences of each class and union ``(channels, codes, 61, 2)``,
-            with ``codes`` = ``(C + 2) * 2**masks``; the same for the top label, hits and misses
-            apart, ``(2, codes, 61, 2)``; and the sums of squared probabilities (2**-30) and
-            negative log-likelihoods (2**-26), and voxels whose true class was floored,
-            ``(codes, 3)``.
+            with ``codes`` = ``(C + 2) * 2**masks``; the same for hits and misses of the top label,
+            ``(2, codes, 61, 2)``; and the sums of squared probabilities (2**-30), of negative
+            log-likelihoods (2**-26) and of floored voxels, ``(codes, 3)``.
         """
         self._unpack()
         cells = self._sums.movedim(0, -1).unflatten(1, (2, -1, GRID_CELLS))
@@ -87,7 +86,7 @@ class CellCounter:
         return cells[1:-2, 0], cells[0], torch.stack([squares, logs, floored], -1)
 
     def _unpack(self) -> None:
-        """Move the packed sums of the last pieces to the others."""
+        """Add the packed sums to the unpacked ones."""
         voxels, totals = unpacked(self._packed)
         voxels[-1] = unpacked_overflow(self._packed[-1], voxels[-2])
         self._sums[0] += voxels
@@ -98,13 +97,13 @@ class CellCounter:
     def add(self, probs: Tensor, target: Tensor, masks: Tensor | None) -> None:
         """Add a piece of voxels.
 
-        What is refused later (NaN, negative values, labels that are no class) is counted somewhere
-        and noted in ``extremes``.
+        Invalid values (NaN, negative, labels that are not classes) are counted in arbitrary cells
+        and detected later by ``extremes``.
 
         Args:
             probs: Probabilities ``(C, L)``, at most :data:`MAX_PACKED` voxels.
             target: Labels ``(1, L)``.
-            masks: Membership in further regions as bits of a float32 ``(1, L)``, or None.
+            masks: Bits of the regions with masks, float32 ``(1, L)``, or None.
         """
         if self._voxels + probs.shape[1] > MAX_PACKED:
             self._unpack()
@@ -118,7 +117,7 @@ class CellCounter:
         missed = torch.ne(voxels.predicted, voxels.labels, out=voxels.predicted)
         self._add_logs(voxels, scores[1])
         self._scatter(len(self._packed) - 2, start[None], scores)
-        # The top label comes last, since its misses change the start.
+        # the top label is last, since its misses change start
         self._count(0, voxels.top[None], start.add_(missed, alpha=self._places))
 
     def _codes(self, voxels: VoxelInputs, masks: Tensor | None) -> Tensor:
@@ -133,14 +132,14 @@ class CellCounter:
     def _count(
         self, row: int, values: Tensor, start: Tensor, squares: Tensor | None = None
     ) -> None:
-        """Add the cells of channels ``(channels, L)`` from ``row`` on, as many as fit the cache."""
+        """Add the cells of channels ``(channels, L)`` from ``row`` on, in blocks of cache size."""
         step = max(1, MAX_VOXELS // values.shape[1])
         for first in range(0, len(values), step):
             block = values[first : first + step]
             shape = tuple(block.shape)
             places = cells_as_floats(block, self._scratch("places", shape, torch.float32))
             numbers = self._scratch("numbers", shape, torch.float64).copy_(block)
-            if squares is not None:  # in the order of the classes: float64 sums depend on it
+            if squares is not None:  # in class order: float64 sums depend on it
                 wide = self._scratch("squares", shape, torch.float64)
                 for square in torch.mul(numbers, numbers, out=wide):
                     squares += square
@@ -150,12 +149,12 @@ class CellCounter:
         """Add numbers ``(rows, L)``, which are overwritten, at places ``(rows or 1, L)``."""
         shape = tuple(places.shape)
         short = self._scratch("short", shape, torch.int32).copy_(places)
-        short.clamp_(0, 2 * self._places - 1)  # where NaN led, which will be refused
+        short.clamp_(0, 2 * self._places - 1)  # NaN, which is rejected later
         index = self._scratch("index", shape, torch.int64).copy_(short).expand_as(numbers)
         self._packed[row : row + len(numbers)].scatter_add_(1, index, packed(numbers))
 
     def _add_logs(self, voxels: VoxelInputs, logs: Tensor) -> None:
-        """Add each voxel's negative log-likelihood, and the mark of a floored one."""
+        """Add each voxel's negative log-likelihood, and count floored voxels."""
         index = self._scratch("index", (1, len(logs)), torch.int64).copy_(voxels.labels)
         own = torch.gather(voxels.probs, 0, index)[0]
         floored = torch.lt(own, NLL_FLOOR, out=voxels.labels)

@@ -1,7 +1,7 @@
-"""The definition of the exact histogram, in the plainest form.
+"""Reference implementation of the exact histogram in plain code.
 
-The fast counting (:mod:`mbls.metrics._kernel.counting`) returns the same integers, bit by bit; this
-is what they mean, and what tests compare them with.
+The fast counting (:mod:`mbls.metrics._kernel.counting`) returns the same integers; tests compare
+the two.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from mbls.metrics._kernel.voxel_inputs import union_probs
 def count_cells(
     probs: Tensor, target: Tensor, region: Tensor | str, unions: Sequence[tuple[int, ...]] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums of the voxels of one region, to the last bit.
+    """Return the exact sums over the voxels of one region.
 
     Args:
         probs: Probabilities ``(C, L)``.
-        target: Labels ``(L,)``, none of them to be ignored.
+        target: Labels ``(L,)``, without ignored voxels.
         region: ``"all"``, ``"label"``, ``"union"``, or a mask ``(L,)``.
         unions: Sets of classes.
 

@@ -1,9 +1,9 @@
-r"""The exact grid: 60 equal bins of the unit interval and one cell for exactly zero.
+r"""The bins of the exact histogram: 60 equal bins of [0, 1] and one cell for exact zeros.
 
-Bin ``k`` of 1..60 is ``(float32((k-1)/60), float32(k/60)]``; cell 0 holds the probabilities that
-are exactly 0. Every number of bins that divides 60 (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60) is a
-sum of neighbouring cells, so one histogram serves them all. All edges are whole multiples of
-:math:`2^{-30}`, the unit in which confidences are summed (:mod:`mbls.metrics._kernel.fixed_point`).
+Bin ``k`` of 1..60 is ``(float32((k-1)/60), float32(k/60)]``; cell 0 contains exact zeros. For any
+number of bins that divides 60 (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60), bins are sums of
+adjacent cells, so one histogram serves all. All edges are multiples of :math:`2^{-30}`, the unit in
+which confidences are summed (:mod:`mbls.metrics._kernel.fixed_point`).
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from mbls.runtime.scratch import Scratch
 
 GRID_BINS = 60
 GRID_CELLS = GRID_BINS + 1
-# In float32 arithmetic ceil((p * 255) * float32(60 / 255)) is the right cell of every float32: of
-# each edge and of the number after each edge, and rounding is monotone. One factor 60 would be
-# wrong for three of them.
+# In float32, ceil((p * 255) * float32(60 / 255)) is the correct cell of every float32: it is for
+# each edge and its successor, and rounding is monotone. A single factor 60 is wrong for three of
+# them.
 _FACTORS = (255.0, 60 / 255)
 
 
@@ -29,10 +29,10 @@ def grid_cells(probs: Tensor, scratch: Scratch) -> Tensor:
     """Return the cell of each probability as int32 0..60, shape of ``probs``.
 
     Args:
-        probs: float32 or float64; above 1 counts as 1, below 0 and NaN as 0. The cell of a float64
-            value is that of the value rounded to float32, except that only an exact zero is in
+        probs: float32 or float64; values are clamped to [0, 1], NaN to 0. The cell of a float64
+            value is that of the value rounded to float32, except that only exact zeros are in
             cell 0.
-        scratch: Memory for the work; the result is its buffer ``"int32"``.
+        scratch: Reusable buffers; the result is its buffer ``"int32"``.
     """
     shape = tuple(probs.shape)
     cells = cells_as_floats(probs, scratch("float32", shape, torch.float32))
@@ -40,7 +40,7 @@ def grid_cells(probs: Tensor, scratch: Scratch) -> Tensor:
 
 
 def cells_as_floats(probs: Tensor, out: Tensor) -> Tensor:
-    """Write the cells of :func:`grid_cells` to ``out``, float32, not clamped and with NaN kept."""
+    """Write the cells of :func:`grid_cells` to ``out``, float32, without clamping."""
     if probs.dtype == torch.float64:
         smallest = torch.finfo(torch.float32).smallest_normal
         probs = torch.where(probs > 0, probs.float().clamp_min(smallest), probs.float())
@@ -49,7 +49,7 @@ def cells_as_floats(probs: Tensor, out: Tensor) -> Tensor:
 
 
 def check_n_bins(n_bins: int) -> int:
-    """Return ``n_bins`` if the 60 bins of the grid can be summed to it.
+    """Return ``n_bins`` if it divides 60.
 
     Raises:
         ValueError: If ``n_bins`` does not divide 60.

@@ -1,8 +1,8 @@
-r"""Real numbers as whole multiples of a power of two, so that sums do not depend on their order.
+r"""Fixed-point numbers, whose sums do not depend on their order.
 
-Probabilities and Brier terms are kept in units of :math:`2^{-30}`, negative logarithms in units of
-:math:`2^{-26}`: an int64 sum holds more than 4e9 voxels of the worst Brier score and 5e9 of the
-worst negative logarithm. Rounding is to the nearest multiple, ties to even.
+Probabilities and Brier terms have units of :math:`2^{-30}`, negative logarithms of
+:math:`2^{-26}`: an int64 sum is sufficient for more than 4e9 voxels of the worst Brier score, and
+5e9 of the worst negative logarithm. Rounding is to nearest, ties to even.
 """
 
 import math
@@ -16,11 +16,11 @@ LOG_BITS = 26
 FIXED_ONE = 1 << FIXED_BITS
 LOG_ONE = 1 << LOG_BITS
 SUM_LIMIT = 1 << 62
-"""A sum beyond it is an error: twice as much would no longer fit an int64."""
+"""Limit of a sum: twice as much would not fit into int64."""
 
 MAX_PACKED = (1 << 16) - 1
-"""Numbers that a sum of :func:`packed` ones can hold."""
-# Fixed-point sums of 2**16 numbers stay below 2**47; what is above counts the numbers.
+"""Maximum number of summands of :func:`packed` numbers."""
+# fixed-point sums of 2**16 numbers stay below 2**47; the bits above count the numbers
 _SHIFT = 47
 _LOW = (1 << _SHIFT) - 1
 _COUNTS = (1 << 17) - 1
@@ -30,7 +30,7 @@ _ANCHOR_BITS = struct.unpack("<q", struct.pack("<d", _ANCHOR))[0] >> _SHIFT
 # log m = 2 artanh(s) = s (c0 + c1 s^2 + c2 s^4 + c3 s^6), |s| <= 0.1716: least maximum relative
 # error, with c0 = 2 so that probabilities next to 1 keep all their digits.
 _ARTANH = (2.0, 0.666667760855, 0.399775740110, 0.298709373597)
-# By type: integers of the same width, bits of the mantissa, the bits of sqrt(1/2).
+# by dtype: integers of the same width, bits of the mantissa, bit pattern of sqrt(1/2)
 _LAYOUT = {
     torch.float32: (torch.int32, 23, 0x3F3504F3),
     torch.float64: (torch.int64, 52, 0x3FE6A09E667F3BCD),
@@ -40,7 +40,7 @@ _LAYOUT = {
 def to_fixed(values: Tensor, bits: int = FIXED_BITS) -> Tensor:
     """Round floats to whole multiples of ``2**-bits``; int64, shape of ``values``.
 
-    float32 values must scale to less than 2**31: they pass through int32, which is faster.
+    Scaled float32 values must be below 2**31: they pass through int32, which is faster.
     """
     scaled = (values * float(1 << bits)).round_()
     if values.dtype == torch.float32:
@@ -49,12 +49,12 @@ def to_fixed(values: Tensor, bits: int = FIXED_BITS) -> Tensor:
 
 
 def packed(values: Tensor) -> Tensor:
-    """Round floats to whole multiples of ``2**-30``, in place, and let each count as one; int64.
+    """Round floats in place to multiples of ``2**-30``, and add a counter in the high bits; int64.
 
-    Adding a float64 whose last bit is worth ``2**-30`` rounds (ties to even) and leaves the
-    multiple in the low bits of the sum, below the bits of the number added. Sums of the results
-    wrap around; :func:`unpacked` still finds both parts, because the 17 bits from bit 47 on are
-    those of an odd number times the count.
+    Adding a float64 whose last bit is ``2**-30`` rounds (ties to even) and leaves the multiple in
+    the low bits of the sum, below the bits of the added number. Sums of the results wrap around,
+    but :func:`unpacked` recovers both parts, since the 17 bits from bit 47 on are an odd number
+    times the count.
 
     Args:
         values: float64, at least 0 and below ``2**21``; overwritten.
@@ -63,24 +63,24 @@ def packed(values: Tensor) -> Tensor:
 
 
 def unpacked(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many numbers each sum of :func:`packed` ones has, and their total; int64.
+    """Return the count and the total of each sum of :func:`packed` numbers; int64.
 
-    Right for up to :data:`MAX_PACKED` numbers whose total is below ``2**47``.
+    Valid for up to :data:`MAX_PACKED` numbers with a total below ``2**47``.
     """
     count = ((sums >> _SHIFT) * pow(_ANCHOR_BITS, -1, _COUNTS + 1)) & _COUNTS
     return count, sums & _LOW
 
 
 def unpacked_overflow(sums: Tensor, count: Tensor) -> Tensor:
-    """Return what lies above 2**47 in the total of ``count`` :func:`packed` numbers."""
+    """Return the part above 2**47 of the total of ``count`` :func:`packed` numbers."""
     return ((sums >> _SHIFT) - count * _ANCHOR_BITS) & _COUNTS
 
 
 def negative_log(values: Tensor) -> Tensor:
-    r"""Return :math:`-\log v`, with the same bits on every machine.
+    r"""Return :math:`-\log v`, bitwise identical on every machine.
 
-    Library logarithms differ in the last place between vector lanes and remainders, so their sums
-    would depend on where a batch ends. Here :math:`v = m 2^e` with :math:`m` in
+    Library logarithms differ in the last bit between vector lanes and remainders, so sums would
+    depend on the batching. Here :math:`v = m 2^e` with :math:`m` in
     :math:`[\sqrt{1/2}, \sqrt 2)` and :math:`\log m = 2\,\mathrm{artanh}\frac{m-1}{m+1}` by a
     polynomial, one IEEE operation at a time. The relative error is below 1e-9 in float64 and
     3e-7 in float32.

@@ -1,4 +1,4 @@
-"""From the tensors a metric is called with to ``(C, L)`` pieces of a size that fits the cache."""
+"""Split the inputs of a metric into ``(C, L)`` pieces that fit the cache."""
 
 import math
 import threading
@@ -13,19 +13,16 @@ from mbls.runtime.threads import in_threads
 Result = TypeVar("Result")
 
 MAX_VOXELS = (1 << 16) - (1 << 7)
-"""Voxels of a piece: operations long enough that threads seldom wait for Python's lock, and no
-more voxels than a packed sum holds (:data:`mbls.metrics._kernel.fixed_point.MAX_PACKED`)."""
+"""Maximum voxels of a piece: large enough that threads seldom wait for the GIL, and at most the
+summands of a packed sum (:data:`mbls.metrics._kernel.fixed_point.MAX_PACKED`)."""
 PIECE_VALUES = 1 << 18
-"""Probabilities of a piece, so that many classes take no more of the cache."""
+"""Maximum probabilities of a piece, for many classes."""
 SLAB_VOXELS = 1 << 20
-"""Voxels of a slab, in which whole volumes are worked on one part after the other."""
+"""Voxels of a slab of a volume."""
 
 
 def slabs(shape: Sequence[int]) -> Iterator[Any]:
-    """Yield indices that cut a volume ``S`` along its first axis.
-
-    What is computed for each voxel alone takes the memory of a slab then, not of the volume.
-    """
+    """Yield indices that split a volume ``S`` along its first axis, to limit temporary memory."""
     if not shape:
         yield ...
         return
@@ -39,15 +36,15 @@ def count_pieces(
     num_classes: int,
     count: Callable[[Iterator[tuple[Tensor, ...]]], Result],
 ) -> list[Result]:
-    """Return what ``count`` makes of the pieces: on the CPU each of torch's threads counts some.
+    """Return the results of ``count`` over the pieces, on the CPU one per thread.
 
-    Threads meet at the end alone. If they shared out each operation on a piece, they would meet a
-    hundred times a piece, and wait each time for one that another process keeps from its processor.
+    Threads only synchronize at the end. With a parallel loop in each operation they would do so a
+    hundred times per piece, and wait each time for a thread that another process has preempted.
 
     Args:
         tensors: See :func:`pieces`.
         num_classes: See :func:`pieces`.
-        count: Goes through its pieces; its results must be sums that do not depend on which.
+        count: Consumes pieces and returns sums; the total must not depend on the assignment.
     """
     first, todo = tensors[0], _Shared(pieces(tensors, num_classes))
     if first.device.type != "cpu":
@@ -63,7 +60,7 @@ def count_pieces(
 
 
 class _Shared(Iterator[Result]):
-    """An iterator that several threads may ask."""
+    """A thread-safe iterator."""
 
     def __init__(self, items: Iterator[Result]) -> None:
         self._items, self._lock = items, threading.Lock()
@@ -78,15 +75,14 @@ def _length(num_classes: int) -> int:
 
 
 def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor, ...]]:
-    """Cut matching ``(N, c, *S)`` tensors into ``(c, L)`` pieces without copying a whole volume.
+    """Split matching ``(N, c, *S)`` tensors into ``(c, L)`` pieces without copying a volume.
 
     Args:
         tensors: Tensors that agree in ``N`` and ``S``; ``c`` may differ.
         num_classes: The largest ``c``, which sets the length of a piece.
 
     Yields:
-        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`. The order of voxels
-        is that of memory, not of space: sums do not depend on it.
+        One ``(c, L)`` piece of each tensor, ``L`` at most :data:`MAX_VOXELS`, in memory order.
     """
     length = _length(num_classes)
     first = tensors[0]

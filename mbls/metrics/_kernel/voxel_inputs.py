@@ -1,7 +1,7 @@
-"""What is known of each voxel before anything is counted.
+"""Labels, predictions and validity of each voxel of a piece.
 
-Decisions per voxel are arithmetic on 0 and 1, for all classes in one operation: few and long
-operations leave threads of Python little to wait for, and masks are several times slower.
+Decisions are arithmetic on 0 and 1, for all classes in one operation: few long operations reduce
+contention for the GIL, and boolean masks are several times slower.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from mbls.runtime.scratch import Scratch
 
 
 class VoxelInputs(NamedTuple):
-    """One piece of L voxels; all live in scratch.
+    """One piece of L voxels, in reusable buffers.
 
     Attributes:
         probs: Probabilities ``(C, L)``, float32 or float64.
         top: The highest of them ``(L,)``.
         labels: Labels 0..C-1, float32 ``(L,)``; 0 where ignored.
-        kept: 1 where the voxel counts, 0 where it is ignored, float32 ``(L,)``.
-        predicted: The top class, float32 ``(L,)``; the first of equals, as for ``argmax``.
+        kept: 0 for ignored voxels, else 1, float32 ``(L,)``.
+        predicted: The top class, float32 ``(L,)``; the first one in a tie, like ``argmax``.
         extremes: The smallest and largest row sum, the smallest probability, the smallest and
             largest label, and the largest distance of a label from a whole number, ``(6,)``.
     """
@@ -35,18 +35,18 @@ class VoxelInputs(NamedTuple):
 
 
 def read_voxels(probs: Tensor, target: Tensor, ignore_index: int, scratch: Scratch) -> VoxelInputs:
-    """Read a piece; what is no distribution or label is read as something, and in ``extremes``.
+    """Read a piece; invalid values become arbitrary valid ones and are visible in ``extremes``.
 
     Args:
         probs: Probabilities ``(C, L)`` of any floating type.
         target: Labels ``(1, L)``, integers or floats.
-        ignore_index: Label of voxels to leave out.
-        scratch: Memory for the work.
+        ignore_index: Label of ignored voxels.
+        scratch: Reusable buffers.
     """
     if probs.dtype != torch.float64:
         probs = probs.float()
     C, L = probs.shape
-    # Whole numbers above 2**24 are rounded, to others that are no class either.
+    # whole numbers above 2**24 are rounded, but are not classes anyway
     labels = scratch("labels", (L,), torch.float32).copy_(target[0])
     kept = torch.ne(labels, ignore_index, out=scratch("kept", (L,), torch.float32))
     low, high = torch.aminmax(labels.mul_(kept))
@@ -69,7 +69,7 @@ def first_of_largest(scores: Tensor, largest: Tensor, scratch: Scratch) -> Tenso
     Args:
         scores: Scores ``(C, L)``, float32 or float64.
         largest: The largest of each column ``(L,)``.
-        scratch: Memory for the work.
+        scratch: Reusable buffers.
     """
     C, L = scores.shape
     ranks = torch.arange(C, 0, -1, dtype=torch.float32, device=scores.device)
