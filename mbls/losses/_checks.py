@@ -41,7 +41,7 @@ def check_within(low: float, high: float, **values: float) -> None:
 
 
 def check_count(low: int, *, odd: bool = False, **values: int) -> None:
-    """Raise ValueError unless each named value is an integer of at least ``low``, odd if asked."""
+    """Raise ValueError unless each named value is an integer >= ``low``, optionally odd."""
     for name, value in values.items():
         if not isinstance(value, int) or value < low or (odd and value % 2 == 0):
             raise ValueError(f"{name} must be an {'odd ' * odd}integer >= {low}, got {value!r}.")
@@ -57,24 +57,24 @@ def check_one_of(known: Collection[str], **values: str) -> None:
 def prepare(
     logits: Tensor, target: Tensor, *, ignore_index: int | None = -100, validate: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Bring logits and target to the one form in which the formulas read them.
+    """Convert logits and target to the common form of all formulas.
 
-    Idempotent, so a wrapper may hand what it prepared to the losses inside it.
+    It is idempotent, so a wrapper may pass prepared tensors to the losses inside it.
 
     Args:
         logits: Raw scores ``(N, C, *S)``, C >= 2, of any floating dtype, strides or device.
         target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral.
-        ignore_index: The label of voxels that take no part; None where that is for others to know:
+        ignore_index: Label of ignored voxels; None if it is not known here:
             labels are then not compared with the classes.
-        validate: Check every label, on an accelerator too, for which the host then waits; else
-            on the CPU alone, the least and the largest (:func:`check_labels`).
+        validate: If True, check every label, which syncs an accelerator; otherwise check only the
+            smallest and largest, on the CPU (:func:`check_labels`).
 
     Returns:
         The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64.
 
     Raises:
         TypeError: The logits are not floating, or the target is complex.
-        ValueError: Wrong rank or shape, fewer than two classes, labels that are no classes.
+        ValueError: Wrong rank or shape, fewer than two classes, or labels that are not classes.
     """
     check_shapes(logits, target)
     if target.ndim == logits.ndim:
@@ -141,7 +141,7 @@ def check_labels(
     if bool(outside.any()):
         labels = [int(label) for label in target[outside].unique().tolist()[:5]]
         raise ValueError(
-            f"target must hold 0 to {num_classes - 1} or ignore_index {ignore_index}, got {labels}."
+            f"target must be in 0..{num_classes - 1} or ignore_index {ignore_index}, got {labels}."
         )
 
 

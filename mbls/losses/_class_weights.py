@@ -22,7 +22,7 @@ def weighted_mean(values: Tensor, target: Tensor, keep: Tensor, weight: Tensor) 
         weight: w ``(C,)``.
 
     Returns:
-        A scalar; zero, with a gradient of zero, where no voxel is kept or all weigh nothing.
+        A scalar; zero, with a gradient of zero, if no voxel is kept or all weights are zero.
 
     Example:
         >>> values, target = torch.tensor([1.0, 4.0]), torch.tensor([0, 1])
@@ -55,7 +55,7 @@ class ClassWeightedLoss(Loss):
             all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)
         ):
             raise ValueError(
-                f"weight must hold finite numbers >= 0, one of them > 0, got {numbers}."
+                f"weight must be finite numbers >= 0, at least one > 0, got {numbers}."
             )
         self.register_buffer(
             "weight", None if numbers is None else torch.tensor(numbers), persistent=False
@@ -73,7 +73,7 @@ class ClassWeightedLoss(Loss):
         return logits, target
 
     def voxel_mean_terms(self) -> set[str]:
-        """Return none where there are weights: parts of a batch weigh differently."""
+        """Return an empty set with weights: parts of a batch have different total weights."""
         return super().voxel_mean_terms() if self.weight is None else set()
 
     def _check_number(self, num_classes: int) -> None:

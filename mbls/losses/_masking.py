@@ -1,4 +1,4 @@
-"""Means over the labeled voxels, finite where there are none, and powers with finite slopes."""
+"""Means over the labeled voxels, finite without any, and powers with finite slopes."""
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,7 @@ def image_mean(values: Tensor, keep: Tensor, weight: Tensor | None = None) -> Te
         weight: What each of the K counts ``(K,)``; None for 1.
 
     Returns:
-        A scalar: the mean over those images and all K; zero where there is none.
+        A scalar: the mean over those images and all K; zero without any.
     """
     if weight is not None:
         weight = weight.to(values)

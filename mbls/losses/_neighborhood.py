@@ -39,8 +39,8 @@ def neighbor_proportions(
     voxels leave the window, and the weights of the rest are scaled up to the same sum.
 
     Borders: ``"replicate"`` repeats the labels at the edge; ``"background"`` puts label 0 outside,
-    as the published NACL does; ``"monai"`` puts no class outside, so that the shares at an edge sum
-    to less than 1, and takes MONAI's Gaussian: integrated over voxels, cut at 4 sigma whatever
+    as the published NACL does; ``"monai"`` pads with no class, so the shares at an edge sum
+    to less than 1, and uses MONAI's Gaussian: integrated over voxels, cut at 4 sigma for any
     ``kernel_size`` is, the voxel itself not singled out.
 
     Args:
@@ -160,16 +160,16 @@ class Window:
             return own
         around = None
         for axis in range(2, own.ndim):
-            beside = self._beside(own if around is None else own + around, axis)
-            inside = (axis, len(self.ratios), beside.shape[axis])
+            sums = self._neighbor_sums(own if around is None else own + around, axis)
+            inside = (axis, len(self.ratios), sums.shape[axis])
             own = own.narrow(*inside)
-            around = beside if around is None else beside.add_(around.narrow(*inside))
+            around = sums if around is None else sums.add_(around.narrow(*inside))
         if around is None:  # no axes
             return own
         return (around if self.spread == 1 else around.mul_(self.spread)).add_(own)
 
-    def _beside(self, maps: Tensor, axis: int) -> Tensor:
-        """Sum up the weights of what lies before and after each voxel along an axis."""
+    def _neighbor_sums(self, maps: Tensor, axis: int) -> Tensor:
+        """Return the weighted sums of the neighbors on both sides of each voxel along an axis."""
         radius = len(self.ratios)
         length = maps.shape[axis] - 2 * radius
         total = None
@@ -190,7 +190,7 @@ def mixed_windows(
     border: Border = "replicate",
     ignore_index: int = -100,
 ) -> Tensor:
-    """Return where the window around a voxel holds more than one label.
+    """Return a mask of the voxels whose window has more than one label.
 
     Labels are compared, not averaged: the published CRaC sums deviations from their mean, which is
     zero but for rounding, and misses a part of the boundary.
@@ -199,7 +199,7 @@ def mixed_windows(
         target: Labels ``(N, *S)``, int64; without spatial axes no window is mixed.
         kernel_size: Odd width of the window in voxels.
         border: What lies outside the image: ``"replicate"`` the edge's label, ``"background"``
-            label 0, so that foreground at an edge is boundary, as published.
+            label 0, which makes foreground at an edge boundary, as published.
         ignore_index: The label of voxels that leave every window.
 
     Returns:

@@ -81,7 +81,7 @@ def average_calibration_error(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labeled.
+        A scalar; zero if no voxel is labeled.
 
     Example:
         >>> probs = torch.tensor([[[0.9, 0.9], [0.1, 0.1]]])
@@ -163,5 +163,5 @@ def _sums(place: Tensor, values: Tensor, n_bins: int) -> Tensor:
 
 
 def _rows(values: Tensor) -> Tensor:
-    """Make a row of every image and class: ``(N, C, *S)`` to ``(N * C, V)``."""
+    """Return one row per image and class: ``(N, C, *S)`` to ``(N * C, V)``."""
     return values.flatten(2).flatten(0, 1).contiguous()

@@ -22,14 +22,14 @@ class Loss(nn.Module, ABC):
 
     Args:
         ignore_index: The label of voxels that take no part in any term.
-        validate: Check every label and refuse one that is no class; the host then waits for the
+        validate: Check that every label is a class; the host then waits for the
             device at every call.
 
     Attributes:
-        voxel_means: The terms that are means over the batch's labeled voxels. Where a batch is
+        voxel_means: Terms that are means over the batch's labeled voxels. If a batch is
             shared among processes, each weights these by its share of the labeled voxels, so that
             their mean is that of the whole batch; all other terms are averaged as they are.
-        needs_image: Whether terms and forward also take the image.
+        needs_image: True if terms and forward also take the image.
 
     Raises:
         ValueError: A setting outside its range, at construction; logits and labels that do not
@@ -87,12 +87,12 @@ class Loss(nn.Module, ABC):
             part.bind(num_classes)
 
     def observe(self, logits: Tensor, target: Tensor) -> None:
-        """Let the adaptive losses inside see a scored validation case; forwarded to the parts."""
+        """Pass a scored validation case to the adaptive losses among the parts."""
         for part in self.parts():
             part.observe(logits, target)
 
     def adapt(self) -> None:
-        """Let the adaptive losses inside take their step; forwarded to the parts."""
+        """Update the adaptive losses among the parts."""
         for part in self.parts():
             part.adapt()
 
@@ -123,7 +123,7 @@ class AdaptiveLoss(Loss):
     Its state is buffers: they follow the device and live in the checkpoint. The training module
     calls :meth:`observe` on each scored validation case and :meth:`adapt` at the end of a
     validation epoch, before a checkpoint is saved, and neither in the sanity check. Overrides call
-    ``super()`` first, so that an adaptive loss inside this one adapts too.
+    ``super()`` first, so an adaptive loss inside this one also adapts.
     """
 
     @abstractmethod

@@ -48,7 +48,7 @@ def loss_entries(folder: Path) -> list[Entry]:
     """
     paths = sorted(path for path in folder.glob("*.yaml") if "." not in path.stem)
     if not paths:
-        raise FileNotFoundError(f"{folder} must hold <name>.yaml files of losses; it has none.")
+        raise FileNotFoundError(f"{folder} must contain <name>.yaml files of losses, found none.")
     return [_entry(path) for path in paths]
 
 
@@ -69,14 +69,14 @@ def _entry(path: Path) -> Entry:
     nodes = list(_losses(config))
     names = [_name(node) for _, node in nodes]
     cls = names[0] if len(names) == 1 else f"{names[0]} of {', '.join(names[1:])}"
-    formula = _said(config["class_path"], "Formula")
+    formula = _docstring_line(config["class_path"], "Formula")
     arguments = config.get("init_args", {})
     if arguments.get("base"):
         formula = re.sub(r"^CE\b", _name(arguments["base"]), formula)
     if "losses" in arguments:
         formula = " + ".join(f"{factor:g} {_name(node)}" for factor, node in nodes[1:])
-    beside_ce = [node for _, node in nodes if _name(node) != "CrossEntropyLoss"]
-    papers = (_said(node["class_path"], "Paper") for node in beside_ce or [config])
+    penalties = [node for _, node in nodes if _name(node) != "CrossEntropyLoss"]
+    papers = (_docstring_line(node["class_path"], "Paper") for node in penalties or [config])
     paper = next(filter(None, papers), "")
     settings = (_settings(node.get("init_args", {})) for _, node in nodes)
     return Entry(path.stem, cls, formula, "; ".join(filter(None, settings)), paper)
@@ -95,7 +95,7 @@ def _name(config: dict[str, Any]) -> str:
     return config["class_path"].rpartition(".")[2]
 
 
-def _said(class_path: str, what: str) -> str:
+def _docstring_line(class_path: str, what: str) -> str:
     """Return the docstring's ``what:`` line, indented ones after it too; nothing if it has none."""
     module, _, name = class_path.rpartition(".")
     text = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""

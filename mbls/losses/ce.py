@@ -20,7 +20,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     ignore_index: int = -100,
 ) -> Tensor:
-    r"""Average :math:`-\log p_y` over the labeled voxels; zero where there is none.
+    r"""Average :math:`-\log p_y` over the labeled voxels; zero without any.
 
     With ``label_smoothing`` a the target is :math:`t = (1 - a) q + a / C`, the uniform part spread
     over all C classes. With ``weight`` w it is PyTorch's weighted mean,

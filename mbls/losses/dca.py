@@ -20,7 +20,7 @@ def accuracy_gap(probs: Tensor, target: Tensor, *, ignore_index: int = -100) -> 
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labeled.
+        A scalar; zero if no voxel is labeled.
 
     Example:
         >>> import torch

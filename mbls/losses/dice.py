@@ -40,7 +40,7 @@ def soft_dice_loss(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labeled.
+        A scalar; zero if no voxel is labeled.
 
     Example:
         >>> import torch

@@ -64,7 +64,7 @@ def dice_plus_plus(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labeled.
+        A scalar; zero if no voxel is labeled.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ def tversky_plus_plus(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar, the mean over images and classes; zero where no voxel is labeled.
+        A scalar, the mean over images and classes; zero if no voxel is labeled.
 
     Example:
         >>> import torch

@@ -61,7 +61,7 @@ class FocalLoss(ClassWeightedLoss):
     Formula: mean_v -(1 - p_y)^gamma log p_y
     Paper: Lin et al., ICCV 2017, arXiv:1708.02002
 
-    With ``weight`` w it is ``sum_v -w_y (1 - p_y)^gamma log p_y / sum_v w_y``, so that gamma 0 is
+    With ``weight`` w it is ``sum_v -w_y (1 - p_y)^gamma log p_y / sum_v w_y``, so gamma 0 is
     weighted cross-entropy; the paper's alpha is w up to that denominator.
 
     Args:

@@ -1,4 +1,4 @@
-"""Losses of others: whether one can be called here, and how ignored voxels are masked for it.
+"""Losses of other packages: check if they can be used, and how to mask ignored voxels.
 
 Most know nothing of the label -100. What a loss does with its voxels is determined once, by a trial
 on a small batch on the CPU before training: see :class:`Plan`.
@@ -32,7 +32,7 @@ class Plan:
             each image, and gets the labeled voxels of one image at a time. ``"agreed"``: it looks
             at neighbors, so the voxels stay where they are, and there the network's answer and the
             label are background with certainty. ``None``: none of these is right.
-        label: What stands for an ignored voxel in the loss's own language.
+        label: The loss's own label of ignored voxels.
         summed: It adds up the images, in place of their mean.
         channel: It wants its target as ``(N, 1, *S)``.
     """
@@ -51,7 +51,7 @@ def foreign_loss(
 ) -> Tensor:
     """Return the loss over the labeled voxels; zero, with a gradient of zero, where none is.
 
-    Where the loss does not leave ignored voxels out itself, the number of labeled ones becomes a
+    If the loss does not ignore voxels itself, the number of labeled ones becomes a
     shape: the host waits for the device once a call, which no loss of ours does.
 
     Args:
@@ -78,7 +78,7 @@ def foreign_loss(
     if plan.way is None:
         raise ValueError(
             f"{type(loss).__name__} looks at neighboring voxels and has no value for those to "
-            f"ignore (label {ignore_index}), which this batch holds. Train where there are none "
+            f"ignore (label {ignore_index}), which this batch has. Train on data without any "
             "(patches no larger than the images, no rotation, scaling or tilt, every voxel "
             "labeled), or take a loss of mbls.losses."
         )
@@ -171,7 +171,7 @@ def _trial_batch(num_classes: int, spatial_dims: int) -> tuple[Tensor, Tensor]:
 
 
 def _checked(loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, name: str) -> float:
-    """Return the loss of a batch without ignored voxels; raise ValueError where there is none."""
+    """Return the loss of a batch without ignored voxels; raise ValueError without one."""
     shape = target.unsqueeze(1).shape if plan.channel else target.shape
     tried = f"logits {tuple(logits.shape)} and labels {tuple(shape)}"
     try:
@@ -181,7 +181,7 @@ def _checked(loss: nn.Module, plan: Plan, logits: Tensor, target: Tensor, name: 
         raise ValueError(
             f"{name} must take raw scores (N, C, *S) and labels (N, *S); tried with {tried} it "
             f"raised: {said}. With a loss of MONAI state to_onehot_y: true, and softmax: true; one "
-            "that compares scores with a target of their own shape fits no classes: take one of "
+            "that compares scores with a target of equal shape cannot be used: choose one of "
             "mbls losses."
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -202,7 +202,7 @@ def _attempt(compute: Callable[[], Tensor]) -> float | None:
     """Return a finite value, or None where the loss has none for such a batch."""
     try:
         value = compute()
-    except Exception:  # whatever a loss may raise for labels or shapes that it does not know
+    except Exception:  # a loss may raise anything for unsupported labels or shapes
         return None
     return value.item() if bool(value.isfinite().all()) else None
 
@@ -224,7 +224,7 @@ def _reordered(logits: Tensor, target: Tensor, order: Tensor) -> tuple[Tensor, T
 
 
 def _agreed(logits: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Make both the answer and the label background, for certain, where a voxel is ignored."""
+    """Set prediction (with certainty) and label of ignored voxels to background."""
     certain = torch.full_like(logits, -CERTAIN)
     certain[:, 0] = CERTAIN
     return torch.where(keep.unsqueeze(1), logits, certain), target.masked_fill(~keep, 0)

@@ -33,7 +33,7 @@ class UniformPenaltyLoss(PenaltyLoss):
     Formula: CE + alpha * mean_v sum_k |p_k - 1 / C|
     Paper: none; a baseline of Liu et al., CVPR 2022, arXiv:2111.15430
 
-    The published code divides by the number of images instead of voxels, so that the penalty grows
+    The published code divides by the number of images instead of voxels, so the penalty grows
     with the image; this is the mean over voxels.
 
     Args:

@@ -30,7 +30,7 @@ def classwise_gap(
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        A scalar; zero where no voxel is labeled.
+        A scalar; zero if no voxel is labeled.
 
     Example:
         >>> import torch

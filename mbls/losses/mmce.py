@@ -22,7 +22,7 @@ def kernel_calibration_error(confidence: Tensor, correct: Tensor, weight: Tensor
         weight: 1.0 for samples that take part, else 0.0 ``(M,)``.
 
     Returns:
-        A scalar; zero where no sample takes part.
+        A scalar; zero without samples.
 
     Example:
         >>> r = torch.tensor([0.75])
@@ -68,7 +68,7 @@ class KernelCalibrationLoss(PenaltyLoss):
         weighted: sqrt(E), M counts the right ones for the right, the wrong ones for the wrong
     Paper: Kumar et al., ICML 2018
 
-    As published, a sample stands for the batch: at most ``max_samples`` labeled voxels are drawn,
+    As published, a subsample represents the batch: ``max_samples`` labeled voxels at most are drawn,
     with torch's global generator; up to that many all take part. Every pair counts, at the cost of
     a sort.
 
@@ -123,7 +123,7 @@ def _quadratic(error: Tensor, confidence: Tensor) -> Tensor:
     """Sum ``e_i e_j K(r_i, r_j)`` over all pairs.
 
     In the order of r the kernel is a product, ``exp(r_j / w) exp(-r_i / w)`` for j before i, whose
-    factors stay within ``exp(1 / w)``: a running sum stands for the matrix of pairs.
+    factors stay within ``exp(1 / w)``: a running sum replaces the matrix of pairs.
     """
     ordered, order = confidence.sort()
     e, growth = error[order], (ordered / WIDTH).exp()

@@ -15,12 +15,12 @@ class PenaltyLoss(Loss):
     """A base loss to which a subclass adds the terms of :meth:`penalty`.
 
     Args:
-        base: The loss below the penalty; None is cross-entropy. Cross-entropy is counted once,
-            whatever is stacked.
-        **settings: ignore_index and validate, as :class:`Loss` takes them.
+        base: The base loss; None is cross-entropy. Cross-entropy is counted once, even in nested
+            penalties.
+        **settings: ignore_index and validate, see :class:`Loss`.
 
     Raises:
-        TypeError: The base is no module, or needs the image.
+        TypeError: The base is not a module, or needs the image.
         ValueError: A loss of the base has another ``ignore_index``.
 
     Example:

@@ -26,7 +26,7 @@ def signed_focal_map(logits: Tensor, safe: Tensor, gammas: Tensor, edges: Tensor
         logits: Raw scores ``(N, C, *S)``.
         safe: Labels ``(N, *S)`` in 0 .. C - 1.
         gammas: The exponents of the B bins.
-        edges: Their B + 1 edges; bin b holds ``[edge_b, edge_b+1)``, the outer ones also what lies
+        edges: Their B + 1 edges; bin b is ``[edge_b, edge_b+1)``, the outer ones include what is
             outside.
 
     Returns:
@@ -201,14 +201,14 @@ class AdaFocalLoss(ObservingLoss):
 
 
 def _top(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the top label's confidence, its log-odds, and whether it is right, float64.
+    """Return the top label's confidence, its log-odds, and 1 for hits (else 0), float64.
 
     Args:
         logits: ``(n, C, v)``.
         label: ``(n, 1, v)``.
 
     Returns:
-        ``(n, 1, v)`` each. What is left to the other classes is summed up on its own, so that
+        ``(n, 1, v)`` each. The other classes are summed separately, so that
         log-odds are right where the confidence rounds to 1.
     """
     top, guess = logits.max(dim=1, keepdim=True)

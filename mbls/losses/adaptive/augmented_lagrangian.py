@@ -1,4 +1,4 @@
-"""Augmented Lagrangians of any constraint, each class or region with multipliers of its own."""
+"""Augmented Lagrangians of any constraint, with multipliers per class or region."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -113,7 +113,7 @@ class AugmentedLagrangianLoss(MultiplierLoss):
 
     @property
     def ceiling(self) -> float:
-        """Where the derivative at a voxel is cut off."""
+        """Upper limit of the derivative at a voxel."""
         return self.limits[1]
 
     def move(self, observed: Observed) -> None:

@@ -22,7 +22,7 @@ class HeuristicMarginLoss(MultiplierLoss):
     A class's score is its mean penalty over the validation cases, lambda included. After validation
     e = 0, 1, .. of a run, if ``step`` divides e + 1 and the scores before were not all zero, lambda
     is multiplied by ``gamma`` where the score is more than ``tau`` times that before, and divided
-    where it is less than that before by ``tau``.
+    if it is less than the previous one by ``tau``.
 
     Args:
         num_classes: C; None until it is bound.

@@ -23,13 +23,13 @@ class Constraint(ABC):
 
         Args:
             shares: Class proportions in the window around each voxel ``(N, C, *S)``.
-            boundary: Where that window holds more than one label ``(N, *S)``.
+            boundary: Mask of windows with more than one label ``(N, *S)``.
         """
         raise NotImplementedError
 
     @abstractmethod
     def values(self, logits: Tensor, goal: Tensor | None) -> Tensor:
-        """Return h ``(N, C, *S)`` for logits and, where there is one, a goal of that shape."""
+        """Return h ``(N, C, *S)`` for logits and, if needed, a goal of the same shape."""
 
 
 class MarginConstraint(Constraint):

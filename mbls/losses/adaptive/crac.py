@@ -15,9 +15,9 @@ class RegionAdaptiveLoss(AugmentedLagrangianLoss):
     Formula: CE + mean_vrk P(|tau_k - z_k|, lambda_rk, rho_rk), inside a structure m tau_k
     Paper: Murugesan et al., MICCAI 2024, arXiv:2403.12364
 
-    Each class has a multiplier for boundary voxels, whose window holds several labels, and one for
+    Each class has a multiplier for boundary voxels, whose window has several labels, and one for
     inner voxels. See :class:`AugmentedLagrangianLoss` for the update. The published code averages
-    each region's constraint over all voxels, so that a small region's multipliers hardly move
+    each region's constraint over all voxels, so the multipliers of a small region hardly move
     (``statistics="all"``), and misses a part of the boundary through rounding; ours is exact. Works
     in any number of dimensions.
 

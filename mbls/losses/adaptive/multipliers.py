@@ -1,8 +1,7 @@
 """Constraints on the logits, a multiplier for each group of voxels, and how it moves.
 
-One mechanism: a constraint, a penalty of it (``constraints.py`` and ``penalty_functions.py`` beside
-this file) and a grouping of voxels make the loss; a subclass says how the multipliers follow what
-was observed.
+One mechanism: a constraint, a penalty of it (``constraints.py``, ``penalty_functions.py``) and a
+grouping of voxels define the loss; a subclass updates the multipliers from observations.
 """
 
 import math
@@ -36,7 +35,7 @@ class Observed:
     Args:
         statistic: Mean of what the multipliers follow.
         constraint: Mean of h.
-        present: Whether the group has voxels, and its means are finite.
+        present: True if the group has voxels, and its means are finite.
     """
 
     statistic: Tensor
@@ -59,9 +58,9 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         groups: ``"class"`` gives each class a multiplier, ``"region"`` each class two, for
             boundary and inner voxels.
         statistics: Over which voxels a group's means go: ``"all"`` of them, those of other groups
-            with h = 0, as published; those of its own ``"region"``; or the ``"active"`` ones among
-            those, where lambda + rho h > 0.
-        kernel_size: Odd width of the window that tells the regions apart.
+            with h = 0, as published; those of the group's ``"region"``; or the ``"active"`` ones
+            among those, where lambda + rho h > 0.
+        kernel_size: Odd width of the window that defines the regions.
         border: What lies outside the image, ``"replicate"`` or ``"background"``.
         **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
     """
@@ -119,7 +118,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
 
     @property
     def ceiling(self) -> float:
-        """Where the statistic of a voxel is cut off; here nowhere."""
+        """Upper limit of a voxel's statistic; by default none."""
         return math.inf
 
     @abstractmethod
@@ -252,7 +251,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         return self.constraint.goal(shares, boundary), boundary
 
     def _by_voxel(self, logits: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return lambda and rho, of each voxel where it matters, in shapes that fit the logits."""
+        """Return lambda and rho, per voxel if needed, in shapes that broadcast to the logits."""
         shape = (-1, 1, self.multipliers.shape[1], *[1] * (logits.ndim - 2))
         lam, rho = (each.to(logits).view(shape) for each in (self.multipliers, self.weights))
         if boundary is None or self.groups == "class":

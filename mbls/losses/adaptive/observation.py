@@ -15,7 +15,7 @@ PIECE = 1 << 21  # numbers looked at at once
 
 
 def pieces(logits: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Cut ``(N, C, V)`` into parts of an image, so that what is made of one takes little memory."""
+    """Cut ``(N, C, V)`` into parts of an image, to limit temporary memory."""
     n, c, v = logits.shape
     step = max(1, PIECE // c)
     for image in range(n):
@@ -44,7 +44,7 @@ class ObservingLoss(AdaptiveLoss):
 
         Args:
             shape: Of the sums, for a rank that observed no case.
-            device: Where to, for such a rank.
+            device: Device of the result for such a rank.
         """
         sums, self._sums = self._sums, None
         if sums is None:
