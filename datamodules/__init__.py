@@ -2,7 +2,7 @@
 
 A case goes from its dataset's folder (``layouts``) over its files (``reading``) into the ``cache``,
 once, and from there into batches (``loading``). ``base`` joins them; ``acdc``, ``brats`` and
-``flare`` say what is special about a dataset; ``phantom`` writes data in place of the real ones.
+``flare`` define the datasets; ``phantom`` writes synthetic data in their layouts.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: the phantom's processes need no torch or lightning."""
+    """Import a name lazily: processes that write phantoms need neither torch nor lightning."""
     if name in __all__:
         return getattr(import_module(f"datamodules.{_HOMES.get(name, 'case')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ class ACDCDataModule(SegmentationDataModule):
     Without ``root``, the phantom in ACDC's layout is written to ``phantom_root`` and used.
 
     Args:
-        root: The folder ``database/``, the folder that holds it, or the folder that holds
+        root: The folder ``database/``, its parent, or the folder that contains
             ``training/`` and ``testing/``.
         phantom_seed: Seed of the phantom.
         phantom_patients: Number of patients in its parts; None for 24 train, 6 val, 10 test.
@@ -60,7 +60,7 @@ class ACDCDataModule(SegmentationDataModule):
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
         """Write the phantom unless it is there."""
-        from datamodules.phantom import write_acdc_phantom  # only where it is needed
+        from datamodules.phantom import write_acdc_phantom  # lazy: seldom needed
 
         write_acdc_phantom(
             folder,
@@ -122,12 +122,12 @@ def survey_acdc(root: Path) -> Survey:
 
 
 def find_database(root: Path) -> Path:
-    """Return the folder that holds ``training/``: ``root`` or its ``database/``.
+    """Return the folder that contains ``training/``: ``root`` or its ``database/``.
 
     Raises:
-        DataError: Neither does; the message says what was expected, found, and where it may be.
+        DataError: Neither does; the message has what was expected and found.
     """
-    rule = f"the data root must hold {_EXPECTED}"
+    rule = f"the data root must contain {_EXPECTED}"
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         found = "no such folder"
         if root.exists():
@@ -161,7 +161,7 @@ def patient_folders(part: Path) -> list[Path]:
 
 
 def has_labels(folder: Path) -> bool:
-    """Return True if a patient's folder holds any label file."""
+    """Return True if a patient's folder has any label file."""
     return any(is_volume(path) and stem(path).endswith("_gt") for path in folder.glob("*_gt.*"))
 
 

@@ -68,9 +68,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         split: JSON file with the patients of train, val and test. None: the phantom's own split,
             else the official test set and a hash of the patients' names.
         fold: Which fold of the train and val patients validates; None for the split as it is.
-        folds: Number of folds; one of a split file's own folds is taken whatever it says.
+        folds: Number of folds; ignored if the split file has folds.
         val_fraction: Expected share of validation patients, where patients are hashed.
-        test_fraction: Expected share of test patients, where there is no official test set.
+        test_fraction: Expected share of test patients, if there is no official test set.
         adapt: Which cases a loss that adapts observes: those of ``val``, which also choose the best
             checkpoint, or a ``holdout``, a part of the training patients that then trains nothing.
         holdout_fraction: Share of the training patients in the holdout, rounded up.
@@ -85,14 +85,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         percentiles: The two of ``normalize: percentile``.
         window: The two values of ``normalize: window``, in the file's units (HU for CT).
         crop_above: Volumes are cropped to the box of the voxels above this value; None keeps all.
-        antialias: Whether images are smoothed before the grid gets coarser.
+        antialias: If True, smooth images before downsampling.
         spatial_dims: 2 to train on slices, 3 on patches of the volume.
         patch_size: Size of a training sample in voxels.
-        crop: Where a training sample is cut out of what is larger.
+        crop: Where training samples are cropped from larger slices or volumes.
         foreground: Least share of each batch that shows foreground: slices with some, or patches
-            with some in the middle, each class of a case as likely as another.
+            centered on foreground, with equal probability for each class of a case.
         samples_per_case: Patches of each training volume in an epoch; slices are taken once each.
-        mask_background: Whether validation and test ignore background outside the patient, for
+        mask_background: If True, validation and test ignore background outside the patient, for
             datasets that mark it (0 in every modality). Training sees it all the same, so that a
             prediction is right there too.
         augmentation: Random changes to training samples.
@@ -103,7 +103,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             depend on their number. Validation, test and predict take one volume at a time.
         num_workers: Processes that load data, for each rank; they live through the run. With 0 a
             thread of this process makes the next batch, or loads the next volume, meanwhile.
-        prepare_workers: Threads that fill the cache; None for one a CPU.
+        prepare_workers: Threads that fill the cache; None for one per CPU.
         seed: Seed of the order of samples and of all random changes.
     """
 
@@ -112,10 +112,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     class_names: tuple[str, ...]
     class_keys: tuple[str, ...]
     in_channels: ClassVar[int]
-    modalities: ClassVar[tuple[str, ...]] = ()  # names of the channels, where there are several
+    modalities: ClassVar[tuple[str, ...]] = ()  # names of the channels, if there are several
     unions: ClassVar[dict[str, tuple[int, ...]]] = {}
     label_map: Mapping[int, int]
-    phantom_of: str = ""  # what its phantom stands in for, as the notice on screen has it
+    phantom_of: str = ""  # name of the dataset in the phantom's notice
     zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside
     reader_version: ClassVar[int] = 1  # raised where the reader gives other numbers than before
 
@@ -247,7 +247,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
     @staticmethod
     def amend(case: Case, raw: RawCase) -> RawCase:
-        """Return a case that keeps all rules as it is to be used, on its native grid.
+        """Return a valid case with the dataset's corrections, on its native grid.
 
         A dataset may set voxels of the label to :data:`~datamodules.reading.checks.IGNORED`,
         which no loss and no metric sees. What it depends on is the case alone;
@@ -255,7 +255,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """
         return raw
 
-    # What the rest may ask.
+    # Interface to the rest of the package.
 
     @property
     def data_root(self) -> Path:
@@ -295,7 +295,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the ids of the cases of a part, by index.
 
         Args:
-            split: ``train``, ``val``, ``test``, ``predict``, or the ``holdout`` where there is one.
+            split: ``train``, ``val``, ``test``, ``predict``, or ``holdout`` if there is one.
         """
         return [case.id for case in self._part(split)]
 
@@ -343,7 +343,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
 
         Args:
             pictures: How many cases get a picture for the contact sheet.
-            progress: Whether to show a bar.
+            progress: If True, show a progress bar.
         """
         try:
             self._need_phantom(progress=progress)
@@ -373,7 +373,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         )
 
     def prepare(self, *, progress: bool = True) -> None:
-        """Write the phantom if there is no root, and read every case of the split into the cache.
+        """Write the phantom if there is no root, and fill the cache with every case of the split.
 
         What is in the cache already is not read again, so an interrupted call resumes where it
         stopped.
@@ -409,10 +409,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return grid.back(logits), file_affine
 
     def truth(self, case_id: str) -> dict[str, Tensor]:
-        """Return what a case's native grid is scored against: one batch without an image.
+        """Return label and posterior on a case's native grid, as a batch without an image.
 
         ``label`` int64 ``(1, X, Y, Z)`` with -100 where ignored, ``spacing`` ``(1, 3)`` in mm and,
-        where it is known, ``posterior`` ``(1, C, X, Y, Z)``; axes as in the case's file.
+        if known, ``posterior`` ``(1, C, X, Y, Z)``; axes as in the case's file.
 
         Raises:
             DataError: The case's files no longer keep the rules.
@@ -494,7 +494,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     # Inside.
 
     def _need_phantom(self, *, progress: bool) -> None:
-        """Write the phantom where there is no root, and print once that it is used."""
+        """Write the phantom if there is no root, and print a notice once."""
         if self.root is not None:
             return
         if self.phantom_of and not self._noticed:
@@ -530,7 +530,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         )
 
     def _parts(self, survey: Survey) -> Split:
-        """Return the split, with the part that is held out of training where one is asked for."""
+        """Return the split, with a holdout part if ``adapt`` is ``holdout``."""
         split = self._split(survey)
         return split if self.adapt == "val" else hold_out(split, self.holdout_fraction)
 
@@ -552,7 +552,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         raise ValueError(f"case_id must be a case of {self.dataset}'s split, got {case_id!r}.")
 
     def _box(self, case: Case) -> Box | None:
-        """Return the box a case was cropped to; one that is not in the cache is read again."""
+        """Return a case's crop box; a case that is not in the cache is read again."""
         if self.preprocessing.crop_above is None:
             return None
         cached = self.preparer.cache.find(case) if case.label is not None else None
@@ -582,7 +582,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
 
-if TYPE_CHECKING:  # mypy holds the class to the contract
+if TYPE_CHECKING:  # mypy checks the contract
 
     def _keeps_contract(data: SegmentationDataModule) -> DataModule:
         return data

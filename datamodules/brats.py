@@ -26,7 +26,7 @@ _VALUES: dict[str, dict[int, int]] = {
     "nnunet": {0: 0, 1: _OEDEMA, 2: _NECROSIS, 3: _ENHANCING},
 }
 _WAYS_OUT = {
-    "et4": "Until 2021 BraTS stores enhancing tumour as 4. If these files have it as 3, say so: "
+    "et4": "Until 2021 BraTS stores enhancing tumor as 4. If these files have 3, set: "
     f"{_SAY} et3; if nnU-Net wrote them (1 is oedema, 2 necrosis): {_SAY} nnunet.",
     "et3": "From 2023 on BraTS stores enhancing tumour as 3. If 4 is the resection cavity (2024): "
     f"{_SAY} et3_cavity; if it is enhancing tumour: {_SAY} et4.",
@@ -42,16 +42,16 @@ class BraTSDataModule(SegmentationDataModule):
     in BraTS's layout is written to ``phantom_root`` and used.
 
     Args:
-        root: The folder of a release, or the one that holds it.
+        root: The folder of a release, or its parent.
         label_scheme: What the values of the label files mean. ``by_name``: as the release has them
-            that the file names tell, enhancing tumour 4 until 2021 (``_t1ce``) and 3 from 2023 on
-            (``-t1c``). ``et4`` and ``et3`` say so whatever the names. ``et3_cavity``: 2024's, with
-            the resection cavity 4 as a class of its own. ``nnunet``: 1 oedema, 2 necrosis, 3
+            derived from the file names: enhancing tumor 4 until 2021 (``_t1ce``) and 3 from 2023 on
+            (``-t1c``). ``et4`` and ``et3`` override this. ``et3_cavity``: 2024's, with
+            the resection cavity 4 as a separate class. ``nnunet``: 1 edema, 2 necrosis, 3
             enhancing tumour. A file with another value is an error.
         phantom_seed: Seed of the phantom.
         phantom_patients: Number of patients in its parts; None for 16 train, 4 val, 6 test.
         phantom_release: Whose layout, names and label values it has.
-        phantom_full_size: Whether it has BraTS's own grid, 240 x 240 x 155 voxels of 1 mm, in place
+        phantom_full_size: If True, the phantom has BraTS's 240 x 240 x 155 voxels of 1 mm instead
             of a small one.
         **settings: See :class:`~datamodules.base.SegmentationDataModule`.
 

@@ -13,7 +13,7 @@ class Case:
         id: Name of the case, unique in its dataset and usable as a file name.
         patient: The patient the case is from: splits are made of patients, never of cases.
         images: One 3D NIfTI file for each input channel.
-        label: 3D NIfTI file with integer labels, or None where there is none.
+        label: 3D NIfTI file with integer labels, or None without one.
         posterior: ``.npz`` file with p(label | image), only known for phantoms.
         scheme: What the label's values mean, where cases differ; None for the dataset's label map.
             It must follow from the files' names and the dataset's settings.
@@ -38,7 +38,7 @@ class LabelScheme:
 
     Attributes:
         classes: Value in the file and index of its class, in pairs.
-        fix: The way out where a file holds another value.
+        fix: What to do about another value.
     """
 
     classes: tuple[tuple[int, int], ...]
@@ -47,11 +47,11 @@ class LabelScheme:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a dataset's folder holds.
+    """Content of a dataset's folder.
 
     Attributes:
         cases: The cases, sorted by id.
-        patients: All patients that may stand in a split, also those with problems.
+        patients: All patients that a split may contain, including those with problems.
         official_test: The patients of the dataset's own test set, if it comes with labels.
         problems: What is wrong with patients or with the folder.
         notes: What is right but should be known, printed on screen.
@@ -66,12 +66,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a dataset, a patient or a case, and what to do about it.
+    """A problem of a dataset, a patient or a case, with its fix.
 
     Attributes:
         case: Case or patient concerned; empty if it is the dataset as a whole.
         path: File or folder looked at.
-        rule: What should hold.
+        rule: The violated rule.
         found: What was found in its place.
         fix: The way out.
     """

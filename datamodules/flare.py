@@ -27,7 +27,7 @@ _PHANTOM_RELEASES: dict[ReleaseName, Literal["2021", "2022", "1k"]] = {
 
 
 class FLAREDataModule(SegmentationDataModule):
-    """Abdominal CT, a case a patient; ``release`` decides the organs.
+    """Abdominal CT, one case per patient; ``release`` determines the organs.
 
     Without ``root``, the phantom in the release's layout is written to ``phantom_root`` and used.
 
@@ -39,12 +39,12 @@ class FLAREDataModule(SegmentationDataModule):
         phantom_root: Folder of the phantom; None for ``data/<release>-phantom``.
         phantom_seed: Seed of the phantom.
         phantom_patients: Number of patients in its parts; None for 16 train, 4 val, 6 test.
-        phantom_full_size: Whether its slices have FLARE's 512 x 512 pixels in place of 128 x 128
+        phantom_full_size: If True, slices have FLARE's 512 x 512 pixels instead of 128 x 128
             (``phantom_root`` gets ``-full``).
         **settings: See :class:`~datamodules.base.SegmentationDataModule`.
 
     Raises:
-        ValueError: There is no such release.
+        ValueError: The release is unknown.
     """
 
     dataset = "flare"
@@ -80,7 +80,7 @@ class FLAREDataModule(SegmentationDataModule):
         return survey_flare(root, self.release)
 
     def input_cases(self, path: Path) -> list[Case]:
-        """Return the cases of a file or folder; ``_0000`` does not belong to a case's name."""
+        """Return the cases of a file or folder; ``_0000`` is not part of a case's name."""
         cases = [
             replace(case, id=name, patient=name)
             for case in find_inputs(path, self.is_input)
@@ -90,7 +90,7 @@ class FLAREDataModule(SegmentationDataModule):
         for case in cases:
             if case.id in seen:
                 found = f"{seen[case.id].name} and {case.images[0].name}"
-                rule = "each input must have a name of its own, _0000 left out"
+                rule = "each input must have a unique name, without _0000"
                 fix = "Rename one of the two, or move it to another folder."
                 raise DataError([Problem(case.id, str(path), rule, found, fix)])
             seen[case.id] = case.images[0]
@@ -108,7 +108,7 @@ class FLAREDataModule(SegmentationDataModule):
 
     def write_phantom(self, folder: Path, *, progress: bool) -> None:
         """Write the phantom unless it is there."""
-        from datamodules.phantom import PhantomSettings, write_flare_phantom  # where it is needed
+        from datamodules.phantom import PhantomSettings, write_flare_phantom  # lazy: seldom needed
 
         release, full_size = _PHANTOM_RELEASES[self.release.name], self.phantom_full_size
         write_flare_phantom(

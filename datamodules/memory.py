@@ -17,10 +17,10 @@ def free_memory(root: Path = Path("/")) -> int:
 
     That is the least of what the machine has and what each control group around the process (a
     container's, a batch job's) leaves below its limit. Files that the kernel keeps in memory count
-    as free. Where the system has no ``/proc`` it is all of the machine's memory.
+    as free. Without ``/proc`` it is the machine's total memory.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder that contains ``proc`` and ``sys``.
     """
     return max(0, min([_of_machine(root), *_of_groups(root)]))
 

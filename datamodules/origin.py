@@ -1,4 +1,4 @@
-"""Where data come from: real ones, or a phantom, by the file that every phantom has."""
+"""Origin of the data, real or phantom, by the file ``phantom.json`` of every phantom."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from datamodules.parallel import console
 
 
 def phantom_notice(folder: Path, dataset: str) -> None:
-    """Print that there is no root and that the phantom is used."""
+    """Print that there is no data root and the phantom is used."""
     text = f"It has {dataset}'s layout, it is not {dataset}."
     console.print(
         f"No DATA_ROOT given: using the phantom in {folder}. {text}",
@@ -36,9 +36,9 @@ def phantom_errors(folder: Path) -> Iterator[None]:
 
 
 def phantom_home(path: Path) -> Path | None:
-    """Return the folder with ``phantom.json`` that ``path`` is or lies in, or None.
+    """Return the nearest folder with ``phantom.json`` at or above ``path``, or None.
 
-    What is a link also lies where the link leads.
+    Symlinks are followed.
     """
     ways = (path.absolute(), Path(os.path.realpath(path)))
     folders = (folder for way in ways for folder in (way, *way.parents))
@@ -51,7 +51,7 @@ def origin_of(path: Path) -> Literal["real", "phantom"]:
 
 
 def refuse_hidden_phantom(root: Path, cases: Iterable[Case]) -> None:
-    """Raise DataError if ``root`` is no phantom's folder and a case is a phantom's.
+    """Raise DataError if a case is from a phantom but ``root`` is not its folder.
 
     It would pass for real data.
     """

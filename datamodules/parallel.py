@@ -40,7 +40,7 @@ def in_parallel(
         items: The items.
         workers: Number of threads; None for :func:`default_workers`.
         description: Text of the bar.
-        progress: Whether to show the bar.
+        progress: If True, show a progress bar.
     """
     columns = (
         TextColumn("{task.description}"),

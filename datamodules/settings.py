@@ -15,7 +15,7 @@ class TrainerError(ValueError):
 
 
 def check_overfit(batches: float) -> None:
-    """Raise TrainerError where Lightning would put samplers of its own in place of ours."""
+    """Raise TrainerError if Lightning would replace our samplers."""
     if batches:
         raise TrainerError(
             f"trainer.overfit_batches must be 0, got {batches:g}: it takes away the samplers that "
@@ -102,7 +102,7 @@ def check_masking(mask: bool, *, dataset: str, marked: bool) -> None:
     """Raise ValueError if background is to be masked that the dataset does not mark."""
     if mask and not marked:
         raise ValueError(
-            f"mask_background must be false for {dataset}: its images do not mark what lies "
+            f"mask_background must be false for {dataset}: its images do not mark the region "
             "outside the patient by 0."
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from datamodules.case import Case, DataError, Problem, Survey
 
 PARTS = ("train", "val", "test")
-HOLDOUT = "holdout"  # a fourth part where training patients are held out for losses that adapt
+HOLDOUT = "holdout"  # part of held-out training patients for adaptive losses
 Split = dict[str, list[str]]  # part -> patients, sorted
 
 _NAME_SOME = "Name patients for it in the file."
@@ -33,14 +33,14 @@ def hash_split(
     val_fraction: float,
     test_fraction: float,
 ) -> Split:
-    """Divide patients by a hash of their names, so that adding patients moves none.
+    """Divide patients by a hash of their names, so adding patients moves none.
 
     Args:
         patients: All patients with labels.
         official_test: Patients of the dataset's own test set. If there are any, they are the
             test set and ``test_fraction`` is not used.
         val_fraction: Expected share of validation patients among all that are hashed.
-        test_fraction: Expected share of test patients where there is no official test set.
+        test_fraction: Expected share of test patients, if there is no official test set.
     """
     official = set(official_test)
     share = 0.0 if official else test_fraction
@@ -75,7 +75,7 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
     ``{"folds": [split, ...]}``, of which ``fold`` is read.
 
     Returns:
-        The split, and whether it is the fold already.
+        The split, and True if it is already the fold.
 
     Raises:
         DataError: The file is missing, is not such an object, or holds folds and none or one that
@@ -95,7 +95,7 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
     folds = content.get("folds") if isinstance(content, Mapping) else None
     if isinstance(folds, list):
         if not folds:
-            raise wrong("the split file must hold a split or folds", "an empty list of folds")
+            raise wrong("the split file must contain a split or folds", "an empty list of folds")
         if fold is None or fold >= len(folds):
             raise wrong(
                 f"one of the {len(folds)} folds of the file must be chosen",
@@ -121,7 +121,7 @@ def split_problems(
     Args:
         split: The split.
         patients: All patients the dataset has with labels.
-        source: Where the split is from: a file, or a rule in words.
+        source: Origin of the split: a file, or a description of the rule.
         fix: The way out where a part is empty.
     """
     known, problems = set(patients), []
@@ -158,7 +158,7 @@ def split_problems(
 
 
 def _way_to_patient(name: str, known: Iterable[str]) -> str:
-    """Return the way out where a split names what is no patient, such as one of their cases."""
+    """Return the fix for a split with names that are not patients, such as cases."""
     owner = next((other for other in known if name.startswith((f"{other}-", f"{other}_"))), None)
     if owner is not None:
         return f"Name the patient, {owner}: a split is one of patients, with all their cases."
@@ -189,7 +189,7 @@ def resolve_split(
         (split, divided_already), source = read_split(file, fold), str(file)
         fix = _NAME_SOME
         if divided_already and refold:
-            rule = "a split file to divide into folds must hold one split"
+            rule = "a split file to divide into folds must contain one split"
             raise DataError([Problem("", str(file), rule, "folds", "Use them: SPLIT=FILE FOLD=k.")])
     else:
         split = hash_split(
@@ -213,9 +213,9 @@ def resolve_split(
 
 
 def hold_out(split: Split, fraction: float) -> Split:
-    """Move the share ``fraction`` of the training patients, at least one, to a part of their own.
+    """Move the share ``fraction`` of the training patients, at least one, to a separate part.
 
-    Those go whose names have the least hashes, so that a patient more or less moves one at most.
+    Those with the smallest hashes are moved, so one more patient moves at most one.
 
     Raises:
         DataError: No patient would be left to train on.
@@ -227,7 +227,7 @@ def hold_out(split: Split, fraction: float) -> Split:
             "",
             f"{fraction:g} of the training patients held out",
             "the part train of the split must not be empty",
-            f"{number} of {len(order)} patients held out for a loss that adapts",
+            f"{number} of {len(order)} patients held out for an adaptive loss",
             "Lower --data.init_args.holdout_fraction, or give --data.init_args.adapt val "
             "(make: ADAPT=val).",
         )

@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 def main(args: list[str]) -> int:
     """List the caches, or remove what is of no use any more."""
-    command, *words = args
+    command, *rest = args
     p = argparse.ArgumentParser(
         prog=f"mbls {command}",
         allow_abbrev=False,
@@ -29,7 +29,7 @@ def main(args: list[str]) -> int:
         p.add_argument("--days", type=float, metavar="N",
                        help="also remove caches last written to N days ago")  # fmt: skip
         p.add_argument("--yes", action="store_true", help="do not ask")
-    options = p.parse_args(words)
+    options = p.parse_args(rest)
 
     from datamodules.cache.folder import list_caches  # with torch, which --help needs not
 
@@ -55,7 +55,7 @@ def cache_table(caches: list, folder: Path) -> Table:
         table.add_column(name, overflow="fold", justify="right" if name in _NUMBERS else "left")
     for cache in caches:
         numbers = str(cache.cases), _bytes(cache.size), _duration(cache.age)
-        cells = cache.path.name, cache.dataset, cache.words, *numbers, cache.reason
+        cells = cache.path.name, cache.dataset, cache.summary, *numbers, cache.reason
         table.add_row(*map(escape, cells))
     return table
 

@@ -25,7 +25,7 @@ class CacheFolder:
         stale: Folders of no use any more: this one if another version of the project wrote it;
             else those of cases that were read again since their files changed, and what killed
             jobs left.
-        reason: Why, in words; empty if nothing is stale.
+        reason: Why; empty if nothing is stale.
     """
 
     path: Path
@@ -38,8 +38,8 @@ class CacheFolder:
     reason: str = ""
 
     @property
-    def words(self) -> str:
-        """The settings in short: those that decide the numbers, without what is not set."""
+    def summary(self) -> str:
+        """Short form of the settings that affect the data and are set."""
         kept = {
             name: value
             for name, value in self.settings.items()
@@ -83,14 +83,14 @@ def read_cache(path: Path) -> CacheFolder | None:
         dead = [draft for draft in drafts if now - draft.stat().st_mtime > STALE]
         stale = [*replaced, *dead]
         parts = [(len(replaced), "replaced"), (len(dead), "unfinished")]
-        reason = ", ".join(f"{count} {word}" for count, word in parts if count)
+        reason = ", ".join(f"{count} {label}" for count, label in parts if count)
     dataset = path.name.rpartition("-")[0]
     whole = len(cases) - sum(entry in drafts for entry in cases)
     return CacheFolder(path, dataset, settings, whole, size, now - newest, tuple(stale), reason)
 
 
 def superseded(cases: list[Path]) -> list[Path]:
-    """Return the folders of cases of which there is a newer one: their files changed since."""
+    """Return the folders of cases that have a newer one, since their files changed."""
     newest: dict[str, Path] = {}
     for path in sorted(cases, key=lambda path: path.stat().st_mtime):
         newest[path.name.rpartition("-")[0]] = path

@@ -1,4 +1,4 @@
-"""Where the classes of a case are: slices and sampled voxels, found once and kept in the cache."""
+"""Slices and sampled voxels of each class of a case, computed once and stored in the cache."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ _SEED = 20250
 
 
 def class_slices(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return whether each class is in each slice, bool ``(C, Z)``, from uint8 ``(X, Y, Z)``."""
+    """Return a mask of the classes in each slice, bool ``(C, Z)``, from uint8 ``(X, Y, Z)``."""
     found = np.zeros((num_classes, label.shape[2]), dtype=bool)
     for z in range(label.shape[2]):
         counts = np.bincount(label[:, :, z].ravel(), minlength=num_classes)
@@ -16,7 +16,7 @@ def class_slices(label: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def class_places(label: np.ndarray, num_classes: int) -> tuple[np.ndarray, list[int]]:
-    """Return voxels of each foreground class, drawn evenly where there are more than 1024.
+    """Return voxels of each foreground class, sampled if there are more than 1024.
 
     Args:
         label: uint8 ``(X, Y, Z)``.

@@ -12,7 +12,7 @@ STALE = 3600.0  # seconds after which an unfinished folder belongs to a job that
 def now_in(folder: Path) -> float:
     """Return the time by the clock that stamps files in ``folder``: a file server has its own.
 
-    Where nothing can be written, it is this machine's.
+    If nothing can be written, this machine's clock is used.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:

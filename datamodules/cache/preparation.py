@@ -35,11 +35,11 @@ class Preparer:
         preprocessing: What is done to the cases.
         label_map: Class index of each label value.
         num_classes: Number of classes.
-        planar: Whether the network sees slices, which then must lie along the last axis.
-        workers: Number of threads; None for one a CPU. Each has a few volumes of one case in
-            memory; there are fewer where half of the free memory does not hold so many.
-        amend: What the dataset changes in a case that keeps all rules.
-        zero_background: Whether voxels that are 0 in every modality are outside the patient.
+        planar: True for 2D networks, whose slices must be along the last axis.
+        workers: Number of threads; None for one per CPU. Each needs a few volumes of one case in
+            memory; there are fewer if half of the free memory is too small.
+        amend: Corrections of the dataset to a valid case.
+        zero_background: If True, voxels that are 0 in every modality are outside the patient.
         reader_version: Part of the cache's key: a dataset raises it when ``amend`` or the way it
             finds its files gives other numbers.
     """
@@ -117,7 +117,7 @@ class Preparer:
     def claim(self, cases: Sequence[Case]) -> list[Case]:
         """Return the cases that are not in the cache; if there are any, open it for writing.
 
-        A cache that holds every case may lie on a disk that cannot be written to.
+        A complete cache may be on a read-only disk.
 
         Raises:
             DataError: The cache lacks cases and cannot be written to.
@@ -186,7 +186,7 @@ class Preparer:
     def _at_once(
         self, work: Callable[[Case], Result], cases: Sequence[Case], **shown: Any
     ) -> Iterator[tuple[Case, Result]]:
-        """Do ``work`` in parallel, for as many cases at once as the free memory holds."""
+        """Call ``work`` in parallel, for as many cases at once as fit into the free memory."""
         size, largest = _SHARE * free_memory(), max(map(self._memory_for, cases), default=0)
         workers = self.workers or default_workers()
         fit = max(1, int(size / largest)) if largest else workers
@@ -205,11 +205,11 @@ class Preparer:
         return in_parallel(work_and_return, cases, workers=min(workers, fit), **shown)
 
     def _memory_for(self, case: Case) -> int:
-        """Return about how many bytes reading and preparing a case takes; reads one header."""
+        """Return the approximate bytes for reading and preparing a case, from a header."""
         try:
             shape, _, affine = read_grid(case.images[0])
         except NiftiError:
-            return 0  # the case will be refused, whatever its other files hold
+            return 0  # the case will be rejected anyway
         native = math.prod(shape)
         prepared = math.prod(self.preprocessing.grid(shape, affine).shape)
         kept = 4 * len(case.images) + 2 * self.num_classes * (case.posterior is not None)

@@ -1,4 +1,4 @@
-"""The settings of the cache, and a case brought from its files' grid to the cache's."""
+"""Settings of the cache, and preprocessing of a case from its files' grid to the cache's."""
 
 import math
 import re
@@ -36,7 +36,7 @@ class Preprocessing:
         window: The two values of ``"window"``, in the file's units (HU for CT).
         crop_above: Volumes are cropped to the box of the voxels above this value in any modality:
             0 for skull-stripped images, some -500 HU for the body; None keeps all.
-        antialias: Whether images are smoothed before a grid gets coarser; see
+        antialias: If True, smooth images before downsampling; see
             :meth:`~datamodules.reading.grids.Grid.forward`. Labels and posteriors never are.
     """
 
@@ -108,7 +108,7 @@ class PreparedCase:
 
 
 def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, str] | None:
-    """Return (rule, found, fix) if a stack's slices will not lie along the last axis, else None.
+    """Return (rule, found, fix) if a stack's slices are not along the last axis, else None.
 
     Orientation takes the axis nearest to the last code for the slices' axis. A short-axis stack in
     the patient's coordinates may have its slices nearest to another one, and would be cut across.
@@ -126,7 +126,7 @@ def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, 
     last = 2 if codes is None else next(i for i, pair in enumerate(_AXES) if codes[2] in pair)
     if (across if codes is None else int(order[across])) == last:
         return None
-    rule = "slices must lie along the last axis" + (f" of orientation {codes}" if codes else "")
+    rule = "slices must be along the last axis" + (f" of orientation {codes}" if codes else "")
     found = f"{size[across]:.4g} mm from slice to slice along {axis_codes(affine)[across]}"
     if codes is not None and across == 2:
         return rule, found, "Take the file's own axes with --data.init_args.orientation null."

@@ -1,4 +1,4 @@
-"""The cache on disk: one folder a case, arrays that are mapped into memory, atomic writes."""
+"""The cache on disk: one folder per case, memory-mapped arrays, atomic writes."""
 
 import contextlib
 import errno
@@ -45,10 +45,10 @@ class StoredArray:
     crc: int | None = None  # of its bytes; a cache of an earlier commit has none
 
     def open(self, *, private: bool = False) -> np.ndarray:
-        """Map the array into memory: indexing reads the bytes asked for, no others.
+        """Map the array into memory: indexing reads only the indexed bytes.
 
         Args:
-            private: Whether the array may be written to, which torch asks of an array it takes;
+            private: If True, the array is writable (copy-on-write), as torch requires;
                 what is written stays in this process and never reaches the file. Otherwise the
                 array is read-only.
         """
@@ -102,8 +102,8 @@ class CachedCase:
         arrays: ``image``, ``label`` and ``posterior`` (see :meth:`volume`), ``slices``
             ``(C, Z)``, which class is in which slice, and ``places``, sampled voxels of each class
             (:mod:`datamodules.cache.foreground`).
-        facts: What JSON can hold: ``spacing`` in mm, ``content`` (a hash of the source files'
-            bytes), ``planar`` (whether slices come first on disk), ``box`` (what was kept of the
+        facts: JSON values: ``spacing`` in mm, ``content`` (a hash of the source files'
+            bytes), ``planar`` (True if slices come first on disk), ``box`` (the crop of the
             native grid, or None) and ``places`` (how many of ``places`` each class has).
     """
 
@@ -128,14 +128,14 @@ class CachedCase:
             return []
         found = [Path(array.path).name for array in self.arrays.values() if not array.is_sound()]
         if not found:
-            with contextlib.suppress(OSError):  # a cache may lie on a disk that is read alone
+            with contextlib.suppress(OSError):  # the cache may be on a read-only disk
                 stamp.touch()
         return found
 
     def volume(self, name: str, *, private: bool = False) -> np.ndarray:
         """Map ``image`` ``(M, X, Y, Z)``, ``label`` ``(X, Y, Z)`` or ``posterior`` as a view.
 
-        On disk slices come first where the network sees slices, so that one is one run of bytes;
+        For 2D networks slices come first on disk, so a slice is contiguous;
         a volume for 3D patches is stored as it is here, and a patch is runs along the last axis.
         ``private`` is that of :meth:`StoredArray.open`.
 
@@ -245,7 +245,7 @@ class Cache:
             return ["case.json"]
 
     def open_for_writing(self) -> None:
-        """Make the folder, and clear away what jobs that died left in it.
+        """Create the folder, and remove temporary files of killed jobs.
 
         Raises:
             DataError: The folder cannot be written to.
@@ -323,7 +323,7 @@ def _stored(
 ) -> StoredArray:
     """Return an array of a record; raises ValueError if it is none that :class:`Cache` writes."""
     if dtype not in _DTYPES.get(name, ()):
-        raise ValueError(f"{place} holds an array {name!r} of type {dtype!r}.")
+        raise ValueError(f"{place}: array {name!r} must be a plain array, got type {dtype!r}.")
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, offset)):
         raise ValueError(f"{place} holds {name} of shape {shape} from byte {offset} on.")
     return StoredArray(str(place / f"{name}.npy"), dtype, tuple(shape), offset, crc)

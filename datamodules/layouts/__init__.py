@@ -1,1 +1,1 @@
-"""Where a dataset's files are, release by release, and what they are called."""
+"""Locations and names of each dataset's files, by release."""

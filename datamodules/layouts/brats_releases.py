@@ -29,7 +29,7 @@ _RELEASES = {  # how the names of cases begin and end
 _TIME_POINT = re.compile(r"(brats-[a-z]+-\d+)-\d+", re.IGNORECASE)
 _GRADES = {"HGG": "LGG", "LGG": "HGG"}
 _RULE = (
-    "the data root must hold a folder for each case, such as BraTS2021_00000/ with "
+    "the data root must contain a folder for each case, such as BraTS2021_00000/ with "
     "BraTS2021_00000_{t1,t1ce,t2,flair,seg}.nii.gz, or BraTS-GLI-00000-000/ with "
     "BraTS-GLI-00000-000-{t1n,t1c,t2w,t2f,seg}.nii.gz"
 )
@@ -38,16 +38,16 @@ _RESTORE = "Restore the file from the archive, or leave the patient out with a s
 
 @dataclass
 class FoundCase:
-    """What lies in a folder of a case.
+    """Content of a case's folder.
 
     Args:
         id: Name of the case.
-        folder: Where its files are.
-        new: Whether its files are named as from 2023 on.
+        folder: Folder of its files.
+        new: True if its files have the names used since 2023.
         images: The modalities that are there, by channel.
         label: The label file.
-        renamed: Whether the label's name says nothing of what it is.
-        alone: Whether the folder holds no other case.
+        renamed: True if the label has an unspecific name.
+        alone: True if the folder has no other case.
     """
 
     id: str
@@ -108,7 +108,7 @@ def survey_brats(root: Path, *, old: LabelScheme, new: LabelScheme) -> Survey:
 
 
 def _check_folder(root: Path) -> None:
-    """Raise DataError if ``root`` is no folder, may not be read, or is that of one case."""
+    """Raise DataError if ``root`` is not a folder, cannot be read, or is that of a single case."""
     found, fix = None, "Correct the path (DATA_ROOT)."
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         found = "no such folder"
@@ -128,7 +128,7 @@ def _hint(root: Path) -> str:
 
 
 def _find(root: Path) -> tuple[list[FoundCase], list[Problem]]:
-    """Return what lies in the folders up to :data:`DEPTH` levels below ``root``.
+    """Return the contents of the folders up to :data:`DEPTH` levels below ``root``.
 
     A folder that is there again by a link is looked at once.
     """
@@ -155,7 +155,7 @@ def _find(root: Path) -> tuple[list[FoundCase], list[Problem]]:
 
 
 def _in_folder(folder: Path) -> Iterator[FoundCase]:
-    """Yield the cases whose files lie in ``folder``: one as a rule, all in some copies."""
+    """Yield the cases whose files are in ``folder``: usually one, in some copies all."""
     names = sorted({stem(path) for path in folder.iterdir() if is_volume(path)})
     cases: dict[tuple[str, bool], FoundCase] = {}
     labels: dict[str, Path] = {}
@@ -189,7 +189,7 @@ def _in_folder(folder: Path) -> Iterator[FoundCase]:
 
 
 def _modality(name: str) -> tuple[str, bool, int] | None:
-    """Return (case, whether named as from 2023 on, channel) of a file name without suffix."""
+    """Return (case, True for names used since 2023, channel) of a file name without suffix."""
     for endings, new in ((OLD_ENDINGS, False), (NEW_ENDINGS, True)):
         for channel, ending in enumerate(endings):
             if name.lower().endswith(ending):
@@ -198,7 +198,7 @@ def _modality(name: str) -> tuple[str, bool, int] | None:
 
 
 def _release(case: str) -> str | None:
-    """Return the release that a case's name is one of, or None for names of one's own."""
+    """Return the release that a case's name is one of, or None for other names."""
     for release, pattern in _RELEASES.items():
         if re.fullmatch(pattern, case, re.IGNORECASE):
             return release
@@ -214,7 +214,7 @@ def _without_unlabeled(root: Path, found: list[FoundCase]) -> tuple[list[FoundCa
     count = Counter(case.home for case in found)
     labeled = {case.home for case in found if case.label is not None}
     if not labeled:
-        rule = "the data root must hold cases with labels"
+        rule = "the data root must contain cases with labels"
         fix = "Give the training data: BraTS keeps the labels of its validation and test data back."
         raise DataError([Problem("", str(root), rule, f"{len(found)} cases without any", fix)])
     notes = [
@@ -223,7 +223,7 @@ def _without_unlabeled(root: Path, found: list[FoundCase]) -> tuple[list[FoundCa
     ]
     other = _GRADES.get(root.name)
     if other is not None and (root.absolute().parent / other).is_dir():
-        notes.append(f"{root} alone is read; {root.absolute().parent} holds {other} as well.")
+        notes.append(f"only {root} is read; {root.absolute().parent} contains {other} as well.")
     return [case for case in found if case.home in labeled], notes
 
 
@@ -233,7 +233,7 @@ def _mixed_releases(root: Path, found: list[FoundCase]) -> list[Problem]:
     if len(count) < 2:
         return []
     text = " and ".join(f"{number} cases of {name}" for name, number in sorted(count.items()))
-    rule = "the data root must hold one release: the same patients have other names in each"
+    rule = "the data root must contain one release: the same patients have other names in each"
     return [Problem("", str(root), rule, text, "Give the folder of one of them (DATA_ROOT).")]
 
 

@@ -1,4 +1,4 @@
-"""Finds FLARE's cases: images and labels in folders of their own, distinguished by their names."""
+"""Find FLARE's cases: images and labels in separate folders, identified by their names."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def survey_flare(root: Path, release: Release) -> Survey:
     """Find cases and problems in a download of ``release``.
 
     Raises:
-        DataError: ``root`` holds no labeled case, or only those of another release.
+        DataError: ``root`` has no labeled case, or only those of another release.
     """
     folders = list(_folders(root))
     files = _collect(folders)
@@ -80,10 +80,10 @@ def survey_flare(root: Path, release: Release) -> Survey:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Yield ``root`` and the folders below it that hold images or labels, sorted.
+    """Yield ``root`` and the folders below it with images or labels, sorted.
 
     Raises:
-        DataError: ``root`` is no folder that can be read, or a folder below it cannot.
+        DataError: ``root`` or a folder below it cannot be read.
     """
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         found = "no such folder"
@@ -139,7 +139,7 @@ def _may_lack(image: Path, release: Release) -> bool:
 
 
 def _problem(name: str, found: _Files, root: Path, release: Release) -> Problem | None:
-    """Return what is wrong with a case's files, or None."""
+    """Return the problem of a case's files, or None."""
     leave = "leave the patient out with a split file"
     if len(found.images) > 1 or len(found.labels) > 1:
         twice = found.images if len(found.images) > 1 else found.labels
@@ -170,8 +170,8 @@ def _problem(name: str, found: _Files, root: Path, release: Release) -> Problem 
 
 
 def _nothing(root: Path, release: Release, own: dict[str, _Files], foreign: set[str]) -> Problem:
-    """Return why there is no labeled case of ``release``, and where there may be one."""
-    rule = f"the data root must hold labeled cases of {release.title}: {release.expected}"
+    """Return the problem that there is no labeled case of ``release``, with a hint."""
+    rule = f"the data root must contain labeled cases of {release.title}: {release.expected}"
     images = [path for found in own.values() for path in found.images]
     if foreign:
         example = min(foreign)

@@ -19,9 +19,9 @@ class Release:
         organs: Names of the labels from 1 on.
         keys: The same, short, for logged names.
         training: What the name of a labeled training case matches.
-        tuning: What the name of a case of its validation set matches.
-        unlabeled: What the name of a case that never had labels matches.
-        expected: Where an image and its label are, for messages.
+        tuning: Pattern of case names of its validation set.
+        unlabeled: Pattern of names of cases without labels.
+        expected: Location of images and labels, for messages.
     """
 
     name: ReleaseName

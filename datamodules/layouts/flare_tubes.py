@@ -1,4 +1,4 @@
-"""FLARE22's tubes that are labeled on part of the slices: what lies beyond is unknown.
+"""FLARE22's tubes that are labeled on part of the slices: the other slices are unknown.
 
 The challenge scores aorta, inferior vena cava and oesophagus between their first and last labeled
 slice only, because they are not always labeled over their whole length. Beyond those slices their

@@ -21,7 +21,7 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
     """
 
     def wrong(rule: str, found: str) -> DataError:
-        fix = "Give a .nii.gz or .nii file, or a folder that holds some."
+        fix = "Give a .nii.gz or .nii file, or a folder with some."
         return DataError([Problem("", str(path), rule, found, fix)])
 
     if is_there(path):
@@ -34,13 +34,13 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
         files = [file for file in sorted(path.iterdir()) if _is_volume(file)]
         files = [file for file in files if is_input(stem(file))]
         if not files:
-            raise wrong("the folder must hold images to predict", listing(path))
+            raise wrong("the folder must contain images to predict", listing(path))
     else:
         raise wrong("the input must exist", "no such file or folder")
     names = [stem(file) for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise wrong("each input must have a name of its own", f"{twice[0]} as .nii and .nii.gz")
+        raise wrong("each input must have a unique name", f"{twice[0]} as .nii and .nii.gz")
     return [
         Case(id=name, patient=name, images=(file,)) for name, file in zip(names, files, strict=True)
     ]

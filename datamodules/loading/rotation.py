@@ -167,7 +167,7 @@ def _neighbors(places: np.ndarray, length: int) -> list[tuple[np.ndarray, np.nda
 
 
 def _nearest(places: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the voxel nearest to each place, and whether it is outside."""
+    """Return the voxel nearest to each place, and a mask of those outside."""
     index = np.rint(places).astype(np.int32)
     return index.clip(0, length - 1), (index < 0) | (index >= length)
 

@@ -1,4 +1,4 @@
-"""Samplers whose order depends on nothing but (seed, epoch, batch), whatever the ranks."""
+"""Samplers whose order depends only on (seed, epoch, batch), not on the ranks."""
 
 import math
 from collections.abc import Iterator
@@ -117,7 +117,7 @@ class EvaluationSampler(Sampler[tuple[int, bool]]):
 
     def __init__(self, size: int, *, rank: int = 0, world: int = 1) -> None:
         if size < 1:
-            raise ValueError(f"There must be a case to evaluate, got {size}.")
+            raise ValueError(f"The number of cases to evaluate must be >= 1, got {size}.")
         self.size, self.rank, self.world = size, rank, world
 
     def __len__(self) -> int:

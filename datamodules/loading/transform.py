@@ -23,7 +23,7 @@ _PURPOSE = 2  # of the draws; 0 and 1 are the sample's own
 
 
 class TransformError(ValueError):
-    """A ``transform`` returned what is no training sample."""
+    """A ``transform`` returned an invalid training sample."""
 
     for_user = True  # a command line shows the message alone, without a traceback
 
@@ -96,7 +96,7 @@ def _seeded(transform: Transform, seed: tuple[int, int, int]) -> Iterator[None]:
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002 - the generator that transforms use
     torch.default_generator.manual_seed(number)  # of the CPU; torch.manual_seed takes GPUs' too
-    if hasattr(transform, "set_random_state"):  # MONAI's have generators of their own
+    if hasattr(transform, "set_random_state"):  # MONAI's have their own generators
         transform.set_random_state(seed=number)
     try:
         yield

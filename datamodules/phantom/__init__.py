@@ -1,4 +1,4 @@
-"""Phantoms: data drawn from a known posterior, in the layout of the dataset they stand in for."""
+"""Phantoms: data drawn from a known posterior, in the layout of a real dataset."""
 
 from functools import partial
 

@@ -4,7 +4,7 @@ A layer is one structure: a level set :math:`\phi(x)` of its mean shape, negativ
 distance or any other function). An annotator displaces it by a Gaussian field :math:`g` of mean 0
 and standard deviation :math:`\sigma` at every voxel, drawn for this layer alone, and takes as
 inside what has :math:`\phi(x) + g(x) < 0`; with probability :math:`1 - c` the layer is left out
-as a whole. So at a voxel, whatever the field's correlation,
+as a whole. So at a voxel, for any correlation of the field,
 
 .. math:: q = P(\mathrm{inside}) = c \, \Phi(-\phi / \sigma).
 
@@ -69,7 +69,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Annotation:
-    """All that is needed to draw labels of a case and to say how probable they are.
+    """Model of a case's label distribution, to draw labels and compute their posterior.
 
     Args:
         layers: The structures in the order in which they are painted.
@@ -131,7 +131,7 @@ def draw_labels(case: Annotation, rng: np.random.Generator) -> np.ndarray:
 
 
 def stream(seed: int, number: int, purpose: str) -> np.random.Generator:
-    """Return a generator of its own for each patient and purpose."""
+    """Return a separate generator for each patient and purpose."""
     return np.random.default_rng([seed, number, *purpose.encode()])
 
 
@@ -171,7 +171,7 @@ def gaussian_field(
 
 
 def _gain(n: int, step: float, length: float) -> Floats:
-    """Return the transform ``(n,)`` of a kernel that correlates white noise as asked for."""
+    """Return the transform ``(n,)`` of a kernel that correlates white noise as requested."""
     distance = np.minimum(np.arange(n), n - np.arange(n)) * step
     kernel = np.exp(-((distance / length) ** 2))  # its autocorrelation is exp(-d^2 / 2 l^2)
     kernel /= np.sqrt((kernel**2).sum())

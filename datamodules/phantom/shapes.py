@@ -94,11 +94,11 @@ class Shape:
         signal: Signal in each channel.
         parts: What it consists of.
         minus: What is cut out of it.
-        mirrored: Whether it is there at x and at -x.
+        mirrored: True if it is at both x and -x.
         blend_mm: Over how many mm the parts blend into one another.
         move_mm: Standard deviation of its place from patient to patient, mm.
         scale: Standard deviation of its relative size.
-        labels: Its label in each numbering of the dataset, 0 where it has none.
+        labels: Its label in each numbering of the dataset, 0 without a label.
         sigma_mm: Standard deviation of the annotated boundary, mm.
     """
 
@@ -148,7 +148,7 @@ class Grid:
     points: Points
 
     def level(self, shape: Shape) -> tuple[Floats, Box]:
-        """Return the level set of ``shape`` in a box that holds it, and the box."""
+        """Return the level set of ``shape`` in its bounding box, and the box."""
         corners = np.array([corner for part in shape.parts for corner in part.corners()])
         low, high = corners.min(axis=0), corners.max(axis=0)
         if shape.mirrored:
@@ -230,7 +230,7 @@ def smooth_field(
 
 
 def box_about(distance: Floats, margin: float) -> Box:
-    """Return the smallest box that holds all voxels of ``distance`` below ``margin`` mm."""
+    """Return the smallest box that contains all voxels of ``distance`` below ``margin`` mm."""
     near = distance < margin
     if not near.any():
         return slice(0, 1), slice(0, 1), slice(0, 1)

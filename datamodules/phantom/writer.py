@@ -31,7 +31,7 @@ class PhantomSettings:
 
     Args:
         release: Whose folders, file names and label values are written; empty for the usual one.
-        full_size: Whether grids are as large as the dataset's own (those of ACDC always are).
+        full_size: If True, grids have the dataset's own size (those of ACDC always do).
         coarsen: Factor on the voxel size, which ACDC's slice distances do not follow.
         sigma_scale: Factor on the standard deviations of the annotated boundaries.
         bias_share: Share of the standard deviation that a whole boundary has in common.
@@ -161,7 +161,7 @@ class Phantom:
         """Return ``settings`` with this dataset's release and shares where they give none.
 
         Raises:
-            ValueError: There is no such release or property.
+            ValueError: The release or property is unknown.
         """
         release = settings.release or self.releases[0]
         if release not in self.releases:
@@ -197,11 +197,11 @@ def write_phantom(
         seed: Seed of every draw, >= 0.
         workers: Threads; None takes one for each usable core. The work is in numpy and in zlib,
             which release Python's lock, and processes would each import torch again.
-        progress: Whether to show a progress bar.
+        progress: If True, show a progress bar.
 
     Raises:
-        ValueError: ``root`` holds a phantom of other settings, or an argument is out of range.
-        FileExistsError: ``root`` holds something else, or is a file.
+        ValueError: ``root`` contains a phantom with other settings, or an argument is out of range.
+        FileExistsError: ``root`` contains other files, or is a file.
         OSError: ``root`` cannot be written (permission, disk full); the message names it.
     """
     root = Path(root)
@@ -289,7 +289,7 @@ def _write_texts(root: Path, texts: Files) -> None:
 
 @contextmanager
 def _errors_named(root: Path) -> Iterator[None]:
-    """Let an error of the disk name ``root`` and the way out."""
+    """Add ``root`` and a fix to disk errors."""
     try:
         yield
     except FileExistsError:
@@ -325,7 +325,7 @@ def _is_written(root: Path, card: Mapping[str, Any]) -> bool:
     elif other == ["settings"]:
         other = [key for key in new if old.get(key) != new[key]]
     raise ValueError(
-        f"{root} holds a phantom with other {', '.join(other) or 'contents'}. "
+        f"{root} contains a phantom with other {', '.join(other) or 'contents'}. "
         f"Delete it, or name another folder."
     )
 

@@ -1,1 +1,1 @@
-"""From a case's files to arrays that keep every rule, and to what is wrong with them."""
+"""Read and validate the files of a case."""

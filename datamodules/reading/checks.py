@@ -1,4 +1,4 @@
-"""Reads a case from its files and checks every rule that its content must keep."""
+"""Read a case from its files and validate its content."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from datamodules.reading.nifti import NiftiError, Volume, oddities, read_volume
 from datamodules.reading.posterior import Shares, load_shares
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
-OUTSIDE = 254  # background outside the patient: class 0, or ignored in evaluation if asked
+OUTSIDE = 254  # background outside the patient: class 0, or ignored with mask_background
 _TOLERANCE = 0.2  # voxels by which two grids of one case may differ at a corner
 _OWN_LABELS = "Use the dataset's own labels, or map them to these values."
 _NOISE = 1e-3  # by which a label may miss its integer: some programs store labels as floats
@@ -47,8 +47,8 @@ def read_case(
 
     Args:
         case: The case's files.
-        label_map: Class index of each label value that may stand in the label file, unless the case
-            has a scheme of its own.
+        label_map: Class index of each valid label value, unless the case
+            has its own scheme.
         num_classes: Number of classes, background included.
 
     Returns:
@@ -112,7 +112,7 @@ def read_case(
 
 
 def header_notes(files: Sequence[Path]) -> list[str]:
-    """Return what should be known of the headers of a case, each once."""
+    """Return notes on the headers of a case, without duplicates."""
     files_of: dict[str, list[Path]] = {}
     for path in files:
         for text in oddities(path):
@@ -151,12 +151,12 @@ def label_fault(
     *,
     scaling: tuple[float, float] = (1.0, 0.0),
 ) -> tuple[str, str, str] | None:
-    """Return (rule, found, fix) if a label map holds what ``label_map`` does not, else None.
+    """Return (rule, found, fix) if a label map has values that ``label_map`` lacks, else None.
 
     Args:
         data: The labels as the header scales them.
         label_map: Class index of each value that may be there.
-        fix: The way out where there is another value.
+        fix: What to do about another value.
         scaling: Slope and intercept of the header.
     """
     allowed = ", ".join(str(value) for value in sorted(label_map))

@@ -27,8 +27,8 @@ def save_contact_sheet(
         path: The file.
         facts: The cases.
         class_names: Names of the classes, background first, for the legend.
-        title: What stands above.
-        channel_names: Names of the modalities, to stand above their pictures.
+        title: Title.
+        channel_names: Names of the modalities, for the pictures' titles.
     """
     shown = [(case.id, case.picture) for case in facts if case.picture is not None]
     modalities = max((len(picture.image) for _, picture in shown), default=1)
@@ -48,8 +48,8 @@ def save_contact_sheet(
                 inside = np.equal(picture.label.T, index)
                 if inside.any():
                     ax.contour(inside, [0.5], colors=[colors[index]], linewidths=0.8)
-            words = [name[-28:]] if channel == 0 else []
-            ax.set_title(" · ".join([*words, *channel_names[channel : channel + 1]]), fontsize=6)
+            titles = [name[-28:]] if channel == 0 else []
+            ax.set_title(" · ".join([*titles, *channel_names[channel : channel + 1]]), fontsize=6)
     height = figure.get_figheight()
     figure.suptitle(title, fontsize=9, y=1 - 0.08 / height, va="top")
     lines = [Line2D([], [], color=color) for color in colors[1:]]

@@ -38,7 +38,7 @@ class CaseFacts:
         shape: Voxels along the file's axes.
         prepared: Voxels along the axes of the cache's grid, of which training samples are cut.
         spacing: Voxel size in mm along them.
-        codes: Where the axes point to, such as ``LPS``.
+        codes: Directions of the axes, such as ``LPS``.
         intensities: For each modality, minimum, 1st, 50th and 99th percentile, and maximum; where
             the dataset marks background by 0, of the other voxels.
         volumes: Volume in ml of each class, background included.
@@ -78,7 +78,7 @@ def case_facts(
     zero_background: bool = False,
     window: tuple[float, float] | None = None,
 ) -> CaseFacts:
-    """Return the numbers about a case that keeps all rules, and its picture if wanted."""
+    """Return the facts of a valid case, optionally with its picture."""
     spacing = voxel_sizes(raw.affine)
     volumes: tuple[float, ...] = ()
     ignored = 0.0
@@ -105,7 +105,7 @@ def case_facts(
 
 
 def picture(raw: RawCase, num_classes: int, window: tuple[float, float] | None = None) -> Picture:
-    """Return the slice with most foreground (the middle one where there is none)."""
+    """Return the slice with most foreground (the middle one without any)."""
     label = np.zeros(raw.image.shape[1:], np.uint8) if raw.label is None else raw.label
     grid = Grid(label.shape, raw.affine, "LPS")
     seen = grid.forward(np.where(label < num_classes, label, 0)[None], linear=False)[0].numpy()

@@ -124,7 +124,7 @@ class Grid:
 
     @property
     def _signs(self) -> list[int]:
-        """For each native axis, -1 where it is mirrored."""
+        """-1 for each mirrored native axis, else 1."""
         return [int(sign) for sign in self._turn[:, 1]]
 
     @property

@@ -23,7 +23,7 @@ SUFFIXES = (".nii.gz", ".nii")
 T = TypeVar("T")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it names no file; we do
 _PIECE = 1 << 16  # bytes
-_INFLATION = 1032  # bytes that one byte of deflate holds at most
+_INFLATION = 1032  # maximum compression ratio of deflate
 _FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
 _UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and "unknown" are mm
 _SKEW = math.sin(math.radians(0.1))  # cosine of two axes that is more than a header's rounding
@@ -100,7 +100,7 @@ def find_nifti(folder: Path, name: str) -> Path | None:
 def is_there(path: Path) -> bool:
     """Return True if a path is a file, or something else that reading it will name.
 
-    That is a link that cannot be followed, or a folder that has a file's name and holds a file.
+    That is a broken symlink, or a folder with a file's name that contains a file.
     """
     try:
         if path.is_dir():
@@ -127,7 +127,7 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
 
     Raises:
         NiftiError: The voxel size is not positive and finite, the axes do not span the space, or
-            sform and ``pixdim`` hold different sizes and neither is 1.
+            sform and ``pixdim`` have different sizes and neither is 1.
     """
     unit = _unit(header)
     to_mm = np.diag([unit, unit, unit, 1.0])
@@ -150,24 +150,24 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
         scaled[:3, :3] *= pixdim / size
         return scaled
     raise NiftiError(
-        "sform and pixdim must hold the same voxel size, or one of them a size of 1",
+        "sform and pixdim must have the same voxel size, or one of them a size of 1",
         f"{_sizes(size)} and {_sizes(pixdim)}",
-        "Repair the header: the true voxel size cannot be told.",
+        "Repair the header: the true voxel size is unknown.",
     )
 
 
 def oddities(path: Path) -> list[str]:
-    """Return what in a readable file's header is right but should be known."""
+    """Return notes on unusual but valid properties of a file's header."""
     image = _load(path)
-    said = []
+    notes = []
     if (_stated_size(image, path) < 0).any():  # which nibabel hides
-        said.append("pixdim is negative, its absolute value is taken.")
+        notes.append("pixdim is negative; its absolute value is used.")
     if named := _UNITS.get(_unit_code(image.header)):
-        said.append(f"the header's unit is {named[0]}: lengths are converted to mm.")
+        notes.append(f"the header's unit is {named[0]}: lengths are converted to mm.")
     _, _, affine = _grid(image, path)
-    if said_of_axes := _skew(affine):
-        said.append(said_of_axes)
-    return said
+    if note := _skew(affine):
+        notes.append(note)
+    return notes
 
 
 def _skew(affine: np.ndarray) -> str | None:
@@ -238,7 +238,7 @@ def _is_packed(path: Path) -> bool:
 
 
 def _read_on(file: gzip.GzipFile) -> None:
-    """Read to the checksum, which comes last; what is no gzip beyond it is none of the volume."""
+    """Read to the checksum at the end; bytes after the gzip stream are ignored."""
     try:
         while file.read(_PIECE):
             pass
@@ -265,7 +265,7 @@ def _grid(image: nib.Nifti1Image, path: Path) -> tuple[tuple[int, ...], np.ndarr
         raise NiftiError(
             "the volume must be 3D",
             f"{len(shape)}D, shape {shape}",
-            "Give each time frame or modality a file of its own.",
+            "Store each time frame or modality in a separate file.",
         )
     if image.get_data_dtype().kind not in "iufb":
         raise NiftiError(
@@ -363,16 +363,16 @@ def _access_fault(path: Path) -> tuple[str, str, str] | None:
             return there, "a link to nothing", fix
         regular = False
     if path.is_dir():
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) or "nothing"
+        contents = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) or "nothing"
         fix = "Move the file out of the folder, and remove the folder."
-        return "the file must be a file", f"a folder of that name, which holds {held}", fix
+        return "the file must be a file", f"a folder of that name with {contents}", fix
     if not regular:
         return there, "no such file", "Restore it from the archive."
     return None if os.access(path, os.R_OK) else denied
 
 
 def _quaternion_fault(path: Path) -> tuple[str, str, str] | None:
-    """Return (rule, found, fix) of a NIfTI-1 file whose qform, which is needed, is no rotation."""
+    """Return (rule, found, fix) of a NIfTI-1 file whose required qform is not a rotation."""
     try:
         header = _raw_header(nib.Nifti1Image, path)
         parts = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
@@ -397,7 +397,7 @@ def _other_kind(path: Path) -> tuple[str, str] | None:
 
 
 def _other_suffix(path: Path) -> str | None:
-    """Return what to do about a name that says packed of what is not, or the opposite."""
+    """Return the fix for a suffix that does not match the compression."""
     with path.open("rb") as file:
         begin = file.read(348)
     is_header = nib.Nifti1Image.header_class.may_contain_header(begin)

@@ -47,20 +47,20 @@ def load_shares(path: Path) -> Shares:
     """Return the shares ``(C, *S)`` in a file of :func:`save_posterior`.
 
     Raises:
-        ValueError: The file does not read, or holds no array ``posterior`` of shares.
+        ValueError: The file cannot be read, or has no array ``posterior`` of shares.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             shares: Shares = file["posterior"]
     except Exception as error:  # a damaged zip raises a dozen kinds
         raise ValueError(
-            f"{path.name} is no npz file with an array 'posterior' "
+            f"{path.name} must be an npz file with an array 'posterior' "
             f"({type(error).__name__}: {error})"
         ) from error
     if shares.dtype != np.uint16:
-        raise ValueError(f"{path.name} holds {shares.dtype} where uint16 shares are due.")
+        raise ValueError(f"{path.name}: shares must be uint16, got {shares.dtype}.")
     if (shares.sum(axis=0, dtype=np.int64) != WHOLE).any():
-        raise ValueError(f"{path.name} holds shares that do not add up to {WHOLE} at every voxel.")
+        raise ValueError(f"{path.name}: shares must sum to {WHOLE} at every voxel.")
     return shares
 
 

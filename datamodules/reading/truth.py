@@ -1,4 +1,4 @@
-"""What predictions on a case's native grid are scored against."""
+"""Label and posterior of a case on its native grid."""
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ from datamodules.reading.posterior import to_probs
 
 
 def native_truth(raw: RawCase, *, mask_background: bool) -> dict[str, Tensor]:
-    """Return label, spacing and (where known) posterior of a case as one batch on its own grid.
+    """Return label, spacing and (if known) posterior of a case on its native grid, as a batch.
 
     Args:
         raw: The case as the dataset amends it; it must have a label.
-        mask_background: Whether background outside the patient is ignored.
+        mask_background: If True, ignore background outside the patient.
     """
     if raw.label is None:
         raise ValueError("A case without a label has nothing to be scored against.")
