@@ -68,9 +68,8 @@ class KernelCalibrationLoss(PenaltyLoss):
         weighted: sqrt(E), M counts the right ones for the right, the wrong ones for the wrong
     Paper: Kumar et al., ICML 2018
 
-    As published, a subsample represents the batch: ``max_samples`` labeled voxels at most are drawn,
-    with torch's global generator; up to that many all take part. Every pair counts, at the cost of
-    a sort.
+    As published, a subsample represents the batch: at most ``max_samples`` labeled voxels, drawn
+    with torch's global generator. Every pair counts, at the cost of a sort.
 
     Args:
         alpha: Factor of the error.

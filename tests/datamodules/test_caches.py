@@ -37,11 +37,11 @@ def test_listing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = caches.pop("acdc-000000000000")
     assert (old.reason, old.stale) == ("another version's", (old.path,))
     assert len(caches) == 2
-    flat = next(cache for cache in caches.values() if cache.words.startswith("2D"))
-    deep = next(cache for cache in caches.values() if cache.words.startswith("3D"))
+    flat = next(cache for cache in caches.values() if cache.summary.startswith("2D"))
+    deep = next(cache for cache in caches.values() if cache.summary.startswith("3D"))
     assert (flat.dataset, flat.cases, flat.reason) == ("acdc", 21, "1 replaced, 1 unfinished")
     assert (deep.cases, deep.reason, deep.stale) == (20, "", ())
-    assert "normalize zscore" in flat.words
+    assert "normalize zscore" in flat.summary
     size = sum(file.stat().st_size for file in flat.path.rglob("*") if file.is_file())
     assert flat.size == size > 20 * 20 * 24 * 4 * 5
     assert main(["cache-info", "--cache", str(folder)]) == 0
@@ -52,9 +52,9 @@ def test_a_setting_of_zero_is_listed(module, tmp_path: Path) -> None:
     """BraTS crops above 0.0, which is not the same as not to crop."""
     module(crop_above=0.0).prepare(progress=False)
     (cache,) = list_caches(tmp_path / "cache")
-    assert "crop_above 0.0" in cache.words
-    assert "window" not in cache.words
-    assert "antialias" not in cache.words
+    assert "crop_above 0.0" in cache.summary
+    assert "window" not in cache.summary
+    assert "antialias" not in cache.summary
 
 
 def test_cleaning_asks_and_removes_what_is_stale(
@@ -78,11 +78,11 @@ def test_cleaning_asks_and_removes_what_is_stale(
 
 def test_old_caches_go_by_days(folder: Path) -> None:
     for cache in list_caches(folder):
-        if cache.words.startswith("3D"):
+        if cache.summary.startswith("3D"):
             for path in cache.path.rglob("*"):
                 os.utime(path, (time.time() - 40 * 86400,) * 2)
     assert main(["cache-clean", "--cache", str(folder), "--yes", "--days", "30"]) == 0
-    assert [cache.words[:2] for cache in list_caches(folder)] == ["2D"]
+    assert [cache.summary[:2] for cache in list_caches(folder)] == ["2D"]
 
 
 def test_no_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
