@@ -1,6 +1,7 @@
 """Every loss there is to test: each configuration, and variants that no configuration has."""
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,22 @@ WEIGHTED = {name for name, (_, settings) in VARIANTS.items() if WEIGHT in _value
 BINARY = {"unified_focalpp"}
 
 
+@cache
+def _read(name: str) -> Any:
+    return yaml.safe_load(CONFIGS[name].read_text())["model"]["loss"]
+
+
 def loss_config(name: str, **changes: Any) -> dict[str, Any]:
     """Return a loss's configuration; the changes go to every nested loss that has the argument."""
     base, variant = VARIANTS.get(name, (name, {}))
-    config = yaml.safe_load(CONFIGS[base].read_text())["model"]["loss"]
+    config = copy.deepcopy(_read(base))
     config["init_args"] |= copy.deepcopy(variant)
     _change(config, changes)
     return config
 
 
 def build(name: str, **changes: Any) -> Loss:
-    """Build a loss; the configurations' own parser is tested once a file, it is slow."""
+    """Build a loss without the command line's parser, which test_configs runs once a file."""
     return _instantiate(loss_config(name, **changes))
 
 
