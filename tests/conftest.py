@@ -1,6 +1,7 @@
 """Fixtures every test shares."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -30,6 +31,17 @@ def no_figures() -> Iterator[None]:
         patch.setattr(results, "write_figures", lambda *_, **__: None)
         patch.setattr(callback, "save_figure", lambda *_, **__: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[int]:
+    """Draw the patients of a test run's intervals this often instead of ten thousand times."""
+    from mbls.evaluation import summary
+    from mbls.metrics.bootstrap import patient_weights
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "patient_weights", partial(patient_weights, draws=500))
+        yield 500
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Run folders as a training leaves them, without a training: made-up predictions, real files."""
 
 import json
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -52,6 +54,28 @@ def worst(case: str, seed: int) -> Picture:
     )  # fmt: skip
 
 
+@cache
+def count_test(
+    make: Callable[..., tuple[torch.Tensor, ...]], names: tuple[str, ...], seed: int, first: int,
+    patients: int, surfaces: tuple[str, ...], **shape: float,
+) -> tuple[TestRun, dict[str, Any]]:  # fmt: skip
+    """Count the predictions that ``make`` makes; return the test and its summary, without meta."""
+    cases = [f"p{p}_{frame}" for p in range(first, first + patients) for frame in ("ED", "ES")]
+    made = [make(2 * first + n, seed=seed, **shape) for n in range(len(cases))]
+    probs, label, known = (torch.cat(parts) for parts in zip(*made, strict=True))
+    histogram = CalibrationHistogram(3, num_cases=len(cases))
+    dice = DiceScore(3, num_cases=len(cases))
+    histogram.update(probs, label, index=torch.arange(len(cases)), posterior=known)
+    dice.update(probs, label, index=torch.arange(len(cases)))
+    tested = TestRun(
+        histogram.bins(), dice.counts.numpy(), cases, [case.partition("_")[0] for case in cases],
+        {"dataset": "acdc", "origin": "phantom", "class_names": list(names)},
+        {name: distances(seed, len(cases)) for name in surfaces},
+    )  # fmt: skip
+    with patch("mbls.evaluation.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
+        return tested, tested.summary()
+
+
 def write_run(
     root: Path,
     loss: str = "ce",
@@ -79,31 +103,20 @@ def write_run(
     folder = root / f"unet-{loss}" / leaf
     test = folder / "test" / tag
     test.mkdir(parents=True, exist_ok=True)
-    cases = [f"p{p}_{frame}" for p in range(first, first + patients) for frame in ("ED", "ES")]
     about = {
         "dataset": "acdc", "network": "unet", "loss": loss, "seed": seed, "origin": "phantom",
         "data_fingerprint": "f" * 64, "class_names": CLASSES, "class_keys": ["bg", "rv", "myo"],
         "tag": tag, "grid": "preprocessed", "mirror": [],
-    }  # fmt: skip
-    histogram = CalibrationHistogram(3, num_cases=len(cases))
-    dice = DiceScore(3, num_cases=len(cases))
-    made = [
-        predictions(2 * first + n, seed=seed, sharpness=sharpness, noise=noise)
-        for n in range(len(cases))
-    ]
-    probs, label, known = (torch.cat(parts) for parts in zip(*made, strict=True))
-    histogram.update(probs, label, index=torch.arange(len(cases)), posterior=known)
-    dice.update(probs, label, index=torch.arange(len(cases)))
-    tested = TestRun(
-        histogram.bins(), dice.counts.numpy(), cases,
-        [case.partition("_")[0] for case in cases], about | (meta or {}),
-        {name: distances(seed, len(cases)) for name in surfaces},
+    } | (meta or {})  # fmt: skip
+    tested, summary = count_test(
+        predictions, tuple(about["class_names"]), seed, first, patients, surfaces,
+        sharpness=sharpness, noise=noise,
     )  # fmt: skip
+    tested = replace(tested, meta=about)
     if pictures:
-        save_pictures(test / "worst.npz", [worst(cases[0], seed)])
+        save_pictures(test / "worst.npz", [worst(tested.cases[0], seed)])
     tested.save(test / "bins.npz")
-    with patch("mbls.evaluation.summary.patient_weights", partial(patient_weights, draws=DRAWS)):
-        (test / "metrics.json").write_text(to_json(tested.summary()))
+    (test / "metrics.json").write_text(to_json(summary | {"meta": summary["meta"] | about}))
     (test / "cases.csv").write_text(tested.csv())
     arguments = {"alpha": 0.1, "ignore_index": -100} | (settings or {})
     content = {

@@ -22,11 +22,7 @@ from mbls.runtime.errors import ReportError
 from tests.report import fake
 from tests.report.fake import DRAWS, write_run
 
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests draw them."""
-    monkeypatch.setattr(build, "figures_of", lambda *_, **__: [])
+pytestmark = pytest.mark.usefixtures("no_report_figures")
 
 
 def report(root: Path, **options: str) -> list[Analysis]:
@@ -49,7 +45,7 @@ def test_a_grid_ends_in_a_report_against_its_first_loss(
     for cell in cells:
         settings = {"margin": 10.0} if cell.loss.name == "mbls" else {}
         settings |= {key: float(value) for key, value in cell.loss.settings}
-        write_run(tmp_path / "acdc", cell.loss.label, cell.seed, settings=settings)
+        write_run(tmp_path / "acdc", cell.loss.label, cell.seed, settings=settings, patients=2)
         (cell.folder / "test/best/reliability.png").touch()
     benchmark.report(cells)
     text = (tmp_path / "acdc/report/table.md").read_text()
@@ -212,9 +208,9 @@ def per_patient(root: Path, loss: str) -> np.ndarray:
 
 
 def test_what_is_compared_is_what_is_shown(tmp_path: Path) -> None:
-    for seed in range(3):
+    for seed in range(2):
         for loss, sharpness in (("ce", 1.1), ("mbls", 1.0), ("ls", 1.05)):
-            write_run(tmp_path, loss, seed, sharpness=sharpness, patients=6)
+            write_run(tmp_path, loss, seed, sharpness=sharpness, patients=4)
     (found,) = report(tmp_path)
     for measure in found.measures:
         cells = found.cells[measure.key]

@@ -1,4 +1,4 @@
-"""Whatever a loss, a class or a case is called, each format shows the name and obeys it nowhere."""
+"""Names of losses, classes and cases are escaped in each format."""
 
 import csv
 import re

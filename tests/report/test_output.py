@@ -1,4 +1,4 @@
-"""Where a report goes: all its files or none, beside nobody's, and from wherever the runs lie."""
+"""Where a report is written: all its files or none, and not next to files of others."""
 
 import errno
 from pathlib import Path
@@ -16,10 +16,7 @@ from tests.report.fake import DRAWS, write_run
 TABLES = ("report.html", "table.csv", "table.md", "table.tex")
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """Other tests draw them."""
-    monkeypatch.setattr(build, "figures_of", lambda *_, **__: [])
+pytestmark = pytest.mark.usefixtures("no_report_figures")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def report(run, output):
     return {path.name: path.read_bytes() for path in output.iterdir()}
 
 
-def test_what_is_no_report_is_not_written_into(run, tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused(run, tmp_path, capsys):
     (tmp_path / "notes.md").write_text("mine")
     with pytest.raises(ReportError, match=r"holds 1 files or folders \(notes.md, ...\) and no rep"):
         report(run, tmp_path)
@@ -52,7 +49,7 @@ def test_an_earlier_report_is_replaced_as_a_whole(run, tmp_path):
     assert set(again) == {*earlier, "mine.png"}  # figures that are not of this report are gone
 
 
-def test_what_a_killed_report_left_is_no_one_else_s(run, tmp_path):
+def test_leftovers_of_a_killed_report_are_replaced(run, tmp_path):
     (tmp_path / "report.html.node1-7.incoming").mkdir()
     (tmp_path / "report.html.node1-7.incoming/table.md").touch()
     (tmp_path / "lock").touch()

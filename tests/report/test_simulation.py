@@ -64,17 +64,17 @@ def test_a_few_trials_of_pooled_ece():
 @pytest.mark.parametrize("world", CLASSWISE_WORLDS.values(), ids=CLASSWISE_WORLDS)
 def test_the_truth_of_a_classwise_world_is_that_of_very_many_patients(world: ClasswiseWorld):
     rng = np.random.default_rng(0)
-    ((slopes, counts),) = world.tables(rng, 1, 2, 10_000)
+    ((slopes, counts),) = world.tables(rng, 1, 2, 4000)
     found = expected_error(*counts.sum(-2)).mean(0)
     np.testing.assert_allclose(found, world.errors(slopes), rtol=0.03, atol=2e-4)
 
 
 def test_a_few_trials_of_classwise_ece():
     world = CLASSWISE_WORLDS["three classes, trainings differ"]
-    assert pooled_network_coverage(world, 3, 10, 50) > 0.95 - two_errors(50)
+    assert pooled_network_coverage(world, 3, 10, 20) > 0.95 - two_errors(20)
 
 
-def test_signs_alone_take_another_seed_for_another_loss():
+def test_sign_flips_of_one_seed_reject_too_often():
     assert signs_rejections(WORLDS["seeds differ most"], 1, 30, 100) > 0.5
 
 
@@ -109,12 +109,10 @@ def test_tables_with_corrected_errors_say_how_often_their_intervals_hold():
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
-    words = ["--trials", "4", "--table", "pooled", "--page", str(page)]
-    statistics.main(words)
-    assert page.read_text() == PAGE.read_text()
+    words = ["--trials", "2", "--table", "pooled", "--page", str(page)]
     statistics.main([*words, "--write"])
     printed = capsys.readouterr().out
-    assert printed.count(section(page.read_text(), "pooled")) == 2
+    assert printed.count(section(page.read_text(), "pooled")) == 1
     assert section(page.read_text(), "crossed") == section(PAGE.read_text(), "crossed")
 
 
