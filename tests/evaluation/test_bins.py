@@ -11,7 +11,7 @@ from mbls.metrics import case_values, estimate
 from tests.evaluation.counted import META, counted, fine_histogram
 from tests.test_module import fit, module
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("few_draws")]
 
 
 def test_a_test_has_the_module_s_bins(monkeypatch):

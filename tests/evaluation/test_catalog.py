@@ -17,7 +17,7 @@ from tests.evaluation.counted import counted
 from tests.report.fake import DRAWS, write_run
 from tests.test_module import fit, module
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("few_draws")]
 
 
 def share_of_misses(count, hits, confidence):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mbls.evaluation import TestRun, from_bins, load_results, write_results
+from mbls.evaluation import TestRun, from_bins, load_results, summary, write_results
 from mbls.evaluation.results import to_json
 from mbls.metrics import (
     REGIONS,
@@ -21,12 +21,15 @@ from mbls.metrics import (
     case_values,
     estimate,
 )
+from mbls.metrics.bootstrap import patient_weights
 from tests.evaluation.counted import ABOUT, META, counted, scored
 from tests.metrics.answers import FOLDER
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, few_draws):
     path = tmp_path_factory.mktemp("results") / "best"
     path.parent.joinpath("returned.json").write_text(json.dumps(write_results(path, counted())))
     return path
@@ -195,8 +198,9 @@ def test_structures_that_no_label_holds_are_left_out_and_counted(kind, no_figure
     assert all(row["ece/all"] for row in rows)
 
 
-def test_files_of_earlier_versions_give_the_same_numbers(tmp_path):
+def test_files_of_earlier_versions_give_the_same_numbers(tmp_path, monkeypatch):
     """Of the version that took n_bins from a constant; its files hold no n_bins in bins.npz."""
+    monkeypatch.setattr(summary, "patient_weights", patient_weights)
     old = FOLDER / "test_run"
     stored = json.loads((old / "metrics.json").read_text())
     assert json.loads(to_json(from_bins(old / "bins.npz"))) == stored

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, no_figures):
+def written(tmp_path_factory, no_figures, few_draws):
     folder = tmp_path_factory.mktemp("summary")
     run = counted(fine=fine_histogram())
     return folder, write_results(folder, run), run.fine
@@ -56,9 +56,9 @@ def test_validation_counts_no_fine_histogram():
     assert not hasattr(built, "test_fine")
 
 
-def test_corrected_errors_stand_beside_the_pooled_ones(written):
+def test_corrected_errors_stand_beside_the_pooled_ones(written, few_draws):
     histogram, _ = scored()
-    weights = patient_weights(ABOUT["patients"])
+    weights = patient_weights(ABOUT["patients"], draws=few_draws)
     for region in ("all", "label", "union"):
         cells = written[1]["sound"][region]
         for metric in ("ece", "cece"):

@@ -9,6 +9,8 @@ from mbls.evaluation import results_table, summary_table
 from mbls.metrics import dice_scores
 from tests.evaluation.counted import META, counted, fine_histogram
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def shown(origin, width=80, fine=True, table=results_table, meta=None):
     metrics = counted(
@@ -59,7 +61,7 @@ def test_what_is_pooled_alone_leaves_the_other_columns_empty():
     assert "TACE" not in shown("real", fine=False)[1]
 
 
-def test_published_protocols_stand_beside():
+def test_published_protocols_are_shown():
     metrics, text = shown("real")
     cells = metrics["murugesan-med"]["label"]["per_case"]
     values = [f"{cells[m]['value']:.4f}" for m in ("ece", "cece", "dice/mean")]

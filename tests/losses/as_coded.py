@@ -84,8 +84,8 @@ def dice_over_all(
     return ce + dice.mean() + alpha * hinge.movedim(1, -1)[keep].mean()
 
 
-def nacl_wrong_centre(logits: Tensor, target: Tensor, alpha: float, size: int) -> Tensor:
-    """Takes element [1, 1] for the kernel's centre whatever its size."""
+def nacl_wrong_center(logits: Tensor, target: Tensor, alpha: float, size: int) -> Tensor:
+    """Takes element [1, 1] for the kernel's center whatever its size."""
     place = torch.arange(size, dtype=logits.dtype) - size // 2
     g = torch.exp(-(place[:, None] ** 2 + place[None] ** 2) / 2)
     g = g / g.sum()

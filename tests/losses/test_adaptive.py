@@ -1,4 +1,4 @@
-"""Adaptive losses: combinations, what is observed, limits, and what is said."""
+"""Adaptive losses: combinations, what is observed, limits and warnings."""
 
 import itertools
 
@@ -51,11 +51,13 @@ def test_mixed_windows(space: tuple[int, ...], border: str) -> None:
         assert bool(found[place]) == (len(seen - {-100}) > 1), place
 
 
-@pytest.mark.parametrize("groups", ["class", "region"])
-@pytest.mark.parametrize("penalty", ["phr", "p2", "p3"])
 @pytest.mark.parametrize("constraint", [MarginConstraint(2.0), NeighborConstraint(2.0)])
+@pytest.mark.parametrize(("groups", "penalty"), [("class", "phr"), ("region", "p2"),
+                                                 ("region", "p3")])  # fmt: skip
 @pytest.mark.parametrize("space", SPACES, ids=["flat", "1d", "2d", "3d"])
-def test_every_combination(groups, penalty, constraint, space, monkeypatch) -> None:
+def test_combination_of_constraint_penalty_and_groups(
+    constraint, groups, penalty, space, monkeypatch
+) -> None:
     """A gradient, after the multipliers moved by what was observed in pieces."""
     monkeypatch.setattr(observation, "PIECE", 16)
     loss = AugmentedLagrangianLoss(4, constraint, penalty, groups=groups, statistics="region")
@@ -144,7 +146,7 @@ def test_a_region_without_voxels_keeps_its_multipliers() -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_logits_that_are_not_finite_move_nothing_and_are_said(name: str) -> None:
+def test_logits_that_are_not_finite_move_nothing_and_warn(name: str) -> None:
     loss = build(name)
     loss.bind(4)
     logits, target = batch()
@@ -159,7 +161,7 @@ def test_logits_that_are_not_finite_move_nothing_and_are_said(name: str) -> None
     assert torch.equal(state[main][..., 1], before[main][..., 1])
 
 
-def test_overflow_is_bounded_and_said() -> None:
+def test_overflow_is_bounded_with_a_warning() -> None:
     loss = ClassAdaptiveMarginLoss(4, 1.0, "p2", normalize=False, lambda_max=50.0)
     logits = torch.tensor([[0.0, 0.0, 0.0, 1000.0]])
     loss.observe(logits, torch.tensor([3]))
@@ -170,7 +172,7 @@ def test_overflow_is_bounded_and_said() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_bound_that_only_some_voxels_meet_is_said_once() -> None:
+def test_a_bound_that_only_some_voxels_meet_warns_once() -> None:
     """The mean of what is cut at each voxel stays below the bound that cuts it."""
     loss = RegionAdaptiveLoss(2, rho_min=1.0, lambda_max=0.7)  # 0.7 has no exact float32
     logits, target = torch.zeros(1, 2, 8), torch.zeros(1, 8, dtype=torch.long)
@@ -189,7 +191,7 @@ def test_a_bound_that_only_some_voxels_meet_is_said_once() -> None:
         loss.adapt()
 
 
-def test_a_heuristic_multiplier_at_its_bound_is_said() -> None:
+def test_a_heuristic_multiplier_at_its_bound_warns() -> None:
     loss = HeuristicMarginLoss(2, 1.0, alpha=0.4, gamma=2.0, lambda_max=0.5)
     for distance in (2.0, 4.0):
         loss.observe(torch.tensor([[distance, 0.0]]), torch.tensor([0]))
@@ -202,7 +204,7 @@ def test_a_heuristic_multiplier_at_its_bound_is_said() -> None:
 
 
 @pytest.mark.parametrize("name", ["cals", "adafocal"])
-def test_a_validation_without_a_voxel_is_said(name: str) -> None:
+def test_a_validation_without_a_voxel_warns(name: str) -> None:
     loss = build(name)
     loss.bind(4)
     with pytest.warns(UserWarning, match=r"Loss: observed no voxel in this validation: nothing"):

@@ -21,7 +21,7 @@ from mbls.losses import (
 from mbls.losses._neighborhood import mixed_windows
 from mbls.losses.adaptive import adafocal
 from mbls.losses.adaptive.penalty_functions import p2, p3, phr
-from tests.losses.test_golden import FOLDER
+from tests.losses.test_golden import FOLDER, read
 
 CASES = {case["name"]: case for case in json.loads((FOLDER / "adaptive.json").read_text())}
 
@@ -35,8 +35,7 @@ def names(kind: str) -> list[str]:
 
 def load(name: str) -> tuple[dict[str, Any], Arrays]:
     case = CASES[name]
-    with np.load(FOLDER / f"losses_{case['npz']}") as stored:
-        return case, dict(stored)
+    return case, read(f"losses_{case['npz']}")
 
 
 def lagrangian(s: Settings) -> dict[str, Any]:

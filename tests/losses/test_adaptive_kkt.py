@@ -1,4 +1,4 @@
-"""Problems whose solution is known: logits as free parameters, multipliers that meet KKT.
+"""Problems of known solution: logits as free parameters, multipliers that meet KKT.
 
 Each kind of voxel has its own logits, found for the multipliers in force by Newton's method; then
 they are observed and the multipliers adapt. Nothing is left of the network or the optimizer.
@@ -44,8 +44,7 @@ def labels(frequent: int, rare: int) -> Tensor:
     return torch.cat([torch.full((n,), k) for k, n in enumerate((frequent, 10, rare))])
 
 
-@pytest.mark.parametrize("margin", [1.0, 2.0])
-@pytest.mark.parametrize("frequent", [4, 100])
+@pytest.mark.parametrize(("frequent", "margin"), [(4, 2.0), (100, 1.0)])
 def test_margin_by_class(frequent: int, margin: float) -> None:
     """Cross-entropy drives every distance to infinity; at the margin KKT gives one multiplier.
 

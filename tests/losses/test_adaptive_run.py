@@ -1,4 +1,4 @@
-"""An adaptive loss in a run: what moves it, what is logged, and that a stop changes nothing."""
+"""Adaptive losses in a run: what moves them, what is logged, and that a stop changes nothing."""
 
 import json
 import signal
@@ -100,7 +100,7 @@ def test_a_stopped_run_ends_with_the_same_multipliers(
 def test_a_killed_run_ends_with_the_same_multipliers(
     whole: dict[str, Path], tmp_path: Path
 ) -> None:
-    """SIGKILL in the last epoch: the run goes on from the end of the one before."""
+    """SIGKILL in the last epoch: the run resumes from the end of the one before."""
     stop = tiny.callback("Interrupt", epoch=2, batch=1, number=int(signal.SIGKILL))
     assert tiny.mbls("train", *words(tmp_path, "cals"), *stop).code == -signal.SIGKILL
     run = run_folder(tmp_path, "cals")
@@ -192,14 +192,14 @@ def test_a_stop_while_a_holdout_is_observed_changes_nothing(
     assert not torch.equal(ours["loss.multipliers"], state(whole[loss], "last")["loss.multipliers"])
 
 
-def test_a_run_says_that_its_loss_adapts_to_cases_held_out(tmp_path: Path) -> None:
+def test_run_json_names_what_the_loss_adapts_on(tmp_path: Path) -> None:
     assert tiny.fit(*words(tmp_path, "cals", *HELD_OUT), "--epochs", "1") == 0
     card = json.loads((run_folder(tmp_path, "cals") / "run.json").read_text())
     assert (card["adapts_on"], card["cases"]["holdout"]) == ("holdout", 3)
 
 
 @pytest.mark.parametrize("never", [("limit_val_batches", "0"), ("check_val_every_n_epoch", "2")])
-def test_a_loss_that_will_never_adapt_is_said(never: tuple[str, str], tmp_path: Path) -> None:
+def test_a_loss_that_will_never_adapt_warns(never: tuple[str, str], tmp_path: Path) -> None:
     setting = (f"--trainer.{never[0]}", never[1], "--epochs", "1")
     with pytest.warns(UserWarning, match=r"ClassAdaptiveMarginLoss adapts at the end of a valid"):
         assert tiny.fit(*words(tmp_path, "cals"), *setting) == 0
@@ -207,12 +207,18 @@ def test_a_loss_that_will_never_adapt_is_said(never: tuple[str, str], tmp_path: 
     assert card["adapts_on"] is None
 
 
-def test_cases_held_out_for_a_loss_that_does_not_adapt_are_said(tmp_path: Path) -> None:
+def test_a_loss_that_does_not_adapt_warns_of_held_out_cases_and_has_no_figure(
+    tmp_path: Path,
+) -> None:
     held_out = [*tiny.words(tmp_path, epochs=1), *HELD_OUT]
     with pytest.warns(UserWarning, match=r"MarginLoss does not adapt: 3 cases are held out of"):
         assert tiny.fit(*held_out) == 0
     card = json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())
     assert (card["adapts_on"], card["cases"]["holdout"]) == (None, 3)
+    assert (tiny.run_folder(tmp_path) / "metrics.csv").is_file()
+    assert not (tiny.run_folder(tmp_path) / "multipliers.png").exists()
+    with pytest.raises(ValueError, match=r"no column train/<lambda\|rho\|gamma>/<name>"):
+        multipliers_figure([], meta={})
     with pytest.raises(ChoiceError, match="leave out --adapt"):
         tiny.fit("--run", str(tiny.run_folder(tmp_path)), "--resume", "--adapt", "val")
 
@@ -239,12 +245,3 @@ def test_multipliers_are_logged_and_drawn(loss: str, whole: dict[str, Path]) -> 
     lines = multiplier_lines(rows)
     assert sum(len(kind) for kind in lines.values()) == len(wanted)
     assert all(len(points) == EPOCHS for kind in lines.values() for points in kind.values())
-
-
-def test_a_loss_that_does_not_adapt_has_no_figure(tmp_path: Path) -> None:
-    assert tiny.fit(*tiny.words(tmp_path, epochs=1, **SETTINGS)) == 0
-    assert (tiny.run_folder(tmp_path) / "metrics.csv").is_file()
-    assert not (tiny.run_folder(tmp_path) / "multipliers.png").exists()
-    assert json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())["adapts_on"] is None
-    with pytest.raises(ValueError, match=r"no column train/<lambda\|rho\|gamma>/<name>"):
-        multipliers_figure([], meta={})

@@ -46,16 +46,8 @@ def test_the_docstring_shows_own_arguments_and_points_to_the_others(cls: type[lo
     assert "Example:\n    >>> " in text
 
 
-def test_the_table_prints() -> None:
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(loss_table(FOLDER))
-    text = console.export_text()
-    assert all(name in text for name in CONFIGS)
-
-
 @pytest.mark.parametrize("width", [80, 120])
-def test_every_line_of_the_table_says_something(width: int) -> None:
-    """Also where there are no defaults; and nothing is cut off."""
+def test_the_table_holds_every_loss_and_paper_uncut(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(loss_table(FOLDER))
     lines = console.export_text().splitlines()
@@ -64,6 +56,7 @@ def test_every_line_of_the_table_says_something(width: int) -> None:
     assert all(len(line) <= width and "…" not in line for line in lines)
     words = " ".join(" ".join(rows).split())
     for entry in loss_entries(FOLDER):
+        assert entry.name in words
         assert " ".join(entry.paper.split()) in words
 
 

@@ -5,13 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mbls.losses import (
-    CrossEntropyLoss,
-    DiceCrossEntropyLoss,
-    DiceLoss,
-    FocalLoss,
-    MarginLoss,
-)
+from mbls.losses import CrossEntropyLoss, DiceCrossEntropyLoss, DiceLoss, FocalLoss, MarginLoss
 from tests.losses.every_loss import WEIGHT, WEIGHTED, batch, build
 
 weight = torch.tensor(WEIGHT, dtype=torch.float64)

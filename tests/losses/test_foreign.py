@@ -120,7 +120,7 @@ def test_a_loss_that_cannot_leave_voxels_out_is_told_at_the_first_that_it_meets(
 
 
 @pytest.mark.parametrize(
-    ("loss", "told"),
+    ("loss", "message"),
     [
         (nn.BCEWithLogitsLoss(), "BCEWithLogitsLoss must take raw scores .* and labels"),
         (nn.MSELoss(), "MSELoss must take raw scores"),
@@ -132,14 +132,14 @@ def test_a_loss_that_cannot_leave_voxels_out_is_told_at_the_first_that_it_meets(
 )
 @pytest.mark.parametrize("wrap", ["alone", "part", "base"])
 def test_what_cannot_be_called_is_refused_before_training(
-    loss: nn.Module, told: str, wrap: str
+    loss: nn.Module, message: str, wrap: str
 ) -> None:
     wrapped = {
         "alone": lambda: loss,
         "part": lambda: CompoundLoss({"ce": (1.0, CrossEntropyLoss()), "it": (1.0, loss)}),
         "base": lambda: MarginLoss(base=loss),
     }[wrap]()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_parts(wrapped, 4, 2)
 
 
@@ -151,14 +151,14 @@ def test_no_number_of_classes_lets_a_broadcast_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "told"),
+    ("loss", "message"),
     [
         (monai.HausdorffDTLoss(**SETTINGS), "HausdorffDTLoss looks at neighboring voxels"),
         (monai.DiceLoss(to_onehot_y=True), "DiceLoss takes the network's raw scores for prob"),
     ],
 )
-def test_what_is_doubtful_is_told(loss: nn.Module, told: str) -> None:
-    with pytest.warns(UserWarning, match=told):
+def test_what_is_doubtful_is_told(loss: nn.Module, message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
         check_parts(loss, 4, 2)
 
 

@@ -6,6 +6,7 @@ published code and are met by an oracle of a few lines instead, ``ELSEWHERE`` wh
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,7 @@ def unified(s: Settings) -> Function:
     """The class on logits; its two functions where the case gives probabilities."""
     if s.get("input") == "softmax(logits)":
         return UnifiedFocalPlusPlusLoss(
-            s["weight"],
-            delta=s["delta"],
-            gamma=s["gamma"],
-            gamma_plus_plus=s["gamma_plus_plus"],
+            s["weight"], delta=s["delta"], gamma=s["gamma"], gamma_plus_plus=s["gamma_plus_plus"]
         )
     first, second = (1, 1) if s["weight"] is None else (s["weight"], 1 - s["weight"])
     tversky = focal_tversky(s)
@@ -225,8 +223,8 @@ FAULTS: dict[str, tuple[str, Callable[[Settings], Function]]] = {
         lambda s: lambda z, y: as_coded.mmce_divided_twice(z, y, s["lamda"]),
     ),
     "nacl_gaussian_l1_logits_a0p1_k5_s1__2d": (
-        "takes the wrong element for the kernel's centre",
-        lambda s: lambda z, y: as_coded.nacl_wrong_centre(z, y, s["alpha"], s["kernel_size"]),
+        "takes the wrong element for the kernel's center",
+        lambda s: lambda z, y: as_coded.nacl_wrong_center(z, y, s["alpha"], s["kernel_size"]),
     ),
     "dsc_plus_plus": (
         "clips the one-hot target",
@@ -279,10 +277,15 @@ def fault(case: dict[str, Any]) -> tuple[str, Callable[[Settings], Function]] | 
     return FAULTS.get(case["name"]) or FAULTS.get(case["method"])
 
 
+@cache
+def read(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / name) as stored:
+        return dict(stored)
+
+
 def load(case: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any], Settings]:
     name = case["npz"]
-    with np.load(FOLDER / (name if name.startswith("losses") else f"losses_{name}")) as stored:
-        arrays = {key: stored[key] for key in stored.files}
+    arrays = read(name if name.startswith("losses") else f"losses_{name}")
     names = case["inputs"]
     scores = next(names[k] for k in ("logits", "probs_channel_first") if k in names)
     outputs = {

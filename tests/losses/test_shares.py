@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 
 from mbls.losses import CompoundLoss, DiceLoss, Loss, MarginLoss, soft_dice_loss
 from mbls.module import SegmentationModule
@@ -85,7 +85,7 @@ def test_the_mean_over_two_ranks(tmp_path: Path) -> None:
     batches = {name: halves(name) for name in losses()}
     for name, both in batches.items():
         torch.save(both, tmp_path / f"{name}.pt")
-    spawn(shared_terms, (str(tmp_path),), nprocs=2)
+    start_processes(shared_terms, (str(tmp_path),), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, loss in losses().items():
         loss.bind(4)

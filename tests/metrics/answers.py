@@ -187,7 +187,7 @@ def counted_dice(predicted, target):
 
 
 def region_order(scores):
-    """Index 0 of the published regions repeats the whole tumour."""
+    """Index 0 of the published regions repeats the whole tumor."""
     return scores[[-1, -3, -2, -1]]
 
 

@@ -31,7 +31,7 @@ def l2_square(count, hits, confidence, debiased=False):
 
 
 def interpolated_cuts(confidence, n_bins):
-    """Margin-based codes: edges between neighbours, ``(lo, hi]``; the smallest is in no bin."""
+    """Margin-based codes: edges between neighbors, ``(lo, hi]``; the smallest is in no bin."""
     n = len(confidence)
     edges = np.interp(np.linspace(0, n, n_bins + 1), np.arange(n), np.sort(confidence))
     bins = np.searchsorted(edges, confidence) - 1
@@ -39,7 +39,7 @@ def interpolated_cuts(confidence, n_bins):
 
 
 def halfway_cuts(confidence, n_bins):
-    """verified_calibration: edges halfway between neighbours of ``array_split``, ``(lo, hi]``."""
+    """verified_calibration: edges halfway between neighbors of ``array_split``, ``(lo, hi]``."""
     parts = np.array_split(np.sort(confidence), n_bins)
     edges = [(a[-1] + b[0]) / 2 for a, b in pairwise(parts)]
     return np.searchsorted(edges, confidence)
@@ -87,10 +87,10 @@ def sweep(confidence, hits, mass):
     return best
 
 
-def neighbourhood_brier(probs, labels):
+def neighborhood_brier(probs, labels):
     """CRaC: squared distance to the classes' shares of a 3x3 window, outside counting as class 0.
 
-    ``probs`` is ``(N, C, H, W)``, the mean is over labelled foreground.
+    ``probs`` is ``(N, C, H, W)``, the mean is over labeled foreground.
     """
     padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
@@ -102,9 +102,9 @@ def surface(mask):
     return np.argwhere(mask & ~binary_erosion(mask))
 
 
-def hd95_in_voxels(predicted, labelled):
+def hd95_in_voxels(predicted, labeled):
     """One percentile of both directions together, no spacing; 0 for whatever is missing."""
-    if not predicted.any() or not labelled.any():
+    if not predicted.any() or not labeled.any():
         return 0.0
-    gaps = np.linalg.norm(surface(predicted)[:, None] - surface(labelled)[None], axis=-1)
+    gaps = np.linalg.norm(surface(predicted)[:, None] - surface(labeled)[None], axis=-1)
     return np.percentile(np.concatenate([gaps.min(1), gaps.min(0)]), 95)

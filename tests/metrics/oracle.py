@@ -32,7 +32,7 @@ def fixed(value, bits=30):
 
 
 def places(shape, spacing):
-    """Centres of the voxels in mm, last axis fastest."""
+    """Centers of the voxels in mm, last axis fastest."""
     axes = [[i * mm for i in range(n)] for n, mm in zip(shape, spacing, strict=True)]
     return list(itertools.product(*axes))
 
@@ -62,11 +62,7 @@ def masks(labels, where, ignore_index=-100):
 
 
 def in_region(region, label, predicted):
-    return {
-        "all": True,
-        "label": label > 0,
-        "union": label > 0 or predicted > 0,
-    }[region]
+    return {"all": True, "label": label > 0, "union": label > 0 or predicted > 0}[region]
 
 
 def top_class(row):

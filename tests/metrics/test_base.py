@@ -100,9 +100,9 @@ CLASSES = [c for c in PUBLIC if inspect.isclass(c) and issubclass(c, torch.nn.Mo
 
 @pytest.mark.parametrize("build", CLASSES)
 def test_errors_and_signatures_are_those_of_public_classes(build):
-    with pytest.raises(TypeError, match="num_classes") as told:
+    with pytest.raises(TypeError, match="num_classes") as error:
         build()
-    assert str(told.value).split(".")[0] in metrics.__all__
+    assert str(error.value).split(".")[0] in metrics.__all__
     words = list(inspect.signature(build).parameters)
     assert {"num_classes", "ignore_index"} <= set(words)
     if issubclass(build, HistogramMetric):

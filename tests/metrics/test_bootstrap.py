@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.benchmarks.bootstrap import make_bins, seconds
-from mbls.evaluation.protocols import (
-    PROTOCOLS,
-    drawn_marginal_errors,
-    protocol_entries,
-)
+from mbls.evaluation.protocols import PROTOCOLS, drawn_marginal_errors, protocol_entries
 from mbls.metrics import CalibrationHistogram, estimate
 from mbls.metrics.bootstrap import (
     drawn_values,
@@ -88,10 +83,3 @@ def test_interval_is_as_wide_as_the_standard_error():
     low, high = interval(mean_of_draws(values, weights)[:, 0])
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
     assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.01)
-
-
-def test_ten_thousand_draws_of_two_hundred_cases_take_seconds():
-    bins = make_bins(200, 4, posterior=True)
-    used, intervals = seconds(bins, [str(n // 2) for n in range(200)])
-    assert intervals > 200
-    assert used < 30  # a busy machine's processor seconds; an idle one's are a sixth

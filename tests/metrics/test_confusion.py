@@ -19,7 +19,9 @@ def plain(scores: torch.Tensor, target: torch.Tensor, ignore: int) -> torch.Tens
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(7,), (300, 131), (5, 6, 7)])
 @pytest.mark.parametrize("ignore", [-100, 255])
-def test_it_is_the_table_of_argmax(dtype: torch.dtype, shape: tuple[int, ...], ignore: int) -> None:
+def test_confusion_equals_the_table_of_argmax(
+    dtype: torch.dtype, shape: tuple[int, ...], ignore: int
+) -> None:
     scores = torch.randn(5, *shape).mul(2).round().div(2).to(dtype)  # many ties
     target = torch.randint(5, shape)
     target[torch.rand(shape) < 0.2] = ignore

@@ -11,7 +11,7 @@ import pytest
 from mbls.metrics.bootstrap import corrected, interval, patient_weights
 from mbls.metrics.calibration import expected_error, signed_error
 
-BINS, DRAWS, TRIALS = 15, 400, 400
+BINS, DRAWS, TRIALS = 15, 200, 200
 CONFIDENCE = (np.arange(BINS) + 0.5) / BINS
 MASS = np.array([1.0] * 14 + [20.0]) / 34  # most voxels are confident ones
 ERROR = 3 * np.sqrt(0.95 * 0.05 / TRIALS)
@@ -74,7 +74,7 @@ def test_the_percentile_interval_holds_a_signed_error(patients, least):
 
 def test_the_percentile_interval_lies_above_a_small_error_of_few_patients():
     percentile, better = coverage(1.0, 0.5, voxels=1000, patients=10)
-    assert percentile < 0.1  # why the corrected one stands beside it
+    assert percentile < 0.1  # which is why the corrected one is shown too
     assert better > 0.9 - ERROR
 
 
@@ -89,7 +89,7 @@ def test_an_interval_per_case_is_that_of_measured_errors():
         hits = rng.binomial(count, share)
         return expected_error(count, hits, count * CONFIDENCE), true.mean()
 
-    everyone, true = measured(200_000)
+    everyone, true = measured(50_000)
     weights = patient_weights([str(n) for n in range(50)], draws=DRAWS)
     held = np.zeros(2)
     for _ in range(TRIALS):

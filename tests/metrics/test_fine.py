@@ -36,11 +36,6 @@ def table_of(confidence, hits):
     return np.stack([np.ones(len(order)), hits[order], confidence[order]])
 
 
-def top(probs, target):
-    confidence, predicted = probs.double().max(1)
-    return confidence.numpy(), (predicted == target).double().numpy()
-
-
 def test_cells_are_ordered_narrow_and_cover_everything():
     probs = torch.cat([torch.linspace(0, 1, 100_001), torch.logspace(-44, -1, 1000)]).sort()[0]
     cells = fine_cells(probs)
@@ -92,30 +87,6 @@ def test_sums_are_those_of_the_voxels_for_any_split(dtype):
         np.testing.assert_allclose(
             confidence, [s.double()[mask].sum() for s in summed], atol=3000 * 2**-31
         )
-
-
-def test_adaptive_error_is_that_of_sorted_voxels():
-    probs, target = overconfident()
-    metric = AdaptiveCalibrationError(3)
-    metric.update(probs, target)
-    confidence, hits = top(probs, target)
-    order = np.argsort(confidence)
-    gaps = [abs(np.sum(hits[b] - confidence[b])) for b in np.array_split(order, 15)]
-    assert metric.compute().item() == pytest.approx(sum(gaps) / len(order), rel=0.01)
-
-
-def test_thresholded_error_keeps_what_is_above():
-    probs, target = overconfident()
-    metric = AdaptiveCalibrationError(3, threshold=0.01)
-    metric.update(probs, target)
-    errors = []
-    for k in range(3):
-        p, hit = probs[:, k].double().numpy(), (target == k).double().numpy()
-        p, hit = p[probs[:, k].numpy() > 0.01], hit[probs[:, k].numpy() > 0.01]
-        order = np.argsort(p)
-        gaps = [abs(np.sum(hit[b] - p[b])) for b in np.array_split(order, 15)]
-        errors.append(sum(gaps) / len(order))
-    assert metric.compute().item() == pytest.approx(np.mean(errors), rel=0.02)
 
 
 def test_equal_mass_on_paper():

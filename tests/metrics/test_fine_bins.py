@@ -40,7 +40,7 @@ def test_values_are_those_of_the_metric_classes(region):
     assert values["smece"][1] is None
 
 
-def test_labelled_foreground_has_no_background_class():
+def test_labeled_foreground_has_no_background_class():
     probs = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     histogram = FineHistogram(2)
     histogram.update(probs, torch.tensor([1, 1]))

@@ -29,134 +29,87 @@ AS_IS = "_float32_as_is"
 CUT = "equal-mass edges: ranks of single voxels, cut each code's own way"
 INSIDE = "the threshold 1e-3 lies inside the first bin"
 ORDER = "ECE-sweep: the number of bins depends on the order of the voxels"
-NEIGHBOURS = "label-based Brier: the target is a neighbourhood of labels"
+NEIGHBORS = "label-based Brier: the target is a neighborhood of labels"
 HALF_OPEN = "bins are [lo, hi): what lies on an edge is in the bin above"
 SHAPE = "distances in voxels, both directions together, 0 for what is missing"
 
 PAPERS = "mbls-voc, cals-voc"
-IMAGES = "acl; with background CalibrationHistogram"
+BINS, MED = "CalibrationHistogram", "murugesan-med"
+ECE = ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError))
+ECE_L2 = ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError, norm="l2"))
+MCE = ("class", "MaximumCalibrationError", by.metric(MaximumCalibrationError))
+ACE = ("class", "AverageCalibrationError", by.metric(AverageCalibrationError))
+CECE = ("class", "ClasswiseCalibrationError", by.metric(ClasswiseCalibrationError))
 ANSWERS = {
     "ece_cece_aece_mce_ace": {
         "ece": ("protocol", PAPERS, by.papers("ece")),
         "cece": ("protocol", PAPERS, by.papers("cece")),
-        "cece_per_class": ("class", "CalibrationHistogram", by.each_class("ece")),
+        "cece_per_class": ("class", BINS, by.each_class("ece")),
         "aece": ("oracle", CUT, by.interpolated),
-        "fn_ece": ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError)),
-        "fn_mce": ("class", "MaximumCalibrationError", by.metric(MaximumCalibrationError)),
-        "fn_ace": ("class", "AverageCalibrationError", by.metric(AverageCalibrationError)),
-        "fn_l2": (
-            "class",
-            "ExpectedCalibrationError",
-            by.metric(ExpectedCalibrationError, norm="l2"),
-        ),
-        "bin_table": ("class", "CalibrationHistogram", by.mean_table),
-        "accuracy": ("class", "CalibrationHistogram", by.accuracy),
+        "fn_ece": ECE,
+        "fn_mce": MCE,
+        "fn_ace": ACE,
+        "fn_l2": ECE_L2,
+        "bin_table": ("class", BINS, by.mean_table),
+        "accuracy": ("class", BINS, by.accuracy),
         "nll": ("class", "NegativeLogLikelihood", by.metric(NegativeLogLikelihood)),
-        "calib_metrics_rounded4": (
-            "protocol",
-            "murugesan-med",
-            by.protocol("murugesan-med", "ece", "cece"),
-        ),
+        "calib_metrics_rounded4": ("protocol", MED, by.protocol("murugesan-med", "ece", "cece")),
         "thresh_cece_1e-3": ("oracle", INSIDE, lambda case: np.mean(by.thresholded(case))),
         "thresh_cece_per_class": ("oracle", INSIDE, by.thresholded),
     },
-    "torchmetrics_multiclass_calibration_error": {
-        "l1": ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError)),
-        "l2": (
-            "class",
-            "ExpectedCalibrationError",
-            by.metric(ExpectedCalibrationError, norm="l2"),
-        ),
-        "max": ("class", "MaximumCalibrationError", by.metric(MaximumCalibrationError)),
-    },
+    "torchmetrics_multiclass_calibration_error": {"l1": ECE, "l2": ECE_L2, "max": MCE},
     "classwise_ece_ace_mce_per_image": {
-        "expected": (
-            "class",
-            "CalibrationHistogram",
-            lambda case: expected_error(*by.image_tables(case)),
-        ),
-        "average": (
-            "class",
-            "CalibrationHistogram",
-            lambda case: average_error(*by.image_tables(case)),
-        ),
-        "maximum": (
-            "class",
-            "CalibrationHistogram",
-            lambda case: maximum_error(*by.image_tables(case)),
-        ),
-        "expected_mean_aggregate": (
-            "protocol",
-            "acl",
-            by.image_aggregate(expected_error, "ece"),
-        ),
-        "average_mean_aggregate": (
-            "protocol",
-            "acl",
-            by.image_aggregate(average_error, "ace"),
-        ),
-        "maximum_mean_aggregate": (
-            "protocol",
-            "acl",
-            by.image_aggregate(maximum_error, "mce"),
-        ),
-        "bin_mean_p": ("class", "CalibrationHistogram", by.image_means(1)),
-        "bin_mean_gt": ("class", "CalibrationHistogram", by.image_means(0)),
-        "bin_count": ("class", "CalibrationHistogram", lambda case: by.image_tables(case)[0]),
+        "expected": ("class", BINS, lambda c: expected_error(*by.image_tables(c))),
+        "average": ("class", BINS, lambda c: average_error(*by.image_tables(c))),
+        "maximum": ("class", BINS, lambda c: maximum_error(*by.image_tables(c))),
+        "expected_mean_aggregate": ("protocol", "acl", by.image_aggregate(expected_error, "ece")),
+        "average_mean_aggregate": ("protocol", "acl", by.image_aggregate(average_error, "ace")),
+        "maximum_mean_aggregate": ("protocol", "acl", by.image_aggregate(maximum_error, "mce")),
+        "bin_mean_p": ("class", BINS, by.image_means(1)),
+        "bin_mean_gt": ("class", BINS, by.image_means(0)),
+        "bin_count": ("class", BINS, lambda case: by.image_tables(case)[0]),
     },
     "crac_seg_brier": {
         "value": (
             "oracle",
-            NEIGHBOURS,
-            lambda case: by.as_coded.neighbourhood_brier(case.probs.numpy(), case["labels"]),
-        ),
+            NEIGHBORS,
+            lambda case: by.as_coded.neighborhood_brier(case.probs.numpy(), case["labels"]),
+        )
     },
     "bin_edge_conventions": {
         "ece": ("protocol", "cals-voc", by.papers("ece")),
         "cece": ("protocol", "cals-voc", by.papers("cece")),
         "aece": ("oracle", CUT, by.interpolated),
-        "fn_ece": ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError)),
-        "fn_mce": ("class", "MaximumCalibrationError", by.metric(MaximumCalibrationError)),
-        "fn_ace": ("class", "AverageCalibrationError", by.metric(AverageCalibrationError)),
-        "bin_table": ("class", "CalibrationHistogram", by.mean_table),
+        "fn_ece": ECE,
+        "fn_mce": MCE,
+        "fn_ace": ACE,
+        "bin_table": ("class", BINS, by.mean_table),
         "torchmetrics_l1": ("oracle", HALF_OPEN, by.half_open("l1")),
         "torchmetrics_l2": ("oracle", HALF_OPEN, by.half_open("l2")),
         "torchmetrics_max": ("oracle", HALF_OPEN, by.half_open("max")),
-        "monai_bin_count": ("class", "CalibrationHistogram", by.class_counts),
-        "monai_bin_count_right": ("class", "CalibrationHistogram", by.class_counts),
+        "monai_bin_count": ("class", BINS, by.class_counts),
+        "monai_bin_count_right": ("class", BINS, by.class_counts),
     },
     "dice": {
-        "dice_rounded4": ("protocol", "murugesan-med", by.rounded_dice),
+        "dice_rounded4": ("protocol", MED, by.rounded_dice),
         "hd95": ("oracle", SHAPE, by.distances),
         "per_class": ("class", "DiceScore", by.exact_dice(unions=False)),
         "brats_ET_TC_WT": ("class", "DiceScore", by.exact_dice(unions=True)),
     },
     "dice_brats_regions": {
-        "dice_rounded4": ("protocol", "murugesan-med", by.rounded_dice),
+        "dice_rounded4": ("protocol", MED, by.rounded_dice),
         "hd95": ("oracle", SHAPE, by.distances),
     },
     "case_mean_evaluator": {
-        "dice_per_case": ("protocol", "murugesan-med", by.evaluated_dice),
+        "dice_per_case": ("protocol", MED, by.evaluated_dice),
         "hd_per_case": ("oracle", SHAPE, by.evaluated_distances),
-        "ece_per_case": ("protocol", "murugesan-med", lambda c: by.evaluated(c)[0]["ece"][:, None]),
-        "cece_per_case": (
-            "protocol",
-            "murugesan-med",
-            lambda c: by.evaluated(c)[0]["cece"][:, None],
-        ),
+        "ece_per_case": ("protocol", MED, lambda c: by.evaluated(c)[0]["ece"][:, None]),
+        "cece_per_case": ("protocol", MED, lambda c: by.evaluated(c)[0]["cece"][:, None]),
         "mean": ("protocol", "murugesan-med; its distance by oracle", by.evaluated_means),
     },
     "verified_calibration": {
-        "ece_plugin_equal_width_top_label": (
-            "class",
-            "ExpectedCalibrationError",
-            by.metric(ExpectedCalibrationError),
-        ),
-        "ece_plugin_equal_width_marginal": (
-            "class",
-            "ClasswiseCalibrationError",
-            by.metric(ClasswiseCalibrationError),
-        ),
+        "ece_plugin_equal_width_top_label": ECE,
+        "ece_plugin_equal_width_marginal": CECE,
         "l2_debiased_equal_width_top_label": ("class", "debiased_square", by.debiased_width(False)),
         "l2_debiased_equal_width_marginal": ("class", "debiased_square", by.debiased_width(True)),
         "l1_plugin_equal_mass_top_label": ("oracle", CUT, by.halfway("l1")),
@@ -167,22 +120,18 @@ ANSWERS = {
         "l2_debiased_equal_mass_marginal": ("oracle", CUT, by.halfway("debiased", marginal=True)),
     },
     "general_calibration_error": {
-        "ece": ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError)),
+        "ece": ECE,
         "rmsce_top": ("oracle", CUT, by.rounded_ranks_of_the_top),
-        "sce_class_conditional": (
-            "class",
-            "ClasswiseCalibrationError",
-            by.metric(ClasswiseCalibrationError),
-        ),
-        "sce_pooled": ("class", "CalibrationHistogram", by.pooled_classes),
+        "sce_class_conditional": CECE,
+        "sce_pooled": ("class", BINS, by.pooled_classes),
         "ace": ("oracle", CUT, by.rounded_ranks(-1)),
         "tace": ("oracle", CUT, by.rounded_ranks(0.01)),
     },
     "mdca_metrics": {
-        "ece": ("class", "ExpectedCalibrationError", by.metric(ExpectedCalibrationError)),
-        "mce": ("class", "MaximumCalibrationError", by.metric(MaximumCalibrationError)),
-        "oe": ("class", "CalibrationHistogram", by.weighted_overconfidence),
-        "sce": ("class", "ClasswiseCalibrationError", by.metric(ClasswiseCalibrationError)),
+        "ece": ECE,
+        "mce": MCE,
+        "oe": ("class", BINS, by.weighted_overconfidence),
+        "sce": CECE,
         "ace": ("oracle", CUT, by.stepped_ranks(0)),
         "tace": ("oracle", CUT, by.stepped_ranks(0.01)),
     },

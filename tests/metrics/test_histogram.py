@@ -32,11 +32,7 @@ def test_every_edge_belongs_to_the_bin_below_and_its_successor_to_the_next():
     edges = (torch.arange(61) / torch.tensor(60.0)).float()
     above = torch.nextafter(edges, torch.tensor(2.0))[:-1]
     below = torch.nextafter(edges, torch.tensor(-1.0))[1:]
-    for values, cells in (
-        (edges, range(61)),
-        (above, range(1, 61)),
-        (below, range(1, 61)),
-    ):
+    for values, cells in ((edges, range(61)), (above, range(1, 61)), (below, range(1, 61))):
         metric = CalibrationHistogram(2)
         metric.update(torch.stack([1 - values, values], 1), torch.zeros(len(values)))
         counted = metric.cells[0, 2, :, 0]
@@ -219,26 +215,6 @@ def test_target_may_have_a_channel_and_be_float():
     assert_same(one, small)
 
 
-def test_all_ignored_and_no_foreground():
-    probs, target = softmax_case(1, 8, 8)
-    metric = CalibrationHistogram(4)
-    metric.update(probs, torch.full_like(target, -100))
-    assert metric.cells.sum() == 0
-    assert math.isnan(estimate(metric.bins(), "ece")[0])
-    assert estimate(metric.bins(), "ece")[1] == 0
-    probs = torch.tensor([0.7, 0.1, 0.1, 0.1]).view(1, 4, 1, 1).expand(1, 4, 8, 8)
-    metric.update(probs, torch.zeros_like(target))
-    assert math.isnan(estimate(metric.bins(), "nll", region="label")[0])
-    assert estimate(metric.bins(), "ece")[0] == pytest.approx(0.3)
-
-
-def test_one_voxel():
-    metric = CalibrationHistogram(2)
-    metric.update(torch.tensor([[0.25, 0.75]]), torch.tensor([1]))
-    assert estimate(metric.bins(), "ece")[0] == 0.25
-    assert estimate(metric.bins(), "cece")[0] == 0.25
-
-
 def refused(change):
     probs, target = softmax_case(2, 5, 5)
     change(probs, target)
@@ -249,10 +225,7 @@ def refused(change):
     ("change", "message"),
     [
         (lambda p, y: p[0, 0, 0].fill_(math.nan), "sum off by nan"),
-        (
-            lambda p, y: p[1, :, 2, 2].copy_(torch.tensor([1.2, -0.2, 0, 0])),
-            "smallest value of -0",
-        ),
+        (lambda p, y: p[1, :, 2, 2].copy_(torch.tensor([1.2, -0.2, 0, 0])), "smallest value of -0"),
         (lambda p, y: p[0, 1].mul_(1.01), "sum to 1 over the classes"),
         (lambda p, y: p.fill_(math.inf), "sum off by inf"),
         (lambda p, y: y[0, 0].fill_(4), "got labels from 0 to 4"),

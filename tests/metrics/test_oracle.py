@@ -92,8 +92,7 @@ def expected_values(chosen, n_bins, region, pairs=None):
     names = ["top", *map(str, range(CLASSES)), *UNIONS]
     if not chosen:
         return dict.fromkeys(
-            [*TOP, *CLASSWISE, *SCORES] + [f"{m}/{c}" for m in TOP for c in names[1:]],
-            math.nan,
+            [*TOP, *CLASSWISE, *SCORES] + [f"{m}/{c}" for m in TOP for c in names[1:]], math.nan
         )
     find = oracle.errors if pairs else oracle.counted_errors
     pairs = pairs or oracle.channel_pairs(chosen, UNIONS.values())

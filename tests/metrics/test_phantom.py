@@ -14,21 +14,16 @@ from mbls.metrics import CalibrationHistogram, estimate
 from mbls.metrics.estimates import POOLINGS
 
 PATIENTS = 16
-REDRAWN = 4
 DRAWS = 39
 REGIONS = ("all", "label", "union")
 
 
-@pytest.fixture(scope="module")
-def hearts():
-    """Each patient's end-diastolic posterior, the labels the phantom writes, and a way to redraw.
-
-    The patients are the first that ``make data`` writes.
-    """
+def draw_hearts(patients, **settings):
+    """Each patient's end-diastolic posterior, the labels written, and a way to redraw them."""
     found = []
-    for number in range(1, PATIENTS + 1):
+    for number in range(1, patients + 1):
         patient = Patient(number, name=ACDC.name("", number))
-        scan = ACDC.draw(patient, ACDC.settled(PhantomSettings()), 0)[0][0]
+        scan = ACDC.draw(patient, ACDC.settled(PhantomSettings(**settings)), 0)[0][0]
         case = scan.annotation
         known = torch.from_numpy(posterior(case))[None]
 
@@ -39,20 +34,34 @@ def hearts():
     return found
 
 
-def counted(hearts, predict, rng=None, with_posterior=False):
-    """The histogram of predictions against the written labels, or against labels drawn anew."""
+@pytest.fixture(scope="module")
+def redrawn():
+    """The first four patients that ``make data`` writes, and their labels drawn again."""
+    hearts = draw_hearts(4)
+    generators = [np.random.default_rng(1 + i) for i in range(DRAWS)]
+    return hearts, [[draw(rng) for _, _, draw in hearts] for rng in generators]
+
+
+@pytest.fixture(scope="module")
+def coarse_hearts():
+    """Patients on a grid of a quarter of the voxels."""
+    return draw_hearts(PATIENTS, coarsen=2.0)
+
+
+def counted(hearts, sharpness=1.0, labels=None):
+    """The histogram of predictions: of the written labels with the posterior, or of given ones."""
     histogram = CalibrationHistogram(4, num_cases=len(hearts))
-    for n, (known, written, draw) in enumerate(hearts):
-        truth = known if with_posterior else None
-        target = written if rng is None else draw(rng)
-        histogram.update(predict(known), target, index=torch.tensor([n]), posterior=truth)
+    for n, (known, written, _) in enumerate(hearts):
+        probs = known if sharpness == 1 else (known.clamp_min(1e-12).log() * sharpness).softmax(1)
+        target, truth = (written, known) if labels is None else (labels[n], None)
+        histogram.update(probs, target, index=torch.tensor([n]), posterior=truth)
     return histogram.bins()
 
 
-def test_the_posteriors_own_error_is_that_of_redrawn_labels(hearts):
-    some = hearts[:REDRAWN]
-    written = counted(some, lambda p: p, with_posterior=True)
-    again = [counted(some, lambda p: p, np.random.default_rng(1 + i)) for i in range(DRAWS)]
+def test_the_posteriors_own_error_is_that_of_redrawn_labels(redrawn):
+    hearts, draws = redrawn
+    written = counted(hearts)
+    again = [counted(hearts, labels=labels) for labels in draws]
     for region, pooling, metric in product(REGIONS, POOLINGS, ("ece", "cece", "brier", "nll")):
         settings = {"region": region, "pooling": pooling}
         drawn = [estimate(bins, metric, **settings)[0] for bins in again]
@@ -66,11 +75,8 @@ def test_the_posteriors_own_error_is_that_of_redrawn_labels(hearts):
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 2.0])
-def test_measured_error_meets_the_true_one(hearts, sharpness):
-    def predict(known):
-        return (known.clamp_min(1e-12).log() * sharpness).softmax(1)
-
-    bins = counted(hearts, predict, with_posterior=True)
+def test_measured_error_meets_the_true_one(coarse_hearts, sharpness, few_draws):
+    bins = counted(coarse_hearts, sharpness)
     names = ["background", "RV", "MYO", "LV"]
     about = {"dataset": "acdc", "origin": "phantom", "class_names": names}
     patients = [str(n) for n in range(PATIENTS)]
@@ -98,15 +104,11 @@ def test_measured_error_meets_the_true_one(hearts, sharpness):
             assert cells[metric]["value"] > cells[f"true_{metric}"]["value"]
 
 
-def test_per_case_errors_are_too_high_by_what_redrawn_labels_explain(hearts):
+def test_per_case_errors_are_too_high_by_what_redrawn_labels_explain(redrawn):
     """One labelling differs from the next by whole slices, which voxels' independence ignores."""
-    some = hearts[:REDRAWN]
-
-    def predict(known):
-        return (known.clamp_min(1e-12).log() * 2).softmax(1)
-
-    written = counted(some, predict, with_posterior=True)
-    again = [counted(some, predict, np.random.default_rng(1 + i)) for i in range(DRAWS)]
+    hearts, draws = redrawn
+    written = counted(hearts, 2.0)
+    again = [counted(hearts, 2.0, labels) for labels in draws]
     for metric in ("ece", "cece"):
         settings = {"region": "all", "pooling": "per_case"}
         drawn = np.array([estimate(bins, metric, **settings)[0] for bins in again])

@@ -1,9 +1,9 @@
-"""The same bits on one, two and three processes, also with fewer cases than processes."""
+"""Metrics have the same bits on one, two and three processes, also with a single case."""
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing import start_processes
 
 from mbls.metrics import (
     CalibrationHistogram,
@@ -16,8 +16,8 @@ from mbls.metrics import (
     SmoothCalibrationError,
 )
 
-CASES = (1, 2, 5, 7, 21)
-WORLDS = (1, 2, 3)
+CASES = (1, 7)
+WORLDS = (2, 3)
 CLASSES = 3
 COMPUTED = ("dice", "hd95", "nsd", "ece", "cece", "smooth")
 
@@ -79,7 +79,9 @@ def run_rank(rank, file, out):
 
 @pytest.mark.ddp
 def test_equal_to_the_bit_on_one_two_and_three_processes(tmp_path):
-    mp.spawn(run_rank, args=(tmp_path / "rendezvous", tmp_path), nprocs=3)
+    start_processes(
+        run_rank, args=(tmp_path / "rendezvous", tmp_path), nprocs=3, start_method="fork"
+    )
     for num_cases in CASES:
         alone = metrics(num_cases)
         feed(alone, range(num_cases))

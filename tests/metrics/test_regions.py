@@ -57,7 +57,7 @@ def boundary_by_whole_volume(labels, spacing, margin, ignore_index):
 
 
 @st.composite
-def labelled(draw):
+def labeled(draw):
     """A volume of a few boxes and stray voxels, many of them at its faces, some ignored."""
     sizes = {1: 40, 2: 24, 3: 13}
     axes = draw(st.integers(1, 3))
@@ -77,7 +77,7 @@ def labelled(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(labelled())
+@given(labeled())
 def test_boxes_give_the_masks_of_the_whole_volume_to_the_voxel(case):
     labels, spacing, margin, ignore_index = case
     for boxed, whole in (

@@ -21,6 +21,8 @@ from mbls.plots.truth import measured_figure
 from tests.evaluation.counted import META, counted, scored
 from tests.report.fake import worst
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 @pytest.fixture(scope="module")
 def bins():
@@ -102,11 +104,7 @@ def test_spread_counts_cases(bins):
 
 def test_confidence_bars_are_right_and_wrong_voxels(bins):
     figure = confidence_figure(bins, meta=META)
-    titles = [
-        "All voxels",
-        "Labeled foreground (label)",
-        "Labeled or predicted foreground (union)",
-    ]
+    titles = ["All voxels", "Labeled foreground (label)", "Labeled or predicted foreground (union)"]
     assert [" ".join(axes.get_title().split()) for axes in figure.axes] == titles
     words = {text.get_text() for text in figure.legends[0].get_texts()}
     assert words == {"right", "wrong", "mean confidence", "accuracy"}
@@ -219,8 +217,8 @@ def test_long_names_leave_the_columns_of_the_worst_cases_where_they_are():
 def test_a_caption_can_be_taken_off(bins, draw, origin):
     figure = draw(bins, meta=META | {"origin": origin})
     figure.draw_without_rendering()
-    before, told, high = box(figure.axes[0]), figure.get_suptitle(), figure.get_figheight()
-    assert remove_caption(figure) == told
+    before, caption, high = box(figure.axes[0]), figure.get_suptitle(), figure.get_figheight()
+    assert remove_caption(figure) == caption
     figure.draw_without_rendering()
     left, right, low, up = box(figure.axes[0])
     assert [right - left, up - low] == pytest.approx(np.diff(before)[[0, 2]], rel=0.01)

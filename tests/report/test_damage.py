@@ -27,7 +27,7 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "told"),
+    ("name", "spoil", "message"),
     [
         ("test/best/worst.npz", cut, "--ckpt best writes it again"),
         ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it again"),
@@ -38,7 +38,7 @@ def cut(path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_named_and_left_out(
-    name: str, spoil: Callable[[Path], object], told: str, tmp_path: Path,
+    name: str, spoil: Callable[[Path], object], message: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     for loss in ("ce", "mbls"):
@@ -49,7 +49,7 @@ def test_a_damaged_file_is_named_and_left_out(
     assert [len(arm.runs) for arm in found.group.arms] == [1, 1]
     out = " ".join(capsys.readouterr().out.split())
     assert f"Left out: {folder / name}: cannot be read: ".replace(" ", "") in out.replace(" ", "")
-    assert told.replace(" ", "") in out.replace(" ", "")
+    assert message.replace(" ", "") in out.replace(" ", "")
     assert str(folder / name) in (tmp_path / "report/report.html").read_text()
     pictured = {arm.name: worst_picture(arm) is not None for arm in found.group.arms}
     assert pictured == {"ce": True, "mbls": "worst" not in name}

@@ -123,7 +123,7 @@ def test_a_single_seed_supports_no_claim(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"meta": {"data_fingerprint": "0" * 64}}, "data fingerprint"),
         ({"meta": {"grid": "native"}}, "grid native, not preprocessed"),
@@ -132,11 +132,11 @@ def test_a_single_seed_supports_no_claim(tmp_path):
         ({"card": {"fold": 1}}, "fold 1, not None"),
     ],
 )
-def test_what_must_not_be_compared_is_another_group(change, told, runs, tmp_path):
+def test_what_must_not_be_compared_is_another_group(change, message, runs, tmp_path):
     other = write_run(tmp_path, "mbls", 0, **change)
     groups, _ = groups_of(find_runs([runs, other])[0])
     assert [len(group.arms) for group in groups] == [3, 1]
-    assert told in "; ".join(differing(*groups))
+    assert message in "; ".join(differing(*groups))
 
 
 def test_groups_are_numbered_on_screen_and_in_the_csv_file(tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_the_same_training_twice_is_one(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda f: (f / "run.json").write_text('{"finished": false}'), "not finished; resume it"),
         (lambda f: (f / "run.json").write_text("{"), "cannot be read: JSONDecodeError"),
@@ -173,12 +173,12 @@ def test_the_same_training_twice_is_one(runs, tmp_path):
         (lambda f: (f / "config.yaml").unlink(), "cannot be read: FileNotFoundError"),
     ],
 )
-def test_a_broken_run_is_left_out_with_the_reason(spoil, told, tmp_path):
+def test_a_broken_run_is_left_out_with_the_reason(spoil, message, tmp_path):
     write_run(tmp_path, "ce", 0)
     spoil(write_run(tmp_path, "mbls", 0))
     found, left_out = find_runs([tmp_path])
     assert [run.card["loss"] for run in found] == ["ce"]
-    assert told in left_out[0].reason
+    assert message in left_out[0].reason
 
 
 def test_the_screen_fits_80_columns_and_says_phantom(runs, tmp_path, capsys):
