@@ -254,22 +254,23 @@ def evaluated_means(case):
     return [*regions, means["ece"]["value"], means["cece"]["value"]]
 
 
+def cut(case, cuts, channels=None, above=-1):
+    """Yield the table of each channel's confidences above a threshold; of the top label if None."""
+    for confidence, hits in channels or [case.top]:
+        confidence, hits = confidence[confidence > above], hits[confidence > above]
+        bins = cuts(confidence, case.n_bins)
+        yield as_coded.table(bins, confidence, hits, case.n_bins)
+
+
 def thresholded(case):
-    errors = []
-    for confidence, hits in case.classes:
-        kept = confidence > 1e-3
-        bins = as_coded.closed_cuts(confidence[kept], case.n_bins)
-        errors.append(
-            as_coded.l1_error(*as_coded.table(bins, confidence[kept], hits[kept], case.n_bins))
-        )
-    return errors
+    return [
+        as_coded.l1_error(*t) for t in cut(case, as_coded.closed_cuts, case.classes, above=1e-3)
+    ]
 
 
 def interpolated(case):
-    confidence, hits = case.top
-    bins = as_coded.interpolated_cuts(confidence, case.n_bins)
-    summed = as_coded.table(bins, confidence, hits, case.n_bins)
-    return as_coded.l1_error(*summed, total=len(confidence))
+    (summed,) = cut(case, as_coded.interpolated_cuts)
+    return as_coded.l1_error(*summed, total=len(case.top[0]))
 
 
 def half_open(norm):
@@ -288,10 +289,7 @@ def halfway(formula, marginal=False):
     """Equal-mass errors of verified_calibration: of the top label, or of the classes' powers."""
 
     def value(case):
-        tables = []
-        for confidence, hits in case.classes if marginal else [case.top]:
-            bins = as_coded.halfway_cuts(confidence, case.n_bins)
-            tables.append(as_coded.table(bins, confidence, hits, case.n_bins))
+        tables = list(cut(case, as_coded.halfway_cuts, case.classes if marginal else None))
         if formula == "l1":
             return np.mean([as_coded.l1_error(*t) for t in tables])
         squares = [as_coded.l2_square(*t, debiased=formula == "debiased") for t in tables]
@@ -323,22 +321,13 @@ def weighted_overconfidence(case):
 
 
 def rounded_ranks(threshold):
-    def value(case):
-        errors = []
-        for confidence, hits in case.classes:
-            kept = confidence > threshold
-            bins = as_coded.rounded_cuts(confidence[kept], case.n_bins)
-            summed = as_coded.table(bins, confidence[kept], hits[kept], case.n_bins)
-            errors.append(as_coded.l1_error(*summed))
-        return np.mean(errors)
-
-    return value
+    return lambda case: np.mean([
+        as_coded.l1_error(*t) for t in cut(case, as_coded.rounded_cuts, case.classes, threshold)
+    ])  # fmt: skip
 
 
 def rounded_ranks_of_the_top(case):
-    confidence, hits = case.top
-    bins = as_coded.rounded_cuts(confidence, case.n_bins)
-    return as_coded.l2_square(*as_coded.table(bins, confidence, hits, case.n_bins)) ** 0.5
+    return as_coded.l2_square(*next(cut(case, as_coded.rounded_cuts))) ** 0.5
 
 
 def stepped_ranks(threshold):

@@ -76,7 +76,7 @@ def labeled(draw):
     return labels, draw(st.tuples(*[mm] * axes)), margin, ignore_index
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(labeled())
 def test_boxes_give_the_masks_of_the_whole_volume_to_the_voxel(case):
     labels, spacing, margin, ignore_index = case
