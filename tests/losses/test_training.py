@@ -27,7 +27,7 @@ def test_loss_falls_and_the_network_learns(name: str) -> None:
     loss.bind(C)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
     values = []
-    for _ in range(30):
+    for _ in range(40):
         optimizer.zero_grad()
         value = loss(network(image), target)
         value.backward()
