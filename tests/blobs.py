@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.loading.datasets import collate
 from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, rank_and_world
 
 
@@ -27,8 +28,8 @@ class Blobs(Dataset):
         generator = torch.Generator().manual_seed(1000 * self.offset + index)
         shape = (self.size, self.size) + (() if self.depth is None else (self.depth,))
         axes = torch.meshgrid(*[torch.arange(s, dtype=torch.float32) for s in shape], indexing="ij")
-        centre = self.size * (0.35 + 0.3 * torch.rand(2, generator=generator))
-        radius = ((axes[0] - centre[0]) ** 2 + (axes[1] - centre[1]) ** 2).sqrt()
+        center = self.size * (0.35 + 0.3 * torch.rand(2, generator=generator))
+        radius = ((axes[0] - center[0]) ** 2 + (axes[1] - center[1]) ** 2).sqrt()
         label = (radius < self.size / 4).long() + (radius < self.size / 8).long()
         image = label.float() + 0.3 * torch.randn(shape, generator=generator)
         if self.bad is not None and index == self.bad:
@@ -41,15 +42,6 @@ class Blobs(Dataset):
             "spacing": torch.ones(len(shape)),
             "scored": bool(scored),
         }
-
-
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    stacked = {k: torch.stack([i[k] for i in items]) for k in ("image", "label", "spacing")}
-    return stacked | {
-        "case": [i["case"] for i in items],
-        "index": torch.tensor([i["index"] for i in items]),
-        "scored": torch.tensor([i["scored"] for i in items]),
-    }
 
 
 class BlobDataModule(LightningDataModule):

@@ -8,6 +8,7 @@ import torch
 
 from tests.forks import Forks
 from tests.processes import kill_started
+from tests.tiny import FIGURES, leave_out_figures
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -21,15 +22,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module")
-def no_figures() -> Iterator[None]:
-    """Leave out a test run's figures, which take longer to draw than a tiny run to train."""
-    from mbls.callbacks import results as callback
-    from mbls.evaluation import results
-
+@pytest.fixture(scope="session", autouse=True)
+def _no_figures() -> Iterator[None]:
+    """Draw no figures of test runs: they take ten times as long as a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_figures", lambda *_, **__: None)
-        patch.setattr(callback, "save_figure", lambda *_, **__: None)
+        leave_out_figures(patch.setattr)
         yield
 
 
@@ -44,7 +41,14 @@ def few_draws() -> Iterator[int]:
         yield 500
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw them all the same."""
+    for module, name, original in FIGURES:
+        monkeypatch.setattr(module, name, original)
+
+
+@pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Start processes that fork from one that has its imports."""
     server = Forks(tmp_path_factory.mktemp("forks"))

@@ -1,7 +1,8 @@
-"""Stands in for ``mbls train`` in the tests of grids: a run folder within milliseconds.
+"""Stands in for ``mbls train`` in the tests of sweeps: a run folder within milliseconds.
 
-What it does is told by files in the folder above the run's: ``fail`` makes it fail, ``hang`` makes
-it wait for SIGTERM and leave a checkpoint, ``deaf`` wait and not hear, ``crash`` kill itself.
+Files in the folder above the run's decide what it does: with ``fail`` it fails, with ``hang`` it
+waits for SIGTERM and leaves a checkpoint, with ``deaf`` it ignores SIGTERM, with ``crash`` it kills
+itself.
 """
 
 import json
@@ -12,20 +13,20 @@ import time
 from pathlib import Path
 
 
-def main(words: list[str]) -> int:
-    run = Path(words[words.index("--run") + 1])
-    told = {path.name for path in run.parent.iterdir()}
+def main(args: list[str]) -> int:
+    run = Path(args[args.index("--run") + 1])
+    marks = {path.name for path in run.parent.iterdir()}
     with (run.parent / "starts").open("a") as file:
-        file.write(f"{run.name} {'resume' if '--resume' in words else 'train'} {os.getpid()}\n")
-    run.mkdir(exist_ok="--resume" in words)
+        file.write(f"{run.name} {'resume' if '--resume' in args else 'train'} {os.getpid()}\n")
+    run.mkdir(exist_ok="--resume" in args)
     print("threads", os.environ.get("OMP_NUM_THREADS"), flush=True)  # noqa: T201
-    if "fail" in told:
+    if "fail" in marks:
         print("ValueError: margin must be >= 0", flush=True)  # noqa: T201
         return 1
-    if "crash" in told:
+    if "crash" in marks:
         os.kill(os.getpid(), signal.SIGKILL)
-    if told & {"hang", "deaf"}:
-        deaf = "deaf" in told
+    if marks & {"hang", "deaf"}:
+        deaf = "deaf" in marks
         signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else lambda *_: stop(run))
         (run.parent / "hangs").touch()
         time.sleep(60)

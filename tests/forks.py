@@ -1,6 +1,7 @@
-"""Processes of ``mbls`` without the seconds that its imports take: forked from one that has them.
+"""Processes of ``mbls`` forked from one that has its imports, which take seconds.
 
-The parent never runs a backward pass, which torch does not allow before a fork.
+They draw no figures. The parent never runs a backward pass, which torch does not allow before a
+fork.
 """
 
 import json
@@ -17,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from tests.ranks import free_port
-from tests.tiny import ROOT
+from tests.processes import ROOT, free_port
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Child:
     printed: Path
 
     def poll(self) -> int | None:
-        """Its status, None while it runs."""
+        """Return its status, None while it runs."""
         file = self.printed.with_suffix(".code")
         return int(file.read_text()) if file.exists() else None
 
@@ -74,14 +74,14 @@ class Forks:
     def start_ranks(self, *args: str, world: int = 2) -> list[Child]:
         """Start ``mbls`` as the ranks of one job, rank 0 first, as torchrun does."""
         env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        words = [*args, "--devices", str(world)]
+        args = (*args, "--trainer.devices", str(world))
         return [
-            self.start(*words, **env, WORLD_SIZE=str(world), RANK=str(rank), LOCAL_RANK=str(rank))
+            self.start(*args, **env, WORLD_SIZE=str(world), RANK=str(rank), LOCAL_RANK=str(rank))
             for rank in range(world)
         ]
 
     def finish(
-        self, *children: Child, kill_after: float | None = None, limit: float = 120
+        self, *children: Child, kill_after: float | None = None, limit: float = 300
     ) -> list[Ended]:
         """Wait for children, and kill them after some seconds if asked; what hangs fails the test.
 
@@ -99,9 +99,15 @@ class Forks:
             time.sleep(0.005)
         return [Ended(child.poll() or 0, child.printed.read_text()) for child in children]
 
-    def mbls(self, *args: str, kill_after: float | None = None, limit: float = 120) -> Ended:
+    def mbls(self, *args: str, kill_after: float | None = None, limit: float = 300) -> Ended:
         """Run ``mbls`` to its end; see :meth:`finish`."""
         (ended,) = self.finish(self.start(*args), kill_after=kill_after, limit=limit)
+        return ended
+
+    def ranks(self, *args: str, world: int = 2, limit: float = 300) -> list[Ended]:
+        """Run ``mbls`` as the ranks of one job to their end, which must be good."""
+        ended = self.finish(*self.start_ranks(*args, world=world), limit=limit)
+        assert all(each.code == 0 for each in ended), ended
         return ended
 
     def close(self) -> None:
@@ -117,15 +123,15 @@ def kill(children: Sequence[Child]) -> None:
 
 def fail(children: Sequence[Child]) -> NoReturn:
     kill(children)
-    told = "\n".join(f"--- {child.pid}\n{child.printed.read_text()}" for child in children)
-    raise AssertionError(f"hung\n{told}")
+    output = "\n".join(f"--- {child.pid}\n{child.printed.read_text()}" for child in children)
+    raise AssertionError(f"hung\n{output}")
 
 
 # In the parent ----------------------------------------------------------------------------------
 
 
 def work(printed: Path, env: dict[str, str], args: list[str]) -> None:
-    """Be ``mbls`` with its output in a file."""
+    """Run ``mbls`` with its output in a file."""
     from mbls.cli import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -159,8 +165,10 @@ def reap(running: dict[int, Path]) -> None:
 def serve() -> None:
     """Fork a child for each line, and print its id, until the input ends."""
     import mbls.config.cli  # noqa: F401  (what the children need)
-    import tests.few_acdc  # noqa: F401
+    import tests.few  # noqa: F401
+    from tests.tiny import leave_out_figures
 
+    leave_out_figures()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a test sends it to the whole group
     running: dict[int, Path] = {}
     while True:

@@ -19,19 +19,19 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_choice_is_a_file_and_an_overlay_is_none(configs: Path) -> None:
+def test_choice_is_a_file_and_an_overlay_is_none(configs: Path) -> None:
     assert choices("data") == ["acdc", "brats"]
     assert choose("data", "acdc") == configs / "data/acdc.yaml"
 
 
-def test_a_typo_gets_the_nearest_name_and_the_list(configs: Path) -> None:
+def test_typo_gets_the_nearest_name_and_the_list(configs: Path) -> None:
     with pytest.raises(ChoiceError, match=r"dataset 'acdk'. Did you mean 'acdc'.*: acdc, brats"):
         choose("data", "acdk")
     with pytest.raises(ChoiceError, match=r"loss 'qqq'. There are: ce, mbls"):
         choose("loss", "qqq")
 
 
-def test_a_file_of_ones_own(configs: Path, tmp_path: Path) -> None:
+def test_file_of_ones_own(configs: Path, tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     own.write_text("{}")
     assert choose("loss", str(own)) == own
@@ -39,7 +39,7 @@ def test_a_file_of_ones_own(configs: Path, tmp_path: Path) -> None:
         choose("loss", str(tmp_path / "other.yaml"))
 
 
-def test_the_overlay_of_the_preset_follows_its_dataset(configs: Path) -> None:
+def test_overlay_of_the_preset_follows_its_dataset(configs: Path) -> None:
     def stems(preset: str) -> list[str]:
         files = compose(dataset="acdc", loss="mbls", network="unet", preset=preset)
         return [file.stem for file in files]
@@ -53,7 +53,7 @@ def test_names_come_from_the_files() -> None:
     assert names_of(files) == {"data": "acdc", "loss": "mbls"}
 
 
-def test_a_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_path: Path) -> None:
+def test_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_path: Path) -> None:
     own = tmp_path / "mine" / "paper.yaml"
     own.parent.mkdir()
     own.write_text("{}")
@@ -62,7 +62,7 @@ def test_a_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("data:\n  class_path: [a\n  b: 1\n", r"livers\.yaml, line 3: .*must be YAML"),
         ("data:\n\tclass_path: a\n", r"livers\.yaml, line 2: .*spaces"),
@@ -70,15 +70,15 @@ def test_a_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_p
         ("data: \xff", r"livers\.yaml: .*must be YAML"),
     ],
 )
-def test_a_file_that_is_no_yaml_is_named_with_the_line(
-    text: str, told: str, tmp_path: Path
+def test_file_that_is_no_yaml_is_named_with_the_line(
+    text: str, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "livers.yaml"
     file.write_text(text, encoding="latin-1")
-    with pytest.raises(ChoiceError, match=told):
+    with pytest.raises(ChoiceError, match=message):
         read_yaml(file)
 
 
-def test_a_file_without_settings_states_none(tmp_path: Path) -> None:
+def test_file_without_settings_states_none(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert read_yaml(tmp_path / "empty.yaml") == {}

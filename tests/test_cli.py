@@ -14,8 +14,8 @@ from mbls.runtime.errors import CheckpointError, Interrupted
 HEAVY = ("torch", "lightning", "monai")
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    status = main(words)
+def answer(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
+    status = main(args)
     captured = capsys.readouterr()
     return status, captured.out + captured.err
 
@@ -26,14 +26,14 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {command} " in text for command in COMMANDS)
 
 
-def test_an_unknown_command_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = answer(capsys, "evalute")
     assert status == 2
     assert "Did you mean 'evaluate'?" in text
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("args", "expected"),
     [
         (("train", "--dataset", "acdk", "--loss", "mbls"), "Did you mean 'acdc'?"),
         (("train", "--dataset", "acdc", "--loss", "mlbs"), "Did you mean 'mbls'?"),
@@ -42,25 +42,25 @@ def test_an_unknown_command_gets_the_nearest(capsys: pytest.CaptureFixture[str])
         (("check-data", "--dataset", "acdk"), "Did you mean 'acdc'?"),
     ],
 )
-def test_a_mistyped_choice_gets_the_nearest(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], expected: str
+def test_mistyped_choice_gets_the_nearest(
+    capsys: pytest.CaptureFixture[str], args: tuple[str, ...], expected: str
 ) -> None:
-    status, text = answer(capsys, *words)
+    status, text = answer(capsys, *args)
     assert status == 1
     assert expected in text
     assert "There are: " in text
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["trian"], ["train", "--dataset", "acdk", "--loss", "mbls"], ["list"]]
+    "args", [["--help"], ["trian"], ["train", "--dataset", "acdk", "--loss", "mbls"], ["list"]]
 )
-def test_a_quick_answer_imports_nothing_heavy(words: list[str]) -> None:
+def test_quick_answer_imports_nothing_heavy(args: list[str]) -> None:
     code = (
         "import sys; from mbls.cli import main; main(sys.argv[1:]); "
         f"print('HEAVY', [m for m in {HEAVY} if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60
     )
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
@@ -75,7 +75,7 @@ def test_ctrl_c_before_training_ends_without_a_traceback(
     assert answer(capsys, "train") == (130, "\nInterrupted.\n")
 
 
-def test_a_rank_whose_work_is_done_leaves_the_others_before_it_ends(
+def test_finished_rank_leaves_the_process_group_at_exit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or else gloo's threads may abort it."""
@@ -108,7 +108,7 @@ class Ended(BaseException):
         (KeyError("a fault"), 1, 1, "KeyError: 'a fault'"),
     ],
 )
-def test_a_rank_that_failed_reports_and_ends_at_once(
+def test_failed_rank_reports_and_ends_at_once(
     error: Exception, rank: int, status: int, printed: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -12,36 +12,36 @@ import yaml
 
 from mbls.cli import main
 from mbls.loggers.metrics_csv import read_rows
-from tests import few_acdc, tiny
+from tests import few, processes, tiny
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("no_figures")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_fit_validate_test_and_predict_from_layered_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = tiny.fit_words(*few_acdc.words(tmp_path))[1:]
-    assert sum(word.startswith("--config=") for word in words) == 5
-    assert main(["fit", *words]) == 0
+    args = tiny.fit_args(*few.acdc_args(tmp_path))[1:]
+    assert sum(word.startswith("--config=") for word in args) == 5
+    assert main(["fit", *args]) == 0
     run = tiny.run_folder(tmp_path)
     best = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
     capfd.readouterr()
-    assert main(["validate", *words, *best]) == 0
+    assert main(["validate", *args, *best]) == 0
     logged = read_rows(run / "metrics.csv")[0]
     assert f"{float(logged['val/dice']):.6f}"[:7] in capfd.readouterr().out
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]  # validate claims none
-    assert main(["test", *words, *best, "--run.folder", str(run), "--run.tag", "again"]) == 0
+    assert main(["test", *args, *best, "--run.folder", str(run), "--run.tag", "again"]) == 0
     assert (run / "test/again/metrics.json").is_file()
     output = tmp_path / "out"
-    assert main(["predict", *words, *best, "--predictions.output", str(output)]) == 0
+    assert main(["predict", *args, *best, "--predictions.output", str(output)]) == 0
     assert len(list(output.iterdir())) == 3
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
-    assert main(["predict", *words, *best]) == 1
+    assert main(["predict", *args, *best]) == 1
     assert "predict needs a folder to write to" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
         (["--model.loss", "mbls.losses.MarginLos"], "MarginLos"),
@@ -57,18 +57,18 @@ def test_fit_validate_test_and_predict_from_layered_files(
         (["--trainer.precision", "half"], "Given value: half"),
     ],
 )
-def test_a_word_that_is_wrong(
-    more: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_wrong_argument_is_named(
+    more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *tiny.words(tmp_path), *more]) in (1, 2)
-    said = capfd.readouterr().err
-    assert told in said
-    assert len(said.splitlines()) < 8  # no usage before it
+    assert main(["train", *tiny.train_args(tmp_path), *more]) in (1, 2)
+    output = capfd.readouterr().err
+    assert message in output
+    assert len(output.splitlines()) < 8  # no usage before it
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("trainer:\n  max_epoch: 3\n",
          "'trainer.max_epoch' (FILE, line 2). Did you mean 'trainer.max_epochs'?"),
@@ -85,8 +85,8 @@ def test_a_word_that_is_wrong(
         ("data:\n  class_path: datamodules.ACDCDataModule\n init_args: {}\n", "FILE, line 3: "),
     ],
 )  # fmt: skip
-def test_a_file_that_is_wrong(
-    text: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+def test_error_in_a_file_is_named_with_its_line(
+    text: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """File, line and the nearest right name; not what jsonargparse says of types and values."""
@@ -94,32 +94,31 @@ def test_a_file_that_is_wrong(
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "layer.yaml"
     file.write_text(text)
-    words = ["train", *tiny.words(tmp_path), "--config", str(file)]
+    args = ["train", *tiny.train_args(tmp_path), "--config", str(file)]
     data = ["data", "--dataset", str(file)]
-    for command in [words, data] if text.startswith("data") else [words]:
+    for command in [args, data] if text.startswith("data") else [args]:
         assert main(command) in (1, 2)
-        said = capfd.readouterr().err
-        assert told.replace("FILE", str(file)) in said
-        assert len(said.splitlines()) < 5
+        output = capfd.readouterr().err
+        assert message.replace("FILE", str(file)) in output
+        assert len(output.splitlines()) < 5
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_class_of_the_current_folder_is_found(
+def test_class_of_the_current_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with ``python -m``; but what is installed goes before it."""
     (tmp_path / "of_this_folder.py").write_text("raise SystemExit(7)")
     (tmp_path / "yaml.py").write_text("raise SystemExit(8)")
-    done = tiny.mbls("data", "--dataset", "data.yaml", folder=tmp_path)
-    assert "data.yaml: no such file" in done.err
     (tmp_path / "data.yaml").write_text("data: {class_path: of_this_folder.Data}")
-    assert tiny.mbls("data", "--dataset", "data.yaml", folder=tmp_path).code == 7
+    command = [str(processes.MBLS), "data", "--dataset", "data.yaml"]
+    assert processes.finish(processes.launch(command, tmp_path)).code == 7
 
 
-def test_a_loss_with_settings_is_that_of_a_grid(tmp_path: Path) -> None:
-    words = tiny.words(tmp_path, epochs=1)
-    words[words.index("mbls")] = "mbls:alpha=0.30,margin=8.0"
-    assert tiny.fit(*words) == 0
+def test_loss_with_settings_has_the_name_of_a_sweep(tmp_path: Path) -> None:
+    args = tiny.train_args(tmp_path, epochs=1)
+    args[args.index("mbls")] = "mbls:alpha=0.30,margin=8.0"
+    assert tiny.fit(*args) == 0
     run = tmp_path / "runs/blobs/tiny-mbls,margin=8,alpha=0.3/seed0"
     assert json.loads((run / "run.json").read_text())["loss"] == "mbls,margin=8,alpha=0.3"
     loss = yaml.safe_load((run / "config.yaml").read_text())["model"]["loss"]["init_args"]
@@ -127,7 +126,7 @@ def test_a_loss_with_settings_is_that_of_a_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--data.init_args.fold", "7"], "fold must be null or in 0..4, got 7."),
         (["--model.divisor", "0"], "divisor must be >= 1, got 0."),
@@ -138,21 +137,21 @@ def test_a_loss_with_settings_is_that_of_a_grid(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_setting_that_a_class_refuses(
-    more: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_setting_refused_by_a_class_is_named(
+    more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither jsonargparse's traceback nor all the other settings bury what is wrong."""
-    assert main(["train", *few_acdc.words(tmp_path), *more]) == 1
-    said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"mbls train: {told}")
+    assert main(["train", *few.acdc_args(tmp_path), *more]) == 1
+    output = capfd.readouterr().err.strip().splitlines()[-1]
+    assert output.startswith(f"mbls train: {message}")
     assert not (tmp_path / "runs").exists()
 
 
-def test_nothing_is_warned_of_that_is_as_it_is_meant(tmp_path: Path) -> None:
-    with warnings.catch_warnings(record=True) as told:
+def test_default_run_warns_of_nothing(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as printed:
         warnings.simplefilter("always", UserWarning)
-        assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
-    assert not [str(one.message) for one in told if one.category is not DeprecationWarning]
+        assert tiny.fit(*tiny.train_args(tmp_path, epochs=1)) == 0
+    assert not [str(one.message) for one in printed if one.category is not DeprecationWarning]
 
 
 def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:
@@ -162,9 +161,9 @@ def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:
         "init_args": {"monitor": "val/dice", "patience": 0, "mode": "min", "min_delta": 1.0},
     }
     layer.write_text(yaml.safe_dump({"trainer": {"callbacks+": [stopping]}}))
-    words = tiny.words(tmp_path, epochs=4)
+    args = tiny.train_args(tmp_path, epochs=4)
     assert tiny.fit(
-        *words,
+        *args,
         *("--config", str(layer)),
         "--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor",
         "--trainer.logger+=lightning.pytorch.loggers.CSVLogger",
@@ -182,31 +181,33 @@ def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:
     assert "train/lr" in rows[0]
 
 
-def test_a_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = tiny.words(tmp_path)
+def test_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = tiny.train_args(tmp_path)
     taken = tmp_path / "taken"
     taken.mkdir()
-    assert main(["train", *words, "--run", str(taken)]) == 1
+    assert main(["train", *args, "--run", str(taken)]) == 1
     assert f"Run folder {taken} exists and is never overwritten" in capfd.readouterr().err
     assert main(["train", "--run", str(taken), "--resume"]) == 1
     assert f"{taken} has no config.yaml" in capfd.readouterr().err
     assert not list(taken.iterdir())
     (tmp_path / "file").write_text("")
-    assert tiny.fit(*words, "--run.root", str(tmp_path / "file")) == 1
+    assert tiny.fit(*args, "--run.root", str(tmp_path / "file")) == 1
     assert f"{tmp_path / 'file'}/blobs/tiny-mbls/seed0 cannot be made" in capfd.readouterr().err
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
-        assert tiny.fit(*words, "--run", str(tmp_path / "closed/run")) == 1
+        assert tiny.fit(*args, "--run", str(tmp_path / "closed/run")) == 1
         assert "cannot be made (Permission denied)" in capfd.readouterr().err
 
 
-def test_a_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    words = [*tiny.words(tmp_path), "--trainer.fast_dev_run", "true"]
-    assert main(["train", *words]) == 0
-    assert tiny.fit(*words, *tiny.callback("Interrupt", epoch=0, batch=0)) == 130
+    args = [*tiny.train_args(tmp_path), "--trainer.fast_dev_run", "true"]
+    assert main(["train", *args]) == 0
+    own = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    assert tiny.fit(*args, own, "--trainer.callbacks.init_args.save_last=true") == 0
+    assert tiny.fit(*args, *tiny.callback("Interrupt", epoch=0, batch=0)) == 130
     assert not (tmp_path / "runs").exists()
     assert not list(scratch.iterdir())
 
@@ -214,7 +215,7 @@ def test_a_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_a_validation_the_last_checkpoint_is_tested(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *tiny.words(tmp_path), "--trainer.limit_val_batches", "0"]) == 0
+    assert main(["train", *tiny.train_args(tmp_path), "--trainer.limit_val_batches", "0"]) == 0
     assert "No validation chose a best checkpoint: the last one is tested." in (
         capfd.readouterr().out
     )
@@ -223,19 +224,19 @@ def test_without_a_validation_the_last_checkpoint_is_tested(
     assert [path.name for path in (run / "test").iterdir()] == ["last"]
 
 
-def test_a_monitor_that_is_not_logged_is_told_before_training(
+def test_unlogged_monitor_is_refused_before_training(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert tiny.fit(*tiny.words(tmp_path), "--checkpoint.monitor", "val/dise") == 1
-    told = capfd.readouterr().err
-    assert "checkpoint.monitor is 'val/dise', which is not logged; there are: " in told
-    assert "val/dice, val/dice/core" in told
+    assert tiny.fit(*tiny.train_args(tmp_path), "--checkpoint.monitor", "val/dise") == 1
+    err = capfd.readouterr().err
+    assert "checkpoint.monitor is 'val/dise', which is not logged; there are: " in err
+    assert "val/dice, val/dice/core" in err
     assert not (tiny.run_folder(tmp_path) / "metrics.csv").exists()
 
 
-def test_the_best_is_by_the_monitor(tmp_path: Path) -> None:
-    words = [*tiny.words(tmp_path, epochs=3), "--model.optimizer.init_args.lr", "0.05"]
-    assert tiny.fit(*words, "--checkpoint.monitor", "val/nll", "--checkpoint.mode", "min") == 0
+def test_best_is_by_the_monitor(tmp_path: Path) -> None:
+    args = [*tiny.train_args(tmp_path, epochs=3), "--model.optimizer.init_args.lr", "0.05"]
+    assert tiny.fit(*args, "--checkpoint.monitor", "val/nll", "--checkpoint.mode", "min") == 0
     run = tiny.run_folder(tmp_path)
     rows = read_rows(run / "metrics.csv")
     best = min(rows, key=lambda row: float(row["val/nll"]))
@@ -243,10 +244,10 @@ def test_the_best_is_by_the_monitor(tmp_path: Path) -> None:
     assert state["epoch"] == int(best["epoch"])
 
 
-def test_validating_into_a_run_leaves_its_logged_values(
+def test_validation_of_a_run_keeps_its_metrics_csv(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
+    assert tiny.fit(*tiny.train_args(tmp_path, epochs=1)) == 0
     run = tiny.run_folder(tmp_path)
     config, best = ["--config", str(run / "config.yaml")], str(run / "checkpoints/best.ckpt")
     before = (run / "metrics.csv").read_bytes()
@@ -265,10 +266,10 @@ def test_validating_into_a_run_leaves_its_logged_values(
     assert "leave out --loss" in capfd.readouterr().err
 
 
-def test_the_best_weights_are_those_that_were_validated(tmp_path: Path) -> None:
+def test_best_checkpoint_is_written_at_its_validation(tmp_path: Path) -> None:
     """With validations within an epoch, the best is written there and not at the epoch's end."""
-    words = tiny.words(tmp_path, epochs=1, train=16)
-    assert tiny.fit(*words, "--trainer.val_check_interval", "3") == 0  # of 4 batches
+    args = tiny.train_args(tmp_path, epochs=1, train=16)
+    assert tiny.fit(*args, "--trainer.val_check_interval", "3") == 0  # of 4 batches
     folder = tiny.run_folder(tmp_path) / "checkpoints"
     best, last = (torch.load(folder / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
     assert (best["global_step"], last["global_step"]) == (3, 4)

@@ -15,7 +15,7 @@ from mbls.config.checks import warn_of_trained_patients
     ("root", "patients", "warned"),
     [("/one", ["c", "b", "b"], "1 of the patients"), ("/one", ["c"], ""), ("/two", ["b"], "")],
 )
-def test_a_test_of_patients_that_were_trained_on_is_warned_of(
+def test_test_on_trained_patients_warns(
     root: str, patients: list[str], warned: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

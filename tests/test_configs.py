@@ -34,9 +34,9 @@ class Caught(Exception):  # noqa: N818
 
 def resolve(capsys: pytest.CaptureFixture[str], files: list[Path]) -> dict[str, Any]:
     """Parse layered files as the command line does, and return what it would run."""
-    words = [word for file in files for word in ("--config", str(file))]
+    args = [word for file in files for word in ("--config", str(file))]
     with pytest.raises(SystemExit) as stop:
-        command_parser().parse_args(["fit", *words, "--print_config"])
+        command_parser().parse_args(["fit", *args, "--print_config"])
     assert not stop.value.code
     return yaml.safe_load(capsys.readouterr().out)
 
@@ -52,7 +52,7 @@ def files_for(**chosen: Any) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", ["loss", "network"])
-def test_a_later_choice_leaves_nothing_of_an_earlier_one(
+def test_later_choice_leaves_nothing_of_an_earlier_one(
     capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     names = choices(kind)
@@ -68,7 +68,7 @@ def test_a_later_choice_leaves_nothing_of_an_earlier_one(
 
 @pytest.mark.parametrize("dataset", choices("data"))
 @pytest.mark.parametrize("preset", choices("trainer"))
-def test_a_preset_changes_what_it_says_and_the_rest_stays(
+def test_preset_changes_what_it_says_and_the_rest_stays(
     capsys: pytest.CaptureFixture[str], dataset: str, preset: str
 ) -> None:
     found = resolve(capsys, files_for(dataset=dataset, preset=preset))["data"]
@@ -83,7 +83,7 @@ def test_a_preset_changes_what_it_says_and_the_rest_stays(
 
 @pytest.mark.parametrize("dataset", choices("data"))
 @pytest.mark.parametrize("preset", choices("trainer"))
-def test_a_3d_network_asks_for_volumes(
+def test_3d_network_asks_for_volumes(
     capsys: pytest.CaptureFixture[str], dataset: str, preset: str
 ) -> None:
     files = files_for(dataset=dataset, preset=preset, network="unet3d")
@@ -95,7 +95,7 @@ def test_a_3d_network_asks_for_volumes(
     assert not [file for file in flat if ".3d" in file.stem and file.parent.name == "data"]
 
 
-def test_a_dataset_without_volumes(tmp_path: Path) -> None:
+def test_dataset_without_volumes(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("data: {class_path: mine.Data, init_args: {root: null}}")
     assert mine in files_for(dataset=str(mine))
@@ -106,7 +106,7 @@ def test_a_dataset_without_volumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["unet3d", "dynunet3d", "segresnet", "swinunetr"])
-def test_a_preset_may_change_a_network(capsys: pytest.CaptureFixture[str], network: str) -> None:
+def test_preset_may_change_a_network(capsys: pytest.CaptureFixture[str], network: str) -> None:
     found = resolve(capsys, files_for(network=network))["model"]["network"]
     file = choose("network", network)
     overlay = yaml.safe_load(file.with_name(f"{network}.quick.yaml").read_text())
@@ -125,7 +125,7 @@ def test_shared_files_name_no_loss_and_no_network(file: str) -> None:
     assert "data" not in content
 
 
-def test_the_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+def test_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     files = files_for(loss="mbls", network="unet_paper", preset="paper")
     found = resolve(capsys, files)
     assert found["trainer"]["max_epochs"] == 100
@@ -143,7 +143,7 @@ def test_the_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", choices("logger"))
-def test_a_tracker_is_added_to_the_csv(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_tracker_is_added_to_the_csv(capsys: pytest.CaptureFixture[str], name: str) -> None:
     if name != "csv" and importlib.util.find_spec(name) is None:
         pytest.skip(f"needs the extra {name}")
     found = resolve(capsys, files_for(loggers=[name]))["trainer"]["logger"]

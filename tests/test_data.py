@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 import datamodules
 from mbls.data import CONTRACT, cases_of, datamodule_of, is_datamodule, missing_from
+from tests import tiny
 from tests.blobs import BlobDataModule
-from tests.test_python_api import module, trainer
+from tests.test_module import module
 
 
 class Plain(LightningDataModule):
@@ -45,7 +46,7 @@ def test_contract_names_what_is_missing_and_evaluates_nothing() -> None:
 
 
 def test_plain_datamodule_is_evaluated_by_its_loaders_with_a_warning() -> None:
-    fitted: Trainer = trainer()
+    fitted = tiny.trainer()
     with pytest.warns(UserWarning, match="Plain lacks .*fingerprint"):
         fitted.fit(module(), datamodule=Plain())
     assert datamodule_of(fitted) is None
@@ -53,7 +54,7 @@ def test_plain_datamodule_is_evaluated_by_its_loaders_with_a_warning() -> None:
 
 
 def test_datamodule_that_keeps_the_contract_brings_no_warning() -> None:
-    fitted: Trainer = trainer()
+    fitted = tiny.trainer()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*lacks.*")
         fitted.fit(module(), datamodule=BlobDataModule(size=16, train=4))

@@ -1,7 +1,6 @@
 """One process or two: the same digits to the last bit, one folder, each line printed once."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -14,35 +13,22 @@ from monai.networks.nets import UNet
 from mbls.cli import main
 from mbls.loggers.metrics_csv import read_rows
 from mbls.loggers.selection import RULES
-from tests import few_acdc, ranks, tiny
+from tests import few, processes, tiny
 from tests.datamodules.conftest import blobs, save
+from tests.forks import Forks
 from tests.losses.every_loss import build
 
-pytestmark = [
-    pytest.mark.ddp,
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("no_figures"),
-]
+pytestmark = [pytest.mark.ddp, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Done]:
-    """The folder of a run on two ranks, with an odd number of test cases, and what it printed."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, processes.Done]:
+    """Train on two ranks, of which lightning starts the second, with an odd number of cases."""
     folder = tmp_path_factory.mktemp("ddp")
-    words = [*few_acdc.words(folder, test_cases=3), "--checkpoint.keep", "true"]
-    done = tiny.mbls("train", *words, "--devices", "2")
+    args = [*few.acdc_args(folder, test_cases=3), "--checkpoint.keep", "true"]
+    done = processes.mbls("train", *args, "--devices", "2")
     assert done.code == 0, done.err
     return tiny.run_folder(folder), done
-
-
-@dataclass(frozen=True)
-class Later:
-    """What two ranks that were not started by lightning made of the run, and trained."""
-
-    done: list[tiny.Done]
-    one_case: tuple[dict[str, bytes], dict[str, np.ndarray]]
-    predictions: Path
-    sgd: Path
 
 
 SGD = [  # nothing in it depends on how a batch is divided: no dropout, no batch statistics
@@ -53,36 +39,12 @@ SGD = [  # nothing in it depends on how a batch is divided: no dropout, no batch
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def later(trained: tuple[Path, tiny.Done], tmp_path_factory: pytest.TempPathFactory) -> Later:
-    run, _ = trained
-    folder = tmp_path_factory.mktemp("later")
-    (folder / "in").mkdir()
-    for number in range(3):
-        save(folder / "in" / f"case {number}.nii.gz", blobs(number)[0])
-    words = few_acdc.words(folder)
-    commands = [
-        ["evaluate", str(run), "--data.init_args.test_cases", "1", "--tag", "one",
-         "--trainer.devices", "2"],
-        ["predict", "--run", str(run), "--input", str(folder / "in"), "--output",
-         str(folder / "out"), "--probabilities", "--trainer.devices", "2"],
-        tiny.fit_words(*words, "--devices", "2", *SGD),
-    ]  # fmt: skip
-    done = ranks.run(commands, folder / "commands.json", world=2)
-    assert [each.code for each in done] == [0, 0], done
-    return Later(done, results(run, "one"), folder / "out", folder)
-
-
 @pytest.fixture
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def cals_run(folder: Path) -> Path:
-    return folder / "runs" / "blobs" / "tiny-cals" / "seed0"
 
 
 def results(run: Path, tag: str = "best") -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
@@ -103,88 +65,85 @@ def assert_same(
         np.testing.assert_array_equal(array, two[1][name], err_msg=name)
 
 
-def test_two_ranks_leave_one_folder_and_print_once(
-    trained: tuple[Path, tiny.Done],
-) -> None:
+def test_two_ranks_leave_one_folder_and_print_once(trained: tuple[Path, processes.Done]) -> None:
     run, done = trained
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
-    assert not list((run / "checkpoints").glob("*.incoming"))
     assert json.loads((run / "run.json").read_text())["ranks"] == 2
     assert done.out.count("Run folder:") == done.out.count("dataset ") == 1
     assert "rank" not in (done.out + done.err).lower()
     assert "Warning" not in done.err
     assert "sync_dist" not in done.err
+    checkpoints = {path.name for path in (run / "checkpoints").iterdir()}
+    rules = {f"best-{rule}.ckpt" for rule in RULES}
+    assert checkpoints == {"best.ckpt", "last.ckpt", *rules, "contender-0.ckpt"}
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_two_ranks_keep_the_checkpoint_of_each_rule(trained: tuple[Path, tiny.Done]) -> None:
-    there = {path.stem for path in (trained[0] / "checkpoints").iterdir()}
-    rules = {f"best-{rule}" for rule in RULES}
-    assert there == {"best", "last", *rules, "contender-0"}
-
-
-def test_an_odd_number_of_cases_gives_the_same_digits(trained: tuple[Path, tiny.Done]) -> None:
-    run, _ = trained
-    two = results(run)
-    assert len(two[0]["cases.csv"].splitlines()) == 1 + 3
-    assert main(["evaluate", str(run), "--trainer.devices", "1"]) == 0
-    assert_same(run, two)
-
-
-@pytest.mark.usefixtures("_one_thread")
-def test_fewer_cases_than_ranks_give_the_same_digits(
-    trained: tuple[Path, tiny.Done], later: Later
+@pytest.mark.parametrize("cases", [3, 1])
+def test_any_number_of_cases_gives_the_same_digits(
+    cases: int, trained: tuple[Path, processes.Done], forks: Forks
 ) -> None:
+    """An odd number, and fewer than ranks."""
     run, _ = trained
-    assert len(later.one_case[0]["cases.csv"].splitlines()) == 1 + 1
-    words = ["--data.init_args.test_cases", "1", "--tag", "one", "--trainer.devices", "1"]
-    assert main(["evaluate", str(run), *words]) == 0
-    assert_same(run, later.one_case, "one")
+    args, tag = [], "best"
+    if cases == 1:
+        args, tag = ["--data.init_args.test_cases", "1", "--tag", "one"], "one"
+        forks.ranks("evaluate", str(run), *args)
+    two = results(run, tag)
+    assert len(two[0]["cases.csv"].splitlines()) == 1 + cases
+    assert main(["evaluate", str(run), *args, "--trainer.devices", "1"]) == 0
+    assert_same(run, two, tag)
 
 
-def test_each_input_is_predicted_once(later: Later) -> None:
-    assert len(list(later.predictions.iterdir())) == 6
+def test_two_ranks_predict_each_input_once(
+    trained: tuple[Path, processes.Done], forks: Forks, tmp_path: Path
+) -> None:
+    given, output = tmp_path / "in", tmp_path / "out"
+    given.mkdir()
     for number in range(3):
-        label = nib.load(later.predictions / f"case {number}.nii.gz")
-        probs = nib.load(later.predictions / f"case {number}_prob.nii.gz")
+        save(given / f"case {number}.nii.gz", blobs(number)[0])
+    args = ["--run", str(trained[0]), "--input", str(given), "--output", str(output)]
+    forks.ranks("predict", *args, "--probabilities")
+    assert len(list(output.iterdir())) == 6
+    for number in range(3):
+        label = nib.load(output / f"case {number}.nii.gz")
+        probs = nib.load(output / f"case {number}_prob.nii.gz")
         np.testing.assert_array_equal(np.asarray(probs.dataobj).argmax(-1), label.dataobj)
 
 
-def test_ranks_started_from_outside_print_once_and_share_a_folder(later: Later) -> None:
-    first, second = later.done
-    assert second.out == second.err == ""
-    assert first.out.count("Run folder:") == first.err.count("Reading cases") == 1
-    assert "Warning" not in first.err
-    run = cals_run(later.sgd)
-    assert [path.name for path in run.parent.iterdir()] == ["seed0"]
-    assert json.loads((run / "run.json").read_text())["ranks"] == 2
-
-
 @pytest.mark.usefixtures("_one_thread")
-def test_two_ranks_train_as_one_on_the_whole_batch(later: Later, tmp_path: Path) -> None:
-    """Also where ranks differ in ignored voxels, and with a loss that adapts."""
-    one, two = cals_run(tmp_path), cals_run(later.sgd)
-    assert tiny.fit(*few_acdc.words(tmp_path), *SGD, "--devices", "1") == 0
-    ours, theirs = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for run in (one, two)
-    )
+def test_two_ranks_train_as_one_on_the_whole_batch(forks: Forks, tmp_path: Path) -> None:
+    """Also where ranks differ in ignored voxels, with a loss that adapts, without a launcher."""
+    runs = []
+    for world in (2, 1):
+        folder = tmp_path / str(world)
+        args = [*few.acdc_args(folder), *SGD, "--devices", str(world)]
+        if world == 2:
+            first, second = forks.ranks(*tiny.fit_args(*args))
+            assert second.out == ""
+            assert first.out.count("Reading cases") == 1
+            assert "Warning" not in first.out
+        else:
+            assert tiny.fit(*args) == 0
+        runs.append(folder / "runs" / "blobs" / "tiny-cals" / "seed0")
+    assert [path.name for path in runs[0].parent.iterdir()] == ["seed0"]
+    theirs, ours = (tiny.state(run)["state_dict"] for run in runs)
     for name, value in ours.items():
         torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-6, msg=name)
     fresh = build("cals").state_dict()["multipliers"]
     assert (ours["loss.multipliers"] > 10 * fresh).all()  # so that the penalty takes part
-    for row, other in zip(*(read_rows(run / "metrics.csv") for run in (one, two)), strict=True):
+    for row, other in zip(*(read_rows(run / "metrics.csv") for run in runs), strict=True):
         assert float(row["train/loss"]) == pytest.approx(float(other["train/loss"]), abs=1e-6)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_at_once(
+def test_batch_that_ranks_cannot_share_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = tiny.words(tmp_path, batch_size=4)
-    assert tiny.fit(*words, "--devices", "3") == 1
-    told = capfd.readouterr().err
-    assert "over all 3 ranks and must be a multiple of 3, got 4. Take BATCH_SIZE=6" in told
-    assert tiny.fit(*words, "--devices", "2", "--trainer.sync_batchnorm", "true") == 1
+    args = tiny.train_args(tmp_path, batch_size=4)
+    assert tiny.fit(*args, "--devices", "3") == 1
+    err = capfd.readouterr().err
+    assert "over all 3 ranks and must be a multiple of 3, got 4. Take BATCH_SIZE=6" in err
+    assert tiny.fit(*args, "--devices", "2", "--trainer.sync_batchnorm", "true") == 1
     assert "trainer.sync_batchnorm must be false on the CPU" in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from tests import few_acdc, ranks, tiny
-from tests.equal_runs import assert_equal
+from tests import few, processes, tiny
+from tests.forks import Forks
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -42,11 +42,10 @@ class KillRank(Callback):
             time.sleep(60)
 
 
-def words_of(rank: int, file: Path, hook: str, *, busy: bool = False) -> list[str]:
-    """Words that add the callback above."""
+def kill_rank(rank: int, file: Path, hook: str, *, busy: bool = False) -> list[str]:
+    """Return arguments that add the callback above."""
     settings = {"rank": rank, "file": file, "hook": hook, "busy": str(busy).lower()}
-    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
-    return ["--trainer.callbacks+=tests.test_ddp_kills.KillRank", *given]
+    return tiny.callback("tests.test_ddp_kills.KillRank", **settings)
 
 
 KILLS = {
@@ -59,51 +58,44 @@ KILLS = {
 class Kills:
     """How each killed run ended, after how many seconds, and the folders of all and of a whole."""
 
-    done: dict[str, tiny.Done]
+    done: dict[str, processes.Done]
     seconds: dict[str, float]
     runs: dict[str, Path]
     whole: Path
 
 
 @pytest.fixture(scope="module")
-def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
+def kills(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Kills:
     """Runs on two ranks with dropout and augmentation, killed and resumed, and one that was not."""
     folder = tmp_path_factory.mktemp("kills")
     augmentation = {"probability": 0.7, "flip": 0.5, "rotation": 20.0, "noise": 0.1}
-    words = ["train", *few_acdc.words(folder, test_cases=3, augmentation=augmentation)]
-    words += ["--loss", "cals", "--epochs", "3", "--devices", "2"]
+    args = ["train", *few.acdc_args(folder, test_cases=3, augmentation=augmentation)]
+    args += ["--loss", "cals", "--epochs", "3", "--devices", "2"]
     done, seconds, runs = {}, {}, {}
     for number, (name, (rank, hook, busy)) in enumerate(KILLS.items()):
         runs[name], file = folder / f"run{number}", folder / f"killed{number}"
-        kill = words_of(rank, file, hook, busy=busy)
-        process = tiny.start(*words, "--run", str(runs[name]), *kill)
-        done[name] = tiny.finish(process)  # the end of all of them, for all hold its output
+        kill = kill_rank(rank, file, hook, busy=busy)
+        process = processes.start(*args, "--run", str(runs[name]), *kill)
+        done[name] = processes.finish(process)  # the end of all of them, for all hold its output
         seconds[name] = time.time() - file.stat().st_mtime
         assert (runs[name] / "checkpoints/last.ckpt").is_file()
-    commands = [[*words, "--run", str(folder / "whole")]] + [
-        ["train", "--run", str(run), "--resume", "--trainer.callbacks", "null"]
-        for run in runs.values()
-    ]
-    later = ranks.run(commands, folder / "commands.json", world=2)
-    assert [each.code for each in later] == [0, 0], later
+    forks.ranks(*args, "--run", str(folder / "whole"))
+    for run in runs.values():
+        forks.ranks("train", "--run", str(run), "--resume", "--trainer.callbacks", "null")
     return Kills(done, seconds, runs, folder / "whole")
 
 
 @pytest.mark.parametrize("name", KILLS)
-def test_the_others_end_soon(name: str, kills: Kills) -> None:
+def test_killed_rank_ends_the_others_and_the_resumed_run_is_equal(name: str, kills: Kills) -> None:
     assert kills.done[name].code != 0
     assert kills.seconds[name] < SOON
+    tiny.assert_equal(kills.runs[name], kills.whole)
 
 
-@pytest.mark.parametrize("name", KILLS)
-def test_the_resumed_run_ends_with_the_same_bits(name: str, kills: Kills) -> None:
-    assert_equal(kills.runs[name], kills.whole)
-
-
-def test_so_do_ranks_that_were_started_from_outside(tmp_path: Path) -> None:
+def test_killed_rank_ends_those_started_without_a_launcher(forks: Forks, tmp_path: Path) -> None:
     """Each waits for another: the first that learns of the loss must not keep the next waiting."""
-    words = [*tiny.words(tmp_path, train=12, batch_size=6), "--devices", "3"]
-    kill = words_of(0, tmp_path / "killed", "on_train_batch_end")
-    done = ranks.run([["train", *words, *kill]], tmp_path / "c.json", world=3)
+    args = tiny.train_args(tmp_path, train=12, batch_size=6)
+    kill = kill_rank(0, tmp_path / "killed", "on_train_batch_end")
+    ended = forks.finish(*forks.start_ranks("train", *args, *kill, world=3))
     assert time.time() - (tmp_path / "killed").stat().st_mtime < SOON
-    assert [each.code for each in done] == [-9, 1, 1]
+    assert [each.code for each in ended] == [-9, 1, 1]

@@ -1,8 +1,6 @@
 """Whole runs on several ranks: every dataset, torchrun, two jobs at once."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +11,18 @@ import pytest
 import torch
 import yaml
 
-from tests import ranks, tiny
+from tests import processes, tiny
+from tests.forks import Forks
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-CONFIGS = tiny.ROOT / "experiments/configs/data"
+CONFIGS = processes.ROOT / "experiments/configs/data"
 CASES = (2, 5, 7, 21)  # 2 are fewer than 3 ranks
 DATASETS = [(name, dims) for name in ("acdc", "brats", "flare") for dims in (2, 3)]
 
 
 def phantom(name: str, dims: int, folder: Path) -> list[str]:
-    """Words of a run on a dataset's phantom, with any number of test cases, by SGD and no dropout.
+    """Return arguments of a run on a dataset's phantom, with SGD and no dropout.
 
     Volumes are tiny: what is looked at is who trains on a sample, and who scores a case.
     """
@@ -42,11 +41,11 @@ def phantom(name: str, dims: int, folder: Path) -> list[str]:
         "patch_size": [16] * dims,
         "batch_size": 6,
     }
-    words = [*tiny.words(folder / f"{name}{dims}"), "--devices", "1"]
+    args = [*tiny.train_args(folder / f"{name}{dims}"), "--devices", "1"]
     data = {"class_path": f"tests.few.Few{kind}", "init_args": settings}
     (folder / f"{name}{dims}/data/blobs.yaml").write_text(yaml.safe_dump({"data": data}))
-    return tiny.fit_words(
-        *words, "--trainer.limit_train_batches", "10", "--model.network.init_args.dropout", "0.0",
+    return tiny.fit_args(
+        *args, "--trainer.limit_train_batches", "10", "--model.network.init_args.dropout", "0.0",
         "--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.01",
     )  # fmt: skip
 
@@ -82,22 +81,17 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Runs:
     made = Runs(tmp_path_factory.mktemp("runs"))
-    words = {key: phantom(*key, made.folder) for key in DATASETS}
+    args = {key: phantom(*key, made.folder) for key in DATASETS}
     for world in (1, 2, 3):
-        commands = [
-            [*words[key], "--run.folder", str(made.of(*key, world)),
-             "--trainer.devices", str(world)]
-            for key in DATASETS
-        ] + [
-            ["evaluate", str(made.of(*key, 1)), "--data.init_args.test_cases", str(cases),
-             "--tag", f"{cases}-on-{world}", "--trainer.devices", str(world)]
-            for key in DATASETS for cases in CASES
-        ]  # fmt: skip
-        done = ranks.run(commands, made.folder / f"{world}.json", world=world, limit=900)
-        assert [each.code for each in done] == [0] * world, done
-        assert all(each.out == each.err == "" for each in done[1:])
+        for key in DATASETS:
+            forks.ranks(*args[key], "--run.folder", str(made.of(*key, world)), world=world)
+            for cases in CASES:
+                forks.ranks(
+                    "evaluate", str(made.of(*key, 1)), "--data.init_args.test_cases", str(cases),
+                    "--tag", f"{cases}-on-{world}", world=world,
+                )  # fmt: skip
     return made
 
 
@@ -116,7 +110,7 @@ def test_several_ranks_train_as_one(name: str, dims: int, world: int, runs: Runs
 @pytest.mark.parametrize(("name", "dims"), DATASETS)
 @pytest.mark.parametrize("cases", CASES)
 @pytest.mark.parametrize("world", [2, 3])
-def test_a_checkpoint_scores_the_same_on_several_ranks(
+def test_checkpoint_scores_the_same_on_several_ranks(
     name: str, dims: int, cases: int, world: int, runs: Runs
 ) -> None:
     shared, alone = (runs.results(name, dims, cases, k) for k in (world, 1))
@@ -127,51 +121,44 @@ def test_a_checkpoint_scores_the_same_on_several_ranks(
 
 
 def test_torchrun_on_two_nodes(tmp_path: Path) -> None:
-    words = tiny.words(tmp_path, epochs=1)
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tiny.ROOT)}
+    args = tiny.train_args(tmp_path, epochs=1)
     torchrun = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{ranks.free_port()}",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{processes.free_port()}",
         "--rdzv-id", "mbls", "--local-addr", "127.0.0.1",
     ]  # fmt: skip
-    agents = [
-        subprocess.Popen(
-            [*torchrun, str(tiny.MBLS), "train", *words, "--nodes", "2", "--devices", "1"],
-            cwd=tiny.ROOT, env=env, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    done = ranks.finish(agents)
+    command = [*torchrun, str(processes.MBLS), "train", *args, "--nodes", "2", "--devices", "1"]
+    agents = [processes.launch(command) for _ in range(2)]
+    done = [processes.finish(agent) for agent in agents]
     assert [each.code for each in done] == [0, 0], done
-    said = "".join(each.out for each in done)
-    assert said.count("Run folder:") == said.count("dataset ") == 1
+    out = "".join(each.out for each in done)
+    assert out.count("Run folder:") == out.count("dataset ") == 1
     run = tiny.run_folder(tmp_path)
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
     card = json.loads((run / "run.json").read_text())
     assert (card["ranks"], card["nodes"]) == (2, 2)
 
 
-def test_a_fault_in_the_data_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
-    words = tiny.words(tmp_path)
+def test_data_error_is_reported_once_and_ends_all_ranks(forks: Forks, tmp_path: Path) -> None:
+    args = tiny.train_args(tmp_path)
     data = yaml.safe_load((tmp_path / "data/blobs.yaml").read_text())
     data["data"] = {"class_path": "datamodules.ACDCDataModule",
                     "init_args": {"root": str(tmp_path / "nowhere")}}  # fmt: skip
     (tmp_path / "data/blobs.yaml").write_text(yaml.safe_dump(data))
-    done = ranks.run([["train", *words, "--devices", "2"]], tmp_path / "c.json", world=2)
-    assert "nowhere" in done[0].err
-    assert "Traceback" not in done[0].err
-    assert done[1].out == done[1].err == ""
-    assert done[0].code != 0
+    first, second = forks.finish(*forks.start_ranks("train", *args))
+    assert "nowhere" in first.out
+    assert "Traceback" not in first.out
+    assert second.out == ""
+    assert first.code != 0
     assert not (tmp_path / "runs").exists()
 
 
 def test_two_jobs_at_once_share_a_cache_and_no_run_folder(tmp_path: Path) -> None:
     """Both find neither phantom nor cache."""
-    words = phantom("acdc", 2, tmp_path)
-    jobs = [tiny.start(*words) for _ in range(2)]
+    args = phantom("acdc", 2, tmp_path)
+    jobs = [processes.start(*args) for _ in range(2)]
     for job in jobs:
-        done = tiny.finish(job)
+        done = processes.finish(job)
         assert done.code == 0, done.err
     home = tmp_path / "acdc2/runs/blobs/tiny-mbls"
     assert sorted(path.name for path in home.iterdir()) == ["seed0", "seed0-2"]

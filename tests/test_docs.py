@@ -72,17 +72,17 @@ def test_shell_blocks_are_commands_that_exist(
     """Each `make` line becomes commands, and each command's words are right, without running it."""
     monkeypatch.chdir(ROOT)
     for command in block.commands():
-        words = shlex.split(command)
-        if block.needs is not None and words[0] not in ("make", "mbls"):
+        args = shlex.split(command)
+        if block.needs is not None and args[0] not in ("make", "mbls"):
             continue  # of a cluster, say
-        assert words[0] in ("make", "mbls", "python"), command
-        for line in made(words) if words[0] == "make" else [command]:
+        assert args[0] in ("make", "mbls", "python"), command
+        for line in made(args) if args[0] == "make" else [command]:
             check_words(line)
 
 
-def made(words: list[str]) -> list[str]:
+def made(args: list[str]) -> list[str]:
     """The commands that a `make` line runs, also where the tests were started by make."""
-    command = ["make", "-n", "--no-print-directory", "-o", "install", *words[1:]]
+    command = ["make", "-n", "--no-print-directory", "-o", "install", *args[1:]]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -90,13 +90,13 @@ def made(words: list[str]) -> list[str]:
 
 
 def check_words(line: str) -> None:
-    words = shlex.split(line)
-    own = any(re.search(r"(^| )\w+\.yaml", word) for word in words)  # a file of the reader's
-    if Path(words[0]).name == "python" and words[1] == "-m":
-        assert importlib.util.find_spec(words[2]), line
-    if Path(words[0]).name != "mbls":
+    args = shlex.split(line)
+    own = any(re.search(r"(^| )\w+\.yaml", word) for word in args)  # a file of the reader's
+    if Path(args[0]).name == "python" and args[1] == "-m":
+        assert importlib.util.find_spec(args[2]), line
+    if Path(args[0]).name != "mbls":
         return
-    command, *rest = words[1:]
+    command, *rest = args[1:]
     assert command in COMMANDS, line
     if own:
         return
@@ -162,8 +162,8 @@ def change(path: Path, *keys: str, **settings: object) -> None:
 def test_what_a_block_needs_is_said_of_few() -> None:
     """Real data, files of one's own, a cluster: nothing else keeps a block from running."""
     reasons = [block.needs for block in SHELL if block.needs is not None]
-    words = ("data", "your own", "cluster", "GPU", "hours", "minutes", "tests")
-    assert all(any(word in reason for word in words) for reason in reasons)
+    args = ("data", "your own", "cluster", "GPU", "hours", "minutes", "tests")
+    assert all(any(word in reason for word in args) for reason in reasons)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

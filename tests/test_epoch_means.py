@@ -33,14 +33,14 @@ def test_no_sample_is_lost_or_counted_twice(world: int) -> None:
     assert parts[-1].tolist() == {1: [8.0, 8.0], 2: [5.0, 6.0], 3: [0.0, 0.0]}[world]
 
 
-def test_the_mean_goes_on() -> None:
+def test_epoch_mean_is_resumed() -> None:
     means = EpochMeans()
     means.load(STATE, rank(0, 1))
     means.add({"loss": torch.tensor(4.0)}, samples=2)
     assert means.take(rank(0, 1))["loss"].item() == pytest.approx((8 + 4 * 2) / 10)
 
 
-def test_what_ranks_have_exchanged_is_of_now() -> None:
+def test_exchanged_means_are_current() -> None:
     means, here = EpochMeans(), rank(0, 1)
     for n in (1, 2):
         means.add({"loss": torch.tensor(4.0)}, samples=2)

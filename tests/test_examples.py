@@ -24,7 +24,7 @@ def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert all(f"{mean(values['ece']):.4f} ± " in shown for values in scores.values())
 
 
-def test_the_digits_of_a_seed_are_divided_and_the_same() -> None:
+def test_digits_of_a_seed_are_divided_and_the_same() -> None:
     one, other = digits.digits(3), digits.digits(3)
     assert {name: len(part.label) for name, part in one.items()} == {
         "train": 300, "val": 300, "test": 1197,

@@ -46,7 +46,7 @@ def killed(folder: Path, moment: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_files_of_two_sets_are_never_read_as_one(tmp_path: Path) -> None:
+def test_killed_write_never_mixes_two_sets_of_files(tmp_path: Path) -> None:
     seen = set()
     for moment in range(20):
         folder = tmp_path / str(moment)
@@ -65,7 +65,7 @@ def test_files_of_two_sets_are_never_read_as_one(tmp_path: Path) -> None:
     assert seen == {True, False}
 
 
-def test_a_set_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+def test_failed_set_of_files_leaves_the_old_one(tmp_path: Path) -> None:
     write(tmp_path, "old")
 
     def fail() -> None:
@@ -80,7 +80,7 @@ def test_a_set_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     )
 
 
-def test_two_writers_of_a_file_leave_that_of_one(
+def test_concurrent_writers_leave_one_complete_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no lock kept them apart: on another machine, of which the process id may be equal."""
@@ -94,7 +94,7 @@ def test_two_writers_of_a_file_leave_that_of_one(
     assert path.read_bytes() == b"ours, which is longer"
 
 
-def test_what_a_killed_process_left_half_written_is_cleared(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").touch()
     incoming_name(tmp_path / "last.ckpt").touch()
     incoming_name(tmp_path / "metrics.json").mkdir()
@@ -104,8 +104,8 @@ def test_what_a_killed_process_left_half_written_is_cleared(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("place", [Path(), Path("/"), incoming_name(Path("out/a.nii.gz"))])
-def test_a_place_that_cannot_be_written_is_named(place: Path) -> None:
-    told = str(place).removesuffix(incoming_name(Path("x")).name[1:])
+def test_unwritable_path_is_named(place: Path) -> None:
+    name = str(place).removesuffix(incoming_name(Path("x")).name[1:])
     with pytest.raises(OutputError) as raised, writing(place):
         raise OSError(errno.EACCES, "Permission denied")
-    assert str(raised.value).startswith(f"{told} cannot be written (Permission denied)")
+    assert str(raised.value).startswith(f"{name} cannot be written (Permission denied)")

@@ -68,8 +68,8 @@ def test_no_loss_makes_a_step_wait(name: str, device: str) -> None:
 
 def made(loss: nn.Module, device: str, **settings: Any) -> SegmentationModule:
     network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 4, 1))
-    words = {"spatial_dims": 3, "patch_size": (8, 8, 4), "num_classes": 4, "divisor": 4}
-    return SegmentationModule(network, loss, **(words | settings)).to(device)
+    args = {"spatial_dims": 3, "patch_size": (8, 8, 4), "num_classes": 4, "divisor": 4}
+    return SegmentationModule(network, loss, **(args | settings)).to(device)
 
 
 def patches(device: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def voxels(dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def counted(
-    probs: Tensor, target: Tensor, words: dict[str, Tensor], *, at: str, states: str
+    probs: Tensor, target: Tensor, args: dict[str, Tensor], *, at: str, states: str
 ) -> dict[str, Tensor]:
     """Count voxels that lie on one device into states of the same or another."""
     settings: dict[str, Any] = {"num_classes": 4, "unions": UNIONS}
@@ -143,7 +143,7 @@ def counted(
     for name, metric in metrics.items():
         metric.to(states)
         more = posterior if name == "histogram" else {}
-        given = {key: value.to(at) for key, value in (words | more).items()}
+        given = {key: value.to(at) for key, value in (args | more).items()}
         metric.update(probs.to(at), target.to(at), **given)
         for state in metric._defaults:
             value = getattr(metric, state)
@@ -157,10 +157,10 @@ def counted(
 def test_metrics_are_the_same_bits_on_every_device(
     dtype: torch.dtype, at: str, states: str
 ) -> None:
-    probs, target, words = voxels(dtype)
-    expected = counted(probs, target, words, at="cpu", states="cpu")
+    probs, target, args = voxels(dtype)
+    expected = counted(probs, target, args, at="cpu", states="cpu")
     turned = probs.movedim(1, -1).contiguous().movedim(-1, 1)  # another order in memory
-    found = counted(turned, target, words, at=at, states=states)
+    found = counted(turned, target, args, at=at, states=states)
     assert len(found) == len(expected) > 10
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
@@ -182,7 +182,7 @@ def test_softmax_in_place_is_softmax(shape: tuple[int, ...], turned: bool, devic
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("grid", ["preprocessed", "native"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_test_scores_alike_with_its_logits_on_the_host(
+def test_output_device_does_not_change_the_scores(
     dims: int, grid: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label = torch.randint(4, (1, 8, 12, 4)).repeat_interleave(2, 1)
@@ -226,7 +226,7 @@ def test_a_test_scores_alike_with_its_logits_on_the_host(
         torch.testing.assert_close(one, other, rtol=1e-3 if device == "cuda" else 0, atol=0)
 
 
-def test_a_device_for_the_output_of_another_inferer_is_refused() -> None:
+def test_device_for_the_output_of_another_inferer_is_refused() -> None:
     own = SimpleInferer()
     with pytest.raises(ValueError, match=r"output_device 'cpu' .* SimpleInferer"):
         made(build("ce"), "cpu", inferer=own, output_device="cpu")

@@ -47,7 +47,7 @@ CONFIG: dict[str, Any] = {
         ("checkpoint.keep", True, None),
     ],
 )
-def test_a_difference_is_named_and_changes_the_hash(
+def test_difference_is_named_and_changes_the_hash(
     name: str, value: Any, message: str | None
 ) -> None:
     other = copy.deepcopy(CONFIG)
@@ -62,26 +62,26 @@ def test_a_difference_is_named_and_changes_the_hash(
         assert (config_hash(other) == config_hash(CONFIG)) == (message is None)
 
 
-def test_the_settings_of_an_added_callback_count() -> None:
+def test_settings_of_an_added_callback_count() -> None:
     ours, theirs = copy.deepcopy(CONFIG), copy.deepcopy(CONFIG)
     for config, decay in ((ours, 0.9), (theirs, 0.5)):
         config["trainer"]["callbacks"] = {"class_path": "my.EMA", "init_args": {"decay": decay}}
     assert differences(ours, theirs) == ["trainer.my.EMA.decay is 0.5, not 0.9"]
 
 
-def test_a_setting_that_an_earlier_version_lacks_is_no_difference() -> None:
+def test_setting_missing_in_an_earlier_version_is_no_difference() -> None:
     earlier = copy.deepcopy(CONFIG)
     del earlier["checkpoint"]["select"]
     assert differences(CONFIG, earlier) == []
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_records_the_hash_that_a_sweep_resolves(tmp_path: Path) -> None:
+def test_run_records_the_hash_that_a_sweep_resolves(tmp_path: Path) -> None:
     from mbls.config.cli import resolve
     from mbls.config.options import parse, parser
     from mbls.config.runs import run_settings
 
-    args = tiny.words(tmp_path, epochs=1)
+    args = tiny.train_args(tmp_path, epochs=1)
     assert tiny.fit(*args) == 0
     run = tiny.run_folder(tmp_path)
     (wanted,) = resolve([run_settings(*parse(parser("train", None), args))])

@@ -7,17 +7,17 @@ import subprocess
 import pytest
 
 from mbls.config.options import OPTIONS, parser
-from tests.tiny import MBLS, ROOT
+from tests.processes import MBLS, ROOT
 
 NEEDED = {"evaluate": ["RUN=r"], "predict": ["RUN=r", "INPUT=i", "OUTPUT=o"]}
 SWITCHES = {option.name.upper() for option in OPTIONS if option.type is bool}
 
 
-def make(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+def make(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Print what make would run, also where the tests were started by make."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
-        ["make", "-n", "--no-print-directory", "-o", "install", *words],
+        ["make", "-n", "--no-print-directory", "-o", "install", *args],
         cwd=ROOT, env=outside | env, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -33,7 +33,7 @@ def table() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         ("train LOS=ce", "LOS is no variable of train. Did you mean LOSS?"),
         ("train loss=ce", "loss is no variable of train. Did you mean LOSS?"),
@@ -44,10 +44,10 @@ def table() -> dict[str, list[str]]:
         ("LOS=ce", "LOS is no variable of help"),
     ],
 )
-def test_a_variable_that_a_target_does_not_know_is_refused(words: str, told: str) -> None:
-    done = make(*words.split())
+def test_a_variable_that_a_target_does_not_know_is_refused(args: str, message: str) -> None:
+    done = make(*args.split())
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert not done.stdout
 
 

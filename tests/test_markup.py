@@ -57,13 +57,13 @@ def test_names_are_no_markup(name, tables):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_failed_run_is_named_as_it_is(name, tmp_path, capsys):
+def test_failed_run_is_named_as_it_is(name, tmp_path, capsys):
     cell = SimpleNamespace(name=name, folder=tmp_path / name)
     benchmark.tell_failure(Console(width=400), SimpleNamespace(cell=cell, code=1))
     assert f"{name} failed (exit 1)" in capsys.readouterr().out
 
 
-def test_a_loss_file_is_named_as_it_is(tmp_path):
+def test_loss_file_is_named_as_it_is(tmp_path):
     file = tmp_path / "my [loss].yaml"
     file.write_text("model: {loss: {class_path: mbls.losses.CrossEntropyLoss}}")
     assert "my [loss]" in printed(loss_table(tmp_path))

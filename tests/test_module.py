@@ -162,7 +162,7 @@ def test_terms_are_logged_and_sum_to_the_loss() -> None:
 
 
 @pytest.mark.parametrize(("several", "ignored"), [(2, True), (2, False), (1, True)])
-def test_accumulation_with_ignored_voxels_is_told_once(several: int, ignored: bool) -> None:
+def test_accumulation_with_ignored_voxels_warns_once(several: int, ignored: bool) -> None:
     data = BlobDataModule(size=16, train=16)
     inner = data.train_dataloader
 
@@ -184,10 +184,10 @@ def test_accumulation_with_ignored_voxels_is_told_once(several: int, ignored: bo
         enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
         max_epochs=1, accumulate_grad_batches=several,
     )  # fmt: skip
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as printed:
         warnings.simplefilter("always")
         trainer.fit(module(), datamodule=data)
-    found = [str(one.message) for one in told if "Accumulation over 2" in str(one.message)]
+    found = [str(one.message) for one in printed if "Accumulation over 2" in str(one.message)]
     assert len(found) == (several > 1 and ignored)
 
 
@@ -204,15 +204,15 @@ def test_a_loss_that_needs_the_image_gets_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"num_classes": 1}, "num_classes must be >= 2"),
         ({"divisor": 0}, "divisor must be >= 1, got 0"),
         ({"class_keys": ["a", "b"]}, "class_keys must name 3 classes"),
     ],
 )
-def test_settings_are_checked(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SegmentationModule(nn.Identity(), nn.Identity(), **{"num_classes": 3} | settings)
 
 
@@ -231,7 +231,7 @@ def test_an_input_of_the_training_size_is_padded_as_in_training() -> None:
 
 
 @pytest.mark.parametrize("given", ["[0.1, 2.0]", "[[0.1, 1.0], [0.7, 0.3]]"])
-def test_a_tensor_of_a_configuration_is_read_again_as_it_was(given: str) -> None:
+def test_tensor_in_a_configuration_round_trips(given: str) -> None:
     """A matrix of costs, say: config.yaml is what a resumed run is built from."""
     parser = ArgumentParser()
     parser.add_argument("--costs", type=Tensor)

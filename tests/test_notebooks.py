@@ -27,7 +27,7 @@ PICTURES = {"01_results": 5, "02_reliability": 5, "03_your_loss_your_data": 2, "
 TRAINS = "03_your_loss_your_data"
 
 
-def test_the_notebooks_there_are() -> None:
+def test_notebooks_there_are() -> None:
     assert [path.stem for path in NOTEBOOKS] == sorted(PICTURES)
 
 
@@ -76,8 +76,8 @@ def run_all(shell: InteractiveShell, path: Path) -> list[dict[str, str]]:
 
 def check(shown: list[dict[str, str]], name: str) -> None:
     assert sum("image/png" in data for data in shown) >= PICTURES[name]
-    words = " ".join(data.get("text/plain", "") for data in shown)
-    assert name == TRAINS or "PHANTOM" in words
+    args = " ".join(data.get("text/plain", "") for data in shown)
+    assert name == TRAINS or "PHANTOM" in args
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != TRAINS])
@@ -132,7 +132,7 @@ def test_it_is_kept_without_outputs(path: Path) -> None:
     assert "/home/" not in json.dumps(notebook)
 
 
-def test_a_new_loss_and_a_new_dataset_take_twenty_lines() -> None:
+def test_new_loss_and_a_new_dataset_take_twenty_lines() -> None:
     for text in code_in(ROOT / "notebooks" / f"{TRAINS}.ipynb"):
         lines = [line for line in text.splitlines() if line.strip()]
         body = lines[next(k for k, line in enumerate(lines) if line.startswith("class ")) :]

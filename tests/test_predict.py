@@ -13,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from mbls.callbacks.predictions import PredictionWriter, label_values
 from mbls.cli import main
 from mbls.runtime.locks import LOCK, try_lock_folder, unlock
-from tests import few_acdc, tiny
+from tests import few, tiny
 from tests.datamodules.conftest import AFFINE, blobs, save
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run on a fake ACDC download."""
     folder = tmp_path_factory.mktemp("acdc")
-    assert tiny.fit(*few_acdc.words(folder)) == 0
+    assert tiny.fit(*few.acdc_args(folder)) == 0
     return tiny.run_folder(folder)
 
 
@@ -96,36 +96,36 @@ def test_one_file_gives_one_label_map(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "4D", "text", "empty folder"])
-def test_an_input_that_cannot_be_read(
+def test_unreadable_input_is_named(
     kind: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "input.nii.gz"
-    told = "the input must exist"
+    printed = "the input must exist"
     if kind == "4D":
         save(source, np.zeros((4, 5, 6, 2), np.int16))
-        told = "the volume must be 3D, found 4D, shape (4, 5, 6, 2)"
+        printed = "the volume must be 3D, found 4D, shape (4, 5, 6, 2)"
     elif kind == "text":
         source.write_text("no image")
-        told = "the file must be a complete NIfTI file"
+        printed = "the file must be a complete NIfTI file"
     elif kind == "empty folder":
         source = tmp_path / "empty"
         source.mkdir()
-        told = "the folder must hold images to predict"
+        printed = "the folder must hold images to predict"
     assert predict(run, source, tmp_path / "out") == 1
     error = capfd.readouterr().err
-    assert told in error
+    assert printed in error
     assert str(source) in error
     assert "Traceback" not in error
 
 
-def test_an_output_that_cannot_be_written(
+def test_unwritable_output_is_named(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = save(tmp_path / "a.nii.gz", blobs(1)[0])
     (tmp_path / "file").write_text("in the way")
     assert predict(run, source, tmp_path / "file") == 1
-    told = capfd.readouterr().err
-    assert f"The output folder {tmp_path / 'file'} cannot be written to (File exists)" in told
+    err = capfd.readouterr().err
+    assert f"The output folder {tmp_path / 'file'} cannot be written to (File exists)" in err
     if os.geteuid() != 0:  # root may write anywhere
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
@@ -133,12 +133,14 @@ def test_an_output_that_cannot_be_written(
         assert "cannot be written to (Permission denied)" in capfd.readouterr().err
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_config_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert predict(tmp_path, tmp_path, tmp_path) == 1
     assert f"{tmp_path} is not a run folder: it has no config.yaml" in capfd.readouterr().err
 
 
-def test_a_prediction_never_replaces_its_input(
+def test_prediction_never_replaces_its_input(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scan = save(tmp_path / "scan.nii.gz", blobs(7)[0])
@@ -151,7 +153,7 @@ def test_a_prediction_never_replaces_its_input(
     assert scan.read_bytes() == before
 
 
-def test_a_prediction_keeps_both_geometries_of_its_input(run: Path, tmp_path: Path) -> None:
+def test_prediction_keeps_both_geometries_of_its_input(run: Path, tmp_path: Path) -> None:
     fault = nib.Nifti1Image(blobs(8, (21, 19, 4))[0], None)
     fault.set_qform(np.diag([-1.5, -1.5, 10.0, 1.0]), code=1)
     fault.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1)
@@ -166,7 +168,7 @@ def test_a_prediction_keeps_both_geometries_of_its_input(run: Path, tmp_path: Pa
         assert found.header.get_zooms()[:3] == source.header.get_zooms()
 
 
-def test_a_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> None:
+def test_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> None:
     """Microns, and an axis of length 1 after the third, which a label map has no use for."""
     data, _ = blobs(8, (21, 19, 4))
     image = nib.Nifti1Image(data[..., None], AFFINE * [[1000], [1000], [1000], [1]])
@@ -184,7 +186,7 @@ def test_a_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(same.dataobj))
 
 
-def test_a_2d_image_gets_a_2d_label(run: Path, tmp_path: Path) -> None:
+def test_2d_image_gets_a_2d_label(run: Path, tmp_path: Path) -> None:
     source = save(tmp_path / "a.nii.gz", blobs(1)[0][..., 0])
     assert predict(run, source, tmp_path / "out", "--probabilities") == 0
     assert nib.load(tmp_path / "out/a.nii.gz").shape == (20, 24)
@@ -199,7 +201,7 @@ def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
     assert nib.load(tmp_path / "out" / "thin.nii.gz").shape == (1, 1, 5)
 
 
-def test_files_of_somebodys_own_are_replaced_only_where_it_is_asked_for(
+def test_foreign_files_in_the_output_need_overwrite(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Ground truth beside the images, or a prediction that was corrected by hand."""
@@ -211,10 +213,10 @@ def test_files_of_somebodys_own_are_replaced_only_where_it_is_asked_for(
         save(images / f"{name}.nii.gz", image)
     truth = save(labels / "b.nii.gz", label).read_bytes()
     assert predict(run, images, labels) == 1
-    told = " ".join(capfd.readouterr().err.split())
-    assert f"{labels} holds 1 of the 2 files" in told
-    assert "b.nii.gz" in told
-    assert "OVERWRITE=1" in told
+    err = " ".join(capfd.readouterr().err.split())
+    assert f"{labels} holds 1 of the 2 files" in err
+    assert "b.nii.gz" in err
+    assert "OVERWRITE=1" in err
     assert [path.name for path in labels.iterdir()] == ["b.nii.gz"], "told before inference"
     assert (labels / "b.nii.gz").read_bytes() == truth
     assert predict(run, images, labels, "--overwrite") == 0
@@ -238,8 +240,8 @@ def test_one_process_at_a_time_writes_predictions(
     held = try_lock_folder(tmp_path / "out")
     assert held is not None
     assert predict(run, source, tmp_path / "out") == 1
-    told = capfd.readouterr().err
-    assert "Another process writes into the output folder" in told
+    err = capfd.readouterr().err
+    assert "Another process writes into the output folder" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
     unlock(held)
     (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of one that was killed")
@@ -247,7 +249,7 @@ def test_one_process_at_a_time_writes_predictions(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 
 
-def test_an_input_whose_name_is_that_of_anothers_probabilities(
+def test_input_named_as_probabilities_of_another_is_refused(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "a_prob"):
@@ -257,7 +259,7 @@ def test_an_input_whose_name_is_that_of_anothers_probabilities(
     assert predict(run, tmp_path, tmp_path / "out") == 0, "after an error others may write there"
 
 
-def test_a_broken_qform_beside_a_good_sform_is_written_back(run: Path, tmp_path: Path) -> None:
+def test_broken_qform_is_written_back(run: Path, tmp_path: Path) -> None:
     """A quaternion longer than 1, of which nibabel can make no matrix; the sform is what counts."""
     source = save(tmp_path / "a.nii", blobs(8, (21, 19, 4))[0])
     content = bytearray(source.read_bytes())

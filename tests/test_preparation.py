@@ -14,7 +14,7 @@ from mbls.config.preparation import prepare_once
 
 
 @pytest.mark.parametrize(("local_rank", "prepares"), [(None, True), ("0", True), ("1", False)])
-def test_the_first_rank_of_a_node_prepares_before_lightning_starts_the_others(
+def test_first_rank_of_a_node_prepares_before_lightning_starts_the_others(
     local_rank: str | None, prepares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RANK", "LOCAL_RANK"):
@@ -37,9 +37,9 @@ PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux kills it")
-def test_a_rank_ends_with_the_process_that_started_it() -> None:
-    words = [sys.executable, "-c", PARENT, CHILD]
-    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+def test_rank_ends_with_the_process_that_started_it() -> None:
+    args = [sys.executable, "-c", PARENT, CHILD]
+    parent = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     parent.send_signal(signal.SIGKILL)

@@ -2,17 +2,14 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EMAWeightAveraging,
     LearningRateFinder,
-    StochasticWeightAveraging,
-    WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
@@ -29,23 +26,15 @@ from tests.test_module import Pixelwise, module
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def trainer(**settings: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
-        use_distributed_sampler=False, num_sanity_val_steps=0,
-        **{"logger": False, "max_epochs": 1, "enable_model_summary": False} | settings,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandLine, Path]:
     """A run of the command line: its objects and its best checkpoint."""
     folder = tmp_path_factory.mktemp("run")
-    cli = command_line(tiny.fit_words(*tiny.words(folder, epochs=1)))
+    cli = command_line(tiny.fit_args(*tiny.train_args(folder, epochs=1)))
     return cli, tiny.run_folder(folder) / "checkpoints" / "best.ckpt"
 
 
-def test_a_checkpoint_loads_from_its_path_alone(run: tuple[CommandLine, Path]) -> None:
+def test_checkpoint_loads_from_its_path_alone(run: tuple[CommandLine, Path]) -> None:
     cli, path = run
     loaded = SegmentationModule.load_from_checkpoint(path, weights_only=True)
     image = torch.randn(1, 1, 16, 16)
@@ -55,7 +44,7 @@ def test_a_checkpoint_loads_from_its_path_alone(run: tuple[CommandLine, Path]) -
     assert (loaded.class_keys, loaded.unions) == (cli.model.class_keys, cli.model.unions)
 
 
-def test_a_checkpoint_loads_with_the_pieces_given(run: tuple[CommandLine, Path]) -> None:
+def test_checkpoint_loads_with_the_pieces_given(run: tuple[CommandLine, Path]) -> None:
     cli, path = run
     network, loss = copy.deepcopy(cli.model.network), MarginLoss(7.0)
     for parameter in network.parameters():
@@ -68,8 +57,8 @@ def test_a_checkpoint_loads_with_the_pieces_given(run: tuple[CommandLine, Path])
     assert any(parameter.any() for parameter in network.parameters())
 
 
-def test_a_module_made_in_python_loads_with_its_pieces(tmp_path: Path) -> None:
-    made, fitted = module(), trainer()
+def test_module_made_in_python_loads_with_its_pieces(tmp_path: Path) -> None:
+    made, fitted = module(), tiny.trainer()
     fitted.fit(made, datamodule=BlobDataModule(size=16))
     fitted.save_checkpoint(tmp_path / "own.ckpt")
     loaded = SegmentationModule.load_from_checkpoint(
@@ -85,26 +74,26 @@ def test_a_module_made_in_python_loads_with_its_pieces(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_a_module_of_the_command_line_can_be_copied(run: tuple[CommandLine, Path]) -> None:
+def test_module_of_the_command_line_can_be_copied(run: tuple[CommandLine, Path]) -> None:
     copied = copy.deepcopy(run[0].model)
     assert copied.network is not run[0].model.network
     assert copied.optimizer(copied.parameters()).param_groups[0]["lr"] == pytest.approx(2e-3)
 
 
-def test_an_example_input_is_traced_and_summarized() -> None:
+def test_example_input_is_traced_and_summarized() -> None:
     """Lightning hands it to the hooks of a batch, with and without a trainer."""
     built, image = module(), torch.randn(1, 1, 16, 16)
     expected = built.eval()(image)
     assert torch.equal(built.to_torchscript(method="trace", example_inputs=image)(image), expected)
     built.example_input_array = image
     assert summarize(built).out_sizes[0] == list(expected.shape)
-    fitted = trainer(accumulate_grad_batches=2, enable_model_summary=True)
+    fitted = tiny.trainer(accumulate_grad_batches=2, enable_model_summary=True)
     fitted.fit(built, datamodule=BlobDataModule(size=16))
     assert fitted.state.finished
 
 
 def test_loaders_in_place_of_a_datamodule() -> None:
-    data, built, fitted = BlobDataModule(size=16), module(), trainer()
+    data, built, fitted = BlobDataModule(size=16), module(), tiny.trainer()
     fitted.fit(built, data.train_dataloader(), data.val_dataloader())
     by_loaders = fitted.validate(built, data.val_dataloader(), verbose=False)[0]
     assert by_loaders == fitted.validate(built, data, verbose=False)[0]
@@ -112,16 +101,16 @@ def test_loaders_in_place_of_a_datamodule() -> None:
     assert tested == fitted.test(built, data, verbose=False)[0]
 
 
-def test_a_test_returns_and_logs_its_numbers(tmp_path: Path) -> None:
+def test_test_returns_and_logs_its_numbers(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path)
-    logged = trainer(logger=logger).test(module(), BlobDataModule(size=16), verbose=False)[0]
+    logged = tiny.trainer(logger=logger).test(module(), BlobDataModule(size=16), verbose=False)[0]
     errors = {"test/ece", "test/ece_label", "test/cece", "test/nll"}
     assert {"test/dice", "test/dice/class1", "test/dice/class2"} | errors == logged.keys()
     assert logged["test/nll"] > 0
     assert "test/nll" in Path(logger.log_dir, "metrics.csv").read_text()
 
 
-def test_a_test_of_a_run_returns_its_numbers_too(run: tuple[CommandLine, Path]) -> None:
+def test_trainer_test_of_a_run_returns_its_numbers(run: tuple[CommandLine, Path]) -> None:
     cli, path = run
     before = (path.parents[1] / "metrics.csv").read_bytes()
     logged = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
@@ -130,40 +119,34 @@ def test_a_test_of_a_run_returns_its_numbers_too(run: tuple[CommandLine, Path]) 
     assert (path.parents[1] / "metrics.csv").read_bytes() == before  # the training's
 
 
-@pytest.mark.parametrize(
-    "callback", [StochasticWeightAveraging(0.01, 1), EMAWeightAveraging(), WeightAveraging()]
-)
-def test_weights_are_averaged(callback: Callback, tmp_path: Path) -> None:
-    words = tiny.fit_words(*tiny.words(tmp_path, epochs=2))
-    name, swa = type(callback).__name__, isinstance(callback, StochasticWeightAveraging)
-    extra = [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}"]
-    given = ["--trainer.callbacks.init_args.swa_lrs=0.01",
-             "--trainer.callbacks.init_args.swa_epoch_start=1"]  # fmt: skip
-    done = command_line([*words, *extra, *(given if swa else ())]).trainer
+def test_weights_are_averaged(tmp_path: Path) -> None:
+    args = tiny.fit_args(*tiny.train_args(tmp_path, epochs=2))
+    average = "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"
+    done = command_line([*args, average]).trainer
     assert done.state.finished
     assert torch.isfinite(done.callback_metrics["val/dice"])
 
 
 def test_averaged_weights_with_a_loss_that_adapts_are_refused() -> None:
-    built = module(loss=HeuristicMarginLoss())
+    data, average = BlobDataModule(size=16), tiny.trainer(callbacks=[EMAWeightAveraging()])
     with pytest.raises(SettingError, match=r"EMAWeightAveraging .* HeuristicMarginLoss"):
-        trainer(callbacks=[EMAWeightAveraging()]).fit(built, datamodule=BlobDataModule(size=16))
-    trainer(callbacks=[EMAWeightAveraging()]).fit(module(), datamodule=BlobDataModule(size=16))
+        average.fit(module(loss=HeuristicMarginLoss()), datamodule=data)
+    tiny.trainer(callbacks=[EMAWeightAveraging()]).fit(module(), datamodule=data)
 
 
 @pytest.mark.parametrize("callback", [LearningRateFinder, BatchSizeFinder])
 def test_searches_within_a_run_are_refused(callback: type[Callback], tmp_path: Path) -> None:
-    words = tiny.fit_words(*tiny.words(tmp_path, epochs=1))
+    args = tiny.fit_args(*tiny.train_args(tmp_path, epochs=1))
     name = f"lightning.pytorch.callbacks.{callback.__name__}"
     with pytest.raises(SettingError, match=f"{callback.__name__} changes a setting"):
-        command_line([*words, f"--trainer.callbacks+={name}"])
+        command_line([*args, f"--trainer.callbacks+={name}"])
 
 
-def test_the_tuner_finds_and_sets_a_learning_rate(
+def test_tuner_finds_and_sets_a_learning_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # lightning writes its checkpoint there
-    built, fitted = module(), trainer()
+    built, fitted = module(), tiny.trainer()
     data = BlobDataModule(size=16, train=160)
     found = Tuner(fitted).lr_find(
         built, data, num_training=30, early_stop_threshold=None, update_attr=True

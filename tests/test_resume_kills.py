@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends as if nothing had been: to the last bit."""
+"""A run that is killed at any moment and resumed ends with the same bits."""
 
 import itertools
 import multiprocessing
@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 
-from tests import few_acdc
-from tests.equal_runs import assert_equal
+from tests import few, tiny
 from tests.forks import Ended, Forks
 
 KILLED = -signal.SIGKILL
-EPOCHS = 4
+EPOCHS = 3
 AUGMENTATION = {"flip": 0.5, "rotation": 20.0, "scale": 0.2, "gamma": 0.3, "noise": 0.1}
 
 
@@ -69,17 +68,16 @@ class KillAtHook(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def words_of(callback: str, **settings: Any) -> list[str]:
-    """Words that add one of the callbacks above."""
-    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
-    return [f"--trainer.callbacks+=tests.test_resume_kills.{callback}", *given]
+def callback(name: str, **settings: Any) -> list[str]:
+    """Return arguments that add one of the callbacks above."""
+    return tiny.callback(f"tests.test_resume_kills.{name}", **settings)
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Words of a run with dropout, augmentation, a loss that adapts and a rate that does."""
+def args(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return arguments of a run with dropout, augmentation, adaptive loss and learning rate."""
     folder = tmp_path_factory.mktemp("data")
-    given = few_acdc.words(
+    given = few.acdc_args(
         folder, test_cases=3, batch_size=4, augmentation={"probability": 0.7} | AUGMENTATION
     )
     plateau = {"mode": "max", "patience": "0", "threshold": "0.5"}  # worse, whatever comes
@@ -89,25 +87,25 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(forks: Forks, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing stopped."""
+def whole(forks: Forks, args: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that nothing stopped."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    ended = forks.mbls("train", *words, "--run", str(run))
+    ended = forks.mbls("train", *args, "--run", str(run))
     assert ended.code == 0, ended.out
     return run
 
 
-def resumed_after(
-    kills: list[list[str] | float], forks: Forks, words: list[str], run: Path
+def run_with_kills(
+    kills: list[list[str] | float], forks: Forks, args: list[str], run: Path
 ) -> list[Ended]:
-    """Start a run, and go on in its folder until it is done; how each of its processes ended.
+    """Start a run and resume it until it is done; return how each of its processes ended.
 
-    The first processes are killed as each of ``kills`` says: by a callback or after some seconds.
+    The first processes are killed as ``kills`` says: by a callback or after some seconds.
     """
     ended = []
     while not ended or ended[-1].code == KILLED:
         again = ["--run", str(run), "--resume", "--trainer.callbacks", "null"]
-        given = again if (run / "config.yaml").is_file() else [*words, "--run", str(run)]
+        given = again if (run / "config.yaml").is_file() else [*args, "--run", str(run)]
         kill = kills[len(ended)] if len(ended) < len(kills) else []
         if isinstance(kill, float):
             ended.append(forks.mbls("train", *given, kill_after=kill))
@@ -119,29 +117,21 @@ def resumed_after(
     return ended
 
 
-def test_a_run_killed_three_times_ends_as_if_nothing_had_been(
-    forks: Forks, words: list[str], whole: Path, tmp_path: Path
+def test_run_killed_at_each_write_of_a_checkpoint_is_resumed_to_equal_results(
+    forks: Forks, args: list[str], whole: Path, tmp_path: Path
 ) -> None:
     kills: list[list[str] | float] = [
-        words_of("KillAtHook", hook="on_train_batch_end", number=3),  # before any checkpoint
+        callback("KillAtHook", hook="on_train_batch_end", number=3),  # before any checkpoint
         # with previous in place of last, which has not come yet
-        words_of("KillAtCall", target="rename", number=1, file="last.ckpt", after="true"),
-        words_of("KillAtCall", target="fsync", number=1, file="*.ckpt.*", half=True),
+        callback("KillAtCall", target="rename", number=1, file="last.ckpt", after="true"),
+        callback("KillAtCall", target="fsync", number=1, file="*.ckpt.*", half=True),
     ]
     run = tmp_path / "run"
-    ended = resumed_after(kills, forks, words, run)
+    ended = run_with_kills(kills, forks, args, run)
     assert [each.code for each in ended] == [KILLED, KILLED, KILLED, 0]
-    assert f"{run} ended before its first checkpoint: it starts again" in ended[1].out
     assert "previous.ckpt instead" in ended[2].out
-    assert_equal(run, whole)
+    tiny.assert_equal(run, whole)
     assert not list(run.rglob("*.incoming"))  # which the last kill left
-
-
-def moment(kill: list[str] | float) -> str:
-    """Say in words when a process was killed."""
-    if isinstance(kill, float):
-        return f"after {kill:.1f} s"
-    return " ".join(word.rpartition(".")[2] for word in kill)
 
 
 def moments(seed: int, seconds: float) -> list[list[str] | float]:
@@ -154,31 +144,29 @@ def moments(seed: int, seconds: float) -> list[list[str] | float]:
     found: list[list[str] | float] = [
         draw.uniform(0, seconds),
         draw.uniform(0, seconds / 2),
-        words_of("KillAtHook", hook=hooks[seed % len(hooks)], number=draw.randint(1, 3)),
-        words_of("KillAtCall", target="fsync", **write),
-        words_of("KillAtCall", target="rename", **rename),
+        callback("KillAtHook", hook=hooks[seed % len(hooks)], number=draw.randint(1, 3)),
+        callback("KillAtCall", target="fsync", **write),
+        callback("KillAtCall", target="rename", **rename),
     ]
     draw.shuffle(found)
     return found
 
 
 @pytest.mark.slow
-def test_twenty_kills(forks: Forks, words: list[str], whole: Path, tmp_path: Path) -> None:
+def test_twenty_random_kills(forks: Forks, args: list[str], whole: Path, tmp_path: Path) -> None:
     begin = time.monotonic()
-    assert forks.mbls("train", *words, "--run", str(tmp_path / "timed")).code == 0
+    assert forks.mbls("train", *args, "--run", str(tmp_path / "timed")).code == 0
     seconds = time.monotonic() - begin
-    survived = []
+    kills_survived = 0
     for seed in itertools.count():
         run = tmp_path / f"run{seed}"
         kills = moments(seed, seconds)
-        ended = resumed_after(kills, forks, words, run)
-        assert_equal(run, whole)
-        survived += [kill for kill, each in zip(kills, ended, strict=False) if each.code == KILLED]
-        if len(survived) >= 20:
+        ended = run_with_kills(kills, forks, args, run)
+        tiny.assert_equal(run, whole)
+        kills_survived += sum(each.code == KILLED for each in ended)
+        if kills_survived >= 20:
             break
         assert seed < 20, "most processes ended before they were killed"
-    for kill in survived:
-        print(moment(kill), "| equal")  # noqa: T201  (the table of what was survived: pytest -s)
 
 
 # What a run needs beside itself: data processes and the cache -------------------------------------
@@ -200,25 +188,24 @@ class KillWorkers(Callback):
     ("hook", "left"),
     [
         ("on_train_batch_start", {"best", "last"}),
-        ("on_validation_batch_start", {"best", "last"}),
         ("on_test_batch_start", {"best", "last", "previous"}),
     ],
 )
-def test_a_killed_loader_is_told(
-    hook: str, left: set[str], forks: Forks, words: list[str], tmp_path: Path
+def test_killed_data_process_ends_the_run(
+    hook: str, left: set[str], forks: Forks, args: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    given = [*words, "--epochs", "2", "--run", str(run), "--data.init_args.num_workers", "1"]
-    ended = forks.mbls("train", *given, *words_of("KillWorkers", hook=hook), limit=200)
+    given = [*args, "--epochs", "2", "--run", str(run), "--data.init_args.num_workers", "1"]
+    ended = forks.mbls("train", *given, *callback("KillWorkers", hook=hook), limit=200)
     assert ended.code == 1, ended.out
     assert "A process that loads data has died" in ended.out
     assert "Traceback" not in ended.out
     assert {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == left
-    assert not (run / "test").exists()  # nothing is told of a part of the cases
+    assert not (run / "test").exists()  # no results of a part of the cases
 
 
-def test_a_damaged_cache_is_found_and_mended(
-    forks: Forks, words: list[str], whole: Path, tmp_path: Path
+def test_damaged_cache_is_found_and_repaired(
+    forks: Forks, args: list[str], whole: Path, tmp_path: Path
 ) -> None:
     cache = Path(next(iter(whole.parents[1].glob("data*/cache"))))
     label, image = (sorted(cache.rglob(f"{name}.npy")) for name in ("label", "image"))
@@ -232,7 +219,7 @@ def test_a_damaged_cache_is_found_and_mended(
     assert ended.code == 0, ended.out
     for name in ("label", "image"):
         assert f"{name}.npy in the cache changed since it was written" in ended.out
-    assert_equal(run, whole)
+    tiny.assert_equal(run, whole)
     flipped[-1] ^= 1
     assert label[0].read_bytes() == flipped
     assert image[-1].read_bytes() == cut

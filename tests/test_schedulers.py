@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import lr_scheduler
 
 from mbls.runtime.errors import SettingError
+from tests import tiny
 from tests.blobs import BlobDataModule
 from tests.test_module import module
 
@@ -23,11 +23,7 @@ def trained(scheduler: Any, *, epochs: int = 3, interval: str = "epoch", **setti
     built.on_train_epoch_start = lambda: rates.append(  # type: ignore[method-assign]
         built.optimizers().param_groups[0]["lr"]
     )
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        max_epochs=epochs, **settings,
-    )  # fmt: skip
+    trainer = tiny.trainer(max_epochs=epochs, **settings)
     trainer.fit(built, datamodule=BlobDataModule(size=16, train=4))
     return trainer, rates
 
@@ -39,7 +35,7 @@ def trained(scheduler: Any, *, epochs: int = 3, interval: str = "epoch", **setti
         ("train/loss", "min"),
     ],
 )  # fmt: skip
-def test_a_plateau_watches_its_own_monitor(monitor: str, mode: str) -> None:
+def test_plateau_watches_its_own_monitor(monitor: str, mode: str) -> None:
     trainer, _ = trained(partial(ReduceLROnPlateau, monitor=monitor, mode=mode), epochs=1)
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     assert scheduler.best == pytest.approx(float(trainer.callback_metrics[monitor]))
@@ -51,7 +47,7 @@ def test_torchs_plateau_watches_dice_for_more() -> None:
     assert best == pytest.approx(float(trainer.callback_metrics["val/dice"]))
 
 
-def test_a_plateau_follows_the_validation() -> None:
+def test_plateau_follows_the_validation() -> None:
     """Never better than by 10: each step but the first cuts the rate."""
     make = partial(lr_scheduler.ReduceLROnPlateau, mode="max", patience=0, threshold=10.0,
                    threshold_mode="abs")  # fmt: skip
@@ -61,7 +57,7 @@ def test_a_plateau_follows_the_validation() -> None:
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4])
 
 
-def test_a_plateau_of_validations_by_steps() -> None:
+def test_plateau_of_validations_by_steps() -> None:
     """The first epoch has none yet: nothing to step on, and no end of the run."""
     make = partial(lr_scheduler.ReduceLROnPlateau, mode="max", patience=0, threshold=10.0,
                    threshold_mode="abs")  # fmt: skip
@@ -70,7 +66,7 @@ def test_a_plateau_of_validations_by_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "interval", "told"),
+    ("scheduler", "interval", "message"),
     [
         (lr_scheduler.ReduceLROnPlateau, "epoch", "val/dice, of which more is better.*mode: max"),
         (partial(ReduceLROnPlateau, monitor="val/nll", mode="max"), "epoch", "mode: min"),
@@ -79,22 +75,20 @@ def test_a_plateau_of_validations_by_steps() -> None:
         (partial(ReduceLROnPlateau, monitor="val/nll"), "step", "scheduler_interval must be epoch"),
     ],
 )
-def test_what_contradicts_is_refused_when_the_module_is_made(
-    scheduler: Any, interval: str, told: str
-) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_contradicting_scheduler_is_refused(scheduler: Any, interval: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         module(scheduler=scheduler, scheduler_interval=interval, unions={"disc": (1, 2)})
 
 
 @pytest.mark.parametrize("off", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 9}])
-def test_a_plateau_of_a_run_that_never_validates_is_refused(off: dict[str, Any]) -> None:
+def test_plateau_of_a_run_that_never_validates_is_refused(off: dict[str, Any]) -> None:
     make = partial(ReduceLROnPlateau, monitor="val/nll")
     with pytest.raises(SettingError, match="monitor val/nll is a value of validation"):
         trained(make, **off)
     trained(partial(ReduceLROnPlateau, monitor="train/loss"), epochs=1, **off)
 
 
-def test_a_warm_up_within_the_first_epoch() -> None:
+def test_warm_up_within_the_first_epoch() -> None:
     make = partial(lr_scheduler.LinearLR, start_factor=0.1, total_iters=4)
     trainer, rates = trained(make, epochs=5, interval="step")
     assert trainer.global_step == 5  # one batch an epoch

@@ -35,7 +35,7 @@ def test_each_rule_on_paper():
     assert contenders(logged) == [1, 2]
 
 
-def test_what_is_not_a_number_is_taken_only_where_there_is_nothing_else():
+def test_nan_is_chosen_only_without_alternative():
     assert chosen_epoch(rows((NAN, NAN, NAN, NAN)), "compromise") == 0
     assert chosen_epoch(rows((NAN, NAN, NAN, NAN), (0.1, NAN, 0.9, 0.2)), "compromise") == 1
     assert chosen_epoch(rows((0.3, NAN, NAN, 0.2), (0.1, NAN, 0.9, NAN)), "compromise") == 0
@@ -43,7 +43,7 @@ def test_what_is_not_a_number_is_taken_only_where_there_is_nothing_else():
 
 
 @pytest.mark.parametrize("rule", [*RULES, ("val/own", "max")])
-def test_without_any_structure_in_the_validation_nll_chooses_or_the_last_epoch(rule):
+def test_validation_without_structures_is_chosen_by_nll(rule):
     assert chosen_epoch([], rule) is None
     without = rows(*((NAN, NAN, nll, NAN) for nll in (0.5, 0.3, 0.4)))
     assert chosen_epoch(without, rule) == 1
@@ -53,7 +53,7 @@ def test_without_any_structure_in_the_validation_nll_chooses_or_the_last_epoch(r
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_contenders_always_hold_what_the_compromise_will_take(seed):
+def test_contenders_include_the_final_compromise(seed):
     rng = np.random.default_rng(seed)
     dice = np.round(0.8 - 0.5 * np.exp(-np.arange(25) / 5) + rng.normal(0, 0.02, 25), 3)
     nll = np.round(0.3 + 0.01 * (np.arange(25) - 8) ** 2 / 25 + rng.normal(0, 0.01, 25), 3)
@@ -66,7 +66,7 @@ def test_the_contenders_always_hold_what_the_compromise_will_take(seed):
         kept = now
 
 
-def test_the_standard_error_is_over_patients():
+def test_standard_error_is_over_patients():
     scores = torch.tensor([[0.8, 0.6], [0.4, NAN], [0.9, 0.9], [NAN, NAN]])
     found = patient_error(scores, ["a", "a", "b", "c"])
     assert found.item() == pytest.approx(np.std([0.55, 0.9], ddof=1) / 2**0.5)
@@ -81,12 +81,17 @@ def taken(run, name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("no_figures")
-def test_a_run_keeps_each_rules_checkpoint_also_over_a_resume(tmp_path: Path) -> None:
-    words = [*tiny.words(tmp_path, epochs=6), "--checkpoint.keep", "true", "--select", "compromise"]
-    assert tiny.fit(*words, *tiny.callback("Interrupt", epoch=3, batch=0)) == 130
+def test_resumed_run_keeps_the_checkpoint_of_each_rule(tmp_path: Path) -> None:
+    args = [
+        *tiny.train_args(tmp_path, epochs=6),
+        "--checkpoint.keep",
+        "true",
+        "--select",
+        "compromise",
+    ]
+    assert tiny.fit(*args, *tiny.callback("Interrupt", epoch=3, batch=0)) == 130
     run = tiny.run_folder(tmp_path)
-    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    assert tiny.resume(run) == 0
     logged = [
         {key: float(row[key]) for key in ("epoch", *KEYS)}
         for row in read_rows(run / "metrics.csv")
@@ -102,7 +107,7 @@ def test_a_run_keeps_each_rules_checkpoint_also_over_a_resume(tmp_path: Path) ->
     assert (run / "test/best-nll/metrics.json").is_file()
 
 
-def test_an_unknown_rule_is_answered_at_once(capsys) -> None:
+def test_unknown_selection_rule_is_refused(capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--dataset", "acdc", "--loss", "ce", "--select", "dize"])
     assert "choose from" in capsys.readouterr().err

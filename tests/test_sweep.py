@@ -28,7 +28,7 @@ def test_losses_are_read(text: str, labels: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ce mbsl", r"Unknown loss 'mbsl'. Did you mean 'mbls'\? There are: "),
         ("mbls:margn=3", r"Unknown setting 'margn' of loss mbls. Did you mean 'margin'\? .*alpha"),
@@ -45,8 +45,8 @@ def test_losses_are_read(text: str, labels: list[str]) -> None:
         (" ", "A sweep needs losses"),
     ],
 )
-def test_a_loss_that_is_wrong(text: str, told: str) -> None:
-    with pytest.raises(ChoiceError, match=told):
+def test_loss_that_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ChoiceError, match=message):
         parse_losses(text)
 
 
@@ -58,7 +58,7 @@ def test_two_files_of_one_name_would_share_a_folder(tmp_path: Path) -> None:
         parse_losses(f"ce {own}")
 
 
-def test_a_file_that_is_no_loss(tmp_path: Path) -> None:
+def test_file_that_is_no_loss(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("data: {}")
     with pytest.raises(ChoiceError, match=r"x\.yaml is no loss: it must state model.loss"):
         parse_losses(str(tmp_path / "x.yaml"))
@@ -82,9 +82,9 @@ def test_cells_have_folders_of_their_own_seed_by_seed(tmp_path: Path) -> None:
     assert made[-1].name == "mbls,margin=3 seed 2 fold 1"
 
 
-def test_the_network_of_the_folder_is_the_one_that_trains(tmp_path: Path) -> None:
-    def network(*words: str) -> str:
-        return cells(tmp_path, "--dataset", "acdc", *words)[0].folder.parent.name
+def test_network_of_the_folder_is_the_one_that_trains(tmp_path: Path) -> None:
+    def network(*args: str) -> str:
+        return cells(tmp_path, "--dataset", "acdc", *args)[0].folder.parent.name
 
     assert network() == "unet-ce"
     assert network("--preset", "paper") == "unet_paper-ce"
@@ -93,7 +93,7 @@ def test_the_network_of_the_folder_is_the_one_that_trains(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (("--dataset", "acdk"), "Did you mean 'acdc'"),
         (("--dataset", "acdc", "--network", "unett"), "Did you mean 'unet'"),
@@ -101,12 +101,12 @@ def test_the_network_of_the_folder_is_the_one_that_trains(tmp_path: Path) -> Non
         (("--epochs", "1"), "A sweep needs a dataset"),
     ],
 )
-def test_a_choice_that_is_wrong(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ChoiceError, match=told):
-        cells(tmp_path, *words)
+def test_choice_that_is_wrong(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ChoiceError, match=message):
+        cells(tmp_path, *args)
 
 
-def test_the_arguments_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
+def test_arguments_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
     cell = cells(tmp_path, "--dataset", "acdc", "--epochs", "3", seeds=[1], folds=[2])[1]
     command, *args = cell.args()
     options, rest = parse(parser("train", None), args)
@@ -147,7 +147,7 @@ def test_states_and_what_comes_next(tmp_path: Path) -> None:
     assert cell.state() is State.FINISHED
 
 
-def test_a_second_broken_folder_gets_a_number(tmp_path: Path) -> None:
+def test_second_broken_folder_gets_a_number(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     for _ in range(2):
         cell.folder.mkdir(parents=True)
@@ -158,7 +158,7 @@ def test_a_second_broken_folder_gets_a_number(tmp_path: Path) -> None:
     ]
 
 
-def test_a_claim_is_held_once_and_given_back(tmp_path: Path) -> None:
+def test_claim_is_exclusive_and_released(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "seed0"
     with claim(folder) as mine:
         assert mine is not None
@@ -183,7 +183,7 @@ def claimed_elsewhere(folder: Path) -> bool:
     return done.stdout.strip() == "True"
 
 
-def test_a_claim_outlives_its_parent_with_the_child_and_dies_with_both(tmp_path: Path) -> None:
+def test_claim_is_kept_by_a_child_until_it_ends(tmp_path: Path) -> None:
     folder = tmp_path / "seed0"
     with claim(folder) as file:
         sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -196,7 +196,7 @@ def test_a_claim_outlives_its_parent_with_the_child_and_dies_with_both(tmp_path:
     assert not claimed_elsewhere(folder)
 
 
-def test_a_claim_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_claim_in_an_unwritable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(RunFolderError, match=r"seed0\.log cannot be written"),

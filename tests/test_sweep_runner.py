@@ -1,4 +1,4 @@
-"""A grid's processes: what runs when, what a failure or a signal leaves, and what is shown."""
+"""The processes of a sweep: their order, failures and signals, and what is shown."""
 
 import contextlib
 import io
@@ -26,28 +26,30 @@ from mbls.runtime.locks import lock_folder
 from mbls.runtime.threads import cpus
 from tests import fake_run
 
-GRID = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
+SWEEP = ["--losses", "ce mbls:margin=3", "--seeds", "0 1", "--no-report"]
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of milliseconds, and a grid that looks often."""
+    """Take milliseconds for a run, and poll often."""
     monkeypatch.setattr(
-        runner_module, "mbls_command", lambda words: [sys.executable, fake_run.__file__, *words]
+        runner_module, "mbls_command", lambda args: [sys.executable, fake_run.__file__, *args]
     )
     monkeypatch.setattr(runner_module, "POLL", 0.01)
     monkeypatch.setattr(runner_module, "POLL_ELSEWHERE", 0.05)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
-def grid(root: Path, losses: str = "ce mbls:margin=3", seeds: tuple[int, ...] = (0,)) -> list[Cell]:
+def sweep(
+    root: Path, losses: str = "ce mbls:margin=3", seeds: tuple[int, ...] = (0,)
+) -> list[Cell]:
     return make_cells(parse_losses(losses), seeds, train_args=["--dataset", "acdc"], root=root)
 
 
-def tell(cell: Cell, *words: str) -> None:
+def mark(cell: Cell, *args: str) -> None:
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
-    for word in words:
-        (cell.folder.parent / word).touch()
+    for name in args:
+        (cell.folder.parent / name).touch()
 
 
 def starts(cell: Cell) -> list[str]:
@@ -63,8 +65,8 @@ def run(cells: list[Cell], jobs: int = 1) -> tuple[list[Entry], str]:
     return entries, console.file.getvalue()
 
 
-def test_what_is_missing_runs_and_what_is_finished_is_kept(tmp_path: Path) -> None:
-    cells = grid(tmp_path, seeds=(0, 1))
+def test_missing_cells_run_and_finished_ones_are_kept(tmp_path: Path) -> None:
+    cells = sweep(tmp_path, seeds=(0, 1))
     cells[0].folder.mkdir(parents=True)
     fake_run.finish(cells[0].folder)
     cells[1].folder.mkdir(parents=True)  # broken
@@ -85,34 +87,34 @@ def test_what_is_missing_runs_and_what_is_finished_is_kept(tmp_path: Path) -> No
     assert not shown
 
 
-def test_a_failure_does_not_stop_the_others_and_is_told(
+def test_failed_run_stops_no_others_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = grid(tmp_path, seeds=(0, 1))
-    tell(cells[1], "fail")
-    words = ["benchmark", *GRID, "--dataset", "acdc", "--root", str(tmp_path)]
-    assert main(words) == 1
-    told = capsys.readouterr().out
-    assert "2 of 4 finished, 2 failed." in told
-    after = " ".join(told.partition("2 failed.\n")[2].split())
+    cells = sweep(tmp_path, seeds=(0, 1))
+    mark(cells[1], "fail")
+    args = ["benchmark", *SWEEP, "--dataset", "acdc", "--root", str(tmp_path)]
+    assert main(args) == 1
+    out = capsys.readouterr().out
+    assert "2 of 4 finished, 2 failed." in out
+    after = " ".join(out.partition("2 failed.\n")[2].split())
     assert f"mbls,margin=3 seed 0 failed (exit 1), {log_file(cells[1].folder)}:" in after
     assert after.count("ValueError: margin must be >= 0") == 2
     (cells[1].folder.parent / "fail").unlink()
-    assert main(words) == 0  # the same command mends it
+    assert main(args) == 0  # the same command mends it
     assert "4 of 4 finished (2 kept)." in capsys.readouterr().out
 
 
-def test_a_crash_without_a_word_is_a_failure(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "ce")[0]
-    tell(cell, "crash")
+def test_crash_without_output_is_a_failure(tmp_path: Path) -> None:
+    cell = sweep(tmp_path, "ce")[0]
+    mark(cell, "crash")
     (entry,), _ = run([cell])
     assert (entry.status, entry.code) == (Status.FAILED, -signal.SIGKILL)
 
 
 def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
-    cells = grid(tmp_path, "ce ls focal")
+    cells = sweep(tmp_path, "ce ls focal")
     for cell in cells:
-        tell(cell, "hang")
+        mark(cell, "hang")
     result: list[list[Entry]] = []
 
     def unlock() -> None:
@@ -134,26 +136,26 @@ def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
     assert f"threads {each}\n" in log_file(cells[0].folder).read_text()
 
 
-def test_ctrl_c_ends_runs_in_order_and_the_same_command_goes_on(
+def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = grid(tmp_path, "ce")
-    tell(cells[0], "hang")
-    words = ["benchmark", "--losses", "ce", "--seeds", "0", "--no-report", "--root", str(tmp_path)]
-    words += ["--dataset", "acdc"]
+    cells = sweep(tmp_path, "ce")
+    mark(cells[0], "hang")
+    argv = ["benchmark", "--losses", "ce", "--seeds", "0", "--no-report", "--root", str(tmp_path)]
+    argv += ["--dataset", "acdc"]
     thread = threading.Thread(target=interrupt_when, args=(cells[0].folder.with_name("hangs"),))
     thread.start()
-    assert main(words) == 130
+    assert main(argv) == 130
     thread.join()
     assert "0 of 1 finished, 1 stopped.\nThe same command resumes." in capsys.readouterr().out
     assert cells[0].state() is State.STOPPED
     (cells[0].folder.parent / "hang").unlink()
-    assert main(words) == 0
+    assert main(argv) == 0
     assert starts(cells[0]) == ["seed0 train", "seed0 resume"]
 
 
-def broken_grid(cell: Cell) -> Runner:
-    """A grid that fails when its run is at work."""
+def broken_sweep(cell: Cell) -> Runner:
+    """Return a sweep that failed while its run was at work."""
 
     class Broken(LineView):
         def tick(self, entries) -> None:
@@ -167,19 +169,19 @@ def broken_grid(cell: Cell) -> Runner:
     return runner
 
 
-def test_a_grid_that_fails_itself_leaves_no_process(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "ce")[0]
-    tell(cell, "hang")
-    assert broken_grid(cell).entries[0].code is not None
+def test_failing_sweep_leaves_no_process(tmp_path: Path) -> None:
+    cell = sweep(tmp_path, "ce")[0]
+    mark(cell, "hang")
+    assert broken_sweep(cell).entries[0].code is not None
     assert cell.state() is State.STOPPED
 
 
 @pytest.mark.parametrize("signaled", [False, True], ids=["after a while", "with a signal"])
-def test_nor_one_that_does_not_hear(
+def test_failing_sweep_kills_runs_that_ignore_signals(
     signaled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = grid(tmp_path, "ce")[0]
-    tell(cell, "deaf")
+    cell = sweep(tmp_path, "ce")[0]
+    mark(cell, "deaf")
     monkeypatch.setattr(runner_module, "PATIENCE", 30.0 if signaled else 0.1)
     thread = threading.Thread(
         target=interrupt_when, args=(cell.folder.with_name("hangs"),), kwargs={"wait": 0.5}
@@ -187,7 +189,7 @@ def test_nor_one_that_does_not_hear(
     if signaled:
         thread.start()
     begin = time.monotonic()
-    assert broken_grid(cell).entries[0].code == -signal.SIGKILL
+    assert broken_sweep(cell).entries[0].code == -signal.SIGKILL
     assert time.monotonic() - begin < 20
 
 
@@ -199,9 +201,9 @@ def interrupt_when(path: Path, wait: float = 0.0) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "ce")[0]
-    tell(cell, "deaf")
+def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+    cell = sweep(tmp_path, "ce")[0]
+    mark(cell, "deaf")
     view = LineView(Console(file=io.StringIO()), title="", jobs=1, epochs=1)
     runner = Runner([cell], jobs=1, view=view)
 
@@ -220,14 +222,14 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_two_grids_run_each_cell_once(tmp_path: Path) -> None:
+def test_two_sweeps_run_each_cell_once(tmp_path: Path) -> None:
     code = (
         "import sys, io; from pathlib import Path; from rich.console import Console\n"
-        "from tests.test_sweep_runner import grid, runner_module, fake_run, Runner, LineView\n"
+        "from tests.test_sweep_runner import sweep, runner_module, fake_run, Runner, LineView\n"
         "runner_module.mbls_command = lambda w: [sys.executable, fake_run.__file__, *w]\n"
         "runner_module.POLL, runner_module.POLL_ELSEWHERE = 0.005, 0.02\n"
         "view = LineView(Console(file=io.StringIO()), title='', jobs=2, epochs=1)\n"
-        "cells = grid(Path(sys.argv[1]), 'ce ls focal', (0, 1, 2))\n"
+        "cells = sweep(Path(sys.argv[1]), 'ce ls focal', (0, 1, 2))\n"
         "entries = Runner(cells, jobs=2, view=view).run()\n"
         "print(*(e.status.value for e in entries))"
     )
@@ -237,15 +239,15 @@ def test_two_grids_run_each_cell_once(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     shown = [process.communicate(timeout=120)[0].decode().split() for process in both]
-    cells = grid(tmp_path, "ce ls focal", (0, 1, 2))
+    cells = sweep(tmp_path, "ce ls focal", (0, 1, 2))
     for cell in cells:
         assert sorted(starts(cell)) == ["seed0 train", "seed1 train", "seed2 train"]
     for one, other in zip(*shown, strict=True):
         assert {one, other} == {"done", "kept"}
 
 
-def test_a_cell_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "ce")[0]
+def test_cell_locked_by_another_process_is_waited_for(tmp_path: Path) -> None:
+    cell = sweep(tmp_path, "ce")[0]
 
     def elsewhere() -> None:
         time.sleep(0.3)
@@ -265,50 +267,45 @@ def test_a_cell_that_another_process_holds_is_waited_for(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
-        (["--losses", "ce mbsl"], "Did you mean 'mbls'?"),
-        (["--losses", "mbls:margn=3"], "Did you mean 'margin'?"),
         (["--losses", "ce", "--epoch", "3"], "Unknown option --epoch. Did you mean --epochs?"),
-        (["--losses", "ce", "--seed", "3"], "Unknown option --seed. Did you mean --seeds?"),
         (["--losses", "ce", "--resume"], "Unknown option --resume."),
         (["--losses", "ce", "--dataset", "acdk"], "Did you mean 'acdc'?"),
     ],
 )
-def test_a_word_that_is_wrong_is_answered_before_anything_runs(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_argument_is_refused_before_anything_runs(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["benchmark", *words, "--root", str(tmp_path)]) in (1, 2)
-    assert told in capsys.readouterr().err
+    assert main(["benchmark", *args, "--root", str(tmp_path)]) in (1, 2)
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (["--seeds", "a"], "must be whole numbers"),
         (["--seeds", "1 1"], "must differ"),
         (["--jobs", "0"], "must be a whole number of at least 1, got 0"),
     ],
 )
-def test_a_number_that_is_wrong(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_number_is_refused(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["benchmark", *words])
-    assert told in capsys.readouterr().err
+        main(["benchmark", *args])
+    assert message in capsys.readouterr().err
 
 
-def test_the_list_shows_states_and_commands(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_shows_states_and_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--list", "--root", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 * len(benchmark.DEFAULT_LOSSES.split())
     assert lines[0].startswith("missing   mbls train --loss ce --dataset acdc --preset small ")
 
 
-def test_the_default_benchmark_keeps_away_from_other_runs(
+def test_default_benchmark_has_its_own_root(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Otherwise the README's first command, of another preset, would stand in its way."""
@@ -318,30 +315,32 @@ def test_the_default_benchmark_keeps_away_from_other_runs(
     assert "--run runs/acdc/unet-ce/seed0" in capsys.readouterr().out
 
 
-def made_with(cell: Cell, text: str) -> Cell:
-    cell.folder.mkdir(parents=True)
-    fake_run.finish(cell.folder)
-    (cell.folder / "config.yaml").write_text(text)
-    return cell
-
-
-def test_a_run_of_other_settings_is_neither_kept_nor_lost(
+def test_run_of_other_settings_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell = made_with(grid(tmp_path, "mbls")[0], "trainer: {max_epochs: 3}")
+    (cell,) = sweep(tmp_path, "mbls")
+    cell.folder.mkdir(parents=True)
+    fake_run.finish(cell.folder)
+    (cell.folder / "config.yaml").write_text("trainer: {max_epochs: 3}")
     assert main(["benchmark", "--losses", "mbls", "--seeds", "0", "--root", str(tmp_path),
                  "--dataset", "acdc"]) == 1  # fmt: skip
-    told = capsys.readouterr().err
-    assert f"{cell.folder} was made with other settings than this sweep's" in told
-    assert "trainer.max_epochs is 3, not 10. Give the sweep a place of its own" in told
+    err = capsys.readouterr().err
+    assert f"{cell.folder} was made with other settings than this sweep's" in err
+    assert "trainer.max_epochs is 3, not 10. Give the sweep a place of its own" in err
     assert not starts(cell)
 
 
-def test_a_training_at_work_in_a_folder_is_waited_for(tmp_path: Path) -> None:
-    (cell,) = grid(tmp_path, "ce")
+@pytest.mark.parametrize("late", [False, True], ids=["at work", "locked after three looks"])
+def test_running_training_in_a_folder_is_waited_for(
+    late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = sweep(tmp_path, "ce")
     cell.folder.mkdir(parents=True)
     lock = lock_folder(cell.folder)
     assert cell.state() is State.LOCKED
+    if late:
+        looks = iter((False, False, False))
+        monkeypatch.setattr("mbls.benchmark.cells.is_locked", lambda folder: next(looks, True))
     end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
     end.start()
     entries, _ = run([cell])
@@ -349,29 +348,16 @@ def test_a_training_at_work_in_a_folder_is_waited_for(tmp_path: Path) -> None:
     assert not starts(cell)
     assert not list(cell.folder.parent.glob("*.broken*"))
 
-    for file in cell.folder.rglob("*.json"):
-        file.unlink()
-    assert cell.state() is State.BROKEN  # the lock file that a dead process leaves holds nothing
 
-
-def test_a_folder_that_a_training_has_just_made_is_left_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cell,) = grid(tmp_path, "ce")
+def test_lock_file_of_a_dead_process_locks_nothing(tmp_path: Path) -> None:
+    (cell,) = sweep(tmp_path, "ce")
     cell.folder.mkdir(parents=True)
-    lock = lock_folder(cell.folder)
-    looks = iter((False, False, False))  # before it was locked
-    monkeypatch.setattr("mbls.benchmark.cells.is_locked", lambda folder: next(looks, True))
-    end = threading.Timer(0.5, lambda: (fake_run.finish(cell.folder), lock.close()))
-    end.start()
-    entries, _ = run([cell])
-    assert [entry.status for entry in entries] == ["kept"]
-    assert not starts(cell)
-    assert not list(cell.folder.parent.glob("*.broken*"))
+    lock_folder(cell.folder).close()
+    assert cell.state() is State.BROKEN
 
 
 def entries_of(root: Path) -> list[Entry]:
-    cells = grid(root, "ce mbls:margin=3", (0, 1, 2))
+    cells = sweep(root, "ce mbls:margin=3", (0, 1, 2))
     statuses = [Status.KEPT, Status.FAILED, Status.RUNNING, Status.ELSEWHERE, Status.STOPPED,
                 Status.WAITING]  # fmt: skip
     entries = [Entry(cell, status) for cell, status in zip(cells, statuses, strict=True)]
@@ -383,7 +369,7 @@ def entries_of(root: Path) -> list[Entry]:
     return entries
 
 
-def test_the_live_table(tmp_path: Path) -> None:
+def test_live_table(tmp_path: Path) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     view = LiveView(console, title="acdc: 6 runs", jobs=1, epochs=9)
     console.print(view.render(entries_of(tmp_path)))
@@ -399,8 +385,8 @@ def test_the_live_table(tmp_path: Path) -> None:
     assert re.search(r"ends about (\w+ )?\d\d:\d\d, in 2:5\d", end)  # 70 % of 100 s, and 100 s
 
 
-def test_the_live_table_is_left_on_screen_where_nothing_was_to_do(tmp_path: Path) -> None:
-    cell = grid(tmp_path, "ce")[0]
+def test_live_table_of_a_finished_sweep_is_printed(tmp_path: Path) -> None:
+    cell = sweep(tmp_path, "ce")[0]
     cell.folder.mkdir(parents=True)
     fake_run.finish(cell.folder)
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
@@ -410,7 +396,7 @@ def test_the_live_table_is_left_on_screen_where_nothing_was_to_do(tmp_path: Path
     assert "0.500 0.500 ✓" in console.file.getvalue()
 
 
-def test_the_expected_end(tmp_path: Path) -> None:
+def test_expected_end(tmp_path: Path) -> None:
     entries = entries_of(tmp_path)
     assert (
         seconds_left([entry for entry in entries if entry.status is Status.WAITING], 1, 9) is None

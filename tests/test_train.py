@@ -1,4 +1,4 @@
-"""The main job on a datamodule without files: the run folder, and digits that can be had again."""
+"""Training on a datamodule without files: the run folder, and digits that can be reproduced."""
 
 import csv
 import json
@@ -14,24 +14,23 @@ import torch
 from mbls.cli import main
 from mbls.evaluation import from_bins
 from mbls.runtime.locks import is_locked, lock_folder
-from tests import tiny
+from tests import processes, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was trained and tested."""
+    """Return the folder of a run that was trained and tested."""
     folder = tmp_path_factory.mktemp("trained")
-    assert main(["train", *tiny.words(folder), *tiny.callback("NoteHeld")]) == 0
+    assert main(["train", *tiny.train_args(folder), *tiny.callback("NoteLocked")]) == 0
     return tiny.run_folder(folder)
 
 
-def test_a_run_leaves_what_the_design_lists(run: Path) -> None:
+def test_run_folder_has_its_files(run: Path) -> None:
     for name in ("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt",
                  "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "test/best/metrics.json",
-                 "test/best/cases.csv", "test/best/bins.npz",
-                 "test/best/reliability.png"):  # fmt: skip
+                 "test/best/cases.csv", "test/best/bins.npz", "test/best/worst.npz"):  # fmt: skip
         assert (run / name).is_file(), name
     card = json.loads((run / "run.json").read_text())
     assert card["finished"] is True
@@ -50,24 +49,24 @@ def test_a_run_leaves_what_the_design_lists(run: Path) -> None:
     assert from_bins(run / "test/best/bins.npz") == metrics
 
 
-def test_a_run_is_held_until_its_test_is_over(run: Path) -> None:
-    assert (run / "held").read_text() == "True"
+def test_run_folder_is_locked_until_the_test_is_over(run: Path) -> None:
+    assert (run / "locked").read_text() == "True"
     assert not is_locked(run)
 
 
-def test_files_of_two_tests_are_not_mixed(
+def test_results_that_another_process_writes_are_locked(
     run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mbls.callbacks.results.PATIENCE", 0)
     before = (run / "test/best/cases.csv").stat().st_mtime_ns
     with lock_folder(run / "test/best"):
         assert main(["evaluate", str(run)]) == 1
-    told = capfd.readouterr().err
-    assert f"Another process is at work in run folder {run}/test/best (process" in told
+    err = capfd.readouterr().err
+    assert f"Another process is at work in run folder {run}/test/best (process" in err
     assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
-KILLED_WHILE_IT_DRAWS = """
+KILLED_WHILE_DRAWING = """
 import os, signal, sys
 import mbls.evaluation.results as results
 from mbls.cli import main
@@ -76,51 +75,50 @@ main(sys.argv[1:])
 """
 
 
-def test_a_test_that_is_killed_leaves_the_results_before(run: Path) -> None:
+def test_killed_evaluation_leaves_the_earlier_results(run: Path) -> None:
     files = [run / "test/best" / name for name in ("metrics.json", "cases.csv", "bins.npz")]
     before = [file.stat().st_mtime_ns for file in files]
-    words = [sys.executable, "-c", KILLED_WHILE_IT_DRAWS, "evaluate", str(run)]
-    env = os.environ | {"PYTHONPATH": str(tiny.ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=env, cwd=tiny.ROOT, capture_output=True, timeout=200)
+    args = [sys.executable, "-c", KILLED_WHILE_DRAWING, "evaluate", str(run)]
+    env = os.environ | {"PYTHONPATH": str(processes.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(args, env=env, cwd=processes.ROOT, capture_output=True, timeout=200)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_evaluate_gives_the_run_s_own_digits(run: Path) -> None:
+@pytest.mark.usefixtures("figures")
+def test_evaluate_gives_the_digits_of_the_run_and_draws_figures(run: Path) -> None:
     best = run / "test" / "best"
     before = {name: (best / name).read_bytes() for name in ("metrics.json", "cases.csv")}
     card = (run / "run.json").read_bytes()
     assert main(["evaluate", str(run)]) == 0
     assert {name: (best / name).read_bytes() for name in before} == before
-    assert not list(best.glob("*.incoming"))  # which the killed test left
-    assert main(["evaluate", str(run), "--ckpt", "last"]) == 0
-    assert (run / "test" / "last" / "metrics.json").is_file()
+    assert not list(best.glob("*.incoming"))  # which the killed evaluation left
+    for name in ("reliability", "worst"):
+        assert (best / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "run.json").read_bytes() == card
 
 
-def test_a_test_without_pictures_leaves_none_of_another(run: Path) -> None:
+def test_evaluation_without_pictures_removes_earlier_ones(run: Path) -> None:
     folder = run / "test" / "best"
     assert (folder / "worst.npz").is_file()
     assert main(["evaluate", str(run), "--results.pictures", "0"]) == 0
     assert not list(folder.glob("worst.*"))
+    assert main(["evaluate", str(run), "--ckpt", "last"]) == 0
+    assert (run / "test" / "last" / "metrics.json").is_file()
 
 
-def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
-    for _ in range(2):
-        assert tiny.fit(*tiny.words(tmp_path, epochs=1)) == 0
-    parent = tiny.run_folder(tmp_path).parent
-    assert sorted(path.name for path in parent.iterdir()) == ["seed0", "seed0-2"]
+def test_second_run_gets_a_folder_of_its_own(run: Path) -> None:
+    assert tiny.fit(*tiny.train_args(run.parents[3], epochs=1)) == 0
+    assert sorted(path.name for path in run.parent.iterdir()) == ["seed0", "seed0-2"]
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_mirrorings_that_were_never_trained_on_are_told_and_kept_apart(
+def test_mirroring_without_flips_in_training_is_reported_and_kept_apart(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(run), "--mirror", "1,0"]) == 0
-    told = capfd.readouterr().out
-    assert "mirrorings along the axes 0, 1, of which this network never saw one" in told
-    assert "augmentation.flip is None" in told
+    out = capfd.readouterr().out
+    assert "mirrorings along the axes 0, 1, of which this network never saw one" in out
+    assert "augmentation.flip is None" in out
     assert main(["evaluate", str(run), "--mirror", "1"]) == 0
     assert "mirrorings along axis 1, of which" in capfd.readouterr().out
     for axes in ([0, 1], [1]):
@@ -129,16 +127,15 @@ def test_mirrorings_that_were_never_trained_on_are_told_and_kept_apart(
         assert metrics["meta"]["mirror"] == axes
 
 
-def test_a_finished_run_is_not_tested_again_where_it_is_to_go_on(
+def test_finished_run_is_resumed_with_more_epochs_only(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     results = [run / "test/best/metrics.json", run / "run.json"]
     before = [file.stat().st_mtime_ns for file in results]
     assert main(["train", "--run", str(run), "--resume"]) == 0
-    told = capfd.readouterr().out
-    assert f"{run} is finished: trained for 2 epochs, and tested." in told
-    assert "EPOCHS=3 or more" in told
-    assert f"make evaluate RUN={run}" in told
+    out = capfd.readouterr().out
+    assert f"{run} is finished" in out
+    assert "EPOCHS=3" in out
     assert [file.stat().st_mtime_ns for file in results] == before
     assert main(["train", "--run", str(run), "--resume", "--epochs", "1"]) == 1
     assert "max_epochs must be at least the checkpoint's 2 epochs" in capfd.readouterr().err
@@ -147,7 +144,7 @@ def test_a_finished_run_is_not_tested_again_where_it_is_to_go_on(
     assert all(file.stat().st_mtime_ns > b for file, b in zip(results, before, strict=True))
 
 
-def test_a_class_that_is_gone_is_told_where_a_run_prepares_its_data_again(
+def test_missing_class_of_a_resumed_run_is_named(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -159,37 +156,39 @@ def test_a_class_that_is_gone_is_told_where_a_run_prepares_its_data_again(
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--accelerator", "gpu"], "accelerator=gpu needs a GPU that torch can use, found torch"),
         (["--trainer.strategy", "ddp_spawn", "--devices", "2"], "trainer.strategy must start"),
     ],
 )
-def test_hardware_that_is_not_there_is_refused_before_training(
-    more: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+def test_missing_hardware_is_refused_before_training(
+    more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    assert main(["train", *tiny.words(tmp_path), *more]) == 1
-    assert told in capfd.readouterr().err
+    assert main(["train", *tiny.train_args(tmp_path), *more]) == 1
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_takes_long_or_runs_otherwise_is_told(
+def test_long_runs_and_other_precision_are_reported(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = tiny.words(tmp_path, epochs=1)
-    words[words.index("quick")] = "paper"
-    assert tiny.fit(*words, "--precision", "16-mixed") == 0
-    told = capfd.readouterr()
-    assert f"Training in {tiny.run_folder(tmp_path)}" in told.out
-    assert "16-mixed is for GPUs. On the CPU bf16-mixed runs in its place" in told.out
-    assert "fp16 is not supported" not in told.err
-    assert "may take days" not in told.out  # an epoch does not
-    del words[words.index("--epochs") : words.index("--epochs") + 2]
-    assert main(["train", *words, "--run", str(tiny.run_folder(tmp_path))]) == 1  # it exists
-    told = capfd.readouterr()
-    assert "preset paper · epochs 100 ·" in told.out
-    assert "PRESET=paper trains for 100 epochs: on a CPU that may take days" in told.out
-    assert "EPOCHS=2 PRESET=quick" in told.out
+    args = tiny.train_args(tmp_path, epochs=1)
+    args[args.index("quick")] = "paper"
+    assert tiny.fit(*args, "--precision", "16-mixed") == 0
+    printed = capfd.readouterr()
+    assert f"Training in {tiny.run_folder(tmp_path)}" in printed.out
+    assert "16-mixed is for GPUs. On the CPU bf16-mixed runs in its place" in printed.out
+    assert "fp16 is not supported" not in printed.err
+    card = json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())
+    assert card["precision"] == "bf16-mixed"
+    assert "may take days" not in printed.out  # an epoch does not
+    del args[args.index("--epochs") : args.index("--epochs") + 2]
+    assert main(["train", *args, "--run", str(tiny.run_folder(tmp_path))]) == 1  # it exists
+    printed = capfd.readouterr()
+    assert "preset paper · epochs 100 ·" in printed.out
+    assert "PRESET=paper trains for 100 epochs: on a CPU that may take days" in printed.out
+    assert "EPOCHS=2 PRESET=quick" in printed.out

@@ -25,12 +25,12 @@ def added(name: str, settings: dict[str, str]) -> list[str]:
     return [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}", *given]
 
 
-def test_lightnings_callbacks_go_along_and_are_resumed(
+def test_callbacks_of_lightning_are_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     more = [word for name, settings in CALLBACKS.items() for word in added(name, settings)]
-    assert tiny.fit(*tiny.words(tmp_path, epochs=2), *more) == 0
+    assert tiny.fit(*tiny.train_args(tmp_path, epochs=2), *more) == 0
     run = tiny.run_folder(tmp_path)
     own = run / "checkpoints" / "own"  # its last.ckpt is not ours
     before = {name: (run / f"checkpoints/{name}.ckpt").stat().st_ino for name in ("last", "best")}
@@ -46,7 +46,7 @@ def test_lightnings_callbacks_go_along_and_are_resumed(
     assert (own / "last.ckpt").is_file()
 
 
-def test_a_copy_of_the_callback_that_holds_a_folder_holds_nothing(tmp_path: Path) -> None:
+def test_copy_of_the_run_folder_callback_has_no_lock(tmp_path: Path) -> None:
     ours = RunFolder(folder=tmp_path)
     ours._lock_folder(tmp_path)
     copy.deepcopy(ours).release()
@@ -56,7 +56,7 @@ def test_a_copy_of_the_callback_that_holds_a_folder_holds_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (["enable_checkpointing", "false"], "enable_checkpointing must not be false"),
         (["overfit_batches", "2"], "overfit_batches must be 0.*SPLIT=file.json"),
@@ -64,53 +64,44 @@ def test_a_copy_of_the_callback_that_holds_a_folder_holds_nothing(tmp_path: Path
         (["limit_train_batches", "0"], "limit_train_batches must be above 0, got 0"),
         (["barebones", "true"], "barebones must be false"),
     ],
-    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+    ids=lambda args: " ".join(args) if isinstance(args, list) else "",
 )
-def test_what_no_run_can_have_is_refused_before_it_begins(
-    words: list[str], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_unsupported_trainer_options_are_refused(
+    args: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    option, value = words
-    assert tiny.fit(*tiny.words(tmp_path), f"--trainer.{option}", value) == 1
+    option, value = args
+    assert tiny.fit(*tiny.train_args(tmp_path), f"--trainer.{option}", value) == 1
     error = capfd.readouterr().err
-    assert all(part in error for part in told.split(".*"))
+    assert all(part in error for part in message.split(".*"))
     assert "Traceback" not in error
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "steps"),
+    ("args", "steps"),
     [
         (["max_steps", "3"], 3),
         (["limit_train_batches", "1"], 2),
         (["limit_val_batches", "0"], 4),
         (["val_check_interval", "0.5"], 4),
     ],
-    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+    ids=lambda args: " ".join(args) if isinstance(args, list) else "",
 )
 def test_limits(
-    words: list[str], steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str], steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option, value = words
-    assert tiny.fit(*tiny.words(tmp_path), f"--trainer.{option}", value) == 0
+    option, value = args
+    assert tiny.fit(*tiny.train_args(tmp_path), f"--trainer.{option}", value) == 0
     run = tiny.run_folder(tmp_path)
     assert (run / "checkpoints/last.ckpt").is_file()
     assert f'"steps": {steps},' in (run / "run.json").read_text()
     assert "] epoch 1/2: train loss " in capsys.readouterr().out
 
 
-def test_a_time_limit_ends_the_epoch_and_keeps_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = tiny.words(tmp_path, train=20_000)
-    assert tiny.fit(*words, "--trainer.max_time", "00:00:00:01") == 0
+def test_max_time_ends_after_the_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = tiny.train_args(tmp_path, train=20_000)
+    assert tiny.fit(*args, "--trainer.max_time", "00:00:00:01") == 0
     assert (tiny.run_folder(tmp_path) / "checkpoints/last.ckpt").is_file()
-    told = capsys.readouterr().out
-    assert "] epoch 1/2: train loss " in told
-    assert "epoch 2/2" not in told
-
-
-def test_a_quick_trial_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = [*tiny.words(tmp_path), *added("ModelCheckpoint", {"save_last": "true"})]
-    assert tiny.fit(*words, "--trainer.fast_dev_run", "true") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "network"}
+    out = capsys.readouterr().out
+    assert "] epoch 1/2: train loss " in out
+    assert "epoch 2/2" not in out

@@ -62,7 +62,7 @@ def evil_arrays(path: Path, trace: Path, *names: str) -> Path:
 EVIL_YAML = "data: !!python/object/apply:os.mkdir [{trace}]\n"
 
 
-def test_the_trap_works(tmp_path: Path) -> None:
+def test_trap_works(tmp_path: Path) -> None:
     """What is refused below does run in a careless reader."""
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     torch.load(evil_checkpoint(tmp_path / "a.ckpt", one), weights_only=False)
@@ -80,30 +80,31 @@ def test_the_trap_works(tmp_path: Path) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sound run."""
     folder = tmp_path_factory.mktemp("sound")
-    assert tiny.fit(*tiny.words(folder, epochs=1)) == 0
+    assert tiny.fit(*tiny.train_args(folder, epochs=1)) == 0
     return tiny.run_folder(folder)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ["evaluate", "RUN"],
         ["predict", "--config", "RUN/config.yaml", "--ckpt_path", "RUN/checkpoints/best.ckpt"],
         ["train", "--run", "RUN", "--resume"],
+        ["fit", "--config", "RUN/config.yaml", "--ckpt_path", "RUN/checkpoints/best.ckpt"],
         ["validate", "--config", "RUN/config.yaml", "--ckpt_path", "RUN/checkpoints/best.ckpt"],
     ],
-    ids=lambda words: words[0],
+    ids=lambda args: args[0],
 )
 def test_no_command_runs_a_checkpoint(
-    words: list[str], run: Path, tmp_path: Path, trace: Path, capfd: pytest.CaptureFixture[str]
+    args: list[str], run: Path, tmp_path: Path, trace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     for name in ("best", "last", "previous"):
         evil_checkpoint(copy / "checkpoints" / f"{name}.ckpt", trace)
-    assert main([word.replace("RUN", str(copy)) for word in words]) == 1
-    told = capfd.readouterr().err
-    assert "cannot be read as a checkpoint" in told
-    assert "Traceback" not in told
+    assert main([word.replace("RUN", str(copy)) for word in args]) == 1
+    err = capfd.readouterr().err
+    assert "cannot be read as a checkpoint" in err
+    assert "Traceback" not in err
 
 
 def test_no_reader_of_checkpoints_runs_one(tmp_path: Path, trace: Path) -> None:
@@ -159,12 +160,12 @@ def test_no_command_runs_a_configuration(
     copy = shutil.copytree(run, tmp_path / "run")
     config = copy / "config.yaml"
     config.write_text(config.read_text() + EVIL_YAML.format(trace=trace))
-    words = {
+    args = {
         "fit": ["fit", "--config", str(config)],
         "evaluate": ["evaluate", str(copy)],
         "train": ["train", "--run", str(copy), "--resume"],
     }
-    assert main(words[command]) == 1
+    assert main(args[command]) == 1
     assert "could not determine a constructor for the tag" in capfd.readouterr().err
 
 
@@ -200,11 +201,11 @@ def faults(text: str) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        said = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+        err = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
         if name in NEVER or name.rpartition(".")[2] in NEVER - {"eval"}:
             yield name
         for call, (word, value) in NEEDS.items():
-            if (name == call or name.endswith(f".{call}")) and said.get(word) is not value:
+            if (name == call or name.endswith(f".{call}")) and err.get(word) is not value:
                 yield f"{name} without {word}={value}"
         if name == "yaml.load" and "SafeLoader" not in ast.unparse(node):
             yield name
@@ -222,5 +223,5 @@ def test_our_source_reads_no_code() -> None:
      "yaml.load(t, yaml.Loader)", "yaml.unsafe_load(t)", "eval('1')", "pd.read_pickle(p)",
      "torch.load(p, weights_only=flag)", "Module.load_from_checkpoint(p)"],
 )  # fmt: skip
-def test_the_scan_sees(line: str) -> None:
+def test_scan_sees(line: str) -> None:
     assert list(faults(line))

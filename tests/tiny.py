@@ -1,35 +1,40 @@
-"""Tiny runs: the words of one, and a launcher of real processes with a time limit."""
+"""Tiny runs: the arguments of one, callbacks that disturb it, and what it left."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 
+from mbls.callbacks import results as test_results
 from mbls.callbacks import run_folder as run_folder_of
 from mbls.cli import main
 from mbls.config.options import parse, parser, to_argv
 from mbls.config.runs import run_settings
+from mbls.evaluation import results
 from mbls.runtime.locks import is_locked
 from mbls.runtime.rank_zero import on_rank_zero
-from tests.processes import killed_after_the_test
 
-ROOT = Path(__file__).parents[1]
-MBLS = Path(sys.executable).with_name("mbls")
+FIGURES = [
+    (results, "write_figures", results.write_figures),
+    (test_results, "save_figure", test_results.save_figure),
+]
 
 
-def words(folder: Path, *, epochs: int = 2, **settings: Any) -> list[str]:
-    """Words of ``mbls train`` for blobs, a two-level network and the MbLS loss.
+def leave_out_figures(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Draw none of a test's figures; the file that tells that a test is complete is empty."""
+    replace(results, "write_figures", lambda folder, *_: (folder / "reliability.png").touch())
+    replace(test_results, "save_figure", lambda *_: None)
+
+
+def train_args(folder: Path, *, epochs: int = 2, **settings: Any) -> list[str]:
+    """Return arguments of ``mbls train`` for blobs, a two-level network and the MbLS loss.
 
     ``settings`` are the datamodule's; the choices are written to ``folder``.
     """
@@ -55,14 +60,34 @@ def words(folder: Path, *, epochs: int = 2, **settings: Any) -> list[str]:
     ]  # fmt: skip
 
 
+def trainer(**settings: Any) -> Trainer:
+    """Return a trainer of one epoch on the CPU that writes and shows nothing."""
+    quiet = {
+        "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0, "max_epochs": 1,
+    }  # fmt: skip
+    return Trainer(accelerator="cpu", **quiet | settings)
+
+
 def fit(*args: str) -> int:
-    """Train in this process without the test; the status that ``mbls`` would exit with."""
-    return main(fit_words(*args))
+    """Train in this process without the test; return the exit status of ``mbls``."""
+    return main(fit_args(*args))
 
 
-def fit_words(*args: str) -> list[str]:
-    """Arguments of ``mbls fit`` for those of ``mbls train``."""
+def fit_args(*args: str) -> list[str]:
+    """Return arguments of ``mbls fit`` for those of ``mbls train``."""
     return ["fit", *to_argv(run_settings(*parse(parser("train", None), args)))]
+
+
+def resume(run: Path, *args: str) -> int:
+    """Resume a run without the callbacks of this file; return the exit status."""
+    return fit("--run", str(run), "--resume", "--trainer.callbacks", "null", *args)
+
+
+def state(run: Path, name: str = "last") -> dict[str, Any]:
+    """Return the content of a checkpoint."""
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
 class Interrupt(Callback):
@@ -109,7 +134,7 @@ class Poison(Callback):
 
 
 class Slow(Callback):
-    """Take a while for each batch, and keep the number of the last one in the run folder."""
+    """Take a while for each batch, and write its number to the run folder."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -127,12 +152,12 @@ class Fail(Callback):
         on_rank_zero(trainer, lambda: {}["a fault of the code"])
 
 
-class NoteHeld(Callback):
-    """Keep in the run folder whether it is held while the run is tested."""
+class NoteLocked(Callback):
+    """Write to the run folder whether it is locked during the test."""
 
     def on_test_start(self, trainer, pl_module) -> None:
         folder = run_folder_of(trainer)
-        (folder / "held").write_text(str(is_locked(folder)))
+        (folder / "locked").write_text(str(is_locked(folder)))
 
 
 class Hang(Callback):
@@ -147,72 +172,49 @@ class Hang(Callback):
 
 
 def callback(name: str, **settings: Any) -> list[str]:
-    """Words that add one of the callbacks above to those of the configuration."""
+    """Return arguments that add a callback, of this file unless it is given with its module."""
     given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
-    return [f"--trainer.callbacks+=tests.tiny.{name}", *given]
+    return [f"--trainer.callbacks+={name if '.' in name else f'tests.tiny.{name}'}", *given]
 
 
 def run_folder(folder: Path) -> Path:
-    """The folder of the first run of :func:`words`."""
+    """Return the folder of the first run of :func:`train_args`."""
     return folder / "runs" / "blobs" / "tiny-mbls" / "seed0"
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a finished process left."""
-
-    code: int
-    out: str
-    err: str
-    seconds: float
-
-
-def start(*args: str, folder: Path = ROOT) -> subprocess.Popen:
-    """Start ``mbls`` in a process group of its own, one thread a process."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        env.pop(name, None)
-    process = subprocess.Popen(
-        [str(MBLS), *args], cwd=folder, env=env, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    return killed_after_the_test(process)
+def assert_equal(run: Path, whole: Path) -> None:
+    """Require the same bits of checkpoints, logged values and test results."""
+    assert_equal_training(run, whole, "last", "previous", "best")
+    for name in ("test/best/metrics.json", "test/best/cases.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    ours, theirs = (dict(np.load(folder / "test/best/bins.npz")) for folder in (run, whole))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
 
 
-def finish(process: subprocess.Popen, *, limit: float = 300) -> Done:
-    """Wait for a process of :func:`start`; whatever hangs is killed, and fails the test."""
-    begin = time.monotonic()
-    try:
-        out, err = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        stop_hanging(process)
-    return Done(process.returncode, out, err, time.monotonic() - begin)
+def assert_equal_training(run: Path, whole: Path, *names: str) -> None:
+    """Require the same bits of some checkpoints and of the logged values."""
+    for name in names:
+        ours, theirs = state(run, name), state(whole, name)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+            assert_same(ours[part], theirs[part], f"{name}/{part}")
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
-def stop_hanging(*processes: subprocess.Popen) -> NoReturn:
-    """Kill processes with all they started, and fail with what they said."""
-    told = ""
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        told += f"\n--- stdout of {process.pid}\n{out}\n--- stderr\n{err}"
-    raise AssertionError(f"{processes[0].args} hung{told}")
-
-
-def mbls(*args: str, limit: float = 300, folder: Path = ROOT) -> Done:
-    """Run ``mbls`` to its end."""
-    return finish(start(*args, folder=folder), limit=limit)
-
-
-class Process(Protocol):
-    """What can say whether it has ended."""
-
-    def poll(self) -> int | None: ...
-
-
-def wait_for(there: Callable[[], bool], process: Process, *, limit: float = 300) -> None:
-    """Wait until something is there, or the process has ended, or the time is up."""
-    end = time.monotonic() + limit
-    while not there() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.02)
+def assert_same(ours: Any, theirs: Any, where: str) -> None:
+    """Require the same bits of two nested structures of tensors and values."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for k, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(*pair, f"{where}/{k}")
+    else:
+        assert ours == theirs, where

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.tiny import Done, finish, start
+from tests.processes import Done, finish, start
 
 
 def sweep_args(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> list[str]:
@@ -31,6 +31,6 @@ def sweep_args(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> lis
     ]  # fmt: skip
 
 
-def run_sweep(words: list[str], *, limit: float = 900) -> Done:
+def run_sweep(args: list[str], *, limit: float = 900) -> Done:
     """Run a grid to its end."""
-    return finish(start("benchmark", *words), limit=limit)
+    return finish(start("benchmark", *args), limit=limit)

@@ -23,7 +23,7 @@ NAN = float("nan")
         ("max", [NAN, NAN, 0.0, NAN], [0, 1, 2]),  # where all are NaN, the last
     ],
 )
-def test_the_best(mode, values: list[float], taken: list[int]) -> None:
+def test_best(mode, values: list[float], taken: list[int]) -> None:
     rows = [{"x": value} for value in values]
     chosen = [chosen_epoch(rows[: n + 1], ("x", mode)) for n in range(len(rows))]
     assert [n for n, place in enumerate(chosen) if place == n] == taken
@@ -45,7 +45,7 @@ def progress(started: int, processed: int, batches: int) -> dict:
     [(3, 2, 7, (2, 7)), (3, 3, 10, (3, 0)), (1, 0, 1, (0, 1))],
     ids=["mid-epoch", "end of an epoch", "first step"],
 )
-def test_where_training_goes_on(started, processed, batches, wanted) -> None:
+def test_next_batch_of_a_checkpoint(started, processed, batches, wanted) -> None:
     assert next_batch(progress(started, processed, batches)) == wanted
 
 
@@ -64,7 +64,7 @@ def test_checkpoints_are_found_by_name_and_by_path(tmp_path: Path) -> None:
         find_checkpoint(tmp_path, "last")
 
 
-def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_last_falls_back_to_previous(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     last, previous = folder / "last.ckpt", folder / "previous.ckpt"
@@ -80,13 +80,13 @@ def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
     assert "last.ckpt cannot be read" in fault
     assert read_checkpoint(path) == {"mbls": {"num_classes": 3}}
     previous.write_bytes(b"")
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         last_checkpoint(tmp_path)
-    assert "last.ckpt cannot be read" in str(told.value)
-    assert "previous.ckpt cannot be read" in str(told.value)
+    assert "last.ckpt cannot be read" in str(raised.value)
+    assert "previous.ckpt cannot be read" in str(raised.value)
     assert (
         "So the run cannot be resumed. To start it again in its folder, remove last.ckpt and "
-        in (str(told.value))
+        in (str(raised.value))
     )
     torch.save({"mbls": {"num_classes": 3}}, folder / "best.ckpt")  # not the end of an epoch
     previous.unlink()
@@ -94,7 +94,7 @@ def test_previous_is_taken_where_last_cannot_be_read(tmp_path: Path) -> None:
         last_checkpoint(tmp_path)
 
 
-def test_a_flipped_bit_in_a_weight_is_no_checkpoint(tmp_path: Path) -> None:
+def test_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
     """torch reads it without a word."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()

@@ -42,7 +42,7 @@ def feed(guard: NaNGuard, trainer: Any, losses: list[float]) -> int:
     ("first_bad", "every", "seen"), [(0, 1, 1), (3, 4, 4), (4, 4, 8), (5, 10, 10)]
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_loss_stops_within_an_interval(
+def test_nan_loss_raises_within_an_interval(
     first_bad: int, every: int, seen: int, value: float
 ) -> None:
     losses = [1.0] * 20
@@ -56,12 +56,12 @@ def test_a_bad_loss_stops_within_an_interval(
         assert f"the one before it c{first_bad - 1}. " in guard.told
 
 
-def test_sound_losses_stop_nothing() -> None:
+def test_finite_losses_raise_nothing() -> None:
     guard = NaNGuard()
     assert feed(guard, fake_trainer(3, guard), [1.0, 0.0, -5.0, 1e30] * 5) == 0
 
 
-def test_saving_looks_at_what_the_interval_has_not_reached() -> None:
+def test_saving_checks_losses_within_the_interval() -> None:
     guard = NaNGuard()
     trainer = fake_trainer(100, guard)
     assert feed(guard, trainer, [1.0, float("nan")]) == 0
@@ -69,7 +69,7 @@ def test_saving_looks_at_what_the_interval_has_not_reached() -> None:
         require_finite(trainer)
 
 
-def test_a_weight_under_sound_losses() -> None:
+def test_nan_weight_under_finite_losses_raises() -> None:
     network = nn.BatchNorm1d(2)
     guard = NaNGuard()
     trainer = fake_trainer(100, guard, network=network)
@@ -80,14 +80,14 @@ def test_a_weight_under_sound_losses() -> None:
         require_finite(trainer)
 
 
-def test_weights_are_looked_at_without_a_guard_too() -> None:
+def test_weights_are_checked_without_a_guard() -> None:
     network = nn.Linear(1, 1)
     network.weight.data.fill_(float("inf"))
     with pytest.raises(NonFiniteError, match="unnamed cases"):
         require_finite(fake_trainer(1, network=network))
 
 
-def test_a_buffer_of_another_rank() -> None:
+def test_nan_buffer_of_another_rank_raises() -> None:
     trainer = fake_trainer(100, NaNGuard(), network=nn.BatchNorm1d(2))
     require_finite(trainer)
     trainer.strategy.reduce = lambda flag, reduce_op: flag + 1

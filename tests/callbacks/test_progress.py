@@ -29,9 +29,9 @@ def test_values_are_read_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(reads) == 3  # the first batch, the 10th and the 20th
 
 
-def without(words: list[str], *options: str) -> list[str]:
+def without(args: list[str], *options: str) -> list[str]:
     """Words without some options and their values."""
-    left = words.copy()
+    left = args.copy()
     for option in options:
         place = left.index(option)
         del left[place : place + 2]
@@ -40,17 +40,17 @@ def without(words: list[str], *options: str) -> list[str]:
 
 @pytest.mark.filterwarnings("ignore")
 def test_each_epoch_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = tiny.words(tmp_path, epochs=3)
-    words = without(words, "--trainer.callbacks")  # with the bar, which is switched off
+    args = tiny.train_args(tmp_path, epochs=3)
+    args = without(args, "--trainer.callbacks")  # with the bar, which is switched off
     stop = tiny.callback("Interrupt", epoch=1, batch=0)
-    assert tiny.fit(*words, *stop, "--trainer.check_val_every_n_epoch", "2") == 130
-    told = capsys.readouterr().out
-    assert re.search(r"^\[\d\d:\d\d:\d\d\] preparing the data$", told, re.MULTILINE)
-    assert "] training from epoch 1/3, 2 steps each\n" in told
+    assert tiny.fit(*args, *stop, "--trainer.check_val_every_n_epoch", "2") == 130
+    out = capsys.readouterr().out
+    assert re.search(r"^\[\d\d:\d\d:\d\d\] preparing the data$", out, re.MULTILINE)
+    assert "] training from epoch 1/3, 2 steps each\n" in out
     run = tiny.run_folder(tmp_path)
-    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
-    told += capsys.readouterr().out
-    assert "] training from epoch 2/3, 2 steps each\n" in told
+    assert tiny.resume(run) == 0
+    out += capsys.readouterr().out
+    assert "] training from epoch 2/3, 2 steps each\n" in out
     rows = read_rows(run / "metrics.csv")
     wanted = [f"epoch {n + 1}/3: train loss {float(row['train/loss']):.4f}" for n, row in
               enumerate(rows)]  # fmt: skip
@@ -58,7 +58,7 @@ def test_each_epoch_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     wanted[1] += (
         f", val Dice {float(second['val/dice']):.4f}, val ECE {float(second['val/ece']):.4f}"
     )
-    lines = re.findall(r"^\[.{8}\] (epoch .*) PHANTOM; [\d.]+ s an epoch", told, re.MULTILINE)
+    lines = re.findall(r"^\[.{8}\] (epoch .*) PHANTOM; [\d.]+ s an epoch", out, re.MULTILINE)
     assert lines == wanted
 
 
@@ -101,7 +101,7 @@ def a_half_epoch(monkeypatch: pytest.MonkeyPatch, trainer: Any) -> EpochLines:
         ({"callbacks": [Timer(timedelta(hours=2))]}, 120),
     ],
 )
-def test_the_expected_end_of_training(
+def test_expected_end_of_training(
     settings: dict[str, Any], left: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = made(**settings)
@@ -109,22 +109,22 @@ def test_the_expected_end_of_training(
     assert found == (None if left is None else pytest.approx(left, abs=0.1))
 
 
-def test_a_line_says_when_it_ends(
+def test_line_of_an_epoch_has_the_expected_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = made(callbacks=[EarlyStopping("x")])
     lines = a_half_epoch(monkeypatch, trainer)
     lines.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
-    told = capsys.readouterr().out.splitlines()[1]
+    out = capsys.readouterr().out.splitlines()[1]
     line = (
         r"\[.{8}\] epoch 2/4: train loss 0.5000; 1:00 an epoch; ends about (\w+ )?\d\d:\d\d or ear"
     )
-    assert re.match(line, told), told
+    assert re.match(line, out), out
     lines.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
     assert not capsys.readouterr().out  # an epoch is told once
 
 
-def test_a_bar_gets_one_line(
+def test_bar_gets_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mbls.callbacks.progress.shows_bars", lambda: True)
@@ -138,7 +138,7 @@ def test_a_bar_gets_one_line(
     assert not capsys.readouterr().out
 
 
-def test_the_bar_counts_from_one_and_is_drawn_in_a_terminal_alone(
+def test_bar_counts_from_one_and_is_drawn_in_a_terminal_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer: Any = SimpleNamespace(max_epochs=2, is_global_zero=True)
@@ -154,7 +154,7 @@ def test_the_bar_counts_from_one_and_is_drawn_in_a_terminal_alone(
 
 @pytest.mark.filterwarnings("ignore")
 def test_another_bar_takes_the_place_of_ours(tmp_path: Path) -> None:
-    words = tiny.words(tmp_path, epochs=1)
-    words = without(words, "--trainer.callbacks", "--trainer.enable_progress_bar")
-    words += ["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"]
-    assert tiny.fit(*words) == 0
+    args = tiny.train_args(tmp_path, epochs=1)
+    args = without(args, "--trainer.callbacks", "--trainer.enable_progress_bar")
+    args += ["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"]
+    assert tiny.fit(*args) == 0

@@ -32,13 +32,13 @@ def trainers() -> tuple[Any, Any]:
     return first, SimpleNamespace(is_global_zero=False, strategy=heard, **common)
 
 
-def test_the_result_is_known_to_all() -> None:
+def test_result_of_rank_0_is_sent_to_all() -> None:
     first, second = trainers()
     assert on_rank_zero(first, lambda: "folder") == "folder"
     assert on_rank_zero(second, lambda: pytest.fail("rank 1 does no work")) == "folder"
 
 
-def test_any_error_of_the_first_rank_is_known_to_all() -> None:
+def test_error_of_rank_0_is_raised_on_all() -> None:
     class Unsent(Exception):  # noqa: N818  (like those of libraries, it cannot be pickled)
         def __init__(self, one: int, two: int) -> None:
             super().__init__(f"{one} and {two}")
@@ -54,7 +54,7 @@ def test_any_error_of_the_first_rank_is_known_to_all() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_so_is_what_ends_the_first_rank_without_an_error(kind: type[BaseException]) -> None:
+def test_exit_of_rank_0_is_raised_on_all(kind: type[BaseException]) -> None:
     def end() -> None:
         raise kind
 
@@ -109,7 +109,7 @@ def choose(trainer: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [resume, save, draw, choose])
-def test_a_step_that_fails_on_the_first_rank_keeps_no_other_waiting(
+def test_error_on_rank_0_is_raised_on_the_others(
     step: Callable[[Any], None],
 ) -> None:
     first, second = trainers()
@@ -120,7 +120,7 @@ def test_a_step_that_fails_on_the_first_rank_keeps_no_other_waiting(
         step(second)
 
 
-def test_a_folder_for_predictions_that_one_node_has_not_is_told_to_all(
+def test_unwritable_output_folder_of_one_node_is_sent_to_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

@@ -17,19 +17,19 @@ def test_all_numbers_are_printed_where_asked(verbose, tmp_path, monkeypatch, cap
     callback = TestResults(verbose=verbose)
     callback._metrics = counted().summary()
     callback.teardown(None, None, "test")
-    said = capsys.readouterr().out
-    assert "PHANTOM" in said
-    assert f"Run folder: {folder}\nResults:    {folder}/test/best\n" in said
-    assert ("noise floor" in said) == verbose
+    err = capsys.readouterr().out
+    assert "PHANTOM" in err
+    assert f"Run folder: {folder}\nResults:    {folder}/test/best\n" in err
+    assert ("noise floor" in err) == verbose
     for name in ("metrics.json", "cases.csv", "--verbose"):
-        assert (name in said) != verbose
+        assert (name in err) != verbose
 
 
-def test_the_option_reaches_the_test(capsys, monkeypatch, tmp_path):
-    words = ["train", "--dataset", "acdc", "--loss", "ce", "--dry-run"]
-    assert main([*words, "--verbose"]) == 0
+def test_verbose_reaches_the_results_callback(capsys, monkeypatch, tmp_path):
+    argv = ["train", "--dataset", "acdc", "--loss", "ce", "--dry-run"]
+    assert main([*argv, "--verbose"]) == 0
     assert "--results.verbose=True" in capsys.readouterr().out
-    assert main(words) == 0
+    assert main(argv) == 0
     assert "--results.verbose" not in capsys.readouterr().out
     given = []
     (tmp_path / "config.yaml").write_text("data: {init_args: {}}\nmodel: {}\n")

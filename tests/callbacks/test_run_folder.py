@@ -44,7 +44,7 @@ def claim_many(parent: Path, gate, claimed) -> None:
         claimed.put(claim(parent, "seed0").name)
 
 
-def test_processes_that_claim_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_concurrent_claims_get_different_folders(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     gate, claimed = context.Barrier(4), context.Queue()
     workers = [
@@ -59,23 +59,23 @@ def test_processes_that_claim_at_once_get_folders_of_their_own(tmp_path: Path) -
     assert sorted(names) == sorted(["seed0", *(f"seed0-{k}" for k in range(2, 81))])
 
 
-def test_a_file_in_the_way_of_the_name_is_stepped_over(tmp_path: Path) -> None:
+def test_file_with_the_name_of_a_run_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "seed0").write_text("")
     assert claim(tmp_path, "seed0").name == "seed0-2"
 
 
-def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_file_at_the_path_of_runs_raises(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(RunFolderError, match="runs is a file; runs need a folder there"):
         claim(tmp_path / "runs", "seed0")
 
 
-def test_the_folder_is_known_once_claimed() -> None:
+def test_folder_is_known_once_claimed() -> None:
     with pytest.raises(RunFolderError, match="claimed when a fit or an evaluation starts"):
         _ = RunFolder().path
 
 
-def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+def test_lock_is_exclusive(tmp_path: Path) -> None:
     first = lock_folder(tmp_path)
     with pytest.raises(RunFolderError, match="Another process is at work in run folder"):
         lock_folder(tmp_path)
@@ -83,7 +83,7 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     lock_folder(tmp_path, patience=5).close()
 
 
-def test_a_process_forked_meanwhile_does_not_keep_a_folder_held(tmp_path: Path) -> None:
+def test_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     ours = RunFolder(folder=tmp_path)
     ours._lock_folder(tmp_path)
     gate = multiprocessing.get_context("fork").Event()
@@ -96,7 +96,7 @@ def test_a_process_forked_meanwhile_does_not_keep_a_folder_held(tmp_path: Path) 
     assert not held
 
 
-def test_who_asks_whether_a_folder_is_held_keeps_nobody_from_holding_it(tmp_path: Path) -> None:
+def test_is_locked_does_not_keep_others_from_locking(tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
     with (tmp_path / LOCK).open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
@@ -105,9 +105,7 @@ def test_who_asks_whether_a_folder_is_held_keeps_nobody_from_holding_it(tmp_path
         unlock(lock_folder(tmp_path))
 
 
-def test_a_lock_that_fails_leaves_no_open_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_lock_leaves_no_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -118,7 +116,7 @@ def test_a_lock_that_fails_leaves_no_open_file(
     assert len(list(Path("/dev/fd").iterdir())) == opened, raised
 
 
-def test_a_folder_that_is_moved_away_while_it_is_claimed_is_told(
+def test_folder_moved_while_it_is_locked_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "seed0"
@@ -132,7 +130,7 @@ def test_a_folder_that_is_moved_away_while_it_is_claimed_is_told(
         lock_folder(folder)
 
 
-def test_a_checkpoint_is_chosen_when_no_other_process_can_write_one(tmp_path: Path) -> None:
+def test_checkpoint_to_resume_is_chosen_under_the_lock(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.parent.mkdir()
     lock = lock_folder(tmp_path)
@@ -153,7 +151,7 @@ def test_a_checkpoint_is_chosen_when_no_other_process_can_write_one(tmp_path: Pa
     assert not is_locked(tmp_path)
 
 
-def test_a_file_system_without_locks_holds_nothing(
+def test_file_system_without_locks_locks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*_: object) -> None:
@@ -184,10 +182,10 @@ def unshared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("unshared")
-def test_a_run_goes_on_without_locks_when_asked_alone(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"add --run\.without_lock true") as told:
+def test_resuming_without_locks_needs_the_option(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"add --run\.without_lock true") as raised:
         resume(tmp_path)
-    assert "The last known" not in str(told.value)
+    assert "The last known" not in str(raised.value)
     (tmp_path / LOCK).write_text(NODE7)  # which was killed, or is at work
     with pytest.raises(RunFolderError, match=r"process 7 on node7 of job 42, since 2026-11-30"):
         resume(tmp_path)
@@ -199,7 +197,7 @@ def test_a_run_goes_on_without_locks_when_asked_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unshared")
-def test_a_new_run_needs_no_lock(tmp_path: Path) -> None:
+def test_new_run_needs_no_lock(tmp_path: Path) -> None:
     ours = RunFolder(folder=tmp_path / "new")
     ours._lock_folder(ours._resolve("fit"))
     ours.release()
@@ -211,7 +209,7 @@ def test_this_file_system_has_locks(tmp_path: Path) -> None:
         assert has_shared_locks(tmp_path)
 
 
-def test_the_options_of_a_mount_are_found() -> None:
+def test_options_of_a_mount_are_found() -> None:
     """Those of the root: it is rw or ro, whatever it is."""
     device = Path("/").stat().st_dev
     found = _mount_options(f"{os.major(device)}:{os.minor(device)}")
@@ -219,21 +217,22 @@ def test_the_options_of_a_mount_are_found() -> None:
     assert not _mount_options("999:999")
 
 
-def test_who_holds_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owner_of_a_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     lock = lock_folder(tmp_path)
     ours = owner_of(tmp_path)
     assert ours is not None
     assert (ours.host, ours.process, ours.job) == (socket.gethostname(), os.getpid(), "42")
-    with pytest.raises(RunFolderError) as told:
+    with pytest.raises(RunFolderError) as raised:
         lock_folder(tmp_path)
-    assert f"process {os.getpid()} on {ours.host} of job 42, since {ours.since}" in str(told.value)
-    assert "remove" not in str(told.value)
+    message = str(raised.value)
+    assert f"process {os.getpid()} on {ours.host} of job 42, since {ours.since}" in message
+    assert "remove" not in message
     unlock(lock)
     assert owner_of(tmp_path) is None
 
 
-def test_the_way_out_where_the_owner_is_gone_or_elsewhere(tmp_path: Path) -> None:
+def test_lock_of_a_dead_or_remote_owner_is_explained(tmp_path: Path) -> None:
     lock = lock_folder(tmp_path)
     (tmp_path / LOCK).write_text(NODE7)
     with pytest.raises(RunFolderError, match=rf"node7 is down.*remove {tmp_path / LOCK}\."):
@@ -250,13 +249,13 @@ def test_the_way_out_where_the_owner_is_gone_or_elsewhere(tmp_path: Path) -> Non
     lock.close()
 
 
-def test_a_run_that_goes_on_needs_its_folder(tmp_path: Path) -> None:
+def test_resuming_needs_a_folder(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"run\.resume needs the folder to resume in"):
         RunFolder(root=tmp_path, resume=True)._resolve("fit")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_job_comes_back_to_its_own_folder_alone(tmp_path: Path) -> None:
+def test_requeued_job_gets_its_own_folder_only(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
     assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
@@ -265,7 +264,7 @@ def test_a_job_comes_back_to_its_own_folder_alone(tmp_path: Path) -> None:
             RunFolder(folder=mine, job=other)._resolve("fit")
 
 
-def test_a_job_queued_again_resumes_with_its_own_configuration(tmp_path: Path) -> None:
+def test_requeued_job_resumes_with_its_own_configuration(tmp_path: Path) -> None:
     run = tmp_path / "seed0"
     given = ["--dataset", "acdc", "--loss", "ce", "--run", str(run), "--job", "7"]
 

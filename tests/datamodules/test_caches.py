@@ -60,18 +60,18 @@ def test_a_setting_of_zero_is_listed(module, tmp_path: Path) -> None:
 def test_cleaning_asks_and_removes_what_is_stale(
     folder: Path, module, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["cache-clean", "--cache", str(folder)]
+    args = ["cache-clean", "--cache", str(folder)]
     before = sorted(folder.rglob("*"))
-    assert main(words) == 1
+    assert main(args) == 1
     assert "Confirm with --yes" in capsys.readouterr().out
     assert sorted(folder.rglob("*")) == before
-    assert main([*words, "--yes"]) == 0
+    assert main([*args, "--yes"]) == 0
     assert [cache.reason for cache in list_caches(folder)] == ["", ""]
     assert (folder / "mine").is_dir()
     module().setup("fit")  # every case is still there
-    assert main([*words, "--yes"]) == 0
+    assert main([*args, "--yes"]) == 0
     assert "Nothing to remove" in capsys.readouterr().out
-    assert main([*words, "--yes", "--all"]) == 0
+    assert main([*args, "--yes", "--all"]) == 0
     assert list_caches(folder) == []
     assert (folder / "mine").is_dir()
 

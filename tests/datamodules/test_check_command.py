@@ -16,7 +16,7 @@ from mbls.cli import main
 from mbls.commands.check_data import problem_table
 
 
-def words(root: Path, tmp_path: Path) -> list[str]:
+def args(root: Path, tmp_path: Path) -> list[str]:
     cache = str(tmp_path / "cache")
     return ["--dataset", "acdc", "--data-root", str(root), "--data.init_args.cache_dir", cache]
 
@@ -25,7 +25,7 @@ def test_a_sound_download_has_no_problems(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "made" / "sheet.png"
-    assert main(["check-data", *words(acdc, tmp_path), "--sheet", str(sheet)]) == 0
+    assert main(["check-data", *args(acdc, tmp_path), "--sheet", str(sheet)]) == 0
     assert "No problems" in capsys.readouterr().out
     width, height = Image.open(sheet).size
     assert width > 1000
@@ -42,7 +42,7 @@ def test_the_summary_says_what_the_cases_are_like(
     data[data == 3] = 2
     volume = np.count_nonzero(data == 2) * 1.5 * 1.5 * 10 / 1000
     nib.save(nib.Nifti1Image(data + 2e-5, label.affine), path)
-    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 0
+    assert main(["check-data", *args(acdc, tmp_path), "--pictures", "0"]) == 0
     shown = capsys.readouterr().out
     rows = {}
     for line in shown.splitlines():
@@ -67,7 +67,7 @@ def test_cases_without_a_structure_are_counted(
         spoiled = data == 3 if path.parts[-3] == "testing" else path.parts[-2] == "patient003"
         data[spoiled] = 0
         nib.save(nib.Nifti1Image(data, label.affine), path)
-    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 0
+    assert main(["check-data", *args(acdc, tmp_path), "--pictures", "0"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     empty = "patient003_frame01, patient003_frame09"
     assert f"2 of 20 cases have no voxel of any structure: {empty}. They" in shown
@@ -82,7 +82,7 @@ def test_a_dataset_has_one_name(
     """That of its YAML file, as runs have it."""
     own = tmp_path / "heart.yaml"
     own.write_text("data: {class_path: datamodules.ACDCDataModule, init_args: {root: null}}")
-    given = [*words(acdc, tmp_path)[2:], "--dataset", str(own), "--pictures", "0"]
+    given = [*args(acdc, tmp_path)[2:], "--dataset", str(own), "--pictures", "0"]
     assert main(["check-data", *given]) == 0
     shown = capsys.readouterr().out
     assert "heart: 20 cases" in shown
@@ -93,10 +93,10 @@ def test_a_patch_that_does_not_fit_the_slices_is_told(
 ) -> None:
     """Sizes are those of the cache's grid: slices of 20 x 24 pixels of 1.5 mm become 15 x 18."""
     patch = ["--data.init_args.patch_size", "[16, 16]", "--data.init_args.spacing", "[2.0, 2.0]"]
-    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0", *patch]) == 0
+    assert main(["check-data", *args(acdc, tmp_path), "--pictures", "0", *patch]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    told = "patch_size [16, 16] is larger than the slices of 20 of 20 cases on axis 1 (15 to 15"
-    assert told in shown
+    printed = "patch_size [16, 16] is larger than the slices of 20 of 20 cases on axis 1 (15 to 15"
+    assert printed in shown
     assert "cases on axis 2" not in shown
 
 
@@ -125,7 +125,7 @@ def test_all_problems_are_in_one_table(
     (acdc / "training/patient001/Info.cfg").unlink()
     broken = acdc / "training/patient002/patient002_frame01.nii.gz"
     broken.write_bytes(broken.read_bytes()[:100])
-    assert main(["check-data", *words(acdc, tmp_path), "--pictures", "0"]) == 1
+    assert main(["check-data", *args(acdc, tmp_path), "--pictures", "0"]) == 1
     shown = capsys.readouterr().out
     assert "2 problems" in shown
     assert " patient001/Info.cfg" in shown
@@ -166,15 +166,15 @@ def test_preparing_a_broken_download_stops_with_its_problems(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (acdc / "training/patient001/Info.cfg").unlink()
-    assert main(["data", *words(acdc, tmp_path)]) == 1
+    assert main(["data", *args(acdc, tmp_path)]) == 1
     shown = capsys.readouterr().err
     assert "patient001" in shown
     assert "Traceback" not in shown
 
 
 def test_preparing_fills_the_cache_once(acdc: Path, tmp_path: Path) -> None:
-    assert main(["data", *words(acdc, tmp_path)]) == 0
+    assert main(["data", *args(acdc, tmp_path)]) == 0
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("image.npy")}
     assert stamps
-    assert main(["data", *words(acdc, tmp_path)]) == 0
+    assert main(["data", *args(acdc, tmp_path)]) == 0
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("image.npy")} == stamps

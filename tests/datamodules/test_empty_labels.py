@@ -17,7 +17,7 @@ from datamodules import (
 )
 from mbls.cli import main
 from mbls.loggers.metrics_csv import read_rows
-from tests import few_acdc, tiny
+from tests import few, tiny
 from tests.datamodules.conftest import blobs, save, write_patient
 from tests.datamodules.test_brats import write_case
 from tests.datamodules.test_flare import IMAGE, LABEL
@@ -98,9 +98,8 @@ def test_a_case_without_structures_is_a_case(write: Any, dims: int, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore:.*(torch.jit|workers|lr_scheduler)")
-@pytest.mark.usefixtures("no_figures")
 def test_a_validation_without_structures_chooses_by_nll(tmp_path: Path) -> None:
-    words = few_acdc.words(tmp_path)
+    args = few.acdc_args(tmp_path)
     root = tmp_path / "ACDC" / "database"
     patients = [f"patient{number:03d}" for number in range(1, 9)]
     split = {"train": patients[:5], "val": patients[5:], "test": ["patient101", "patient102"]}
@@ -108,9 +107,9 @@ def test_a_validation_without_structures_chooses_by_nll(tmp_path: Path) -> None:
     for patient in [*patients, "patient102"]:  # nor is there any to learn, so that NLL falls
         for path in root.glob(f"*/{patient}/*_gt.nii.gz"):
             empty(path)
-    words += ["--epochs", "3", "--data.init_args.split", str(tmp_path / "split.json")]
+    args += ["--epochs", "3", "--data.init_args.split", str(tmp_path / "split.json")]
     with pytest.warns(UserWarning, match="there is no val/dice.*the lowest val/nll"):
-        assert main(["train", *words]) == 0
+        assert main(["train", *args]) == 0
     run = tiny.run_folder(tmp_path)
     rows = read_rows(run / "metrics.csv")
     nll = [float(row["val/nll"]) for row in rows]

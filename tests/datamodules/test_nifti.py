@@ -290,8 +290,8 @@ def test_metres_and_microns_become_mm(
     np.testing.assert_allclose(read_volume(path).affine, AFFINE, rtol=1e-6)
     file_affine = nib.load(path).affine
     np.testing.assert_array_equal(read_grid(path)[1], file_affine)  # written back as it is
-    said = {"meter": "metres", "micron": "microns"}[unit]
-    assert oddities(path) == [f"the header's unit is {said}: lengths are converted to mm."]
+    err = {"meter": "metres", "micron": "microns"}[unit]
+    assert oddities(path) == [f"the header's unit is {err}: lengths are converted to mm."]
 
 
 @pytest.mark.parametrize("unit", ["mm", "unknown"])
@@ -326,7 +326,7 @@ def test_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         (b"/annex/objects/SHA256E-s1--0.nii.gz\n", "datalad get"),
@@ -337,12 +337,12 @@ def test_names(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.png"])
 def test_another_kind_of_file_is_named(
-    tmp_path: Path, name: str, content: bytes, told: str
+    tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(NiftiError) as error:
         read_volume(tmp_path / name)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "Download or unpack" not in str(error.value)
 
 
@@ -401,11 +401,11 @@ def test_a_shear_is_told(tmp_path: Path, degrees: float, percent: str | None) ->
     """Slices of 5 mm that a tilted gantry has pushed aside."""
     affine = np.diag([-1.5, -1.5, 5.0, 1.0])
     affine[1, 2] = 5.0 * np.tan(np.radians(degrees))
-    said = oddities(save(tmp_path / "a.nii", blobs(0)[0], affine))
+    err = oddities(save(tmp_path / "a.nii", blobs(0)[0], affine))
     if percent is None:
-        assert said == []
+        assert err == []
         return
-    (text,) = said
+    (text,) = err
     assert f"up to {degrees} degrees off right angles" in text
     assert f"off by up to {percent}" in text
     assert "Resample" in text

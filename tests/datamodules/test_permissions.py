@@ -53,8 +53,8 @@ def test_a_closed_folder(
     folder = next(root.glob("*/BraTS2021_00002")) if closed is None else root / closed
     close(folder)
     problems = kind(root, cache_dir=tmp_path / "cache").check(progress=False)
-    told = [problem for problem in problems if problem.path == str(folder)]
-    assert [problem.rule for problem in told] == ["every folder must be readable"]
+    printed = [problem for problem in problems if problem.path == str(folder)]
+    assert [problem.rule for problem in printed] == ["every folder must be readable"]
 
 
 @pytest.mark.parametrize("kind", [ACDCDataModule, BraTSDataModule])

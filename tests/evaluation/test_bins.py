@@ -27,6 +27,7 @@ def test_a_test_has_the_module_s_bins(monkeypatch):
         module(n_bins=7)
 
 
+@pytest.mark.usefixtures("figures")
 def test_files_words_and_figures_have_the_run_s_bins(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr("mbls.plots.save_figure", lambda f, path: drawn.update({path.name: f}))

@@ -89,6 +89,7 @@ def test_loaded_results_hold_the_same(folder):
     assert results.dice_counts.shape == (3, 4, 3)
 
 
+@pytest.mark.usefixtures("figures")
 def test_real_data_has_no_true_error(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("mbls.plots.save_figure", lambda _, path: drawn.append(path.name))
@@ -98,7 +99,6 @@ def test_real_data_has_no_true_error(tmp_path, monkeypatch):
     assert drawn == ["reliability", "reliability_by_case", "confidence"]
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_surfaces_join_every_file(tmp_path):
     histogram, dice = scored()
     torch.manual_seed(0)
@@ -120,7 +120,6 @@ def test_surfaces_join_every_file(tmp_path):
     assert float(rows[2]["nsd/heart"]) == measured["nsd"].compute()[2, 3].item()
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_run_without_foreground_writes_null(tmp_path):
     histogram, dice = CalibrationHistogram(3, num_cases=1), DiceScore(3, num_cases=1)
     probs, index = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1).expand(1, 3, 9), torch.tensor([0])
@@ -160,7 +159,7 @@ def test_missing_files_are_named(folder, tmp_path):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["all are healthy", "all are healthy, invented", "one is missed"])
-def test_structures_that_no_label_holds_are_left_out_and_counted(kind, no_figures, tmp_path):
+def test_structures_that_no_label_holds_are_left_out_and_counted(kind, tmp_path):
     target = torch.zeros(4, 8, 9, 5, dtype=torch.long)
     predicted = target.clone()
     if kind.endswith("invented"):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, no_figures, few_draws):
+def written(tmp_path_factory, few_draws):
     folder = tmp_path_factory.mktemp("summary")
     run = counted(fine=fine_histogram())
     return folder, write_results(folder, run), run.fine

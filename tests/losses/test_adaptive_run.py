@@ -16,7 +16,7 @@ from mbls.module import SegmentationModule
 from mbls.plots import multipliers_figure
 from mbls.plots.multipliers import multiplier_lines
 from mbls.runtime.errors import ChoiceError
-from tests import tiny
+from tests import processes, tiny
 from tests.blobs import BlobDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,7 +33,7 @@ LOSSES = {
 
 
 def words(folder: Path, loss: str, *more: str) -> list[str]:
-    found = tiny.words(folder, epochs=EPOCHS, **SETTINGS)
+    found = tiny.train_args(folder, epochs=EPOCHS, **SETTINGS)
     found[found.index("--loss") + 1] = loss
     return [*found, *LOSSES[loss], *more]
 
@@ -88,7 +88,7 @@ def test_a_stopped_run_ends_with_the_same_multipliers(
     stop = tiny.callback("Interrupt", **at, **more)
     assert tiny.fit(*words(tmp_path, loss), *stop) == 130
     run = run_folder(tmp_path, loss)
-    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    assert tiny.resume(run) == 0
     for name in ("last", "best"):
         ours, theirs = state(run, name), state(whole[loss], name)
         assert ours.keys() == theirs.keys()
@@ -102,10 +102,10 @@ def test_a_killed_run_ends_with_the_same_multipliers(
 ) -> None:
     """SIGKILL in the last epoch: the run resumes from the end of the one before."""
     stop = tiny.callback("Interrupt", epoch=2, batch=1, number=int(signal.SIGKILL))
-    assert tiny.mbls("train", *words(tmp_path, "cals"), *stop).code == -signal.SIGKILL
+    assert processes.mbls("train", *words(tmp_path, "cals"), *stop).code == -signal.SIGKILL
     run = run_folder(tmp_path, "cals")
     assert state(run, "last")["loss.epochs"] == 2
-    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    assert tiny.resume(run) == 0
     for key, value in state(whole["cals"], "last").items():
         assert torch.equal(state(run, "last")[key], value), key
 
@@ -169,7 +169,7 @@ def test_two_ranks_set_the_multipliers_of_one(loss: str, tmp_path: Path) -> None
     card = json.loads((run_folder(tmp_path / "alone", loss) / "run.json").read_text())
     assert (card["adapts_on"], card["cases"]["holdout"]) == ("holdout", 3)
     both = words(tmp_path / "two", loss, *HELD_OUT)
-    done = tiny.mbls("train", *both, *at_rest, "--devices", "2", limit=300)
+    done = processes.mbls("train", *both, *at_rest, "--devices", "2", limit=300)
     assert done.code == 0, done.err
     one, two = (state(run_folder(tmp_path / name, loss), "last") for name in ("alone", "two"))
     for key, value in one.items():
@@ -185,7 +185,7 @@ def test_a_stop_while_a_holdout_is_observed_changes_nothing(
     stop = tiny.callback("Interrupt", epoch=1, batch=0, validation="true")
     assert tiny.fit(*words(tmp_path / "stopped", loss, *HELD_OUT), *stop) == 130
     run = run_folder(tmp_path / "stopped", loss)
-    assert tiny.fit("--run", str(run), "--resume", "--trainer.callbacks", "null") == 0
+    assert tiny.resume(run) == 0
     ours = state(run, "last")
     for key, value in state(run_folder(tmp_path / "whole", loss), "last").items():
         assert torch.equal(ours[key], value), key
@@ -210,7 +210,7 @@ def test_a_loss_that_will_never_adapt_warns(never: tuple[str, str], tmp_path: Pa
 def test_a_loss_that_does_not_adapt_warns_of_held_out_cases_and_has_no_figure(
     tmp_path: Path,
 ) -> None:
-    held_out = [*tiny.words(tmp_path, epochs=1), *HELD_OUT]
+    held_out = [*tiny.train_args(tmp_path, epochs=1), *HELD_OUT]
     with pytest.warns(UserWarning, match=r"MarginLoss does not adapt: 3 cases are held out of"):
         assert tiny.fit(*held_out) == 0
     card = json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import few_acdc, tiny
+from tests import few, tiny
 from tests.docs_blocks import ROOT, blocks
 
 PAGE = [b.code for b in blocks(ROOT / "docs/own-loss.md") if b.language == "yaml"]
@@ -26,13 +26,11 @@ LOSSES = {"documented": DOCUMENTED, "documented, weighted": WEIGHTED, "weighted 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Slices of 19 to 26 by 24 voxels, patches of 32."""
-    return few_acdc.words(tmp_path_factory.mktemp("data"), patch_size=[32, 32])
+    return few.acdc_args(tmp_path_factory.mktemp("data"), patch_size=[32, 32])
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_run_of_the_default_preset(
-    name: str, words: list[str], tmp_path: Path, no_figures: None
-) -> None:
+def test_a_run_of_the_default_preset(name: str, words: list[str], tmp_path: Path) -> None:
     given = list(words)
     given[given.index("--loss") + 1] = str(tmp_path / "own.yaml")
     given[given.index("--run.root") + 1] = str(tmp_path / "runs")

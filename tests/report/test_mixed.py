@@ -14,7 +14,7 @@ import torch
 from mbls.benchmark import make_cells, parse_losses
 from mbls.commands import benchmark
 from mbls.report import build
-from mbls.report.analysis import Analysis, analyse
+from mbls.report.analysis import Analysis, analyze
 from mbls.report.groups import groups_of
 from mbls.report.runs import find_runs
 from mbls.report.stats import difference
@@ -186,7 +186,7 @@ def test_a_rare_structure_and_an_absent_one(
             write_run(root, "ce", seed, patients=5)
             write_run(root, "mbls", seed, patients=5, sharpness=1.0)
         (group,), _ = groups_of(find_runs([root])[0])
-        found = analyse(group, draws=DRAWS)
+        found = analyze(group, draws=DRAWS)
         (pair,) = found.comparisons["dice/myocardium"]
         cell = found.cells["dice/myocardium"]["ce"]
         assert math.isnan(pair.effect.p) == (patients < 2)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.ranks import free_port
+from tests.processes import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 
@@ -80,12 +80,12 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     ]
     started: list[subprocess.Popen] = []
     try:
-        for words in daemons:
-            program = _find(words[0])
+        for args in daemons:
+            program = _find(args[0])
             assert program is not None
             started.append(
                 subprocess.Popen(
-                    [program, *words[1:]],
+                    [program, *args[1:]],
                     env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )
             )  # fmt: skip
@@ -98,9 +98,9 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             daemon.wait(timeout=60)
 
 
-def ask(env: dict[str, str], *words: str) -> str:
+def ask(env: dict[str, str], *args: str) -> str:
     """What a command of Slurm answers."""
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(args, env=env, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 

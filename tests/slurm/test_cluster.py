@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests import tiny
+from tests import processes, tiny
 from tests.slurm.cluster import ask, cluster, missing, state, wait_until
 
 pytestmark = [
@@ -24,19 +24,19 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as name, cluster(Path(name)) as env:
-        yield env | {"PYTHONPATH": str(tiny.ROOT), "COLUMNS": "200"}
+        yield env | {"PYTHONPATH": str(processes.ROOT), "COLUMNS": "200"}
 
 
 def submit(env: dict[str, str], folder: Path) -> str:
     """Submit a run of two ranks on the CPU in a folder of its own; the job's number."""
-    words = tiny.words(folder, train=80, batch_size=4, epochs=3)
-    words = [w for w in words if w != "--loss" and w != "mbls" and "run.root" not in w]
-    words.remove(str(folder / "runs"))
-    site = {"cpus_per_task": 1, "mbls": str(tiny.MBLS)}
+    args = tiny.train_args(folder, train=80, batch_size=4, epochs=3)
+    args = [w for w in args if w != "--loss" and w != "mbls" and "run.root" not in w]
+    args.remove(str(folder / "runs"))
+    site = {"cpus_per_task": 1, "mbls": str(processes.MBLS)}
     (folder / "site.yaml").write_text(yaml.safe_dump(site))
     done = subprocess.run(
         [sys.executable, "-m", "experiments.slurm", "--losses", "mbls", "--devices", "2",
-         "--time", "30", "--site", "site.yaml", *words, *tiny.callback("Slow", seconds=0.2)],
+         "--time", "30", "--site", "site.yaml", *args, *tiny.callback("Slow", seconds=0.2)],
         cwd=folder, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -44,13 +44,13 @@ def submit(env: dict[str, str], folder: Path) -> str:
     return done.stdout.partition("Job ")[2].partition(" ")[0]
 
 
-def printed(folder: Path) -> str:
+def job_output(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("runs/slurm/*.out"))
 
 
 def finish(env: dict[str, str], job: str, folder: Path) -> Path:
     wait_until(lambda: state(env, job) not in ("PENDING", "RUNNING", "COMPLETING"), "the end")
-    assert state(env, job) == "COMPLETED", printed(folder)
+    assert state(env, job) == "COMPLETED", job_output(folder)
     return tiny.run_folder(folder)
 
 
@@ -64,28 +64,26 @@ def in_epoch(run: Path, epoch: int):
     return there
 
 
-def test_a_job_sent_back_twice_ends_as_one_that_was_not(
-    slurm: dict[str, str], tmp_path: Path
-) -> None:
+def test_job_requeued_twice_ends_with_equal_results(slurm: dict[str, str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
     wanted = finish(slurm, submit(slurm, whole), whole)
     assert '"ranks": 2' in (wanted / "run.json").read_text()
-    assert printed(whole).count("Run folder:") == 1
+    assert job_output(whole).count("Run folder:") == 1
 
     job = submit(slurm, parts)
     run = tiny.run_folder(parts)
     wait_until(in_epoch(run, 0), "the first epoch")
     ask(slurm, "scancel", "--batch", "--signal=USR1", job)  # as before the time limit
-    wait_until(lambda: "Back to the queue" in printed(parts), "the job's return to the queue")
+    wait_until(lambda: "Back to the queue" in job_output(parts), "the job's return to the queue")
     wait_until(in_epoch(run, 1), "the second epoch")
     ask(slurm, "sbatch", "--partition=urgent", "--exclusive", "--wrap=true", "--output=/dev/null")
-    wait_until(lambda: printed(parts).count("Back to the queue") == 2, "pre-emption")
+    wait_until(lambda: job_output(parts).count("Back to the queue") == 2, "pre-emption")
     found = finish(slurm, job, parts)
 
-    told = printed(parts)
-    assert told.count("Stopped in epoch 1") == told.count("Stopped in epoch 2") == 1
+    printed = job_output(parts)
+    assert printed.count("Stopped in epoch 1") == printed.count("Stopped in epoch 2") == 1
     assert [path.name for path in found.parent.iterdir() if path.is_dir()] == ["seed0"]
     for name in ("best", "last"):
         ours, theirs = (

@@ -19,13 +19,13 @@ from mbls.config.options import parse, parser
 CPU = ("--accelerator", "cpu")
 
 
-def dry(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert run(["--dataset", "acdc", "--losses", "mbls", *words, "--dry-run"]) == 0
+def dry(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert run(["--dataset", "acdc", "--losses", "mbls", *args, "--dry-run"]) == 0
     return capsys.readouterr().out
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert run(["--dataset", "acdc", "--losses", "mbls", *words]) in (1, 2)
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert run(["--dataset", "acdc", "--losses", "mbls", *args]) in (1, 2)
     return capsys.readouterr().err
 
 
@@ -40,7 +40,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_job_of_two_nodes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_job_of_two_nodes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     mine = site(tmp_path, partition="gpu", account="me", gpus="gres", setup=["module load cuda"],
                 container="apptainer exec --nv mbls.sif", options=["--exclusive"])  # fmt: skip
     text = dry(capsys, "--nodes", "2", "--devices", "4", "--time", "12:00:00", "--site", mine)
@@ -55,7 +55,7 @@ def test_a_job_of_two_nodes(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert text.index("module load cuda") < text.index("args=(") < text.index("--prepare")
 
 
-def test_an_array_runs_each_cell_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_array_runs_each_cell_once(capsys: pytest.CaptureFixture[str]) -> None:
     losses = "ce mbls:margin=3"
     text = dry(capsys, *CPU, "--losses", losses, "--seeds", "0 1", "--folds", "2 3")
     assert "#SBATCH --array=0-7\n" in text
@@ -72,7 +72,7 @@ def test_an_array_runs_each_cell_once(capsys: pytest.CaptureFixture[str]) -> Non
         assert (options.seed, options.fold) == (cell.seed, cell.fold)
 
 
-def test_what_is_finished_is_left_out_and_what_has_begun_goes_on(
+def test_finished_cells_are_left_out_and_stopped_ones_resumed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stopped = tmp_path / "runs/acdc/unet-mbls/seed1/checkpoints"
@@ -87,7 +87,7 @@ def test_what_is_finished_is_left_out_and_what_has_begun_goes_on(
     assert "exists and has no checkpoint" in refused(capsys, *CPU)
 
 
-def test_what_would_fail_after_the_queue_is_refused_before(
+def test_wrong_settings_are_refused_before_submission(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert "TIME must be as in 24:00:00" in refused(capsys, "--time", "1 day")
@@ -159,7 +159,7 @@ def log(folder: Path) -> str:
     return (folder / "log").read_text() if (folder / "log").is_file() else ""
 
 
-def test_usr1_ends_the_ranks_and_sends_the_job_back(script, tmp_path: Path) -> None:
+def test_usr1_ends_the_ranks_and_requeues_the_job(script, tmp_path: Path) -> None:
     process = script()
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=30) == 138
@@ -175,7 +175,7 @@ def test_usr1_ends_the_ranks_and_sends_the_job_back(script, tmp_path: Path) -> N
      (143, "RUNNING", True), (143, "COMPLETING", False)],
     ids=["done", "failed", "ranks told", "pre-empted", "cancelled"],
 )  # fmt: skip
-def test_what_goes_back_to_the_queue(
+def test_exit_status_decides_about_the_requeue(
     status: int, state: str, back: bool, script, tmp_path: Path
 ) -> None:
     (tmp_path / "state").write_text(state)
@@ -189,7 +189,7 @@ def test_what_goes_back_to_the_queue(
     assert ("scontrol requeue 7" in log(tmp_path)) == back
 
 
-def test_a_job_told_before_its_ranks_are_there_starts_none(script, tmp_path: Path) -> None:
+def test_job_signaled_before_its_ranks_start_starts_none(script, tmp_path: Path) -> None:
     process = script(wait_for="prepare")
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=30) == 138
