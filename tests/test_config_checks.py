@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mbls.config.checks import warn_of_trained_patients
+from mbls.config.checks import warn_of_changed_data, warn_of_trained_patients
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,23 @@ def test_test_on_trained_patients_warns(
     printed = capsys.readouterr().out
     assert warned in printed
     assert bool(printed) == bool(warned)
+
+
+@pytest.mark.parametrize(
+    ("split", "fingerprint", "warned"),
+    [(None, "new", True), (None, "old", False), ("theirs.json", "new", False)],
+)
+def test_a_run_whose_own_data_have_changed_is_warned_of(
+    split: str | None, fingerprint: str, warned: bool, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Another split was asked for, and is other data."""
+    data: Any = SimpleNamespace(fingerprint=fingerprint)
+    given = {"init_args": {"split": split}}
+    warn_of_changed_data(tmp_path, data, given)  # a folder of no run
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"split": None}}}))
+    (tmp_path / "run.json").write_text(json.dumps({"data_fingerprint": "old"}))
+    warn_of_changed_data(tmp_path, data, given)
+    printed = capsys.readouterr().out
+    assert all(fact in printed for fact in ("old", "new", str(tmp_path))) == warned
+    assert bool(printed) == warned

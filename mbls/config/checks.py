@@ -24,6 +24,7 @@ __all__ = [
     "check_trainer",
     "refuse_other_data",
     "warn",
+    "warn_of_changed_data",
     "warn_of_trained_patients",
 ]
 
@@ -177,6 +178,20 @@ def refuse_other_data(run: Path, tag: str, data: DataModule, config: dict[str, A
             f"{str(theirs)[:12]}, not {ours[:12]}) and is not overwritten. Choose another name "
             "for these results: TAG=NAME (--tag)."
         )
+
+
+def warn_of_changed_data(run: Path, data: DataModule, config: dict[str, Any]) -> None:
+    """Warn where a run's own data are not those that it was trained on, as a new phantom's."""
+    theirs = below(_read_json(run / "run.json"), "data_fingerprint")
+    if theirs in (None, data.fingerprint) or not _same(
+        _data_of(run) or {}, config.get("init_args") or {}
+    ):
+        return  # other data, if any, were asked for
+    print_once(
+        f"Warning: the data have changed since {run} was trained (data_fingerprint "
+        f"{data.fingerprint[:12]}, was {str(theirs)[:12]}): its numbers are of both. Start a new "
+        "run for numbers of these."
+    )
 
 
 def warn_of_trained_patients(run: Path, data: DataModule, config: dict[str, Any]) -> None:

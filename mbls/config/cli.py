@@ -51,6 +51,7 @@ from mbls.config.checks import (
     check_trainer,
     refuse_other_data,
     warn,
+    warn_of_changed_data,
     warn_of_trained_patients,
 )
 from mbls.config.choices import names_of, read_yaml, require_tracker
@@ -232,6 +233,7 @@ class CommandLine(LightningCLI):
             raise
         if fit and run.resume and (checkpoint := run.checkpoint(self.trainer)):
             options["ckpt_path"] = str(checkpoint)
+            warn_of_changed_data(checkpoint.parent.parent, self.datamodule, config["data"])
 
     before_validate = before_predict = before_fit
 
@@ -242,6 +244,7 @@ class CommandLine(LightningCLI):
         if run.folder is not None:
             data = self.resolved()["data"]
             refuse_other_data(run.folder, run.tag, self.datamodule, data)
+            warn_of_changed_data(run.folder, self.datamodule, data)
             warn_of_trained_patients(run.folder, self.datamodule, data)
 
 
