@@ -21,7 +21,8 @@ class PenaltyLoss(Loss):
 
     Raises:
         TypeError: The base is not a module, or needs the image.
-        ValueError: A loss of the base has another ``ignore_index``.
+        ValueError: A loss of the base has another ``ignore_index``, or at the call a term of the
+            same name.
 
     Example:
         >>> import torch
@@ -64,7 +65,13 @@ class PenaltyLoss(Loss):
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms and those of :meth:`penalty`."""
         logits, target = self.prepare(logits, target)
-        return {**self.base_terms(logits, target), **self.penalty(logits, target)}
+        base, penalty = self.base_terms(logits, target), self.penalty(logits, target)
+        if twice := sorted(base.keys() & penalty.keys()):
+            raise ValueError(
+                f"{type(self).__name__} and its base both have a term {twice[0]!r}, and one would "
+                "be lost: stack losses with different terms, or add them with CompoundLoss."
+            )
+        return base | penalty
 
     def base_terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the base's terms for prepared logits ``(N, C, *S)`` and labels ``(N, *S)``.

@@ -129,6 +129,12 @@ def test_a_base_that_is_no_module_is_refused() -> None:
         MarginLoss(base="ce")
 
 
+def test_two_terms_of_one_name_are_refused() -> None:
+    stacked = MarginLoss(base=CompoundLoss({"margin": (1, CrossEntropyLoss())}))
+    with pytest.raises(ValueError, match=r"both have a term 'margin'.*CompoundLoss"):
+        stacked(torch.zeros(1, 2, 4), torch.zeros(1, 4))
+
+
 def test_a_base_that_validates_does_so_below_a_penalty() -> None:
     """Cross-entropy shares the penalty's pass over the logits, and its look at the labels."""
     loss = MarginLoss(base=CrossEntropyLoss(validate=True))
