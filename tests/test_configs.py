@@ -163,6 +163,6 @@ def test_a_transform_is_resolved_to_what_was_stated(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"data": data}))
     (found,) = resolved([[("config", str(each)) for each in (*files_for(), file)]])
     made = found["data"]["init_args"]["transform"]["init_args"]["transforms"]
-    assert [{k: one["init_args"][k] for k in args} for one, (_, args) in zip(made, stated)] == [
-        args for _, args in stated
-    ]
+    assert [
+        {k: one["init_args"][k] for k in args} for one, (_, args) in zip(made, stated, strict=True)
+    ] == [args for _, args in stated]
