@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -12,7 +13,7 @@ from mbls.commands import benchmark
 from mbls.commands.check_data import problem_table, summary
 from mbls.losses.catalogue import loss_table
 from mbls.report.screen import screen_table
-from mbls.report.views import Entry, View
+from mbls.report.views import View
 
 NAMES = ["kidney [left]", "organ [/red]"]
 """Eaten as a style, and refused as the end of one."""
@@ -26,12 +27,12 @@ def printed(*things):
 
 
 def of_report(name):
-    row = (Entry(name, name), Entry(name, best=True), Entry(name, tied=True))
-    return screen_table(View(name, name, (), (name, f"Dice, {name}", name), (row,)))
+    frame = pd.DataFrame([[f"{name}\n{name}", name]], columns=[name, f"Dice, {name}"])
+    return screen_table(View(name, name, (), frame, best=frozenset({(0, 1)})))
 
 
 def of_cache(name):
-    cache = SimpleNamespace(path=Path(name.replace("/", "")), dataset=name, words=name, size=1,
+    cache = SimpleNamespace(path=Path(name.replace("/", "")), dataset=name, summary=name, size=1,
                             cases=1, age=1.0, reason=name)  # fmt: skip
     return [cache_table([cache], Path(name))]
 
@@ -59,7 +60,7 @@ def test_names_are_no_markup(name, tables):
 @pytest.mark.parametrize("name", NAMES)
 def test_failed_run_is_named_as_it_is(name, tmp_path, capsys):
     cell = SimpleNamespace(name=name, folder=tmp_path / name)
-    benchmark.tell_failure(Console(width=400), SimpleNamespace(cell=cell, code=1))
+    benchmark.print_failure(Console(width=400), SimpleNamespace(cell=cell, code=1))
     assert f"{name} failed (exit 1)" in capsys.readouterr().out
 
 
