@@ -216,7 +216,7 @@ def test_without_a_validation_the_last_checkpoint_is_tested(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *tiny.train_args(tmp_path), "--trainer.limit_val_batches", "0"]) == 0
-    assert "No validation chose a best checkpoint: the last one is tested." in (
+    assert "There is no best checkpoint (no validation): testing the last one." in (
         capfd.readouterr().out
     )
     run = tiny.run_folder(tmp_path)
@@ -259,7 +259,7 @@ def test_validation_of_a_run_keeps_its_metrics_csv(
     other = tmp_path / "other.ckpt"
     other.write_bytes(Path(best).read_bytes())
     assert main(["evaluate", str(run), "--ckpt", str(other)]) == 1
-    assert "need a name of their own, --tag NAME" in capfd.readouterr().err
+    assert "name its results with --tag NAME" in capfd.readouterr().err
     assert main(["evaluate", str(run), "--ckpt", str(other), "--tag", "other"]) == 0
     assert (run / "test/other/metrics.json").is_file()
     assert main(["train", "--run", str(run), "--resume", "--loss", "ce"]) == 1

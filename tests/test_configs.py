@@ -99,7 +99,7 @@ def test_dataset_without_volumes(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("data: {class_path: mine.Data, init_args: {root: null}}")
     assert mine in files_for(dataset=str(mine))
-    with pytest.raises(ChoiceError, match=r"no settings for 3D.*mine\.3d\.yaml is not there"):
+    with pytest.raises(ChoiceError, match=r"no settings for 3D.*mine\.3d\.yaml does not exist"):
         files_for(dataset=str(mine), network="unet3d")
     mine.write_text("data: {class_path: mine.Data, init_args: {spatial_dims: 3}}")
     assert mine in files_for(dataset=str(mine), network="unet3d")

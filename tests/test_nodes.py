@@ -69,7 +69,10 @@ def test_nodes_with_different_checkpoints_are_refused(
     for node in nodes:
         assert node.code == 1, node.out
         assert node.out.count("Rank 1 on ") == 1
-        assert f"It would resume from {other}/checkpoints/last.ckpt, rank 0 from {run}" in node.out
+        assert (
+            f"This rank would resume from {other}/checkpoints/last.ckpt, rank 0 from {run}"
+            in node.out
+        )
         assert "Traceback" not in node.out
 
 

@@ -145,7 +145,7 @@ def test_prediction_never_replaces_its_input(
     before = scan.read_bytes()
     for source in (scan, tmp_path):
         assert predict(run, source, tmp_path) == 1
-        assert "holds the input, which a prediction of the same name would" in " ".join(
+        assert "contains the input, which a prediction of the same name would" in " ".join(
             capfd.readouterr().err.split()
         )
     assert scan.read_bytes() == before
@@ -224,7 +224,7 @@ def test_one_process_at_a_time_writes_predictions(
     assert held is not None
     assert predict(run, source, tmp_path / "out") == 1
     err = capfd.readouterr().err
-    assert "Another process writes into the output folder" in err
+    assert "Another process is writing to the output folder" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
     unlock(held)
     (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of one that was killed")

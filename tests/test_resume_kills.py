@@ -198,7 +198,7 @@ def test_killed_data_process_ends_the_run(
     given = [*args, "--epochs", "2", "--run", str(run), "--data.init_args.num_workers", "1"]
     ended = forks.mbls("train", *given, *callback("KillWorkers", hook=hook), limit=200)
     assert ended.code == 1, ended.out
-    assert "A process that loads data has died" in ended.out
+    assert "A DataLoader worker died" in ended.out
     assert "Traceback" not in ended.out
     assert {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == left
     assert not (run / "test").exists()  # no results of a part of the cases

@@ -21,7 +21,7 @@ def test_sweep_is_stopped_resumed_and_reported(tmp_path: Path) -> None:
     stopped = finish(process, limit=300)
     assert stopped.code == 130, stopped.out + stopped.err
     assert "0 of 2 finished, 1 waiting, 1 stopped.\nThe same command resumes." in stopped.out
-    assert "holds the state" in first.with_name("seed0.log").read_text()
+    assert "Saved" in first.with_name("seed0.log").read_text()
 
     done = run_sweep(args)
     assert done.code == 0, done.out + done.err

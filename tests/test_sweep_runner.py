@@ -131,7 +131,7 @@ def test_jobs_run_at_a_time_and_share_the_cores(tmp_path: Path) -> None:
     thread.join()
     assert len(result[0]) == 2  # never three
     assert [entry.status for entry in entries] == ["stopped", "stopped", "waiting"]
-    assert "Stopping: each run finishes its batch" in shown
+    assert "Stopping: runs finish their batch" in shown
     each = max(1, cpus() // 2)
     assert f"threads {each}\n" in log_file(cells[0].folder).read_text()
 
@@ -325,7 +325,7 @@ def test_run_of_other_settings_is_refused(
     assert main(["benchmark", "--losses", "mbls", "--seeds", "0", "--root", str(tmp_path),
                  "--dataset", "acdc"]) == 1  # fmt: skip
     err = capsys.readouterr().err
-    assert f"{cell.folder} was made with other settings than this sweep's" in err
+    assert f"{cell.folder} has other settings than this sweep" in err
     assert "trainer.max_epochs is 3, not 10. Give the sweep a place of its own" in err
     assert not starts(cell)
 

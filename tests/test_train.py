@@ -62,7 +62,7 @@ def test_results_that_another_process_writes_are_locked(
     with lock_folder(run / "test/best"):
         assert main(["evaluate", str(run)]) == 1
     err = capfd.readouterr().err
-    assert f"Another process is at work in run folder {run}/test/best (process" in err
+    assert f"Run folder {run}/test/best is locked by another process (process" in err
     assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
@@ -181,7 +181,7 @@ def test_long_runs_and_other_precision_are_reported(
     assert tiny.fit(*args, "--precision", "16-mixed") == 0
     printed = capfd.readouterr()
     assert f"Training in {tiny.run_folder(tmp_path)}" in printed.out
-    assert "16-mixed is for GPUs. On the CPU bf16-mixed runs in its place" in printed.out
+    assert "16-mixed needs a GPU; on the CPU bf16-mixed is used instead" in printed.out
     assert "fp16 is not supported" not in printed.err
     card = json.loads((tiny.run_folder(tmp_path) / "run.json").read_text())
     assert card["precision"] == "bf16-mixed"

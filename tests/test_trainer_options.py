@@ -61,7 +61,7 @@ def test_copy_of_the_run_folder_callback_has_no_lock(tmp_path: Path) -> None:
         (["enable_checkpointing", "false"], "enable_checkpointing must not be false"),
         (["overfit_batches", "2"], "overfit_batches must be 0.*SPLIT=file.json"),
         (["overfit_batches", "0.5"], "overfit_batches must be 0"),
-        (["limit_train_batches", "0"], "limit_train_batches must be above 0, got 0"),
+        (["limit_train_batches", "0"], "limit_train_batches must be > 0, got 0"),
         (["barebones", "true"], "barebones must be false"),
     ],
     ids=lambda args: " ".join(args) if isinstance(args, list) else "",

@@ -137,7 +137,7 @@ def test_no_reader_of_results_runs_them(
 
 def test_no_reader_of_posteriors_runs_them(tmp_path: Path, trace: Path) -> None:
     path = evil_arrays(tmp_path / "a.npz", trace, "posterior")
-    with pytest.raises(ValueError, match="no npz file with an array 'posterior'"):
+    with pytest.raises(ValueError, match="must be an npz file with an array 'posterior'"):
         load_shares(path)
 
 

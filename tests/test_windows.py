@@ -51,7 +51,7 @@ def test_run_of_an_earlier_version_is_evaluated_on_windows_with_a_warning(
     assert results(run, "earlier")["dice"] == results(run, "best")["dice"]
     args = ["--ckpt", str(earlier), "--tag", "whole", "--model.window", "whole"]
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="The checkpoint is of")
+        warnings.filterwarnings("error", message="The checkpoint was written")
         assert main(["evaluate", str(run), *args]) == 0
     assert "whole slices" in " ".join(capsys.readouterr().out.split())
     assert results(run, "whole")["meta"]["inference"] == "whole slices"

@@ -51,7 +51,7 @@ def test_nan_loss_raises_within_an_interval(
     assert feed(guard, fake_trainer(every, guard), losses) == seen
     assert f"in epoch 3, step {first_bad + 1}; the batch holds c{first_bad}" in guard.told
     # the step before may have spoiled the weights, also when it was in the interval before
-    assert ("the one before it" in guard.told) == (first_bad > 0)
+    assert ("of the one before" in guard.told) == (first_bad > 0)
     if first_bad:
         assert f"the one before it c{first_bad - 1}. " in guard.told
 

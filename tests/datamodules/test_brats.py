@@ -188,7 +188,7 @@ def test_one_grade_alone_is_said(tmp_path: Path) -> None:
     root = write_release(tmp_path, "2019")
     found = survey(root / "HGG")
     assert [case.id for case in found.cases] == ["BraTS19_CBICA_APK_1"]
-    assert found.notes == (f"{root / 'HGG'} alone is read; {root} holds LGG as well.",)
+    assert found.notes == (f"only {root / 'HGG'} is read; {root} contains LGG as well.",)
 
 
 # What must not be.
@@ -256,7 +256,7 @@ def test_two_releases_share_patients(tmp_path: Path) -> None:
     names = ("BraTS20_Training_001", "BraTS20_Training_355", "BraTS2021_00000")
     split = {part: [name] for part, name in zip(("train", "val", "test"), names, strict=True)}
     (tmp_path / "split.json").write_text(json.dumps(split))
-    with pytest.raises(DataError, match="must hold one release"):
+    with pytest.raises(DataError, match="must contain one release"):
         BraTSDataModule(tmp_path, split=tmp_path / "split.json").prepare(progress=False)
 
 

@@ -49,5 +49,5 @@ def test_bad_files(tmp_path: Path, arrays: dict[str, np.ndarray], text: str) -> 
     with pytest.raises(ValueError, match=re.escape(text)):
         load_posterior(tmp_path / "p.npz")
     (tmp_path / "p.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="no npz file with an array 'posterior'"):
+    with pytest.raises(ValueError, match="must be an npz file with an array 'posterior'"):
         load_posterior(tmp_path / "p.npz")

@@ -140,7 +140,7 @@ def test_a_run_without_foreground_writes_null(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cases": ["a"]}, "one row a case"),
+        ({"cases": ["a"]}, "one row per case"),
         ({"meta": {"dataset": "acdc", "origin": "real"}}, r"lacks \['class_names'\]"),
         ({"meta": META | {"origin": "ACDC"}}, "'real' or 'phantom'"),
         ({"meta": META | {"class_names": ["a"]}}, "must name 3 classes"),
@@ -156,7 +156,7 @@ def test_missing_files_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"but cases\.csv is missing"):
         load_results(tmp_path)
     torch.save({}, tmp_path / "bins.npz")
-    with pytest.raises(ValueError, match="must hold a calibration histogram"):
+    with pytest.raises(ValueError, match="must contain a calibration histogram"):
         from_bins(tmp_path / "bins.npz")
 
 

@@ -76,5 +76,5 @@ def test_a_base_takes_the_place_of_cross_entropy_in_the_formula(tmp_path) -> Non
 
 
 def test_an_empty_folder_is_an_error(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"must hold <name>.yaml files"):
+    with pytest.raises(FileNotFoundError, match=r"must contain <name>.yaml files"):
         loss_entries(tmp_path)

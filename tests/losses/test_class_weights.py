@@ -76,7 +76,7 @@ def test_their_number_is_checked(name: str) -> None:
 
 @pytest.mark.parametrize("wrong", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
 def test_impossible_weights_are_refused(wrong: list[float]) -> None:
-    with pytest.raises(ValueError, match="weight must hold finite numbers >= 0"):
+    with pytest.raises(ValueError, match="weight must be finite numbers >= 0"):
         CrossEntropyLoss(weight=wrong)
     with pytest.raises(ValueError, match="without the background all others"):
         DiceLoss(False, weight=[1.0, 0.0])

@@ -74,5 +74,5 @@ def test_refused_settings():
         estimate(CalibrationHistogram(3).bins(), "acc")
     with pytest.raises(ValueError, match="pooling must be one of"):
         estimate(CalibrationHistogram(3).bins(), "ece", pooling="mean")
-    with pytest.raises(ValueError, match="per_case needs one with num_cases"):
+    with pytest.raises(ValueError, match="per_case needs a histogram with num_cases"):
         estimate(CalibrationHistogram(3).bins(), "ece", pooling="per_case")

@@ -76,5 +76,5 @@ def test_nan_is_refused_and_infinite_logits_are_not() -> None:
     table = plain(scores, target, -100)
     assert metric.counts[0, 1].tolist() == [table[1, 1], table[1].sum(), table[:, 1].sum()]
     scores[2, 8] = torch.nan
-    with pytest.raises(ValueError, match="probs must be numbers"):
+    with pytest.raises(ValueError, match="probs must not be NaN"):
         metric.update(scores[None], target[None], index=torch.zeros(1))

@@ -110,9 +110,9 @@ def test_refuses_labels_that_are_no_class_and_missing_index():
     probs = one_hot(torch.zeros(1, 5, dtype=torch.long), 3)
     with pytest.raises(ValueError, match=r"labels from 7 to 7.*ignore_index=7"):
         dice.update(probs, torch.full((1, 5), 7), index=torch.tensor([0]))
-    with pytest.raises(ValueError, match=r"pass index, .* or leave num_cases out"):
+    with pytest.raises(ValueError, match=r"pass the \(N,\) number .* or leave num_cases out"):
         dice.update(probs, torch.zeros(1, 5))
-    with pytest.raises(ValueError, match="num_cases must be at least 1"):
+    with pytest.raises(ValueError, match="num_cases must be >= 1"):
         DiceScore(3, num_cases=0)
     with pytest.raises(ValueError, match="'nan' or 'one'"):
         dice_scores(np.zeros((1, 3)), absent="zero")

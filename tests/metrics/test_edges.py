@@ -172,7 +172,7 @@ def test_what_is_no_distribution_is_refused_and_changes_nothing(build):
     for bad in ([math.nan, 0.5], [math.inf, 0.5], [1.25, -0.25], [0.5, 0.25]):
         probs[17] = torch.tensor(bad)
         for dtype in (torch.float16, torch.float32, torch.float64):
-            with pytest.raises(ValueError, match="at least 0 and sum to 1"):
+            with pytest.raises(ValueError, match=">= 0 and sum to 1"):
                 feed(metric, probs.to(dtype), torch.ones(40))
     metric._computed = None
     assert torch.equal(metric.compute(), before)
@@ -184,12 +184,12 @@ def test_volumes_refuse_nan_and_labels_that_are_no_class_as_a_whole(build):
     wrong = probs.clone()
     wrong[1, 2, 3, 3] = math.nan
     metric = build(4, num_cases=2)
-    with pytest.raises(ValueError, match="got NaN"):
+    with pytest.raises(ValueError, match="NaN"):
         feed(metric, wrong, target)
     for label in (4, -1, 0.5):
         bad = target.float()
         bad[1, 0, 0] = label
-        with pytest.raises(ValueError, match="target must hold"):
+        with pytest.raises(ValueError, match="target must be"):
             feed(metric, probs, bad)
     assert all(getattr(metric, s).sum() == 0 for s in metric._defaults if s != "settings")
     with pytest.raises(ValueError, match="ignore_index must not be one of the classes"):

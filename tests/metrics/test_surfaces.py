@@ -199,5 +199,5 @@ def test_refused_calls():
     metric.update(probs, target, index=index, spacing=torch.ones(1, 2))
     with pytest.raises(ValueError, match="Case 0 was scored already"):
         metric.update(probs, target, index=index, spacing=torch.ones(1, 2))
-    with pytest.raises(ValueError, match="at least 0 mm"):
+    with pytest.raises(ValueError, match=">= 0 mm"):
         NormalizedSurfaceDice(2, num_cases=1, tolerance=-1)

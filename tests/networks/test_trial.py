@@ -61,10 +61,7 @@ def test_what_is_refused_is_what_fails(make, divisor: int, dims: int) -> None:
         fails = failure(network, 2, 1, *[padded] * (dims - 1), divisor)
         assert fails in told
         assert bool(fails) == (make is not segresnet and size <= divisor) == bool(told)
-        assert (
-            not told
-            or f"must be more than {divisor} on some axis for {make(dims)._get_name()}" in told
-        )
+        assert not told or f"must be > {divisor} on one axis for {make(dims)._get_name()}" in told
 
 
 def test_a_trial_changes_nothing() -> None:

@@ -98,7 +98,7 @@ def test_spread_counts_cases(bins):
     assert counts[10, 1] == counts[0, 1] == 1
     figure = spread_figure(bins, meta=META)
     assert "PHANTOM" in figure.get_suptitle()
-    with pytest.raises(ValueError, match="got a pooled one"):
+    with pytest.raises(ValueError, match="got a histogram pooled"):
         spread_figure(bins.pool(), meta=META)
 
 
@@ -134,7 +134,7 @@ def test_true_and_measured_errors_are_the_summarys():
 
 def test_true_errors_need_a_posterior():
     metrics = counted(posterior=False).summary()
-    with pytest.raises(ValueError, match="this run knew none"):
+    with pytest.raises(ValueError, match="this test had none"):
         truth_figure(metrics)
 
 

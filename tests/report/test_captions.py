@@ -37,7 +37,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 def test_every_table_says_what_it_is(analysis: Analysis) -> None:
     views = views_of(analysis)
-    assert {v.title for v in views} >= {"What the choice of the checkpoint does"}
+    assert {v.title for v in views} >= {"Effect of checkpoint selection"}
     for view in views:
         assert "acdc (PHANTOM, synthetic), 6 cases of 3 patients; preprocessed grid" in view.caption
         assert "Mean over cases" in view.caption or "15 equal right-closed bins" in view.caption
@@ -53,8 +53,8 @@ def test_every_figure_says_what_it_is(analysis: Analysis) -> None:
         assert "preprocessed grid" in caption, name
     bins = {name for name, caption in drawn.items() if "15 equal right-closed bins" in caption}
     assert set(drawn) - bins == {"multipliers_0", "worst_cases"}
-    assert "all voxels of its validation cases pooled" in drawn["multipliers_0"]
-    assert "each case alone" in drawn["worst_cases"]
+    assert "all voxels of the validation cases, pooled" in drawn["multipliers_0"]
+    assert "per case" in drawn["worst_cases"]
     assert "labeled foreground (label)" in drawn["reliability_label"]
     assert "all voxels, no bins" in drawn["worst_cases"]
 

@@ -97,7 +97,7 @@ def test_a_seed_without_all_folds_is_left_out(tmp_path: Path) -> None:
     (group,), left_out = grouped(tmp_path)
     assert [arm.seeds for arm in group.arms] == [[0], [0]]
     assert {out.folder for out in left_out} == {alone, other, other.with_name("seed2-fold1")}
-    assert all("a seed counts where all folds were tested" in out.reason for out in left_out)
+    assert all("a seed counts only if all folds were tested" in out.reason for out in left_out)
 
 
 def test_a_fold_that_was_trained_twice_counts_once(tmp_path: Path) -> None:
@@ -152,5 +152,5 @@ def test_folds_that_tested_the_same_cases_have_no_single_histogram(tmp_path: Pat
     for fold in range(2):
         of_fold(tmp_path, "ce", 0, fold)
     (group,), _ = grouped(tmp_path)
-    with pytest.raises(ValueError, match=r"several tests of its cases; read \.tests"):
+    with pytest.raises(ValueError, match=r"several tests of the same cases; use \.tests"):
         group.first.counted()

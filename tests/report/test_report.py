@@ -166,7 +166,7 @@ def test_the_same_training_twice_is_one(runs, tmp_path):
     [
         (lambda f: (f / "run.json").write_text('{"finished": false}'), "not finished; resume it"),
         (lambda f: (f / "run.json").write_text("{"), "cannot be read: JSONDecodeError"),
-        (lambda f: (f / "run.json").unlink(), "training never began"),
+        (lambda f: (f / "run.json").unlink(), "training did not start"),
         (lambda f: (f / "test/best/metrics.json").unlink(), "not tested: no test/best; mbls eval"),
         (lambda f: (f / "test/best/bins.npz").write_bytes(b"PK"), "cannot be read"),
         (lambda f: (f / "config.yaml").write_text("a: ["), "cannot be read"),
@@ -188,7 +188,7 @@ def test_the_screen_fits_80_columns_and_says_phantom(runs, tmp_path, capsys):
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
     assert out.count("PHANTOM") >= 3
     assert "unet-ls/seed0: not finished" in "".join(out.split("\n"))
-    assert "conditional on the networks" in " ".join(out.split())
+    assert "conditional on the trained networks" in " ".join(out.split())
 
 
 def test_markdown_and_latex_hold_the_tables(written):
