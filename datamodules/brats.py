@@ -17,7 +17,7 @@ from datamodules.reading.nifti import stem
 
 Scheme = Literal["by_name", "et4", "et3", "et3_cavity", "nnunet"]
 
-_SAY = "--data.init_args.label_scheme"
+_SET = "--data.init_args.label_scheme"
 _NECROSIS, _OEDEMA, _ENHANCING, _CAVITY = 1, 2, 3, 4
 _VALUES: dict[str, dict[int, int]] = {
     "et4": {0: 0, 1: _NECROSIS, 2: _OEDEMA, 4: _ENHANCING},
@@ -25,13 +25,13 @@ _VALUES: dict[str, dict[int, int]] = {
     "et3_cavity": {0: 0, 1: _NECROSIS, 2: _OEDEMA, 3: _ENHANCING, 4: _CAVITY},
     "nnunet": {0: 0, 1: _OEDEMA, 2: _NECROSIS, 3: _ENHANCING},
 }
-_WAYS_OUT = {
+_FIXES = {
     "et4": "Until 2021 BraTS stores enhancing tumor as 4. If these files have 3, set: "
-    f"{_SAY} et3; if nnU-Net wrote them (1 is oedema, 2 necrosis): {_SAY} nnunet.",
-    "et3": "From 2023 on BraTS stores enhancing tumour as 3. If 4 is the resection cavity (2024): "
-    f"{_SAY} et3_cavity; if it is enhancing tumour: {_SAY} et4.",
-    "et3_cavity": f"Say what the values mean with {_SAY} et4, et3 or nnunet.",
-    "nnunet": f"Say what the values mean with {_SAY} et4, et3 or et3_cavity.",
+    f"{_SET} et3; if nnU-Net wrote them (1 is edema, 2 necrosis): {_SET} nnunet.",
+    "et3": "From 2023 on BraTS stores enhancing tumor as 3. If 4 is the resection cavity (2024): "
+    f"{_SET} et3_cavity; if it is enhancing tumor: {_SET} et4.",
+    "et3_cavity": f"Set the meaning of the values with {_SET} et4, et3 or nnunet.",
+    "nnunet": f"Set the meaning of the values with {_SET} et4, et3 or et3_cavity.",
 }
 
 
@@ -47,7 +47,7 @@ class BraTSDataModule(SegmentationDataModule):
             derived from the file names: enhancing tumor 4 until 2021 (``_t1ce``) and 3 from 2023 on
             (``-t1c``). ``et4`` and ``et3`` override this. ``et3_cavity``: 2024's, with
             the resection cavity 4 as a separate class. ``nnunet``: 1 edema, 2 necrosis, 3
-            enhancing tumour. A file with another value is an error.
+            enhancing tumor. A file with another value is an error.
         phantom_seed: Seed of the phantom.
         phantom_patients: Number of patients in its parts; None for 16 train, 4 val, 6 test.
         phantom_release: Whose layout, names and label values it has.
@@ -130,4 +130,4 @@ class BraTSDataModule(SegmentationDataModule):
         name: str = self.label_scheme
         if name == "by_name":
             name = "et3" if new else "et4"
-        return LabelScheme(tuple(sorted(_VALUES[name].items())), _WAYS_OUT[name])
+        return LabelScheme(tuple(sorted(_VALUES[name].items())), _FIXES[name])

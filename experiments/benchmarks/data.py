@@ -5,8 +5,8 @@
 192 and patches of 128 x 128 x 128 in batches, in one process of one thread. Times are of the
 processor, medians of interleaved rounds; files are in the system's page cache for all contenders.
 
-- NIfTI: every sample reads its volume from ``.nii.gz``, normalises it and cuts the sample out;
-- whole volume: the same from an HDF5 file of the normalised volume (``h5py``), as published code
+- NIfTI: every sample reads its volume from ``.nii.gz``, normalizes it and cuts the sample out;
+- whole volume: the same from an HDF5 file of the normalized volume (``h5py``), as published code
   does; without h5py an uncompressed ``.npz`` of the same arrays stands in, and the table says so;
 - MONAI's ``PersistentDataset`` (a file of the transformed volume) and ``CacheDataset`` (the volume
   in memory), then ``RandSpatialCropd``.
@@ -156,7 +156,7 @@ def from_nifti(material: Material) -> Draw:
 
 
 def from_archive(material: Material) -> Draw:
-    """Read the whole normalised case from HDF5, or from ``.npz`` where there is no h5py."""
+    """Read the whole normalized case from HDF5, or from ``.npz`` where there is no h5py."""
     paths: dict[str, Path] = {}
     for case, cached in zip(material.cases, material.cached, strict=True):
         arrays = {name: np.array(cached.volume(name), order="C") for name in ("image", "label")}

@@ -70,7 +70,7 @@ class Case:
         batch: Samples in a batch, over all ranks.
         epochs: Epochs, one more than are timed.
         batches: Batches of an epoch, one more than are timed.
-        words: Further words of ``mbls fit``.
+        args: Further arguments of ``mbls fit``.
     """
 
     dataset: str
@@ -78,10 +78,10 @@ class Case:
     batch: int
     epochs: int
     batches: int
-    words: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
 
     def command(self, run: Path, data: Path, *, ranks: int, batch: int) -> list[str]:
-        """Return the words of a run; ``data`` is where the phantom and its cache are or go."""
+        """Return the arguments of a run; ``data`` is where the phantom and its cache are or go."""
         network = {2: "unet", 3: "unet3d"}[self.dims]
         files = compose(
             dataset=self.dataset, loss="mbls", network=network, preset="quick", dims=self.dims
@@ -97,7 +97,7 @@ class Case:
             f"--data.init_args.phantom_root={data / self.dataset}",
             f"--data.init_args.phantom_patients={json.dumps(PATIENTS)}",
             f"--data.init_args.cache_dir={data / 'cache'}",
-            f"--data.init_args.batch_size={batch}", *self.words,
+            f"--data.init_args.batch_size={batch}", *self.args,
         ]  # fmt: skip
 
     def speeds(self, data: Path, *, ranks: int = 1, runs: int = 1) -> list[float]:
@@ -147,10 +147,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batches", type=int, default=6)
-    options, words = parser.parse_known_args(arguments)
+    options, args = parser.parse_known_args(arguments)
     for text in options.case or CASES:
         dataset, dims, batch = text.split(",")
-        case = Case(dataset, int(dims), int(batch), options.epochs, options.batches, tuple(words))
+        case = Case(dataset, int(dims), int(batch), options.epochs, options.batches, tuple(args))
         one, two, strangers = compare(case, options.rounds).values()
         sys.stdout.write(
             f"{dataset} {dims}D, batch {batch}, samples a second: 1 process {one:.1f}, "

@@ -2,11 +2,11 @@
 
 ``python -m experiments.benchmarks.evaluation`` scores the softmax of a volume of ACDC's size and of
 one of BraTS's that is cropped to a brain (``--shape 240,240,155`` is a whole one). The published
-way takes labelled voxels, selects the voxels of each bin in turn, once for ECE and once
+way takes labeled voxels, selects the voxels of each bin in turn, once for ECE and once
 a class for class-wise ECE, and then a Dice a class. Ours fills the histogram
 and the Dice counts that the same numbers (protocol ``murugesan-med``; they are compared first) come
 from, out of the same voxels. Then both do so for the three regions by label and prediction (all
-voxels, labelled foreground, label or prediction), one more than a validation keeps. The last row is
+voxels, labeled foreground, label or prediction), one more than a validation keeps. The last row is
 all that a test run scores: five regions, the fine histogram, HD95 and NSD.
 """
 
@@ -90,7 +90,7 @@ def _looped_error(confidence: Tensor, hits: Tensor) -> float:
 
 
 def ours(probs: Tensor, target: Tensor) -> Numbers:
-    """Return the same numbers, from a histogram of the labelled voxels and integer counts."""
+    """Return the same numbers, from a histogram of the labeled voxels and integer counts."""
     where = target[0].reshape(-1).nonzero().squeeze(1)
     flat = probs.reshape(1, probs.shape[1], -1).index_select(2, where)
     return _numbers(flat, target.reshape(1, -1)[:, where], probs, target)

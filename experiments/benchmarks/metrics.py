@@ -118,8 +118,8 @@ def make_organs(shape: Sequence[int], classes: int, seed: int = 0) -> Tensor:
     places = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1)
     target = torch.zeros(1, *shape, dtype=torch.long)
     for k in range(1, classes):
-        centre, radii = torch.rand(2, len(shape), generator=generator)
-        away = (places - (0.25 + centre / 2) * size) / ((0.04 + radii * 0.08) * size)
+        center, radii = torch.rand(2, len(shape), generator=generator)
+        away = (places - (0.25 + center / 2) * size) / ((0.04 + radii * 0.08) * size)
         target[0, away.square().sum(-1) < 1] = k
     return target
 

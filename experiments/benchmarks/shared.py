@@ -83,9 +83,9 @@ class Counting:
     """A process that counts on request."""
 
     def __init__(self, variant: Variant, voxels: int) -> None:
-        words = [sys.executable, "-c", COUNT, str(voxels)]
+        command = [sys.executable, "-c", COUNT, str(voxels)]
         self.process = subprocess.Popen(
-            words, env=variant.env, cwd=variant.tree, text=True,
+            command, env=variant.env, cwd=variant.tree, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._line()
@@ -117,7 +117,7 @@ def training(variant: Variant, data: Path, steps: int) -> float:
     """
     data = data / variant.name.split(",")[0]  # another checkout may write another phantom
     with tempfile.TemporaryDirectory() as name:
-        words = [
+        command = [
             "train", "--dataset", "acdc", "--loss", "mbls", "--preset", "quick", "--epochs", "1",
             "--run", f"{name}/run", "--accelerator", "cpu",
             f"--trainer.limit_train_batches={steps}", "--trainer.limit_val_batches=0",
@@ -127,7 +127,7 @@ def training(variant: Variant, data: Path, steps: int) -> float:
         ]  # fmt: skip
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "mbls.cli", *words],
+            [sys.executable, "-m", "mbls.cli", *command],
             env=variant.env, cwd=variant.tree, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:

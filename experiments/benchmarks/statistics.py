@@ -175,10 +175,10 @@ def markdown(table: ErrorRates, trials: int) -> str:
     lines = [f"| world | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
     for world in table.worlds:
         rates = [table.cell(world, *size, trials) for size in table.sizes]
-        words = [
+        cells = [
             f"**{100 * r:.1f}**" if table.wrong(r, trials) else f"{100 * r:.1f}" for r in rates
         ]
-        lines.append(f"| {world} | {' | '.join(words)} |")
+        lines.append(f"| {world} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

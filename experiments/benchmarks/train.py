@@ -4,7 +4,7 @@
 and the logger, and takes the time from the start of an epoch to the start of the next: batches,
 steps, logging, progress bar, metrics.csv and the checkpoint of the epoch's end; validation is left
 out. Between the steps, five at a time, run as many bare ones of a copy of the same network, loss
-and optimiser: forward, backward and step over one batch held in memory. Their time is that of the
+and optimizer: forward, backward and step over one batch held in memory. Their time is that of the
 bare loop, and what an epoch takes beyond it is split into
 
 - data: waiting for the loader's next batch;
@@ -13,7 +13,7 @@ bare loop, and what an epoch takes beyond it is split into
 
 Shares are medians over epochs. One thread by default, on a machine that does nothing else and has a
 second processor for the thread that makes the batches. With ``--cpu`` it is the time of this
-process's threads together, theirs among it, which other work disturbs less. Other words are
+process's threads together, theirs among it, which other work disturbs less. Other arguments are
 settings of the run, such as ``--data.init_args.num_workers 1``.
 """
 
@@ -59,7 +59,7 @@ class Epoch(NamedTuple):
 
 
 class Clock(Profiler):
-    """The seconds of those of Lightning's actions that are asked for.
+    """The seconds of the chosen actions of Lightning.
 
     A step has two hundred, nearly all of them hooks that a callback does not have, and to read a
     clock takes longer than one of these.
@@ -162,7 +162,7 @@ def bare_step(module: Any, batch: dict[str, Any]) -> Any:
 
 
 def epochs(
-    dataset: str, dims: int, folder: Path, words: list[str], preset: str = "quick"
+    dataset: str, dims: int, folder: Path, args: list[str], preset: str = "quick"
 ) -> list[Epoch]:
     """Return the seconds of each epoch but the first."""
     names = {"dataset": dataset, "network": NETWORKS[dims], "loss": "mbls"}
@@ -171,7 +171,7 @@ def epochs(
     here = BareLoop.__module__
     given += [f"--trainer.callbacks+={here}.BareLoop", f"--trainer.profiler={here}.Clock"]
     given += ["--run.folder", str(folder / f"{dataset}{dims}"), "--trainer.accelerator=cpu"]
-    given += ["--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0", *words]
+    given += ["--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0", *args]
     trainer: Any = command_line(["fit", *given]).trainer
     loop_found = next(c for c in trainer.callbacks if type(c).__name__ == BareLoop.__name__)
     return list(loop_found.epochs[1:])
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu", action="store_true", help="take the processor's time")
-    options, words = parser.parse_known_args(arguments)
+    options, args = parser.parse_known_args(arguments)
     module = importlib.import_module("experiments.benchmarks.train")  # not __main__
     module.clock = time.process_time if options.cpu else time.perf_counter  # type: ignore[attr-defined]
     torch.set_num_threads(options.threads)
@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         for text in options.case or ("acdc,2", "brats,3"):
             dataset, dims = text.split(",")
-            rounds = [f"--trainer.max_epochs={options.rounds + 1}", *words]
+            rounds = [f"--trainer.max_epochs={options.rounds + 1}", *args]
             found = module.epochs(dataset, int(dims), Path(name), rounds, options.preset)
             times = [statistics.median(each) for each in zip(*found, strict=True)]
             shares = [statistics.median(s) for s in zip(*(e.shares for e in found), strict=True)]

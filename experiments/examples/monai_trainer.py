@@ -1,6 +1,6 @@
 """MONAI's SupervisedTrainer and SupervisedEvaluator with our loss and our metric.
 
-A tiny U-Net learns to find discs whose labelled border is uncertain, from few images, which makes
+A tiny U-Net learns to find discs whose labeled border is uncertain, from few images, which makes
 cross-entropy overconfident there. Run it with ``python -m experiments.examples.monai_trainer``.
 """
 
@@ -57,12 +57,12 @@ def discs(count: int, seed: int) -> list[dict[str, Tensor]]:
     axis = torch.arange(32.0)
     items = []
     for _ in range(count):
-        centre = 10 + 12 * torch.rand(2, generator=generator)
-        far = ((axis[:, None] - centre[0]) ** 2 + (axis[None] - centre[1]) ** 2).sqrt()
+        center = 10 + 12 * torch.rand(2, generator=generator)
+        far = ((axis[:, None] - center[0]) ** 2 + (axis[None] - center[1]) ** 2).sqrt()
         radius = 5 + 4 * torch.rand((), generator=generator)
         noise = 0.5 * torch.randn(far.shape, generator=generator)
-        labelled = radius * (1 + 0.15 * torch.randn((), generator=generator))
-        image, label = (far < radius).float() + noise, (far < labelled).float()
+        labeled = radius * (1 + 0.15 * torch.randn((), generator=generator))
+        image, label = (far < radius).float() + noise, (far < labeled).float()
         items.append({"image": image[None], "label": label[None]})
     return items
 

@@ -21,7 +21,7 @@ CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D
 LEGEND = (
     "Cases with the lowest Dice (per case, mean of the foreground structures in its label), each "
     "with the slice that has the most wrong voxels. Confidence: the highest probability of each "
-    "voxel (all voxels, no bins). Error: wrong voxels, colored by confidence: bright means confident."
+    "voxel (all voxels, no bins). Error: wrong voxels, colored by confidence: bright is confident."
 )
 
 
