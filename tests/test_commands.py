@@ -52,7 +52,7 @@ def test_fit_validate_test_and_predict_from_layered_files(
         (["--model.loss.init_args.margn", "3"], "margn"),
         (["--data.init_args.sise", "3"], "sise"),
         (["--los", "ce"], "Unknown option --los. Did you mean --loss?"),
-        (["--loss.margin", "8"], "--loss.margin. A loss takes settings as LOSS=mbls:margin=8"),
+        (["--loss.margin", "8"], "--loss.margin. Write settings of a loss as LOSS=mbls:margin=8"),
         (["--loss", "mbls:margn=8"], "'margn' of loss mbls. Did you mean 'margin'?"),
         (["--trainer.precision", "half"], "Given value: half"),
     ],
@@ -133,7 +133,7 @@ def test_loss_with_settings_has_the_name_of_a_sweep(tmp_path: Path) -> None:
         (["--epochs", "3", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative"),
         (
             ["--data.init_args.patch_size=[2,2]"],
-            "patch_size must be more than 2 on some axis for UNet, got [2, 2], of which it gets",
+            "patch_size must be > 2 on one axis for UNet, got [2, 2], padded to",
         ),
     ],
 )
@@ -192,11 +192,11 @@ def test_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert not list(taken.iterdir())
     (tmp_path / "file").write_text("")
     assert tiny.fit(*args, "--run.root", str(tmp_path / "file")) == 1
-    assert f"{tmp_path / 'file'}/blobs/tiny-mbls/seed0 cannot be made" in capfd.readouterr().err
+    assert f"{tmp_path / 'file'}/blobs/tiny-mbls/seed0 cannot be created" in capfd.readouterr().err
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
         assert tiny.fit(*args, "--run", str(tmp_path / "closed/run")) == 1
-        assert "cannot be made (Permission denied)" in capfd.readouterr().err
+        assert "cannot be created (Permission denied)" in capfd.readouterr().err
 
 
 def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,12 +123,12 @@ def test_unwritable_output_is_named(
     (tmp_path / "file").write_text("in the way")
     assert predict(run, source, tmp_path / "file") == 1
     err = capfd.readouterr().err
-    assert f"The output folder {tmp_path / 'file'} cannot be written to (File exists)" in err
+    assert f"The output folder {tmp_path / 'file'} cannot be written (File exists)" in err
     if os.geteuid() != 0:  # root may write anywhere
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
         assert predict(run, source, closed) == 1
-        assert "cannot be written to (Permission denied)" in capfd.readouterr().err
+        assert "cannot be written (Permission denied)" in capfd.readouterr().err
 
 
 def test_folder_without_config_is_refused(

@@ -83,7 +83,7 @@ def test_contradicting_scheduler_is_refused(scheduler: Any, interval: str, messa
 @pytest.mark.parametrize("off", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 9}])
 def test_plateau_of_a_run_that_never_validates_is_refused(off: dict[str, Any]) -> None:
     make = partial(ReduceLROnPlateau, monitor="val/nll")
-    with pytest.raises(SettingError, match="monitor val/nll is a value of validation"):
+    with pytest.raises(SettingError, match="monitor val/nll needs a validation"):
         trained(make, **off)
     trained(partial(ReduceLROnPlateau, monitor="train/loss"), epochs=1, **off)
 

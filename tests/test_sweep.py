@@ -33,11 +33,11 @@ def test_losses_are_read(text: str, labels: list[str]) -> None:
         ("ce mbsl", r"Unknown loss 'mbsl'. Did you mean 'mbls'\? There are: "),
         ("mbls:margn=3", r"Unknown setting 'margn' of loss mbls. Did you mean 'margin'\? .*alpha"),
         ("mbls_dice:base.includ_background=true", r"Did you mean 'base.include_background'\?"),
-        ("ce_dice:zzz=1", r"Unknown setting 'zzz' of loss ce_dice. Its file states: "),
-        ("mbls:margin", r"mbls:margin cannot be read: settings are written loss:setting=value"),
-        ("mbls:margin=3,", "cannot be read"),
-        ("mbls:", "cannot be read"),
-        ("mbls:margin=wide", "mbls:margin must be a number, as 5.0 is, got wide"),
+        ("ce_dice:zzz=1", r"Unknown setting 'zzz' of loss ce_dice. Its file has: "),
+        ("mbls:margin", r"mbls:margin cannot be parsed: write settings as loss:setting=value"),
+        ("mbls:margin=3,", "cannot be parsed"),
+        ("mbls:", "cannot be parsed"),
+        ("mbls:margin=wide", "mbls:margin must be a number \(default: 5.0\), got wide"),
         ("mbls:margin=inf", "mbls:margin must be finite, got inf"),
         ("dice:squared=2", "dice:squared must be true or false, got 2"),
         ("mbls:margin=3,margin=4", "margin is given twice"),
@@ -54,13 +54,13 @@ def test_two_files_of_one_name_would_share_a_folder(tmp_path: Path) -> None:
     own = tmp_path / "ce.yaml"
     own.write_text("model: {loss: {class_path: torch.nn.CrossEntropyLoss}}")
     assert parse_losses(str(own))[0].label == "ce"
-    with pytest.raises(ChoiceError, match=r"ce and .*ce\.yaml would both be called ce"):
+    with pytest.raises(ChoiceError, match=r"ce and .*ce\.yaml would both be named ce"):
         parse_losses(f"ce {own}")
 
 
 def test_file_that_is_no_loss(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("data: {}")
-    with pytest.raises(ChoiceError, match=r"x\.yaml is no loss: it must state model.loss"):
+    with pytest.raises(ChoiceError, match=r"x\.yaml is not a loss: it must set model.loss"):
         parse_losses(str(tmp_path / "x.yaml"))
 
 

@@ -138,7 +138,7 @@ def test_finished_run_is_resumed_with_more_epochs_only(
     assert "EPOCHS=3" in out
     assert [file.stat().st_mtime_ns for file in results] == before
     assert main(["train", "--run", str(run), "--resume", "--epochs", "1"]) == 1
-    assert "max_epochs must be at least the checkpoint's 2 epochs" in capfd.readouterr().err
+    assert "max_epochs must be >= the checkpoint's 2 epochs" in capfd.readouterr().err
     assert main(["train", "--run", str(run), "--resume", "--epochs", "3"]) == 0
     assert json.loads(results[1].read_text())["epochs"] == 3
     assert all(file.stat().st_mtime_ns > b for file, b in zip(results, before, strict=True))

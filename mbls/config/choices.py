@@ -100,7 +100,7 @@ def choose(kind: str, name: str) -> Path:
     hint = did_you_mean(name.lower(), known, cutoff=0.5)
     label = {"data": "dataset", "trainer": "preset"}.get(kind, kind)
     raise ChoiceError(
-        f"Unknown {label} {name!r}.{hint} Choose from: {', '.join(known) or 'none'}; "
+        f"Unknown {label} {name!r}.{hint} There are: {', '.join(known) or 'none'}; "
         f"or give the path of a YAML file."
     )
 

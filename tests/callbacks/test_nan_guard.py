@@ -49,11 +49,11 @@ def test_nan_loss_raises_within_an_interval(
     losses[first_bad:] = [value] * (20 - first_bad)
     guard = NaNGuard()
     assert feed(guard, fake_trainer(every, guard), losses) == seen
-    assert f"in epoch 3, step {first_bad + 1}; the batch holds c{first_bad}" in guard.told
+    assert f"in epoch 3, step {first_bad + 1}; cases of the batch: c{first_bad}" in guard.told
     # the step before may have spoiled the weights, also when it was in the interval before
     assert ("of the one before" in guard.told) == (first_bad > 0)
     if first_bad:
-        assert f"the one before it c{first_bad - 1}. " in guard.told
+        assert f"of the one before: c{first_bad - 1}. " in guard.told
 
 
 def test_finite_losses_raise_nothing() -> None:
@@ -65,7 +65,7 @@ def test_saving_checks_losses_within_the_interval() -> None:
     guard = NaNGuard()
     trainer = fake_trainer(100, guard)
     assert feed(guard, trainer, [1.0, float("nan")]) == 0
-    with pytest.raises(NonFiniteError, match="step 2; the batch holds c1"):
+    with pytest.raises(NonFiniteError, match="step 2; cases of the batch: c1"):
         require_finite(trainer)
 
 
@@ -76,7 +76,7 @@ def test_nan_weight_under_finite_losses_raises() -> None:
     assert feed(guard, trainer, [1.0, 2.0]) == 0
     require_finite(trainer)
     network.running_mean[0] = float("nan")  # buffers count: they are written too
-    with pytest.raises(NonFiniteError, match=r"by epoch 3, step 2, .* the last batch holds c1"):
+    with pytest.raises(NonFiniteError, match=r"by epoch 3, step 2, .* cases of the last batch: c1"):
         require_finite(trainer)
 
 

@@ -133,4 +133,4 @@ def test_unwritable_output_folder_of_one_node_is_sent_to_all(
         world_size=2, is_global_zero=False, global_rank=1, datamodule=BlobDataModule()
     )
     PredictionWriter(output=tmp_path / "file" / "out").setup(trainer, None, "predict")
-    assert re.match(r"Rank 1 on node7: The output folder \S+ cannot be written to", str(sent[0]))
+    assert re.match(r"Rank 1 on node7: The output folder \S+ cannot be written", str(sent[0]))

@@ -66,7 +66,7 @@ def test_file_with_the_name_of_a_run_is_skipped(tmp_path: Path) -> None:
 
 def test_file_at_the_path_of_runs_raises(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(RunFolderError, match="runs is a file; runs need a folder there"):
+    with pytest.raises(RunFolderError, match="runs must be a folder, found a file"):
         claim(tmp_path / "runs", "seed0")
 
 
@@ -124,9 +124,9 @@ def test_folder_moved_while_it_is_locked_raises(
     monkeypatch.setattr(
         "mbls.runtime.locks._try_lock", lambda file: folder.rename(tmp_path / "aside")
     )
-    with pytest.raises(RunFolderError, match="seed0 cannot be written to"):
+    with pytest.raises(RunFolderError, match="seed0 cannot be written"):
         lock_folder(folder)
-    with pytest.raises(RunFolderError, match="seed0 cannot be written to"):
+    with pytest.raises(RunFolderError, match="seed0 cannot be written"):
         lock_folder(folder)
 
 
@@ -250,7 +250,7 @@ def test_lock_of_a_dead_or_remote_owner_is_explained(tmp_path: Path) -> None:
 
 
 def test_resuming_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"run\.resume needs the folder to resume in"):
+    with pytest.raises(RunFolderError, match=r"run\.resume needs the run folder"):
         RunFolder(root=tmp_path, resume=True)._resolve("fit")
     assert not list(tmp_path.iterdir())
 

@@ -241,7 +241,7 @@ def test_predict_nothing(tmp_path: Path, module, name: str, match: str) -> None:
 def test_predict_two_of_one_name(tmp_path: Path, module) -> None:
     for suffix in (".nii", ".nii.gz"):
         save(tmp_path / f"a{suffix}", blobs(0)[0])
-    with pytest.raises(DataError, match="a name of its own, found a as"):
+    with pytest.raises(DataError, match="a unique name, found a as"):
         module(None, predict_input=tmp_path).predict_dataloader()
 
 

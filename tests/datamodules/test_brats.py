@@ -181,7 +181,7 @@ def test_validation_data_are_left_out(flat: Path) -> None:
     assert found.problems == ()
     assert found.patients == {"BraTS2021_00000", "BraTS2021_00002"}
     assert found.notes == (f"{other} has no label files: its 1 cases are left out.",)
-    assert "must hold cases with labels, found 1 cases without any" in refusal(other)
+    assert "must contain cases with labels, found 1 cases without any" in refusal(other)
 
 
 def test_one_grade_alone_is_said(tmp_path: Path) -> None:

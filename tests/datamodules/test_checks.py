@@ -206,7 +206,7 @@ def test_posterior_faults(acdc: Path, module: Build) -> None:
     assert "found shape (3, 20, 24, 4) in place of (4, 20, 24, 4)" in str(found)
     bad.write_bytes(b"PK")
     (found,) = module().check(progress=False)
-    assert "must fit the image, found patient002_frame01.npz is no npz file" in str(found)
+    assert "must fit the image, found patient002_frame01.npz must be an npz file" in str(found)
 
 
 def test_error_survives_pickling() -> None:

@@ -71,7 +71,7 @@ def test_folds_are_not_divided_again(
     other = tmp_path / "other.json"
     words += ["--output", str(other), "--data.init_args.split", str(file)]
     assert main(words) == 1
-    assert "must hold one split, found folds" in capsys.readouterr().err
+    assert "must contain one split, found folds" in capsys.readouterr().err
     assert not other.exists()
 
 
@@ -84,7 +84,7 @@ def test_folds_that_cannot_be(acdc: Path, tmp_path: Path, capsys) -> None:
     assert "the part val of the split must not be empty" in told
     assert "Take fewer folds" in told
     (tmp_path / "none.json").write_text(json.dumps({"folds": []}))
-    with pytest.raises(DataError, match=r"must hold a split or folds, found an empty list"):
+    with pytest.raises(DataError, match=r"must contain a split or folds, found an empty list"):
         read_split(tmp_path / "none.json", 0)
 
 

@@ -39,9 +39,9 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({"posterior": np.full((4, 2), 0.25)}, "float64 where uint16 shares are due"),
+        ({"posterior": np.full((4, 2), 0.25)}, "must be uint16, got float64"),
         ({"posterior": np.full((4, 2), 9, np.uint16)}, "do not add up to 65535 at every voxel"),
-        ({"other": np.zeros(3)}, "no npz file with an array 'posterior' (KeyError"),
+        ({"other": np.zeros(3)}, "must be an npz file with an array 'posterior' (KeyError"),
     ],
 )
 def test_bad_files(tmp_path: Path, arrays: dict[str, np.ndarray], text: str) -> None:

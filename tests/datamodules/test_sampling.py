@@ -62,5 +62,5 @@ def test_each_case_is_scored_once(size: int, world: int) -> None:
 
 
 def test_nothing_to_evaluate() -> None:
-    with pytest.raises(ValueError, match="must be a case to evaluate, got 0"):
+    with pytest.raises(ValueError, match="cases to evaluate must be >= 1, got 0"):
         EvaluationSampler(0)

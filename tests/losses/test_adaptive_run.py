@@ -201,7 +201,7 @@ def test_run_json_names_what_the_loss_adapts_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("never", [("limit_val_batches", "0"), ("check_val_every_n_epoch", "2")])
 def test_a_loss_that_will_never_adapt_warns(never: tuple[str, str], tmp_path: Path) -> None:
     setting = (f"--trainer.{never[0]}", never[1], "--epochs", "1")
-    with pytest.warns(UserWarning, match=r"ClassAdaptiveMarginLoss adapts at the end of a valid"):
+    with pytest.warns(UserWarning, match=r"ClassAdaptiveMarginLoss adapts after each valid"):
         assert tiny.fit(*words(tmp_path, "cals"), *setting) == 0
     card = json.loads((run_folder(tmp_path, "cals") / "run.json").read_text())
     assert card["adapts_on"] is None

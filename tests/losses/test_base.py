@@ -138,7 +138,7 @@ def test_two_terms_of_one_name_are_refused() -> None:
 def test_a_base_that_validates_does_so_below_a_penalty() -> None:
     """Cross-entropy shares the penalty's pass over the logits, and its look at the labels."""
     loss = MarginLoss(base=CrossEntropyLoss(validate=True))
-    with pytest.raises(ValueError, match=r"target must hold 0 to 2 or ignore_index -100, got \[7"):
+    with pytest.raises(ValueError, match=r"target must be in 0\.\.2 or ignore_index -100, got \[7"):
         loss(torch.zeros(1, 3, 2), torch.tensor([[0, 7]]))
 
 

@@ -63,7 +63,7 @@ def test_a_label_that_is_no_class_is_left_to_a_closer_look(label: int) -> None:
     target[7] = label
     assert confusion(scores, target, -100) is None
     metric = DiceScore(3, num_cases=1)
-    with pytest.raises(ValueError, match="target must hold classes"):
+    with pytest.raises(ValueError, match="target must be classes"):
         metric.update(scores[None], target[None], index=torch.zeros(1))
 
 

@@ -99,7 +99,7 @@ def test_predicted_classes_are_taken_like_their_one_hot_scores():
             classes.reset()
             classes.update(predicted.to(dtype), target[:, None], spacing=spacing)
             assert torch.equal(scores.total, classes.total)
-        with pytest.raises(ValueError, match=r"probs must hold classes 0\.\.2 .* from 0 to 9"):
+        with pytest.raises(ValueError, match=r"probs must be classes 0\.\.2 .* from 0 to 9"):
             classes.update(predicted.where(predicted != 1, 9), target, spacing=spacing)
     with pytest.raises(TypeError, match=r"torch.int64 \(3, 6, 6\).*Calibration needs prob"):
         ExpectedCalibrationError(3).update(predicted, target)

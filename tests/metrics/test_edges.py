@@ -96,7 +96,7 @@ def test_label_maps_do_not_depend_on_the_size_of_a_slab(shape, dtype, monkeypatc
     for maps in found:
         assert [m.case for m in maps] == [0, 1, 2]
         assert torch.equal(torch.stack([m.predicted for m in maps]).long(), expected)
-        labels = torch.stack([m.labelled for m in maps]).long()
+        labels = torch.stack([m.labeled for m in maps]).long()
         assert torch.equal(labels, target.masked_fill(target == -100, 4))
 
 

@@ -266,7 +266,7 @@ def test_refused_shapes_dtypes_and_settings():
         pooled.update(probs.bfloat16().double(), target)
     with pytest.raises(ValueError, match="posterior must have the shape"):
         pooled.update(probs, target, posterior=probs[:, :3])
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="num_classes must be >= 2"):
         CalibrationHistogram(1)
     with pytest.raises(ValueError, match=r"must consist of classes 0\.\.3"):
         CalibrationHistogram(4, unions={"x": (1, 4)})

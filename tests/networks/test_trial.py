@@ -76,7 +76,7 @@ def test_a_trial_changes_nothing() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_patch_that_the_strides_do_not_divide(dims: int) -> None:
-    with pytest.raises(SettingError, match=r"suit its strides for UNet, .*divisor 1, and fails"):
+    with pytest.raises(SettingError, match=r"fit the strides for UNet, .*divisor 1: "):
         check_patch(unet(dims), (2, 1, *[18] * dims), divisor=1)
     check_patch(unet(dims), (2, 1, *[18] * dims), divisor=4)
 

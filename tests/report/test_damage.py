@@ -31,7 +31,7 @@ def cut(path: Path) -> None:
     [
         ("test/best/worst.npz", cut, "--ckpt best writes it again"),
         ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it again"),
-        ("test/best/worst.npz", bomb, "worst.npz unpacks to 3.22 GB, at most 2.15 are read"),
+        ("test/best/worst.npz", bomb, "worst.npz must unpack to at most 2.15 GB, got 3.22"),
         ("test/best-nll/metrics.json", cut, "--ckpt best-nll writes it again"),
         ("test/best-nll/metrics.json", lambda p: p.write_text("{}"), "KeyError: 'sound'"),
         ("metrics.csv", lambda p: p.write_text(p.read_text() + "3,39,zero,\n"), "curves and"),
@@ -61,6 +61,6 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
     runs, (out,) = find_runs([tmp_path])
     assert [run.folder for run in runs] == [good]
     assert out.folder == bad
-    assert "bins.npz unpacks to 3.22 GB, at most 2.15 are read" in out.reason
+    assert "bins.npz must unpack to at most 2.15 GB, got 3.22" in out.reason
     with pytest.raises(ValueError, match="at most 1e-06"):
         load_arrays(good / "test/best/bins.npz", most=1000)

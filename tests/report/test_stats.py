@@ -150,11 +150,11 @@ def test_what_skewness_takes_from_an_interval():
     ("seeds", "patients", "words"),
     [
         ([1, 3], 100, ["single seed"]),
-        ([2, 5], 100, ["2 seeds, which say little"]),
+        ([2, 5], 100, ["2 seeds, too few"]),
         ([3, 3], 100, []),
-        ([5, 5], 8, ["8 patients are few"]),
-        ([5, 5], 20, ["With 20 patients, intervals over values that are skewed"]),
-        ([5, 5], 4, ["4 patients are few", "p < 0.12"]),
+        ([5, 5], 8, ["With 8 patients, intervals of skewed"]),
+        ([5, 5], 20, ["With 20 patients, intervals of skewed"]),
+        ([5, 5], 4, ["With 4 patients, intervals of skewed", "p < 0.12"]),
     ],
 )
 def test_what_few_seeds_and_patients_cannot_say(seeds, patients, words):
