@@ -66,7 +66,7 @@ def test_preset_of_ones_own_takes_the_overlay_of_its_name(configs: Path, tmp_pat
     [
         ("data:\n  class_path: [a\n  b: 1\n", r"livers\.yaml, line 3: .*must be YAML"),
         ("data:\n\tclass_path: a\n", r"livers\.yaml, line 2: .*spaces"),
-        ("- data\n", r"livers\.yaml must hold settings, .*\['data'\]"),
+        ("- data\n", r"livers\.yaml must contain settings, .*\['data'\]"),
         ("data: \xff", r"livers\.yaml: .*must be YAML"),
     ],
 )

@@ -13,7 +13,7 @@ from mbls.config.checks import warn_of_changed_data, warn_of_trained_patients
 
 @pytest.mark.parametrize(
     ("root", "patients", "warned"),
-    [("/one", ["c", "b", "b"], "1 of the patients"), ("/one", ["c"], ""), ("/two", ["b"], "")],
+    [("/one", ["c", "b", "b"], "1 of the test patients"), ("/one", ["c"], ""), ("/two", ["b"], "")],
 )
 def test_test_on_trained_patients_warns(
     root: str, patients: list[str], warned: str, tmp_path: Path,

@@ -37,7 +37,7 @@ def test_losses_are_read(text: str, labels: list[str]) -> None:
         ("mbls:margin", r"mbls:margin cannot be parsed: write settings as loss:setting=value"),
         ("mbls:margin=3,", "cannot be parsed"),
         ("mbls:", "cannot be parsed"),
-        ("mbls:margin=wide", "mbls:margin must be a number \(default: 5.0\), got wide"),
+        ("mbls:margin=wide", r"mbls:margin must be a number \(default: 5.0\), got wide"),
         ("mbls:margin=inf", "mbls:margin must be finite, got inf"),
         ("dice:squared=2", "dice:squared must be true or false, got 2"),
         ("mbls:margin=3,margin=4", "margin is given twice"),

@@ -228,7 +228,7 @@ def test_predict_a_folder(acdc: Path, module) -> None:
     [
         ("nowhere", "the input must exist, found no such file"),
         ("Info.cfg", "must be a NIfTI file, found Info.cfg"),
-        (".", "must hold images to predict, found Info.cfg"),
+        (".", "must contain images to predict, found Info.cfg"),
     ],
 )
 def test_predict_nothing(tmp_path: Path, module, name: str, match: str) -> None:

@@ -352,7 +352,7 @@ def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz" / "a_seg.nii", blobs(0)[0])
     path = find_nifti(tmp_path, "a")
     assert path is not None
-    with pytest.raises(NiftiError, match=r"a folder of that name, with a_seg\.nii"):
+    with pytest.raises(NiftiError, match=r"a folder of that name with a_seg\.nii"):
         read_volume(path)
 
 

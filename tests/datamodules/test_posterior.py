@@ -40,7 +40,7 @@ def test_round_trip(tmp_path: Path) -> None:
     ("arrays", "text"),
     [
         ({"posterior": np.full((4, 2), 0.25)}, "must be uint16, got float64"),
-        ({"posterior": np.full((4, 2), 9, np.uint16)}, "do not add up to 65535 at every voxel"),
+        ({"posterior": np.full((4, 2), 9, np.uint16)}, "must sum to 65535 at every voxel"),
         ({"other": np.zeros(3)}, "must be an npz file with an array 'posterior' (KeyError"),
     ],
 )
