@@ -326,7 +326,7 @@ def test_run_of_other_settings_is_refused(
                  "--dataset", "acdc"]) == 1  # fmt: skip
     err = capsys.readouterr().err
     assert f"{cell.folder} has other settings than this sweep" in err
-    assert "trainer.max_epochs is 3, not 10. Give the sweep a place of its own" in err
+    assert "trainer.max_epochs is 3, not 10. Choose another folder for the sweep" in err
     assert not starts(cell)
 
 
