@@ -84,9 +84,8 @@ def test_unreadable_last_falls_back_to_previous(tmp_path: Path) -> None:
         last_checkpoint(tmp_path)
     assert "last.ckpt cannot be read" in str(raised.value)
     assert "previous.ckpt cannot be read" in str(raised.value)
-    assert (
-        "The run cannot be resumed. To restart it in its folder, remove last.ckpt and "
-        in (str(raised.value))
+    assert "The run cannot be resumed. To restart it in its folder, remove last.ckpt and " in (
+        str(raised.value)
     )
     torch.save({"mbls": {"num_classes": 3}}, folder / "best.ckpt")  # not the end of an epoch
     previous.unlink()

@@ -166,7 +166,7 @@ def test_the_same_training_twice_is_one(runs, tmp_path):
     [
         (lambda f: (f / "run.json").write_text('{"finished": false}'), "not finished; resume it"),
         (lambda f: (f / "run.json").write_text("{"), "cannot be read: JSONDecodeError"),
-        (lambda f: (f / "run.json").unlink(), "training did not start"),
+        (lambda f: (f / "run.json").unlink(), "no run.json"),
         (lambda f: (f / "test/best/metrics.json").unlink(), "not tested: no test/best; mbls eval"),
         (lambda f: (f / "test/best/bins.npz").write_bytes(b"PK"), "cannot be read"),
         (lambda f: (f / "config.yaml").write_text("a: ["), "cannot be read"),
