@@ -153,7 +153,7 @@ def moments(seed: int, seconds: float) -> list[list[str] | float]:
 
 
 @pytest.mark.slow
-def test_twenty_random_kills(forks: Forks, args: list[str], whole: Path, tmp_path: Path) -> None:
+def test_twenty_kills(forks: Forks, args: list[str], whole: Path, tmp_path: Path) -> None:
     begin = time.monotonic()
     assert forks.mbls("train", *args, "--run", str(tmp_path / "timed")).code == 0
     seconds = time.monotonic() - begin
