@@ -157,8 +157,8 @@ def test_nan_loss_names_its_cases(tmp_path: Path, capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (0, "The loss became NaN or infinite in epoch 2, step 4; the batch holds case"),
-        (1, "A weight became NaN or infinite by epoch 2, step 4, under a loss that was finite"),
+        (0, "The loss became NaN or infinite in epoch 2, step 4; cases of the batch: case"),
+        (1, "A weight became NaN or infinite by epoch 2, step 4, although the loss was finite"),
     ],
     ids=["mid-epoch", "last batch"],
 )
@@ -222,7 +222,7 @@ def rename_weight(content: dict[str, Any]) -> None:
             spoil(lambda content: content["mbls"].update(num_classes=5)),
             "The checkpoint's network has 5 classes ['background', 'ring', 'core'], the data 3",
         ),
-        (spoil(rename_weight), "of another network or loss: 2 weights differ in name or shape"),
+        (spoil(rename_weight), "another network or loss: 2 weights differ in name or shape"),
     ],
     ids=["not ours", "text", "truncated", "bit", "classes", "network"],
 )

@@ -190,5 +190,5 @@ def test_long_runs_and_other_precision_are_reported(
     assert main(["train", *args, "--run", str(tiny.run_folder(tmp_path))]) == 1  # it exists
     printed = capfd.readouterr()
     assert "preset paper · epochs 100 ·" in printed.out
-    assert "PRESET=paper trains for 100 epochs: on a CPU that may take days" in printed.out
+    assert "PRESET=paper trains for 100 epochs, which may take days on a CPU" in printed.out
     assert "EPOCHS=2 PRESET=quick" in printed.out
