@@ -217,7 +217,7 @@ def test_a_loss_that_does_not_adapt_warns_of_held_out_cases_and_has_no_figure(
     assert (card["adapts_on"], card["cases"]["holdout"]) == (None, 3)
     assert (tiny.run_folder(tmp_path) / "metrics.csv").is_file()
     assert not (tiny.run_folder(tmp_path) / "multipliers.png").exists()
-    with pytest.raises(ValueError, match=r"no column train/<lambda\|rho\|gamma>/<name>"):
+    with pytest.raises(ValueError, match=r"must have a column train/<lambda\|rho\|gamma>/<name>"):
         multipliers_figure([], meta={})
     with pytest.raises(ChoiceError, match="leave out --adapt"):
         tiny.fit("--run", str(tiny.run_folder(tmp_path)), "--resume", "--adapt", "val")
