@@ -142,7 +142,7 @@ def test_batch_that_ranks_cannot_share_is_refused(
     args = tiny.train_args(tmp_path, batch_size=4)
     assert tiny.fit(*args, "--devices", "3") == 1
     err = capfd.readouterr().err
-    assert "over all 3 ranks and must be a multiple of 3, got 4. Take BATCH_SIZE=6" in err
+    assert "of all 3 ranks and must be a multiple of 3, got 4. Use BATCH_SIZE=6" in err
     assert tiny.fit(*args, "--devices", "2", "--trainer.sync_batchnorm", "true") == 1
     assert "trainer.sync_batchnorm must be false on the CPU" in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -64,7 +64,7 @@ def test_full_disk_leaves_the_checkpoints_and_the_run_is_resumed(
     assert tiny.fit(*args, *spoil(file="checkpoints/last.ckpt", epoch=1)) == 1
     err = capfd.readouterr().err
     assert "last.ckpt cannot be written (No space left on device)" in err
-    assert "Free some room; resume a run with make train RUN=FOLDER RESUME=1" in err
+    assert "Free some disk space, then resume a run with make train RUN=FOLDER RESUME=1" in err
     assert "Traceback" not in err
     assert step(run, "last") == 2
     assert not list(run.rglob("*.incoming"))

@@ -228,5 +228,5 @@ def test_output_device_does_not_change_the_scores(
 
 def test_device_for_the_output_of_another_inferer_is_refused() -> None:
     own = SimpleInferer()
-    with pytest.raises(ValueError, match=r"output_device 'cpu' .* SimpleInferer"):
+    with pytest.raises(ValueError, match=r"output_device must be None .*'cpu'.* SimpleInferer"):
         made(build("ce"), "cpu", inferer=own, output_device="cpu")

@@ -108,7 +108,7 @@ def test_unreadable_input_is_named(
     elif kind == "empty folder":
         source = tmp_path / "empty"
         source.mkdir()
-        printed = "the folder must hold images to predict"
+        printed = "the folder must contain images to predict"
     assert predict(run, source, tmp_path / "out") == 1
     error = capfd.readouterr().err
     assert printed in error
@@ -197,7 +197,7 @@ def test_foreign_files_in_the_output_need_overwrite(
     truth = save(labels / "b.nii.gz", label).read_bytes()
     assert predict(run, images, labels) == 1
     err = " ".join(capfd.readouterr().err.split())
-    assert f"{labels} holds 1 of the 2 files" in err
+    assert f"{labels} contains 1 of the 2 files" in err
     assert "b.nii.gz" in err
     assert "OVERWRITE=1" in err
     assert [path.name for path in labels.iterdir()] == ["b.nii.gz"], "told before inference"
@@ -212,7 +212,7 @@ def test_foreign_files_in_the_output_need_overwrite(
     corrected[3, 3, 1] += 1
     nib.save(nib.Nifti1Image(corrected, changed.affine, changed.header), labels / "a.nii.gz")
     assert predict(run, images, labels) == 1, "though its header is still ours"
-    assert f"{labels} holds 1 of the 2 files" in " ".join(capfd.readouterr().err.split())
+    assert f"{labels} contains 1 of the 2 files" in " ".join(capfd.readouterr().err.split())
 
 
 def test_one_process_at_a_time_writes_predictions(

@@ -1,5 +1,6 @@
 """A run that is stopped and resumed ends as if it had not been."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_stopped_run_is_resumed_to_equal_weights(
     assert tiny.fit(*args, *tiny.callback("Interrupt", **stop)) in (130, 143)
     run = tiny.run_folder(tmp_path)
     err = capfd.readouterr().err
-    assert f"step {step}. {run}/checkpoints/last.ckpt" in err
+    assert re.search(rf"step {step}\..*{run}/checkpoints/last.ckpt", err)
     assert f"mbls train --run {run} --resume" in err
     assert tiny.state(run)["global_step"] == step
     assert tiny.resume(run) == 0

@@ -68,9 +68,13 @@ def test_plateau_of_validations_by_steps() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "interval", "message"),
     [
-        (lr_scheduler.ReduceLROnPlateau, "epoch", "val/dice, of which more is better.*mode: max"),
-        (partial(ReduceLROnPlateau, monitor="val/nll", mode="max"), "epoch", "mode: min"),
-        (partial(ReduceLROnPlateau, monitor="val/dice/disc"), "epoch", "mode: max"),
+        (
+            lr_scheduler.ReduceLROnPlateau,
+            "epoch",
+            "more is better.*mode must be max",
+        ),
+        (partial(ReduceLROnPlateau, monitor="val/nll", mode="max"), "epoch", "mode must be min"),
+        (partial(ReduceLROnPlateau, monitor="val/dice/disc"), "epoch", "mode must be max"),
         (partial(ReduceLROnPlateau, monitor="val/dise"), "epoch", "one of .*val/ece.* got val/dis"),
         (partial(ReduceLROnPlateau, monitor="val/nll"), "step", "scheduler_interval must be epoch"),
     ],

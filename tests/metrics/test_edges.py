@@ -184,11 +184,7 @@ def test_volumes_refuse_nan_and_labels_that_are_no_class_as_a_whole(build):
     wrong = probs.clone()
     wrong[1, 2, 3, 3] = math.nan
     metric = build(4, num_cases=2)
-<<<<<<< HEAD
     with pytest.raises(ValueError, match="NaN"):
-=======
-    with pytest.raises(ValueError, match="must not be NaN"):
->>>>>>> bf77fb8 (Expect the message for NaN)
         feed(metric, wrong, target)
     for label in (4, -1, 0.5):
         bad = target.float()

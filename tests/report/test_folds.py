@@ -134,7 +134,7 @@ def test_a_measure_that_one_fold_lacks_is_left_out(pooled: bool, tmp_path: Path)
     assert "nsd/mean" in found.cells
     (said,) = [text for text in found.cautions if "hd95/mean" in text]
     assert "hd95/mean (1)" in said
-    assert "how many of 2" in said
+    assert "some of 2 runs" in said
 
 
 @pytest.mark.parametrize("first", [0, 1])

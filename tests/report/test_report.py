@@ -215,7 +215,7 @@ def test_a_reference_is_compared_with_each_other_loss(runs, tmp_path):
 
 def test_wrong_arguments(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 1
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 1
     assert "No finished run with a test 'best'" in capsys.readouterr().err
     assert main(["report", str(tmp_path), "--refrence", "ce"]) == 2
