@@ -116,7 +116,8 @@ def write_run(
     if pictures:
         save_pictures(test / "worst.npz", [worst(tested.cases[0], seed)])
     tested.save(test / "bins.npz")
-    (test / "metrics.json").write_text(to_json(summary | {"meta": summary["meta"] | about}))
+    counted = {name: value for name, value in summary["meta"].items() if name not in about}
+    (test / "metrics.json").write_text(to_json(summary | {"meta": about | counted}))
     (test / "cases.csv").write_text(tested.csv())
     arguments = {"alpha": 0.1, "ignore_index": -100} | (settings or {})
     content = {
