@@ -74,8 +74,9 @@ class Loss(nn.Module, ABC):
         return masked_mean(values, target != self.ignore_index)
 
     def voxel_mean_terms(self) -> set[str]:
-        """Return the names of :attr:`voxel_means`, here and in the losses inside."""
-        return set(self.voxel_means)
+        """Return the names of :attr:`voxel_means`, of base classes and losses inside too."""
+        declared = (vars(cls).get("voxel_means", ()) for cls in type(self).__mro__)
+        return set(self.voxel_means).union(*declared)
 
     def parts(self) -> "Iterator[Loss]":
         """Yield the losses directly inside this one."""

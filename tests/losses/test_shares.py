@@ -97,3 +97,10 @@ def test_the_mean_over_two_ranks(tmp_path: Path) -> None:
                 torch.testing.assert_close(sum(shared) / 2, value)
             else:
                 assert shared == [loss.terms(*half)[term] for half in both]
+
+
+def test_subclass_adds_to_the_voxel_means_of_its_base() -> None:
+    class Mine(MarginLoss):
+        voxel_means = frozenset({"size"})
+
+    assert Mine().voxel_mean_terms() == {"ce", "margin", "size"}
