@@ -269,3 +269,15 @@ def test_make_readme_writes_between_the_markers(tmp_path: Path) -> None:
     assert text == "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nc\n"
     with pytest.raises(ValueError, match="must have <!-- x --> and <!-- /x --> once each"):
         readme.section(text, "x")
+
+
+def test_pages_of_the_site_exist() -> None:
+    class Loader(yaml.SafeLoader):
+        """Reads Python names of extensions as text."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, name, node: name)
+    site = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
+    (api,) = [entry["API"] for entry in site["nav"] if "API" in entry]
+    pages = [page for entry in (*site["nav"], *api) for page in entry.values()]
+    named = {page for page in pages if isinstance(page, str)}
+    assert named == {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}

@@ -62,12 +62,6 @@ class Checkpoints(Checkpoint):
         found: dict[str, str | tuple[str, str]] = {"best": own}
         return found | {f"best-{rule}": rule for rule in RULES if self.keep}
 
-    @property
-    def best_epoch(self) -> int | None:
-        """Epoch of ``best.ckpt``."""
-        place = chosen_epoch(self.rows, self.rules["best"])
-        return None if place is None else int(self.rows[place]["epoch"])
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Use PlainCheckpointIO, unless the user has set another checkpoint plugin."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
