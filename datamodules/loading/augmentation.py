@@ -91,7 +91,7 @@ def augmented_patch(
     """Cut a patch out of a slice or volume and change it.
 
     Every setting has draws of its own, so turning one off leaves the others' draws as they were.
-    Voxels that are exactly 0 (padding, a masked background, clipped air) stay 0 whatever happens to
+    Voxels that are exactly 0 (padding, a masked background, clipped air) stay 0 in all changes of
     contrast and noise.
 
     Args:

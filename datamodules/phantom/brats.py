@@ -15,7 +15,7 @@ point of a patient, ``BraTS-GLI-00000-000``, some patients have two, and ``split
 ``posterior/`` name the patient, ``BraTS-GLI-00000``.
 
 The rows of a posterior are the classes background, necrosis, edema, enhancing tumor (and the
-resection cavity in 2024), whatever values the release stores them as. Labeled data of BraTS is one
+resection cavity in 2024), with the label values of each release. Labeled data of BraTS is one
 training set; which part a patient is in is only in ``split.json``.
 
 Axes point to the patient's left, back and top, in mm from the middle of the grid.

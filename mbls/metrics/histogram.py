@@ -154,7 +154,7 @@ class CalibrationHistogram(CaseMetric):
         counted = [self._count([t[e] for t in tensors], posterior is not None) for e in entries]
         if not counted:
             return
-        self._check(torch.stack([doubt for *_, doubt in counted]), probs.dtype)
+        self._check(torch.stack([faults for *_, faults in counted]), probs.dtype)
         for position, (cells, sums, truth, known, _) in enumerate(counted):
             row = () if numbers is None else (numbers[position],)
             self.cells[row] += cells
@@ -226,10 +226,10 @@ class CalibrationHistogram(CaseMetric):
         cells[..., 2] -= cells[..., 0] * self.edges
         return cells, torch.stack(sums)
 
-    def _check(self, doubt: Tensor, dtype: torch.dtype) -> None:
+    def _check(self, faults: Tensor, dtype: torch.dtype) -> None:
         """Check distributions, labels and sums, with one transfer to the host."""
         state = torch.stack([self.cells.amax(), self.sums.amax(), self.truth.amax()]).amax()
-        *found, cells, sums, full = torch.cat([doubt.amax(0), state.double()[None]]).tolist()
+        *found, cells, sums, full = torch.cat([faults.amax(0), state.double()[None]]).tolist()
         refuse_invalid(found, dtype, self.num_classes, self.ignore_index)
         if full + max(cells, sums) >= SUM_LIMIT:
             raise OverflowError(

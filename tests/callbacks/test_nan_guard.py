@@ -33,7 +33,7 @@ def feed(guard: NaNGuard, trainer: Any, losses: list[float]) -> int:
         try:
             guard.on_train_batch_end(trainer, None, outputs, {"case": [f"c{k}"]}, k)
         except NonFiniteError as error:
-            guard.told = str(error)
+            guard.message = str(error)
             return k + 1
     return 0
 
@@ -49,11 +49,11 @@ def test_nan_loss_raises_within_an_interval(
     losses[first_bad:] = [value] * (20 - first_bad)
     guard = NaNGuard()
     assert feed(guard, fake_trainer(every, guard), losses) == seen
-    assert f"in epoch 3, step {first_bad + 1}; cases of the batch: c{first_bad}" in guard.told
+    assert f"in epoch 3, step {first_bad + 1}; cases of the batch: c{first_bad}" in guard.message
     # the step before may have spoiled the weights, also when it was in the interval before
-    assert ("of the one before" in guard.told) == (first_bad > 0)
+    assert ("of the one before" in guard.message) == (first_bad > 0)
     if first_bad:
-        assert f"of the one before: c{first_bad - 1}. " in guard.told
+        assert f"of the one before: c{first_bad - 1}. " in guard.message
 
 
 def test_finite_losses_raise_nothing() -> None:
