@@ -12,11 +12,14 @@ class Case:
     Attributes:
         id: Name of the case, unique in its dataset and usable as a file name.
         patient: The patient the case is from: splits are made of patients, never of cases.
-        images: One 3D NIfTI file for each input channel.
-        label: 3D NIfTI file with integer labels, or None without one.
+        images: Image files: NIfTI or pictures, one for each channel, or one with all channels.
+        label: File with integer labels or colors, or None without one.
         posterior: ``.npz`` file with p(label | image), only known for phantoms.
         scheme: What the label's values mean, where cases differ; None for the dataset's label map.
             It must follow from the files' names and the dataset's settings.
+        readers: Label files of further readers of the same image; ``label`` is the first's.
+        stacked: Whether the last axis of an image file is that of the channels.
+        pixel_size: Size of a pixel in mm along X and Y, for pictures, whose files do not say it.
     """
 
     id: str
@@ -25,11 +28,20 @@ class Case:
     label: Path | None = None
     posterior: Path | None = None
     scheme: "LabelScheme | None" = None
+    readers: tuple[Path, ...] = ()
+    stacked: bool = False
+    pixel_size: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """The label files of all readers."""
+        return () if self.label is None else (self.label, *self.readers)
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """Every file that the case is read from."""
-        return (*self.images, *(path for path in (self.label, self.posterior) if path is not None))
+        posterior = () if self.posterior is None else (self.posterior,)
+        return (*self.images, *self.label_files, *posterior)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """Read a case from its files and validate its content."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datamodules.case import Case, Problem
-from datamodules.reading.nifti import NiftiError, Volume, oddities, read_volume
+from datamodules.reading.nifti import is_volume, oddities
 from datamodules.reading.posterior import Shares, load_shares
+from datamodules.reading.volumes import NiftiError, Volume, read_image, read_label
 
 IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
 OUTSIDE = 254  # background outside the patient: class 0, or ignored with mask_background
@@ -41,7 +43,7 @@ class RawCase:
 
 
 def read_case(
-    case: Case, *, label_map: Mapping[int, int], num_classes: int
+    case: Case, *, label_map: Mapping[int, int], num_classes: int, in_channels: int | None = None
 ) -> tuple[RawCase | None, list[Problem]]:
     """Read a case and check it.
 
@@ -50,6 +52,7 @@ def read_case(
         label_map: Class index of each valid label value, unless the case
             has its own scheme.
         num_classes: Number of classes, background included.
+        in_channels: Number of channels that the image must have; None for a channel a file.
 
     Returns:
         The case, None if it has problems, and the problems.
@@ -61,34 +64,41 @@ def read_case(
     def note(path: Path, rule: str, found: str, fix: str) -> None:
         problems.append(Problem(case.id, str(path), rule, found, fix))
 
-    def read(path: Path, dtype: type[np.floating] | None = None) -> Volume | None:
+    def read(reader: Callable[..., Volume], path: Path, **settings: Any) -> Volume | None:
         try:
-            return read_volume(path, dtype=dtype)
+            return reader(path, pixel_size=case.pixel_size, **settings)
         except NiftiError as error:
             note(path, error.rule, error.found, error.fix)
             return None
 
+    count = len(case.images) if in_channels is None else in_channels
     first: Volume | None = None
     channels: np.ndarray | None = None
-    for number, path in enumerate(case.images):
-        volume = read(path, np.float32)
+    filled = 0
+    for path in case.images:
+        volume = read(read_image, path, stacked=case.stacked)
         if volume is None:
             continue
-        if fault := intensity_fault(volume.data):
+        for fault in filter(None, map(intensity_fault, volume.data)):
             note(path, *fault)
         if first is None:
             nothing = np.empty((0, 0, 0), np.float32)  # a view of the voxels would keep them all
             first = Volume(nothing, volume.file_affine, volume.affine)
-            shape = volume.data.shape
-            channels = np.empty((len(case.images), *shape), dtype=np.float32)
+            shape = volume.data.shape[1:]
+            channels = np.empty((count, *shape), dtype=np.float32)
         elif fault := grid_fault(shape, first.affine, volume, what="the modalities of a case"):
             note(path, *fault)
             continue
         assert channels is not None
-        channels[number] = volume.data
+        if filled + len(volume.data) <= count:
+            channels[filled : filled + len(volume.data)] = volume.data
+        filled += len(volume.data)
         del volume  # one at a time next to the channels
+    if filled != count and not problems:
+        rule = f"the image must have {count} channel{'s' * (count != 1)}, as the dataset"
+        note(case.images[0], rule, f"{filled}", "Convert it, or leave it out with a split file.")
     label, notes = None, []
-    if case.label is not None and (volume := read(case.label)) is not None:
+    if case.label is not None and (volume := read(read_label, case.label)) is not None:
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
             note(case.label, *fault)
         if fault := label_fault(volume.data, label_map, ways_out, scaling=volume.scaling):
@@ -105,17 +115,16 @@ def read_case(
             note(case.posterior, error.rule, error.found, error.fix)
     if problems or first is None or channels is None:
         return None, problems
-    files = case.images if case.label is None else (*case.images, case.label)
-    notes += header_notes(files)
+    notes += header_notes(case)
     affines = first.file_affine, first.affine
     return RawCase(channels, label, posterior, *affines, tuple(notes)), []
 
 
-def header_notes(files: Sequence[Path]) -> list[str]:
-    """Return notes on the headers of a case, without duplicates."""
+def header_notes(case: Case) -> list[str]:
+    """Return notes on the NIfTI headers of a case, without duplicates."""
     files_of: dict[str, list[Path]] = {}
-    for path in files:
-        for text in oddities(path):
+    for path in filter(is_volume, (*case.images, *case.label_files)):
+        for text in oddities(path, stacked=case.stacked and path in case.images):
             files_of.setdefault(text, []).append(path)
     notes = []
     for text, same in files_of.items():
@@ -221,10 +230,10 @@ def grid_fault(
         other: The label, or another modality.
         what: What the two are, for the message.
     """
-    if other.data.shape != tuple(shape):
+    if other.data.shape[-3:] != tuple(shape):
         return (
             f"{what} must have the same shape",
-            f"{tuple(shape)} and {other.data.shape}",
+            f"{tuple(shape)} and {other.data.shape[-3:]}",
             "Resample this file to the first image's grid, or take the file of the same case.",
         )
     last = np.array(shape) - 1

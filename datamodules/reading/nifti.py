@@ -156,7 +156,7 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
     )
 
 
-def oddities(path: Path) -> list[str]:
+def oddities(path: Path, *, stacked: bool = False) -> list[str]:
     """Return notes on unusual but valid properties of a file's header."""
     image = _load(path)
     notes = []
@@ -164,7 +164,7 @@ def oddities(path: Path) -> list[str]:
         notes.append("pixdim is negative; its absolute value is used.")
     if named := _UNITS.get(_unit_code(image.header)):
         notes.append(f"the header's unit is {named[0]}: lengths are converted to mm.")
-    _, _, affine = _grid(image, path)
+    _, _, affine = _grid(image, path, stacked=stacked)
     if note := _skew(affine):
         notes.append(note)
     return notes
@@ -185,18 +185,26 @@ def _skew(affine: np.ndarray) -> str | None:
     )
 
 
-def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+def read_grid(
+    path: Path, *, stacked: bool = False
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """Return shape, file affine and true affine of a 3D NIfTI file; reads the header alone.
 
     Axes of length 1 after the third do not count; a 2D file is a volume of one slice.
 
+    Args:
+        path: ``.nii`` or ``.nii.gz`` file.
+        stacked: Whether the file has an axis of channels, its fourth.
+
     Raises:
         NiftiError: As :func:`read_volume`, for what the header can tell.
     """
-    return _guard(path, lambda: _grid(_load(path), path))
+    return _guard(path, lambda: _grid(_load(path), path, stacked=stacked))
 
 
-def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume:
+def read_volume(
+    path: Path, *, dtype: type[np.floating] | None = None, stacked: bool = False
+) -> Volume:
     """Read a 3D NIfTI file; what is packed is compared with its checksum.
 
     Axes of length 1 after the third are dropped, and a 2D file is a volume of one slice. Bytes
@@ -205,6 +213,7 @@ def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume
     Args:
         path: ``.nii`` or ``.nii.gz`` file.
         dtype: Type of the voxels; None keeps the file's own (float where the header scales).
+        stacked: Whether the file has an axis of channels, its fourth.
 
     Raises:
         NiftiError: The file is missing, damaged, no NIfTI file, not 3D, not numeric, or its
@@ -213,7 +222,7 @@ def read_volume(path: Path, *, dtype: type[np.floating] | None = None) -> Volume
 
     def read() -> Volume:
         image = _load(path)
-        _, file_affine, affine = _grid(image, path)
+        _, file_affine, affine = _grid(image, path, stacked=stacked)
         scaling = float(image.dataobj.slope), float(image.dataobj.inter)
         if not _is_packed(path):
             return Volume(_voxels(image, dtype), file_affine, affine, scaling)
@@ -259,9 +268,17 @@ def _voxels(image: nib.Nifti1Image, dtype: type[np.floating] | None) -> np.ndarr
     return np.asarray(data).reshape(_shape(image))
 
 
-def _grid(image: nib.Nifti1Image, path: Path) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+def _grid(
+    image: nib.Nifti1Image, path: Path, *, stacked: bool = False
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     shape = _shape(image)
-    if len(shape) != 3:
+    if stacked and len(shape) != 4:
+        raise NiftiError(
+            "the file must have the channels on its fourth axis",
+            f"{len(shape)}D, shape {shape}",
+            "Stack the channels of a case in one file.",
+        )
+    if len(shape) != (4 if stacked else 3):
         raise NiftiError(
             "the volume must be 3D",
             f"{len(shape)}D, shape {shape}",
@@ -320,7 +337,7 @@ def _check_size(name: str, size: np.ndarray) -> None:
 
 
 def _guard(path: Path, read: Callable[[], T]) -> T:
-    if fault := _access_fault(path):
+    if fault := access_fault(path):
         raise NiftiError(*fault)
     try:
         return read()
@@ -349,7 +366,7 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
         raise NiftiError(*fault) from error
 
 
-def _access_fault(path: Path) -> tuple[str, str, str] | None:
+def access_fault(path: Path) -> tuple[str, str, str] | None:
     """Return (rule, found, fix) of a path at which no file can be opened, else None."""
     denied = "the file must be readable", "no permission to read it", "Change its permissions."
     there = "the file must exist"
