@@ -99,7 +99,7 @@ def _affine(pixel_size: Sequence[float]) -> np.ndarray:
 
 
 def _pixels(path: Path, *, resolve: bool) -> np.ndarray:
-    """Return the pixels ``(X, Y, Z)`` or ``(X, Y, Z, C)``; a palette is resolved to colors or not."""
+    """Return pixels ``(X, Y, Z)`` or ``(X, Y, Z, C)``, of a palette the colors or the indices."""
     if path.suffix.lower() == ".npy":
         array = np.asarray(_array(path))
         array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
