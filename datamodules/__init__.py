@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from datamodules.acdc import ACDCDataModule
     from datamodules.base import SegmentationDataModule
     from datamodules.brats import BraTSDataModule
+    from datamodules.cache.preprocessing import Preprocessing
     from datamodules.case import Case, DataError, Problem, Survey
     from datamodules.flare import FLAREDataModule
     from datamodules.loading.augmentation import Augmentation
     from datamodules.loading.transform import BatchgeneratorsTransform, TorchIOTransform
+    from datamodules.settings import Sampling
+    from datamodules.splits import Division
 
 __all__ = [
     "ACDCDataModule",
@@ -24,8 +27,11 @@ __all__ = [
     "BraTSDataModule",
     "Case",
     "DataError",
+    "Division",
     "FLAREDataModule",
+    "Preprocessing",
     "Problem",
+    "Sampling",
     "SegmentationDataModule",
     "Survey",
     "TorchIOTransform",
@@ -34,6 +40,9 @@ __all__ = [
 _HOMES = {
     "ACDCDataModule": "acdc",
     "Augmentation": "loading.augmentation",
+    "Division": "splits",
+    "Preprocessing": "cache.preprocessing",
+    "Sampling": "settings",
     "BatchgeneratorsTransform": "loading.transform",
     "TorchIOTransform": "loading.transform",
     "FLAREDataModule": "flare",

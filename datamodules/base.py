@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,7 +16,6 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.cache.intensity import Normalization
 from datamodules.cache.preparation import Preparer
 from datamodules.cache.preprocessing import Preprocessing
 from datamodules.cache.store import CachedCase
@@ -41,18 +40,18 @@ from datamodules.reading.grids import Box
 from datamodules.reading.nifti import read_grid
 from datamodules.reading.truth import native_truth
 from datamodules.settings import (
+    Sampling,
     check_batch,
     check_classes,
     check_counts,
-    check_division,
+    check_dims,
     check_masking,
     check_overfit,
-    check_patches,
 )
-from datamodules.splits import HOLDOUT, PARTS, Split, divided, hold_out, resolve_split
+from datamodules.splits import HOLDOUT, PARTS, Division, Split, divided, hold_out, resolve_split
 from mbls.data import DataModule
 
-OFF = Augmentation()
+DIVISION, PREPROCESSING, SAMPLING, OFF = Division(), Preprocessing(), Sampling(), Augmentation()
 
 
 class SegmentationDataModule(lightning.LightningDataModule, ABC):
@@ -65,33 +64,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         root: The dataset's folder; None for the phantom.
         phantom_root: Folder of the phantom, written if it is not there; None for
             ``data/<dataset>-phantom``.
-        split: JSON file with the patients of train, val and test. None: the phantom's own split,
-            else the official test set and a hash of the patients' names.
-        fold: Which fold of the train and val patients validates; None for the split as it is.
-        folds: Number of folds; ignored if the split file has folds.
-        val_fraction: Expected share of validation patients, where patients are hashed.
-        test_fraction: Expected share of test patients, if there is no official test set.
-        adapt: Which cases a loss that adapts observes: those of ``val``, which also choose the best
-            checkpoint, or a ``holdout``, a part of the training patients that then trains nothing.
-        holdout_fraction: Share of the training patients in the holdout, rounded up.
+        division: How patients are divided into train, val and test, see
+            :class:`~datamodules.splits.Division`.
         predict_input: A NIfTI file or a folder of them to predict; None for the test part.
         cache_dir: Folder of all caches.
-        cache_dtype: Type of the images in the cache; batches are float32.
-        orientation: Axis codes to which volumes are flipped and permuted; None keeps the file's.
-            This and the next seven are those of
+        preprocessing: What the cache contains, see
             :class:`~datamodules.cache.preprocessing.Preprocessing`.
-        spacing: Voxel size in mm, as many values as ``spatial_dims``; None keeps the file's.
-        normalize: How intensities are normalized.
-        percentiles: The two of ``normalize: percentile``.
-        window: The two values of ``normalize: window``, in the file's units (HU for CT).
-        crop_above: Volumes are cropped to the box of the voxels above this value; None keeps all.
-        antialias: If True, smooth images before downsampling.
         spatial_dims: 2 to train on slices, 3 on patches of the volume.
-        patch_size: Size of a training sample in voxels.
-        crop: Where training samples are cropped from larger slices or volumes.
-        foreground: Least share of each batch that shows foreground: slices with some, or patches
-            centered on foreground, with equal probability for each class of a case.
-        samples_per_case: Patches of each training volume in an epoch; slices are taken once each.
+        sampling: How training samples are taken, see :class:`~datamodules.settings.Sampling`.
         mask_background: If True, validation and test ignore background outside the patient, for
             datasets that mark it (0 in every modality). Training sees it all the same, so that a
             prediction is right there too.
@@ -124,28 +104,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         root: Path | None = None,
         *,
         phantom_root: Path | None = None,
-        split: Path | None = None,
-        fold: int | None = None,
-        folds: int = 5,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.2,
-        adapt: Literal["val", "holdout"] = "val",
-        holdout_fraction: float = 0.1,
+        division: Division = DIVISION,
         predict_input: Path | None = None,
         cache_dir: Path = Path("cache"),
-        cache_dtype: Literal["float16", "float32"] = "float32",
-        orientation: str | None = "LPS",
-        spacing: tuple[float, ...] | None = None,
-        normalize: Normalization = "zscore",
-        percentiles: tuple[float, float] = (1.0, 99.0),
-        window: tuple[float, float] | None = None,
-        crop_above: float | None = None,
-        antialias: bool = False,
+        preprocessing: Preprocessing = PREPROCESSING,
         spatial_dims: Literal[2, 3] = 2,
-        patch_size: tuple[int, ...] = (192, 192),
-        crop: Literal["center", "random"] = "center",
-        foreground: float = 0.0,
-        samples_per_case: int = 1,
+        sampling: Sampling = SAMPLING,
         mask_background: bool = False,
         augmentation: Augmentation = OFF,
         transform: Transform | None = None,
@@ -156,46 +120,22 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_classes(self.num_classes, dataset=self.dataset)
-        check_division(
-            fold=fold,
-            folds=folds,
-            divided=split is not None,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            adapt=adapt,
-            holdout_fraction=holdout_fraction,
-        )
-        check_patches(
-            spatial_dims, patch_size=patch_size, spacing=spacing, crop=crop, foreground=foreground
-        )
+        check_dims(spatial_dims, patch_size=sampling.patch_size, spacing=preprocessing.spacing)
         check_masking(mask_background, dataset=self.dataset, marked=self.zero_background)
         check_counts(
             batch_size=batch_size,
             num_workers=num_workers,
             prepare_workers=prepare_workers,
-            samples_per_case=samples_per_case,
             seed=seed,
         )
         self.spatial_dims: int = spatial_dims
         self.root = root
         self.phantom_root = phantom_root or Path("data") / f"{self.dataset}-phantom"
-        self.split, self.fold, self.folds = split, fold, folds
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.adapt, self.holdout_fraction = adapt, holdout_fraction
+        self.division = division
         self.predict_input = predict_input
-        self.preprocessing = Preprocessing(
-            orientation,
-            spacing,
-            normalize,
-            percentiles,
-            cache_dtype,
-            window=window,
-            crop_above=crop_above,
-            antialias=antialias,
-        )
-        self.patch_size, self.crop = patch_size, crop
+        self.preprocessing = preprocessing
+        self.sampling = sampling
         self.augmentation, self.transform = augmentation, transform
-        self.foreground, self.samples_per_case = foreground, samples_per_case
         self.mask_background = mask_background
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed = seed
@@ -256,6 +196,26 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return raw
 
     # Interface to the rest of the package.
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Size of a training sample in voxels."""
+        return self.sampling.patch_size
+
+    @property
+    def crop(self) -> Literal["center", "random"]:
+        """Where training samples are cropped from larger slices or volumes."""
+        return self.sampling.crop
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that validates; None for the split as it is."""
+        return self.division.fold
+
+    @property
+    def adapt(self) -> Literal["val", "holdout"]:
+        """The cases that an adaptive loss observes."""
+        return self.division.adapt
 
     @property
     def data_root(self) -> Path:
@@ -329,10 +289,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             DataError: The dataset has problems, a fold has no patients, or the split file has
                 folds already.
         """
-        check_division(fold=None, folds=folds, val_fraction=0, test_fraction=0)
+        base = replace(self._division(), fold=None, folds=folds)
         self._need_phantom(progress=True)
         survey = self._survey()
-        return [self._split(survey, fold, folds) for fold in range(folds)]
+        return [
+            resolve_split(survey, replace(base, fold=fold), refold=True) for fold in range(folds)
+        ]
 
     def check(self, *, progress: bool = True) -> list[Problem]:
         """Read every case, and return all problems of dataset, cases, split and cache folder."""
@@ -453,7 +415,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             epoch=self.trainer.current_epoch if self.trainer is not None else 0,
             start=self.start,
             num_workers=self.num_workers,
-            foreground=self.foreground,
+            foreground=self.sampling.foreground,
             pin_memory=self._pins_memory,
         )
 
@@ -469,7 +431,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         if self.spatial_dims == 2:
             return SliceDataset(self._cached["train"], **settings)
         return PatchDataset(
-            self._cached["train"], samples_per_case=self.samples_per_case, **settings
+            self._cached["train"], samples_per_case=self.sampling.samples_per_case, **settings
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -516,23 +478,19 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             console.print(text, style="yellow", markup=False, highlight=False)
         return survey
 
-    def _split(self, survey: Survey, fold: int | None = None, folds: int | None = None) -> Split:
+    def _division(self) -> Division:
+        """Return the division; a phantom's own split is used unless another is given."""
         home = phantom_home(self.data_root)
-        file = self.split or (home / "split.json" if home is not None else None)
-        return resolve_split(
-            survey,
-            file=file,
-            fold=self.fold if fold is None else fold,
-            folds=folds or self.folds,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            refold=folds is not None,
-        )
+        if self.division.split is not None or home is None:
+            return self.division
+        return replace(self.division, split=home / "split.json")
 
     def _parts(self, survey: Survey) -> Split:
         """Return the split, with a holdout part if ``adapt`` is ``holdout``."""
-        split = self._split(survey)
-        return split if self.adapt == "val" else hold_out(split, self.holdout_fraction)
+        split = resolve_split(survey, self._division())
+        if self.adapt == "val":
+            return split
+        return hold_out(split, self.division.holdout_fraction)
 
     def _part(self, part: str) -> list[Case]:
         if part == "predict":

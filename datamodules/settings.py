@@ -1,11 +1,40 @@
-"""Checks the settings that every datamodule has; those of the cache are Preprocessing's own."""
+"""Sampling of training data, and checks of the settings that every datamodule has."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from datamodules.case import DataError, Problem
 from datamodules.reading.checks import IGNORED, OUTSIDE
-from datamodules.splits import HOLDOUT
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How training samples are taken from the volumes.
+
+    Attributes:
+        patch_size: Size of a training sample in voxels, one value for each spatial axis.
+        crop: Where training samples are cropped from larger slices or volumes.
+        foreground: Least share of each batch that shows foreground: slices with some, or patches
+            centered on foreground, with equal probability for each class of a case.
+        samples_per_case: Patches of each training volume in an epoch; slices are taken once each.
+    """
+
+    patch_size: tuple[int, ...] = (192, 192)
+    crop: Literal["center", "random"] = "center"
+    foreground: float = 0.0
+    samples_per_case: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.patch_size, default=0) < 1:
+            raise ValueError(f"patch_size must be positive, got {self.patch_size}.")
+        if self.crop not in ("center", "random"):
+            raise ValueError(f"crop must be center or random, got {self.crop!r}.")
+        if not 0 <= self.foreground <= 1:
+            raise ValueError(f"foreground is a share and must be in [0, 1], got {self.foreground}.")
+        if self.samples_per_case < 1:
+            raise ValueError(f"samples_per_case must be >= 1, got {self.samples_per_case}.")
 
 
 class TrainerError(ValueError):
@@ -43,45 +72,10 @@ def check_batch(batch_size: int, *, samples: int, root: Path) -> None:
         raise DataError([Problem("", str(root), rule, found, fix)])
 
 
-def check_division(
-    *,
-    fold: int | None,
-    folds: int,
-    divided: bool = False,
-    val_fraction: float,
-    test_fraction: float,
-    adapt: str = "val",
-    holdout_fraction: float = 0.1,
+def check_dims(
+    spatial_dims: int, *, patch_size: Sequence[int], spacing: Sequence[float] | None
 ) -> None:
-    """Raise ValueError if patients cannot be divided so.
-
-    Where a file may have ``divided`` them into folds, their number is not ``folds``.
-    """
-    if folds < 2:
-        raise ValueError(f"folds must be at least 2, got {folds}.")
-    if fold is not None and (fold < 0 or (fold >= folds and not divided)):
-        most = "" if divided else f"{folds - 1}"
-        raise ValueError(f"fold must be null or in 0..{most}, got {fold}.")
-    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-        raise ValueError(
-            "val_fraction and test_fraction must be >= 0 and leave a share for training, "
-            f"got {val_fraction} and {test_fraction}."
-        )
-    if adapt not in ("val", HOLDOUT):
-        raise ValueError(f"adapt must be val or {HOLDOUT}, got {adapt!r}.")
-    if not 0 < holdout_fraction < 1:
-        raise ValueError(f"holdout_fraction must be in (0, 1), got {holdout_fraction}.")
-
-
-def check_patches(
-    spatial_dims: int,
-    *,
-    patch_size: Sequence[int],
-    spacing: Sequence[float] | None,
-    crop: str,
-    foreground: float = 0.0,
-) -> None:
-    """Raise ValueError if training samples of ``spatial_dims`` axes cannot be cut so."""
+    """Raise ValueError if a setting has not one value for each of ``spatial_dims`` axes."""
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
     for name, value in (("patch_size", patch_size), ("spacing", spacing)):
@@ -90,12 +84,6 @@ def check_patches(
                 f"{name} must have {spatial_dims} values for spatial_dims {spatial_dims}, "
                 f"got {value}."
             )
-    if min(patch_size) < 1:
-        raise ValueError(f"patch_size must be positive, got {patch_size}.")
-    if crop not in ("center", "random"):
-        raise ValueError(f"crop must be center or random, got {crop!r}.")
-    if not 0 <= foreground <= 1:
-        raise ValueError(f"foreground is a share and must be in [0, 1], got {foreground}.")
 
 
 def check_masking(mask: bool, *, dataset: str, marked: bool) -> None:
@@ -108,19 +96,13 @@ def check_masking(mask: bool, *, dataset: str, marked: bool) -> None:
 
 
 def check_counts(
-    *,
-    batch_size: int,
-    num_workers: int,
-    prepare_workers: int | None,
-    seed: int,
-    samples_per_case: int = 1,
+    *, batch_size: int, num_workers: int, prepare_workers: int | None, seed: int
 ) -> None:
     """Raise ValueError if a count is too small; ``prepare_workers`` may be None."""
     for name, count, least in (
         ("batch_size", batch_size, 1),
         ("num_workers", num_workers, 0),
         ("prepare_workers", 1 if prepare_workers is None else prepare_workers, 1),
-        ("samples_per_case", samples_per_case, 1),
         ("seed", seed, 0),
     ):
         if count < least:

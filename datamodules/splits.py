@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from datamodules.case import Case, DataError, Problem, Survey
 
@@ -14,10 +16,53 @@ Split = dict[str, list[str]]  # part -> patients, sorted
 
 _NAME_SOME = "Name patients for it in the file."
 _OTHER_SHARES = (
-    "Give a split file with --data.init_args.split (make: SPLIT=FILE), or other fractions"
-    " (--data.init_args.val_fraction, test_fraction)."
+    "Give a split file with --data.init_args.division.split (make: SPLIT=FILE), or other fractions"
+    " (--data.init_args.division.val_fraction, test_fraction)."
 )
 _FEWER_FOLDS = "Take fewer folds, or another one; or give a split file (make: SPLIT=FILE)."
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the patients are divided into train, val and test.
+
+    Attributes:
+        split: JSON file with the patients of train, val and test. None: the phantom's own split,
+            else the official test set and a hash of the patients' names.
+        fold: Which fold of the train and val patients validates; None for the split as it is.
+        folds: Number of folds; ignored if the split file has folds.
+        val_fraction: Expected share of validation patients, where patients are hashed.
+        test_fraction: Expected share of test patients, if there is no official test set.
+        adapt: Which cases a loss that adapts observes: those of ``val``, which also choose the best
+            checkpoint, or a ``holdout``, a part of the training patients that then trains nothing.
+        holdout_fraction: Share of the training patients in the holdout, rounded up.
+    """
+
+    split: Path | None = None
+    fold: int | None = None
+    folds: int = 5
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    adapt: Literal["val", "holdout"] = "val"
+    holdout_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}.")
+        divided = self.split is not None  # a file may have more folds
+        if self.fold is not None and (self.fold < 0 or (self.fold >= self.folds and not divided)):
+            most = "" if divided else f"{self.folds - 1}"
+            raise ValueError(f"fold must be null or in 0..{most}, got {self.fold}.")
+        shares = (self.val_fraction, self.test_fraction)
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise ValueError(
+                "val_fraction and test_fraction must be >= 0 and leave a share for training, "
+                f"got {self.val_fraction} and {self.test_fraction}."
+            )
+        if self.adapt not in ("val", HOLDOUT):
+            raise ValueError(f"adapt must be val or {HOLDOUT}, got {self.adapt!r}.")
+        if not 0 < self.holdout_fraction < 1:
+            raise ValueError(f"holdout_fraction must be in (0, 1), got {self.holdout_fraction}.")
 
 
 def place(patient: str, salt: str = "split") -> float:
@@ -100,7 +145,7 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
             raise wrong(
                 f"one of the {len(folds)} folds of the file must be chosen",
                 "none" if fold is None else f"fold {fold}",
-                f"Give --data.init_args.fold 0 to {len(folds) - 1} (make: FOLD=k).",
+                f"Give --data.init_args.division.fold 0 to {len(folds) - 1} (make: FOLD=k).",
             )
         content = folds[fold]
     if not isinstance(content, Mapping) or set(content) != set(PARTS):
@@ -165,16 +210,7 @@ def _way_to_patient(name: str, known: Iterable[str]) -> str:
     return "Correct the name, or restore the patient's files."
 
 
-def resolve_split(
-    survey: Survey,
-    *,
-    file: Path | None,
-    fold: int | None,
-    folds: int,
-    val_fraction: float,
-    test_fraction: float,
-    refold: bool = False,
-) -> Split:
+def resolve_split(survey: Survey, division: Division, *, refold: bool = False) -> Split:
     """Return the split of a dataset: from the file if there is one, else by hash; then the fold.
 
     A file with folds of its own (:func:`read_split`) is asked for its fold, and ``folds`` says
@@ -184,6 +220,7 @@ def resolve_split(
         DataError: The file is not a split, or the split is not one of this dataset; there is no
             such fold; or a fold is to be made of a file that has its own.
     """
+    file, fold, folds = division.split, division.fold, division.folds
     divided_already, fix = False, _OTHER_SHARES
     if file is not None:
         (split, divided_already), source = read_split(file, fold), str(file)
@@ -195,14 +232,14 @@ def resolve_split(
         split = hash_split(
             survey.patients,
             official_test=survey.official_test,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
+            val_fraction=division.val_fraction,
+            test_fraction=division.test_fraction,
         )
         source = "hash of the patients' names"
     if fold is not None and not divided_already:
         if fold >= folds:
             rule = "the fold must be one of those that the patients are divided into"
-            way = f"Take 0 to {folds - 1}, or more folds with --data.init_args.folds."
+            way = f"Take 0 to {folds - 1}, or more folds with --data.init_args.division.folds."
             raise DataError([Problem("", source, rule, f"fold {fold} of {folds}", way)])
         fix = _FEWER_FOLDS
         split = fold_split(split, fold, folds)
@@ -228,8 +265,8 @@ def hold_out(split: Split, fraction: float) -> Split:
             f"{fraction:g} of the training patients held out",
             "the part train of the split must not be empty",
             f"{number} of {len(order)} patients held out for an adaptive loss",
-            "Lower --data.init_args.holdout_fraction, or give --data.init_args.adapt val "
-            "(make: ADAPT=val).",
+            "Lower --data.init_args.division.holdout_fraction, or give "
+            "--data.init_args.division.adapt val (make: ADAPT=val).",
         )
         raise DataError([problem])
     return split | {"train": sorted(order[number:]), HOLDOUT: sorted(order[:number])}

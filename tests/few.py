@@ -10,6 +10,7 @@ from datamodules import ACDCDataModule, BraTSDataModule, FLAREDataModule
 from datamodules.case import Case
 from tests import tiny
 from tests.datamodules.conftest import write_patient
+from tests.grouped import nested
 
 
 class _Few:
@@ -38,7 +39,7 @@ class FewFLARE(_Few, FLAREDataModule):
 def acdc_args(folder: Path, **settings: Any) -> list[str]:
     """Return arguments of ``mbls train`` on a download written to ``folder``.
 
-    ``settings`` are the datamodule's.
+    ``settings`` are the datamodule's, by the names of :func:`tests.grouped.nested`.
     """
     root = folder / "ACDC" / "database"
     for number in range(1, 9):
@@ -50,6 +51,6 @@ def acdc_args(folder: Path, **settings: Any) -> list[str]:
         "root": str(root), "cache_dir": str(folder / "cache"), "patch_size": [16, 16],
         "val_fraction": 0.3, "batch_size": 8,
     }  # fmt: skip
-    data = {"class_path": "tests.few.FewACDC", "init_args": fixed | settings}
+    data = {"class_path": "tests.few.FewACDC", "init_args": nested(**fixed | settings)}
     (folder / "data" / "blobs.yaml").write_text(yaml.safe_dump({"data": data}))
     return args

@@ -67,7 +67,7 @@ def test_shared_training(tmp_path: Path) -> None:
 @pytest.mark.ddp
 def test_ddp(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--case=acdc,2,4", "--rounds=1", "--epochs=2", "--batches=2"]
-    ddp.main([*sizes, "--data.init_args.patch_size=[32,32]"])
+    ddp.main([*sizes, "--data.init_args.sampling.patch_size=[32,32]"])
     shown = capsys.readouterr().out
     assert shown.startswith("acdc 2D, batch 4, samples a second: 1 process ")
     assert "beside strangers" in shown

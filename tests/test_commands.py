@@ -128,11 +128,11 @@ def test_loss_with_settings_has_the_name_of_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--data.init_args.fold", "7"], "fold must be null or in 0..4, got 7."),
+        (["--data.init_args.division.fold", "7"], "fold must be null or in 0..4, got 7."),
         (["--model.divisor", "0"], "divisor must be >= 1, got 0."),
         (["--epochs", "3", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative"),
         (
-            ["--data.init_args.patch_size=[2,2]"],
+            ["--data.init_args.sampling.patch_size=[2,2]"],
             "patch_size must be > 2 on one axis for UNet, got [2, 2], padded to",
         ),
     ],

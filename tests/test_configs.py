@@ -15,6 +15,7 @@ from mbls.config.choices import choices, choose, compose, config_folder
 from mbls.config.cli import LINKS, CommandLine, command_line
 from mbls.config.cli import resolve as resolved
 from mbls.runtime.errors import ChoiceError
+from tests.grouped import merged
 
 LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
 
@@ -75,10 +76,13 @@ def test_preset_changes_what_it_says_and_the_rest_stays(
     expected = dict(stated("data", dataset)["init_args"])
     overlay = choose("data", dataset).with_name(f"{dataset}.{preset}.yaml")
     changes = yaml.safe_load(overlay.read_text())["data"]["init_args"] if overlay.exists() else {}
-    assert set(changes) <= set(expected), "an overlay names what the dataset's file states"
-    del expected["seed"]  # linked from seed_everything
+    both = merged(expected, changes)
+    for name, value in expected.items():  # an overlay names what the dataset's file states
+        assert not isinstance(value, dict) or both[name].keys() == value.keys()
+    assert both.keys() == expected.keys()
+    del both["seed"]  # linked from seed_everything
     found["init_args"].pop("seed", None)
-    assert found["init_args"] == expected | changes
+    assert found["init_args"] == both
 
 
 @pytest.mark.parametrize("dataset", choices("data"))
@@ -89,8 +93,9 @@ def test_3d_network_asks_for_volumes(
     files = files_for(dataset=dataset, preset=preset, network="unet3d")
     found = resolve(capsys, files)["data"]["init_args"]
     assert found["spatial_dims"] == 3
-    assert len(found["patch_size"]) == 3
-    assert found["spacing"] is None or len(found["spacing"]) == 3
+    assert len(found["sampling"]["patch_size"]) == 3
+    spacing = found["preprocessing"]["spacing"]
+    assert spacing is None or len(spacing) == 3
     flat = files_for(dataset=dataset, preset=preset, network="segresnet", dims=2)
     assert not [file for file in flat if ".3d" in file.stem and file.parent.name == "data"]
 
@@ -135,7 +140,7 @@ def test_paper_s_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     assert scheduler["class_path"].endswith("StepLR")
     assert (scheduler["init_args"]["step_size"], scheduler["init_args"]["gamma"]) == (50, 0.1)
     assert found["data"]["init_args"]["batch_size"] == 4
-    assert found["data"]["init_args"]["patch_size"] == [192, 192]
+    assert found["data"]["init_args"]["sampling"]["patch_size"] == [192, 192]
     changes = found["data"]["init_args"]["augmentation"]
     assert {changes[name] for name in changes if name != "probability"} == {0.0}
     loss = found["model"]["loss"]["init_args"]

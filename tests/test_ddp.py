@@ -35,7 +35,7 @@ SGD = [  # nothing in it depends on how a batch is divided: no dropout, no batch
     "--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.01",
     "--model.network.init_args.dropout", "0.0", "--epochs", "2", "--loss", "cals",
     "--model.loss.init_args.margin", "0.5",
-    "--data.init_args.patch_size=[28,28]",  # padding, which is ignored, differs between ranks
+    "--data.init_args.sampling.patch_size=[28,28]",  # padding differs between ranks
 ]  # fmt: skip
 
 

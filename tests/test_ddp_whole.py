@@ -13,6 +13,7 @@ import yaml
 
 from tests import processes, tiny
 from tests.forks import Forks
+from tests.grouped import merged, nested
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -29,20 +30,22 @@ def phantom(name: str, dims: int, folder: Path) -> list[str]:
     deep = [f"{name}.3d.yaml", f"{name}.3d.quick.yaml"] if dims == 3 else []
     settings: dict[str, Any] = {}
     for file in (f"{name}.yaml", f"{name}.quick.yaml", *deep):
-        settings |= yaml.safe_load((CONFIGS / file).read_text())["data"]["init_args"]
+        later = yaml.safe_load((CONFIGS / file).read_text())["data"]["init_args"]
+        settings = merged(settings, later)
     kind = {"acdc": "ACDC", "brats": "BraTS", "flare": "FLARE"}[name]
-    settings |= {
-        "phantom_root": str(folder / name),
-        # patients of ACDC have two cases each
-        "phantom_patients": {"train": 4, "val": 1, "test": 11 if name == "acdc" else max(CASES)},
-        "cache_dir": str(folder / "cache"),
-        "test_cases": 2,
-        "spacing": [8.0] * dims,
-        "patch_size": [16] * dims,
-        "batch_size": 6,
-    }
+    # patients of ACDC have two cases each
+    patients = {"train": 4, "val": 1, "test": 11 if name == "acdc" else max(CASES)}
+    changes = nested(
+        phantom_root=str(folder / name),
+        phantom_patients=patients,
+        cache_dir=str(folder / "cache"),
+        test_cases=2,
+        spacing=[8.0] * dims,
+        patch_size=[16] * dims,
+        batch_size=6,
+    )
     args = [*tiny.train_args(folder / f"{name}{dims}"), "--devices", "1"]
-    data = {"class_path": f"tests.few.Few{kind}", "init_args": settings}
+    data = {"class_path": f"tests.few.Few{kind}", "init_args": merged(settings, changes)}
     (folder / f"{name}{dims}/data/blobs.yaml").write_text(yaml.safe_dump({"data": data}))
     return tiny.fit_args(
         *args, "--trainer.limit_train_batches", "10", "--model.network.init_args.dropout", "0.0",

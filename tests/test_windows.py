@@ -30,7 +30,8 @@ def results(run: Path, tag: str) -> dict[str, Any]:
 def test_inference_of_a_run_is_recorded(run: Path) -> None:
     assert json.loads((run / "run.json").read_text())["inference"] == "windows of 16 x 32"
     assert results(run, "best")["meta"]["inference"] == "windows of 16 x 32"
-    assert main(["evaluate", str(run), "--tag", "middle", "--data.init_args.crop", "center"]) == 0
+    middle = ["--tag", "middle", "--data.init_args.sampling.crop", "center"]
+    assert main(["evaluate", str(run), *middle]) == 0
     assert results(run, "middle")["meta"]["inference"] == "whole slices, at least 16 x 32"
 
 

@@ -13,8 +13,8 @@ def sweep_args(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> lis
         "class_path": "datamodules.ACDCDataModule",
         "init_args": {
             "root": None, "phantom_root": str(folder / "phantom"), "batch_size": 16,
-            "phantom_patients": {"train": 3, "val": 1, "test": 3}, "patch_size": [48, 48],
-            "cache_dir": str(folder / "cache"),
+            "phantom_patients": {"train": 3, "val": 1, "test": 3},
+            "sampling": {"patch_size": [48, 48]}, "cache_dir": str(folder / "cache"),
         },
     }  # fmt: skip
     network = {

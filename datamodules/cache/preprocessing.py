@@ -32,22 +32,22 @@ class Preprocessing:
         normalize: How intensities are normalized, each modality by itself, on the cache's grid;
             see :func:`~datamodules.cache.intensity.normalize`.
         percentiles: The two percentiles of ``"percentile"``.
-        dtype: Type of the images on disk; batches are float32.
         window: The two values of ``"window"``, in the file's units (HU for CT).
         crop_above: Volumes are cropped to the box of the voxels above this value in any modality:
             0 for skull-stripped images, some -500 HU for the body; None keeps all.
         antialias: If True, smooth images before downsampling; see
             :meth:`~datamodules.reading.grids.Grid.forward`. Labels and posteriors never are.
+        dtype: Type of the images in the cache; batches are float32.
     """
 
     orientation: str | None = "LPS"
     spacing: tuple[float, ...] | None = None
     normalize: Normalization = "zscore"
     percentiles: tuple[float, float] = (1.0, 99.0)
-    dtype: Literal["float16", "float32"] = "float32"
     window: tuple[float, float] | None = None
     crop_above: float | None = None
     antialias: bool = False
+    dtype: Literal["float16", "float32"] = "float32"
 
     def __post_init__(self) -> None:
         if self.orientation is not None and not _CODES.fullmatch(self.orientation):
@@ -129,7 +129,11 @@ def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, 
     rule = "slices must be along the last axis" + (f" of orientation {codes}" if codes else "")
     found = f"{size[across]:.4g} mm from slice to slice along {axis_codes(affine)[across]}"
     if codes is not None and across == 2:
-        return rule, found, "Take the file's own axes with --data.init_args.orientation null."
+        return (
+            rule,
+            found,
+            ("Take the file's own axes with --data.init_args.preprocessing.orientation null."),
+        )
     fix = "Store the volume with its slices along the third axis"
     return rule, found, f"{fix}." if codes is None else f"{fix}, and take orientation null."
 

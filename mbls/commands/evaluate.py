@@ -12,8 +12,8 @@ from mbls.runtime.errors import CheckpointError, RunFolderError
 __all__ = ["main", "run_settings", "tag_of"]
 
 TAGGED = {  # settings that appear in a test's name, and their defaults
-    "data.init_args.split": None,
-    "data.init_args.fold": None,
+    "data.init_args.division.split": None,
+    "data.init_args.division.fold": None,
     "model.grid": "preprocessed",
     "model.mirror": "[]",
     "model.window": None,
@@ -53,7 +53,8 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         run: The run's configuration.
 
     Example:
-        >>> tag_of("best", [("data.init_args.split", "ours.json"), ("model.grid", "native"),
+        >>> tag_of("best", [("data.init_args.division.split", "ours.json"),
+        ...                 ("model.grid", "native"),
         ...                 ("model.mirror", "[0, 1]"), ("model.window", "whole"),
         ...                 ("trainer.precision", "bf16-mixed")], {})
         'best-ours-native-mirrored-01-whole-bf16-mixed'

@@ -47,5 +47,6 @@ def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int) -> No
             f"patch_size {rule} for {type(network).__name__}, got {list(patch)}, padded to "
             f"{sizes}, a multiple of model.divisor {divisor}: "
             f"{str(error).splitlines()[0].rstrip('.')}. Choose another patch size "
-            "(--data.init_args.patch_size), or set --model.divisor to the product of the strides."
+            "(--data.init_args.sampling.patch_size), or set --model.divisor to the product of the "
+            "strides."
         ) from error

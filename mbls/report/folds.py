@@ -14,7 +14,7 @@ from mbls.report.runs import LeftOut, Run
 
 __all__ = ["FOLD", "with_folds_merged"]
 
-FOLD = "data.init_args.fold"
+FOLD = "data.init_args.division.fold"
 BY_FOLD = ("fold", "data fingerprint", "test cases", "names of the cases")
 """Facts of a test that may differ between folds."""
 
@@ -125,5 +125,6 @@ def _merged(parts: Sequence[Run], kind: str) -> Run:
 def _with_fold(config: Mapping[str, Any], fold: str) -> dict[str, Any]:
     """Return a configuration with another fold."""
     data = config.get("data") or {}
-    settings = (data.get("init_args") or {}) | {"fold": fold}
-    return dict(config) | {"data": data | {"init_args": settings}}
+    settings = data.get("init_args") or {}
+    division = (settings.get("division") or {}) | {"fold": fold}
+    return dict(config) | {"data": data | {"init_args": settings | {"division": division}}}

@@ -269,12 +269,13 @@ def test_requeued_job_resumes_with_its_own_configuration(tmp_path: Path) -> None
     given = ["--dataset", "acdc", "--loss", "ce", "--run", str(run), "--job", "7"]
 
     def settings() -> dict[str, str | None]:
-        options, rest = parse(parser("train", None), [*given, "--data.init_args.fold", "1"])
+        fold = ["--data.init_args.division.fold", "1"]
+        options, rest = parse(parser("train", None), [*given, *fold])
         return dict(run_settings(options, rest))
 
     run.mkdir()
     record_job(run, "7")
-    assert settings()["data.init_args.fold"] == "1"  # it wrote nothing yet
+    assert settings()["data.init_args.division.fold"] == "1"  # it wrote nothing yet
     (run / "config.yaml").touch()
     config = str(run / "config.yaml")
     assert settings() == {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from datamodules import ACDCDataModule
+from tests.grouped import grouped
 
 AFFINE = np.diag([-1.5, -1.5, 10.0, 1.0])
 
@@ -63,7 +64,10 @@ def acdc(download: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def module(acdc: Path, tmp_path: Path) -> Callable[..., ACDCDataModule]:
-    """Build a datamodule on the fake download, with small patches and a split that is not empty."""
+    """Build a datamodule on the fake download; see :func:`grouped` for the settings' names.
+
+    Patches are small, and no part of the split is empty.
+    """
 
     def build(root: Path | None = acdc, **settings: Any) -> ACDCDataModule:
         defaults: dict[str, Any] = {
@@ -72,6 +76,6 @@ def module(acdc: Path, tmp_path: Path) -> Callable[..., ACDCDataModule]:
             "val_fraction": 0.3,
             "prepare_workers": 2,
         }
-        return ACDCDataModule(root, **defaults | settings)
+        return ACDCDataModule(root, **grouped(**defaults | settings))
 
     return build

@@ -21,6 +21,7 @@ from datamodules.origin import phantom_home, refuse_hidden_phantom
 from datamodules.reading.posterior import save_posterior
 from datamodules.settings import TrainerError
 from tests.datamodules.conftest import AFFINE, blobs, save
+from tests.grouped import grouped
 
 STRONG = Augmentation(flip=0.5, rotation=30, scale=0.3, gamma=0.5, noise=0.2)
 
@@ -138,7 +139,7 @@ def test_start_in_the_middle(module) -> None:
 def samples_of_rank(rank: int, world: int, root: Path, cache: Path, port: int, results) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    built = ACDCDataModule(root, cache_dir=cache, patch_size=(16, 16), val_fraction=0.3)
+    built = ACDCDataModule(root, **grouped(cache_dir=cache, patch_size=(16, 16), val_fraction=0.3))
     built.augmentation = STRONG
     built.setup("fit")
     train = [batch["image"].sum((1, 2, 3)).tolist() for batch in built.train_dataloader()]
@@ -328,7 +329,7 @@ def test_slices_come_from_the_map(module) -> None:
 )
 def test_bad_settings(settings: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        ACDCDataModule(**settings)
+        ACDCDataModule(**grouped(**settings))
 
 
 @pytest.mark.parametrize("classes", [254, 255, 300])

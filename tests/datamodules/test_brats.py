@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import BraTSDataModule, DataError, Survey
+from datamodules import BraTSDataModule, DataError, Division, Preprocessing, Survey
 from datamodules.phantom import PhantomSettings, write_brats_phantom
 from mbls.callbacks import PredictionWriter
 from mbls.cli import main
@@ -257,7 +257,8 @@ def test_two_releases_share_patients(tmp_path: Path) -> None:
     split = {part: [name] for part, name in zip(("train", "val", "test"), names, strict=True)}
     (tmp_path / "split.json").write_text(json.dumps(split))
     with pytest.raises(DataError, match="must contain one release"):
-        BraTSDataModule(tmp_path, split=tmp_path / "split.json").prepare(progress=False)
+        division = Division(tmp_path / "split.json")
+        BraTSDataModule(tmp_path, division=division).prepare(progress=False)
 
 
 # Labels.
@@ -329,8 +330,8 @@ def test_schemes_have_caches_and_fingerprints_of_their_own(tmp_path: Path) -> No
     split.write_text(json.dumps({"train": ["case0"], "val": ["case1"], "test": ["case2"]}))
     marks = set()
     for scheme in ("et4", "et3", "nnunet"):
-        settings: Any = {"split": split, "cache_dir": tmp_path / "cache", "label_scheme": scheme}
-        module = BraTSDataModule(tmp_path / "data", **settings)
+        settings: Any = {"cache_dir": tmp_path / "cache", "label_scheme": scheme}
+        module = BraTSDataModule(tmp_path / "data", division=Division(split), **settings)
         module.prepare(progress=False)
         marks |= {module.fingerprint, module.preparer.cache.folder}
     assert len(marks) == 6
@@ -410,9 +411,8 @@ def test_faults_of_its_own(copy: Path, name: str) -> None:
 
 def test_from_files_to_scores(phantom: Path, tmp_path: Path) -> None:
     """Cropped to the brain, z-scored over it, background outside masked if asked."""
-    settings: Any = {
-        "cache_dir": tmp_path / "cache", "normalize": "zscore_nonzero", "crop_above": 0.0,
-    }  # fmt: skip
+    preprocessing = Preprocessing(normalize="zscore_nonzero", crop_above=0.0)
+    settings: Any = {"cache_dir": tmp_path / "cache", "preprocessing": preprocessing}
     module = BraTSDataModule(phantom, **settings)
     module.prepare(progress=False)
     batch = next(iter(module.test_dataloader()))
@@ -452,7 +452,9 @@ def test_check_data_names_modalities(
 @pytest.mark.parametrize("endings", [OLD[:4], NEW[:4]])
 def test_files_to_predict(phantom: Path, tmp_path: Path, endings: tuple[str, ...]) -> None:
     write_case(tmp_path / "in" / "scan", endings=endings)
-    module = BraTSDataModule(phantom, predict_input=tmp_path / "in", crop_above=0.0)
+    module = BraTSDataModule(
+        phantom, predict_input=tmp_path / "in", preprocessing=Preprocessing(crop_above=0.0)
+    )
     (batch,) = module.predict_dataloader()
     assert batch["case"] == ["scan"]
     assert module.label_values("scan") == (0, 1, 2, 4 if endings == OLD[:4] else 3)

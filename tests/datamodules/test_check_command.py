@@ -92,7 +92,8 @@ def test_a_patch_that_does_not_fit_the_slices_is_told(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Sizes are those of the cache's grid: slices of 20 x 24 pixels of 1.5 mm become 15 x 18."""
-    patch = ["--data.init_args.patch_size", "[16, 16]", "--data.init_args.spacing", "[2.0, 2.0]"]
+    patch = ["--data.init_args.sampling.patch_size", "[16, 16]"]
+    patch += ["--data.init_args.preprocessing.spacing", "[2.0, 2.0]"]
     assert main(["check-data", *args(acdc, tmp_path), "--pictures", "0", *patch]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     printed = "patch_size [16, 16] is larger than the slices of 20 of 20 cases on axis 1 (15 to 15"

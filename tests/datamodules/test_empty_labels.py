@@ -21,6 +21,7 @@ from tests import few, tiny
 from tests.datamodules.conftest import blobs, save, write_patient
 from tests.datamodules.test_brats import write_case
 from tests.datamodules.test_flare import IMAGE, LABEL
+from tests.grouped import grouped
 
 PATIENTS = 8
 
@@ -76,7 +77,7 @@ def test_a_case_without_structures_is_a_case(write: Any, dims: int, tmp_path: Pa
     for case in survey.cases:
         if case.patient in without:
             empty(case.label)
-    data = dataset(root, **settings)
+    data = dataset(root, **grouped(**settings))
     assert data.check(progress=False) == []
     data.prepare(progress=False)
     data.setup("fit")
@@ -90,7 +91,7 @@ def test_a_case_without_structures_is_a_case(write: Any, dims: int, tmp_path: Pa
     assert {case for (_, case), there in shown.items() if not there} == emptied
     assert len(shown) == len(survey.cases)
     case = next(case for case in survey.cases if case.id in emptied)
-    again = dataset(root, **settings).preparer
+    again = dataset(root, **grouped(**settings)).preparer
     found = again.cache.find(case)
     assert found is not None
     assert found.damaged() == []
@@ -107,7 +108,7 @@ def test_a_validation_without_structures_chooses_by_nll(tmp_path: Path) -> None:
     for patient in [*patients, "patient102"]:  # nor is there any to learn, so that NLL falls
         for path in root.glob(f"*/{patient}/*_gt.nii.gz"):
             empty(path)
-    args += ["--epochs", "3", "--data.init_args.split", str(tmp_path / "split.json")]
+    args += ["--epochs", "3", "--data.init_args.division.split", str(tmp_path / "split.json")]
     with pytest.warns(UserWarning, match="val/dice is NaN.*the lowest val/nll"):
         assert main(["train", *args]) == 0
     run = tiny.run_folder(tmp_path)

@@ -23,6 +23,7 @@ from datamodules.reading.checks import IGNORED
 from tests.datamodules.conftest import save
 from tests.datamodules.fault_messages import assert_told
 from tests.faults import FAULTS, inject, phantom_cases
+from tests.grouped import grouped
 
 LAYOUTS = {  # release, images and labels of three cases
     "as released": (
@@ -330,7 +331,7 @@ def module(root: Path, release: Any, **settings: Any) -> FLAREDataModule:
         "window": (-160.0, 240.0),
         "prepare_workers": 1,
     }
-    return FLAREDataModule(root, release=release, **defaults | settings)
+    return FLAREDataModule(root, release=release, **grouped(**defaults | settings))
 
 
 @pytest.mark.parametrize(

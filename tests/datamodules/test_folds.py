@@ -46,7 +46,7 @@ def test_folds_are_written_and_used(
 def test_a_file_with_folds_needs_one_it_has(module, tmp_path: Path, fold: int | None) -> None:
     split = {"train": ["patient001"], "val": ["patient002"], "test": ["patient101"]}
     (tmp_path / "folds.json").write_text(json.dumps({"folds": [split] * 3}))
-    with pytest.raises(DataError, match=r"one of the 3 folds.*--data.init_args.fold 0 to 2"):
+    with pytest.raises(DataError, match=r"one of the 3 folds.*division.fold 0 to 2"):
         module(split=tmp_path / "folds.json", fold=fold).cases("train")
 
 
@@ -69,7 +69,7 @@ def test_folds_are_not_divided_again(
     assert write_folds(acdc, file) == 0
     words = ["splits", "--dataset", "acdc", "--data-root", str(acdc), "--folds", "2"]
     other = tmp_path / "other.json"
-    words += ["--output", str(other), "--data.init_args.split", str(file)]
+    words += ["--output", str(other), "--data.init_args.division.split", str(file)]
     assert main(words) == 1
     assert "must contain one split, found folds" in capsys.readouterr().err
     assert not other.exists()

@@ -13,6 +13,7 @@ from datamodules import Case, DataError, SegmentationDataModule, Survey
 from datamodules.layouts.inputs import group_inputs
 from datamodules.reading.checks import IGNORED, RawCase
 from tests.datamodules.conftest import save
+from tests.grouped import grouped
 
 AFFINE = np.array([[0, -1.5, 0, 4.0], [1.2, 0, 0, -7], [0, 0, 2.0, 3], [0, 0, 0, 1]])
 SHAPE = (22, 18, 12)
@@ -81,14 +82,14 @@ def build(heads: Path, **settings: Any) -> Heads:
         "split": heads.parent / "split.json",
         "normalize": "zscore_nonzero",
         "crop_above": 0.0,
-        "cache_dtype": "float16",
+        "dtype": "float16",
         "spatial_dims": 3,
         "patch_size": (8, 8, 8),
         "crop": "random",
         "foreground": 1 / 3,
         "batch_size": 2,
     }
-    built = Heads(heads, **defaults | settings)
+    built = Heads(heads, **grouped(**defaults | settings))
     built.prepare(progress=False)
     built.setup("fit")
     return built

@@ -113,7 +113,7 @@ def test_label_and_posterior_move_together(spacing: tuple[float, float] | None) 
         ("LPS", (1.5, 1.5, 10.0), "LPS", None),
         ("RAS", (1.5, 1.5, 10.0), "LPS", None),
         ("SAL", (10.0, 1.5, 1.5), "LPS", None),  # turned, the slices are where they should be
-        ("PIL", (1.5, 1.5, 10.0), "LPS", "--data.init_args.orientation null"),
+        ("PIL", (1.5, 1.5, 10.0), "LPS", "--data.init_args.preprocessing.orientation null"),
         ("PIL", (1.5, 1.5, 10.0), None, None),
         ("LPS", (10.0, 1.5, 1.5), "LPS", "third axis, and take orientation null"),
         ("LPS", (10.0, 1.5, 1.5), None, "third axis."),

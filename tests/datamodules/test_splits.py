@@ -173,7 +173,8 @@ def test_each_case_held_out_is_scored_on_one_rank(module, monkeypatch, world: in
 def test_a_holdout_that_leaves_nobody_is_a_problem(module) -> None:
     built = module(adapt="holdout", holdout_fraction=0.99)
     (text,) = map(str, built.check(progress=False))
-    assert "Lower --data.init_args.holdout_fraction, or give --data.init_args.adapt val" in text
+    assert "Lower --data.init_args.division.holdout_fraction, or give" in text
+    assert "--data.init_args.division.adapt val" in text
     with pytest.raises(ValueError, match=r"holdout_fraction must be in \(0, 1\), got 1"):
         module(holdout_fraction=1)
     with pytest.raises(ValueError, match="adapt must be val or holdout, got 'test'"):

@@ -19,7 +19,7 @@ from tests.report.fake import DRAWS, write_run
 def of_fold(root: Path, loss: str, seed: int, fold: int, **options: Any) -> Path:
     """A run of a fold, whose split gives the data a fingerprint of their own."""
     meta = {"data_fingerprint": str(fold) * 64}
-    data = {"class_path": "Data", "init_args": {"root": None, "fold": fold}}
+    data = {"class_path": "Data", "init_args": {"root": None, "division": {"fold": fold}}}
     given = {"patients": 3, "meta": meta, "config": {"data": data}, "card": {"fold": fold}}
     return write_run(root, loss, seed, **(given | options))
 

@@ -97,7 +97,7 @@ def test_one_slice_lies_at_the_valve_plane():
 def test_images_are_larger_and_smaller_than_the_quick_samples():
     """As in real stacks, so that evaluation has slices to cut and slices to pad."""
     config = yaml.safe_load(Path("experiments/configs/data/acdc.quick.yaml").read_text())
-    (side, _) = config["data"]["init_args"]["patch_size"]
+    (side, _) = config["data"]["init_args"]["sampling"]["patch_size"]
     anatomies = [acdc.draw_anatomy(Patient(n), DEFAULT, 0) for n in range(1, 61)]
     sizes = np.array([anatomy.shape[:2] for anatomy in anatomies])
     assert 0.05 < (sizes < side).any(axis=1).mean() < 0.3
