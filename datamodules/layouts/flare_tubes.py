@@ -2,7 +2,7 @@
 
 The challenge scores aorta, inferior vena cava and oesophagus between their first and last labeled
 slice only, because they are not always labeled over their whole length. Beyond those slices their
-voxels stand as background, which would teach and reward the opposite of the truth.
+voxels are labeled background, which would teach and reward the opposite of the truth.
 """
 
 import numpy as np

@@ -13,8 +13,8 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
 
     Args:
         path: A NIfTI file, or a folder of them; folders inside it are not searched.
-        is_input: Tells by a file's name without suffix whether it is an image; only asked about
-            the files of a folder.
+        is_input: Returns True for the name, without suffix, of an image; called for the files of
+            a folder only.
 
     Raises:
         DataError: There is no such file, no image, or two images of one name.
@@ -57,7 +57,7 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
     Raises:
         DataError: There is no such folder, no image, a case lacks a modality, or has one twice.
     """
-    fix = "Give a folder that holds " + ", ".join(f"*{names[0]}.nii.gz" for names in endings) + "."
+    fix = "Give a folder with " + ", ".join(f"*{names[0]}.nii.gz" for names in endings) + "."
 
     def wrong(rule: str, found: str, case: str = "", where: Path = path) -> Problem:
         return Problem(case, str(where), rule, found, fix)
@@ -82,7 +82,7 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
                     case = name[: -max(map(len, hits))]
                     files.setdefault(case, {}).setdefault(channel, []).append(file)
     if not files:
-        raise DataError([wrong("the folder must hold images to predict", listing(path))])
+        raise DataError([wrong("the folder must contain images to predict", listing(path))])
     problems, cases = [], []
     for case, channels in sorted(files.items()):
         where = next(iter(channels.values()))[0].parent

@@ -74,8 +74,8 @@ class Augmentation:
 
 def sample_generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.random.Generator:
     """Return the random generator of one sample in one epoch, one of its own for each purpose."""
-    words = np.random.SeedSequence([seed, epoch, index], spawn_key=(purpose,))
-    return np.random.Generator(np.random.SFC64(words))
+    seeds = np.random.SeedSequence([seed, epoch, index], spawn_key=(purpose,))
+    return np.random.Generator(np.random.SFC64(seeds))
 
 
 def augmented_patch(

@@ -34,7 +34,7 @@ def patch_begin(length: int, wanted: int, share: float) -> int:
         length: Voxels of the slice or volume.
         wanted: Voxels of the patch.
         share: Position of the patch, from 0 (first voxels) to 1 (last voxels); 0.5 is the center,
-            rounded down. Padding is the same on both sides, whatever the position.
+            rounded down. Padding is the same on both sides for each position.
     """
     spare = length - wanted
     if spare <= 0:

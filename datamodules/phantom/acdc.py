@@ -9,7 +9,7 @@
       phantom.json                    marks the folder as a phantom; seed, version, settings
       split.json                      {"train": [...], "val": [...], "test": [...]}
 
-``database`` holds nothing that ACDC does not have. What ACDC has and a reader of labeled frames
+``database`` contains nothing that ACDC does not have. What ACDC has and a reader of labeled frames
 has no use for is left out: the 4D cine series (ten times the size) and the citation notes (these
 are not ACDC's images).
 
@@ -150,7 +150,7 @@ def draw_anatomy(patient: Patient, settings: PhantomSettings, seed: int) -> Anat
         thickness = distance = fine
 
     # In both frames one slice lies close to the valve plane: the one the annotator may or may not
-    # outline. It alone shows atria and ventricles together, so the image tells which it is.
+    # outline. It alone shows atria and ventricles together, so the image shows which it is.
     steps = round(shortening / distance)
     at_es, at_ed = np.sort(rng.uniform(-0.15, 0.15, 2)).tolist()
     valve = distance * (steps + at_ed - at_es)
@@ -238,8 +238,8 @@ class Heart:
     def right(self, points: Points, frame: str, scale: float) -> Floats:
         """Return the level set of the right endocardium; what is inside the epicardium is not it.
 
-        The outline overlaps the left epicardium, and its far end stands off it by the width of
-        the crescent.
+        The outline overlaps the left epicardium, and its far end is the width of the
+        crescent away from it.
         """
         valve, (_, outer) = self.anatomy.valve[frame], self.anatomy.radii(frame)
         x, y, z = points
@@ -460,7 +460,7 @@ def draw(patient: Patient, settings: PhantomSettings, seed: int) -> tuple[list[S
     """Draw both frames of a patient, and ``Info.cfg``: ``Key: value`` lines without a section.
 
     Headers are ACDC's: origin 0, x and y reversed with respect to RAS. With the quirk "unit
-    sform" the sform has unit scales, and only qform and pixdim hold the spacing.
+    sform" the sform has unit scales, and only qform and pixdim give the spacing.
     """
     anatomy = draw_anatomy(patient, settings, seed)
     heart = Heart(anatomy, stream(seed, patient.number, "heart"))

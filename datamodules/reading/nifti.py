@@ -114,7 +114,7 @@ def true_affine(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray:
     """Return the affine in mm whose voxel size is the true one.
 
     ``affine`` is what nibabel chose: the sform where it is coded. Some ACDC files have a sform of
-    unit scale while ``pixdim`` and the qform hold the voxel size; there the qform is taken, or the
+    unit scale while ``pixdim`` and the qform give the voxel size; there the qform is taken, or the
     sform scaled to ``pixdim`` where the qform is not coded. A unit ``pixdim`` under a scaled sform
     is the opposite slip, and the sform is kept. Metres and microns become mm, as in ITK.
 
@@ -197,7 +197,7 @@ def read_grid(
         stacked: Whether the file has an axis of channels, its fourth.
 
     Raises:
-        NiftiError: As :func:`read_volume`, for what the header can tell.
+        NiftiError: As :func:`read_volume`, as far as the header shows it.
     """
     return _guard(path, lambda: _grid(_load(path), path, stacked=stacked))
 
@@ -217,7 +217,7 @@ def read_volume(
 
     Raises:
         NiftiError: The file is missing, damaged, no NIfTI file, not 3D, not numeric, or its
-            header holds no usable voxel size.
+            header has no usable voxel size.
     """
 
     def read() -> Volume:

@@ -121,7 +121,7 @@ def test_missing_and_doubled_modalities_are_all_listed(tmp_path: Path) -> None:
         ("a", "a case must have one file *_t1ce.nii.gz", "0"),
         ("b", "a case must have one file *_t1.nii.gz", "2"),
     ]
-    with pytest.raises(DataError, match="must hold images to predict"):
+    with pytest.raises(DataError, match="must contain images"):
         group_inputs(modality(tmp_path / "c", "x_seg"), ENDINGS)
     with pytest.raises(DataError, match=r"given as a folder.*\*_t1.nii.gz, \*_t1ce.nii.gz"):
         group_inputs(tmp_path / "a" / "a_t1.nii.gz", ENDINGS)
