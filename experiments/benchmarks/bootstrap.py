@@ -46,7 +46,7 @@ def make_bins(cases: int, classes: int, *, posterior: bool, seed: int = 0) -> Ca
 
 
 def seconds(bins: CalibrationBins, patients: list[str]) -> tuple[float, int]:
-    """Return the processor time of a whole summary, and how many intervals it holds."""
+    """Return the processor time of a whole summary, and the number of its intervals."""
     cases = [str(n) for n in range(len(bins.cells))]
     names = [f"class{k}" for k in range(bins.num_classes)]
     meta = {"dataset": "random", "origin": "real", "class_names": names}

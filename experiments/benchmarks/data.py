@@ -3,11 +3,11 @@
 ``python -m experiments.benchmarks.data`` writes synthetic cases of ACDC's size (slices of 216 x
 256) and of BraTS's (four modalities of 240 x 240 x 155), prepares them, and draws slices of 192 x
 192 and patches of 128 x 128 x 128 in batches, in one process of one thread. Times are of the
-processor, medians of interleaved rounds; files are in the system's page cache for all contenders.
+processor, medians of interleaved rounds; files are in the system's page cache for all methods.
 
 - NIfTI: every sample reads its volume from ``.nii.gz``, normalizes it and cuts the sample out;
 - whole volume: the same from an HDF5 file of the normalized volume (``h5py``), as published code
-  does; without h5py an uncompressed ``.npz`` of the same arrays stands in, and the table says so;
+  does; without h5py an uncompressed ``.npz`` of the same arrays replaces it, as the table states;
 - MONAI's ``PersistentDataset`` (a file of the transformed volume) and ``CacheDataset`` (the volume
   in memory), then ``RandSpatialCropd``.
 
@@ -56,7 +56,7 @@ class Material:
     """Cases on disk.
 
     Attributes:
-        name: What they stand for.
+        name: What they represent.
         folder: Where they are.
         cases: Their files.
         cached: The same cases in our cache.
@@ -226,16 +226,16 @@ def from_monai(material: Material, *, in_memory: bool) -> Draw:
     return draw
 
 
-def rates(contenders: dict[str, tuple[Draw, int]], rounds: int) -> dict[str, list[float]]:
-    """Return each contender's seconds of processor a sample, one number a round.
+def rates(methods: dict[str, tuple[Draw, int]], rounds: int) -> dict[str, list[float]]:
+    """Return each method's seconds of processor a sample, one number a round.
 
     Args:
-        contenders: What draws samples, and how many a round.
+        methods: What draws samples, and how many a round.
         rounds: Rounds after one to warm up.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for turn in range(-1, rounds):
-        for name, (draw, count) in contenders.items():
+        for name, (draw, count) in methods.items():
             start = time.process_time()
             draw(count)
             if turn >= 0:
@@ -244,11 +244,11 @@ def rates(contenders: dict[str, tuple[Draw, int]], rounds: int) -> dict[str, lis
 
 
 def compare(material: Material, *, batch: int, count: int, rounds: int) -> dict[str, list[float]]:
-    """Measure all contenders; those that read whole cases draw fewer samples a round."""
+    """Measure all methods; those that read whole cases draw fewer samples a round."""
     changes = CHANGES_2D if len(material.size) == 2 else CHANGES_3D
     whole = max(1, count // 100)  # of what reads a whole case for each sample
     archive = "HDF5" if H5PY else "npz in place of HDF5 (no h5py)"
-    contenders = {
+    methods = {
         "our cache": (ours(material, OFF, batch), count),
         "our cache, augmented": (ours(material, changes, batch), max(16, count // 8)),
         "NIfTI for each sample": (from_nifti(material), whole),
@@ -256,7 +256,7 @@ def compare(material: Material, *, batch: int, count: int, rounds: int) -> dict[
         "MONAI PersistentDataset": (from_monai(material, in_memory=False), whole),
         "MONAI CacheDataset": (from_monai(material, in_memory=True), whole),
     }
-    return rates(contenders, rounds)
+    return rates(methods, rounds)
 
 
 def show(title: str, seconds: dict[str, list[float]]) -> Table:
@@ -328,7 +328,7 @@ def memory_table(materials: Sequence[Material], counts: tuple[int, int], batch: 
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """Return the numbers of a word such as ``216,256,10``."""
+    """Return the numbers of a text such as ``216,256,10``."""
     return tuple(int(size) for size in text.split(","))
 
 

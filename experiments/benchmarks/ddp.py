@@ -1,14 +1,14 @@
 """Training on one process and on two, with one thread each: samples a second, and efficiency.
 
 ``python -m experiments.benchmarks.ddp`` trains a phantom of few patients by ``mbls fit`` in three
-ways, turn and turn about: one process; two that share its batch; and two at once that know nothing
-of each other, each with half of the batch. Timed are an epoch's batches, all of them but the first,
+ways, turn and turn about: one process; two that share its batch; and two unrelated ones
+at once, each with half of the batch. Timed are an epoch's batches, all of them but the first,
 in all epochs but the first; validation, start and end are left out.
 
 The efficiency is the speed of the two that share over twice that of one. What is lost goes into
-exchanging gradients, into waiting for the slower rank, into what a step costs whatever its size,
-and into what two processes take from each other on one machine. The last two are lost to the two
-strangers as well, so the speed beside theirs is what sharing costs.
+exchanging gradients, into waiting for the slower rank, into the fixed cost of a step,
+and into what two processes take from each other on one machine. Two unrelated processes
+lose the last two as well, so the speed relative to theirs is what sharing costs.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class Case:
         )
         return [
             str(Path(sys.executable).with_name("mbls")), "fit",
-            *(word for file in files for word in ("--config", str(file))),
+            *(arg for file in files for arg in ("--config", str(file))),
             "--trainer.callbacks+=experiments.benchmarks.ddp.Stopwatch",
             f"--trainer.callbacks.init_args.file={run.with_suffix('.json')}",
             f"--run.folder={run}", "--trainer.accelerator=cpu", f"--trainer.devices={ranks}",
@@ -104,7 +104,7 @@ class Case:
         """Return the samples a second of each timed epoch, summed over ``runs`` at once.
 
         Raises:
-            RuntimeError: A run failed; the message has what it said.
+            RuntimeError: A run failed; the message has its stderr.
         """
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         with tempfile.TemporaryDirectory() as name:
@@ -117,15 +117,15 @@ class Case:
                 for folder in folders
             ]  # fmt: skip
             for run in started:
-                _, said = run.communicate()
+                _, err = run.communicate()
                 if run.returncode:
-                    raise RuntimeError(f"mbls fit failed on {ranks} ranks:\n{said}")
+                    raise RuntimeError(f"mbls fit failed on {ranks} ranks:\n{err}")
             times = [json.loads(folder.with_suffix(".json").read_text()) for folder in folders]
         epochs = zip(*(each[1:] for each in times), strict=True)
         return [sum(samples / seconds for seconds, samples in epoch) for epoch in epochs]
 
 
-WAYS = {"one": {}, "two": {"ranks": 2}, "strangers": {"runs": 2}}
+WAYS = {"one": {}, "two": {"ranks": 2}, "unrelated": {"runs": 2}}
 
 
 def compare(case: Case, rounds: int) -> dict[str, float]:
@@ -151,11 +151,11 @@ def main(arguments: list[str] | None = None) -> None:
     for text in options.case or CASES:
         dataset, dims, batch = text.split(",")
         case = Case(dataset, int(dims), int(batch), options.epochs, options.batches, tuple(args))
-        one, two, strangers = compare(case, options.rounds).values()
+        one, two, unrelated = compare(case, options.rounds).values()
         sys.stdout.write(
             f"{dataset} {dims}D, batch {batch}, samples a second: 1 process {one:.1f}, "
-            f"2 processes {two:.1f}, 2 strangers {strangers:.1f}; efficiency "
-            f"{50 * two / one:.0f} %, beside strangers {100 * two / strangers:.0f} %\n"
+            f"2 processes {two:.1f}, 2 unrelated {unrelated:.1f}; efficiency "
+            f"{50 * two / one:.0f} %, relative to unrelated {100 * two / unrelated:.0f} %\n"
         )
         sys.stdout.flush()
 

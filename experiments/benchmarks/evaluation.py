@@ -1,4 +1,4 @@
-"""Evaluation of a volume, inference excluded: ours beside the published way.
+"""Evaluation of a volume, inference excluded: ours against the published way.
 
 ``python -m experiments.benchmarks.evaluation`` scores the softmax of a volume of ACDC's size and of
 one of BraTS's that is cropped to a brain (``--shape 240,240,155`` is a whole one). The published
@@ -6,7 +6,7 @@ way takes labeled voxels, selects the voxels of each bin in turn, once for ECE a
 a class for class-wise ECE, and then a Dice a class. Ours fills the histogram
 and the Dice counts that the same numbers (protocol ``murugesan-med``; they are compared first) come
 from, out of the same voxels. Then both do so for the three regions by label and prediction (all
-voxels, labeled foreground, label or prediction), one more than a validation keeps. The last row is
+voxels, labeled foreground, label or prediction), one more than validation counts. The last row is
 all that a test run scores: five regions, the fine histogram, HD95 and NSD.
 """
 
@@ -97,7 +97,7 @@ def ours(probs: Tensor, target: Tensor) -> Numbers:
 
 
 def ours_in_three_regions(probs: Tensor, target: Tensor) -> Numbers:
-    """Return the same numbers, from a histogram that holds three regions."""
+    """Return the same numbers, from a histogram with three regions."""
     return _numbers(probs, target, probs, target)
 
 
@@ -114,7 +114,7 @@ def _numbers(counted: Tensor, labels: Tensor, probs: Tensor, target: Tensor) -> 
 
 
 def whole_test(probs: Tensor, target: Tensor) -> Numbers:
-    """Fill every state that a test run keeps."""
+    """Fill every state of a test run."""
     settings: dict[str, Any] = {"num_classes": probs.shape[1]}
     metrics = (
         FineHistogram(**settings),

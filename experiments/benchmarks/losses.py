@@ -3,7 +3,7 @@
 ``python -m experiments.benchmarks.losses [--loss mbls --loss nacl] [--shape 2,4,96,96,96]``
 
 Forward plus backward, in rounds that call each loss once, so that a busy machine slows them all;
-the median over rounds. Memory is the peak beside the logits and labels. The peers are the plain
+the median over rounds. Memory is the peak without the logits and labels. The peers are the plain
 formula of MbLS, MbLS on permuted and flattened logits as it is usually written, and MONAI's NACL.
 """
 
@@ -92,7 +92,7 @@ def measure(
 
 
 def peak_bytes(loss: Loss, logits: Tensor, target: Tensor) -> int:
-    """Return the most bytes alive at once during forward plus backward, beside the inputs."""
+    """Return the most bytes alive at once during forward plus backward, without the inputs."""
     logits.grad = None
     with torch.profiler.profile(profile_memory=True) as profile:
         loss(logits, target).backward()

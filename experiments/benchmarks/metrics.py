@@ -1,8 +1,8 @@
-"""Time and memory of the calibration metrics beside torchmetrics, MONAI and a loop over bins.
+"""Time and memory of the calibration metrics against torchmetrics, MONAI and a loop over bins.
 
 ``python -m experiments.benchmarks.metrics`` prints one table: 11.8 million voxels (a CT of 512 x
 512 x 45), 4 classes, 15 bins, 2 threads; medians of interleaved rounds. Regions by distance are
-timed apart, beside scipy's distance transforms of the same labels. ``--scaling`` adds the time over
+timed apart, against scipy's distance transforms of the same labels. ``--scaling`` adds times over
 two decades of voxels and from 2 to 32 classes, ``--output`` a folder for the plot and the numbers.
 """
 
@@ -149,7 +149,7 @@ def distance_times(
 def extra_memory(case: Any) -> float:
     """Return how far one call of ours raises the process's highest memory, in MB.
 
-    It only tells for the first call of a process, before anything else had a higher peak.
+    Right only for the first call of a process, before anything else had a higher peak.
     """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ours(*case)
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     case = make_case(options.voxels, options.classes)
     memory = extra_memory(case)
-    contenders: dict[str, Callable[[Tensor, Tensor], float]] = {
+    methods: dict[str, Callable[[Tensor, Tensor], float]] = {
         "mbls: ECE, class-wise ECE, NLL, Brier, 3 regions": ours,
         "torchmetrics: ECE": torchmetrics_ece,
         "MONAI: class-wise ECE": monai_ece,
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         "loop over bins: class-wise ECE": loop_over_bins_and_classes,
         "softmax alone": softmax_alone,
     }
-    seconds = median_times(contenders, case, options.rounds)
+    seconds = median_times(methods, case, options.rounds)
     distances = distance_times(max(1, options.rounds // 2))
     console = Console()
     title = f"{options.voxels:,} voxels, {options.classes} classes, {options.threads} threads"

@@ -1,7 +1,7 @@
-"""Counting and training beside processes that keep the CPUs busy, beside another checkout.
+"""Counting and training next to busy processes, of this checkout and another one.
 
 ``python -m experiments.benchmarks.shared --old ../other-checkout`` takes turns, in random order, of
-this checkout, the other one and each ``--also``, alone and beside one and two busy processes:
+this checkout, the other one and each ``--also``, alone and next to one and two busy processes:
 
 - ``CalibrationHistogram.update`` of 3 million voxels and 4 classes, in processes that have begun;
 - ``mbls train`` of 40 batches on the phantom of ACDC, a process each, from start to end, without
@@ -66,7 +66,7 @@ for _ in sys.stdin:
 
 @dataclass(frozen=True)
 class Variant:
-    """A checkout, and what its environment says of threads."""
+    """A checkout, and the environment variables of its processes."""
 
     name: str
     tree: Path
@@ -101,7 +101,7 @@ class Counting:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError("The process that counts has ended; what it printed says why.")
+            raise RuntimeError("The process that counts has ended; see what it printed.")
         return line
 
     def end(self) -> None:
@@ -113,7 +113,7 @@ def training(variant: Variant, data: Path, steps: int) -> float:
     """Return the seconds of ``mbls train``; the phantom and its cache come with the first call.
 
     Raises:
-        RuntimeError: It failed; the message has what it said.
+        RuntimeError: It failed; the message has its output.
     """
     data = data / variant.name.split(",")[0]  # another checkout may write another phantom
     with tempfile.TemporaryDirectory() as name:
@@ -154,10 +154,10 @@ def busy(count: int) -> Iterator[None]:
 
 
 def measure(
-    variants: list[Variant], *, only: str | None, beside: list[int], rounds: int, counts: int,
+    variants: list[Variant], *, only: str | None, loads: list[int], rounds: int, counts: int,
     steps: int, voxels: int,
 ) -> dict[tuple[str, str, int], list[float]]:  # fmt: skip
-    """Return the seconds of each work (``count``, ``train``), variant and number beside it."""
+    """Return the seconds of each work (``count``, ``train``), variant and number of others."""
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     with ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -170,8 +170,8 @@ def measure(
             for each in variants:  # also compiles what Python keeps
                 training(each, data, 1)
         for number in range(rounds):
-            for others in beside:
-                sys.stderr.write(f"round {number + 1} of {rounds}, beside {others}\n")
+            for others in loads:
+                sys.stderr.write(f"round {number + 1} of {rounds}, {others} busy processes\n")
                 with busy(others):
                     for _ in range(counts if processes else 0):
                         for each in random.sample(variants, len(variants)):
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--also", action="append", default=[], metavar="NAME=VALUE[,...]")
     parser.add_argument("--threads", type=int, help="of every variant, by OMP_NUM_THREADS")
     parser.add_argument("--only", choices=("count", "train"))
-    parser.add_argument("--beside", default="0,1,2", help="numbers of busy processes")
+    parser.add_argument("--busy", default="0,1,2", help="numbers of busy processes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--counts", type=int, default=3, help="updates a round")
     parser.add_argument("--steps", type=int, default=40)
@@ -205,25 +205,25 @@ def main(arguments: list[str] | None = None) -> None:
     for text in given.also:
         variables = dict(pair.split("=", 1) for pair in text.split(","))
         variants.append(Variant(f"new, {text}", HERE, all_have | variables))
-    beside = [int(count) for count in given.beside.split(",")]
+    loads = [int(count) for count in given.busy.split(",")]
     found = measure(
-        variants, only=given.only, beside=beside, rounds=given.rounds, counts=given.counts,
+        variants, only=given.only, loads=loads, rounds=given.rounds, counts=given.counts,
         steps=given.steps, voxels=given.voxels,
     )  # fmt: skip
-    heads = ["alone" if not count else f"beside {count}" for count in beside]
+    heads = ["alone" if not count else f"{count} busy" for count in loads]
     for work in dict.fromkeys(work for work, _, _ in found):
         title = {
             "count": f"CalibrationHistogram.update, {given.voxels} voxels, 4 classes",
             "train": f"mbls train, {given.steps} steps",
         }[work]
-        base = statistics.median(found[work, variants[0].name, beside[0]])
+        base = statistics.median(found[work, variants[0].name, loads[0]])
         table = Table(
             title=title, caption=f"seconds, medians (times {variants[0].name}, {heads[0]})"
         )
         for head in ("", *heads):
             table.add_column(head, justify="right" if head else "left")
         for each in variants:
-            medians = [statistics.median(found[work, each.name, count]) for count in beside]
+            medians = [statistics.median(found[work, each.name, count]) for count in loads]
             table.add_row(each.name, *(f"{m:.2f} ({m / base:.2f})" for m in medians))
         Console().print(table)
 

@@ -1,7 +1,7 @@
 """Tables of how often the report's tests and intervals are wrong, in worlds of known truth.
 
 ``make error-rates`` prints them; ``make error-rates ARGS=--write`` puts them into
-``docs/statistics.md``. The tests hold each of them to its level where a table claims it.
+``docs/statistics.md``. The tests check each rate against its level where a table claims it.
 """
 
 import argparse
@@ -90,17 +90,17 @@ class ErrorRates:
     claimed: Claim
 
     def cells(self) -> list[tuple[str, int, int]]:
-        """Return all worlds and sizes that it claims to be right for."""
+        """Return all worlds and sizes for which it claims to be right."""
         return [(w, *size) for w in self.worlds for size in self.sizes if self.claimed(w, *size)]
 
     def cell(self, world: str, seeds: int, patients: int, trials: int = TRIALS) -> float:
-        """Return the share of trials in which it rejects, or holds the truth."""
+        """Return the share of trials in which it rejects, or covers the truth."""
         return self.rate(self.worlds[world], seeds, patients, trials)
 
     def wrong(self, rate: float, trials: int = TRIALS) -> bool:
-        """Say whether a rate is off by more than two Monte-Carlo standard errors.
+        """Return True if a rate is off by more than two Monte-Carlo standard errors.
 
-        Only too many rejections or too few intervals that hold the truth are wrong.
+        Only too many rejections or too few intervals that cover the truth are wrong.
         """
         off = rate - self.nominal if self.nominal < 0.5 else self.nominal - rate
         return off > two_errors(trials)

@@ -1,8 +1,8 @@
-"""What a whole training step costs with a loss that adapts, beside the same step with MbLS.
+"""What a whole training step costs with a loss that adapts, against the same step with MbLS.
 
 ``python -m experiments.benchmarks.steps [--loss cals --loss crac] [--rounds 20]``
 
-Network, loss, gradient and optimizer over one batch held in memory, in rounds that take one step
+Network, loss, gradient and optimizer over one batch in memory, in rounds that take one step
 with each loss, so that a busy machine slows them all: processor's time, the median over rounds.
 The loss is timed within the same steps. Multipliers have moved once, so penalties are at work.
 """

@@ -4,7 +4,7 @@
 and the logger, and takes the time from the start of an epoch to the start of the next: batches,
 steps, logging, progress bar, metrics.csv and the checkpoint of the epoch's end; validation is left
 out. Between the steps, five at a time, run as many bare ones of a copy of the same network, loss
-and optimizer: forward, backward and step over one batch held in memory. Their time is that of the
+and optimizer: forward, backward and step over one batch in memory. Their time is that of the
 bare loop, and what an epoch takes beyond it is split into
 
 - data: waiting for the loader's next batch;
@@ -167,7 +167,7 @@ def epochs(
     """Return the seconds of each epoch but the first."""
     names = {"dataset": dataset, "network": NETWORKS[dims], "loss": "mbls"}
     files = compose(**names, preset=preset, dims=dims)
-    given = [word for file in files for word in ("--config", str(file))]
+    given = [arg for file in files for arg in ("--config", str(file))]
     here = BareLoop.__module__
     given += [f"--trainer.callbacks+={here}.BareLoop", f"--trainer.profiler={here}.Clock"]
     given += ["--run.folder", str(folder / f"{dataset}{dims}"), "--trainer.accelerator=cpu"]
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     module = importlib.import_module("experiments.benchmarks.train")  # not __main__
     module.clock = time.process_time if options.cpu else time.perf_counter  # type: ignore[attr-defined]
     torch.set_num_threads(options.threads)
-    title = f"Epochs on the phantom beside their bare steps, {options.threads} threads"
+    title = f"Epochs on the phantom against their bare steps, {options.threads} threads"
     table = Table(title=title, caption="percent of an epoch")
     for head in ("", "s an epoch", "s bare", "beyond %", "data %", "callbacks %", "rest %"):
         table.add_column(head, justify="right" if head else "left")

@@ -1,7 +1,7 @@
-"""How often the report's tests and intervals are wrong, in worlds whose truth is known.
+"""How often the report's tests and intervals are wrong, in simulated worlds whose truth is known.
 
 Each function draws trials from a world and returns the share of them in which a method of the
-report rejects, or holds the truth; ``statistics`` makes tables of them.
+report rejects, or covers the truth; ``statistics`` makes tables of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -208,14 +208,14 @@ def family_rejections(
 
 
 def crossed_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return how often a loss's interval over seeds and patients holds its mean."""
+    """Return how often a loss's interval over seeds and patients covers its mean."""
     rng = np.random.default_rng(0)
     found = (loss_effect(world.values(rng, 1, seeds, patients)[0]) for _ in range(trials))
     return float(np.mean([effect.low <= 0 <= effect.high for effect in found]))
 
 
 def network_coverage(world: World, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the interval over patients holds the mean of the trained networks."""
+    """Return how often the interval over patients covers the mean of the trained networks."""
     return _over_patients(world, seeds, patients, trials, patient_interval)
 
 
@@ -235,12 +235,12 @@ def _over_patients(
 ) -> float:
     rng = np.random.default_rng(0)
     weights = patient_weights([str(n) for n in range(patients)], draws=1000) / patients
-    held = 0
+    covered = 0
     for _ in range(trials):  # what the trainings have in common with no patient is their own truth
         values = replace(world, seeds=0.0).values(rng, 1, seeds, patients)[0].mean(0)
         low, high = limits(float(values.mean()), weights @ values, patients)
-        held += low <= 0 <= high
-    return held / trials
+        covered += low <= 0 <= high
+    return covered / trials
 
 
 def pooled_rejections(world: PooledWorld, seeds: int, patients: int, trials: int) -> float:
@@ -252,19 +252,19 @@ def pooled_rejections(world: PooledWorld, seeds: int, patients: int, trials: int
 
 
 def pooled_coverage(world: PooledWorld, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the interval over seeds and patients holds a loss's mean pooled error."""
-    truth, held = world.mean_error(), 0
+    """Return how often the interval over seeds and patients covers a loss's mean pooled error."""
+    truth, covered = world.mean_error(), 0
     for ((_, cell, _),) in _pooled_trials(world, 1, seeds, patients, trials):
-        held += cell.over_all.low <= truth <= cell.over_all.high
-    return held / trials
+        covered += cell.over_all.low <= truth <= cell.over_all.high
+    return covered / trials
 
 
 def pooled_network_coverage(world: PooledWorld, seeds: int, patients: int, trials: int) -> float:
-    """Return how often the interval over patients holds the networks' mean pooled error."""
-    held = 0
+    """Return how often the interval over patients covers the networks' mean pooled error."""
+    covered = 0
     for ((slopes, cell, _),) in _pooled_trials(world, 1, seeds, patients, trials):
-        held += cell.low <= world.errors(slopes).mean() <= cell.high
-    return held / trials
+        covered += cell.low <= world.errors(slopes).mean() <= cell.high
+    return covered / trials
 
 
 def _pooled_trials(
