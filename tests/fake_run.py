@@ -1,4 +1,4 @@
-"""Stands in for ``mbls train`` in the tests of sweeps: a run folder within milliseconds.
+"""Replaces ``mbls train`` in the tests of sweeps: a run folder within milliseconds.
 
 Files in the folder above the run's decide what it does: with ``fail`` it fails, with ``hang`` it
 waits for SIGTERM and leaves a checkpoint, with ``deaf`` it ignores SIGTERM, with ``crash`` it kills

@@ -96,10 +96,12 @@ class Process(Protocol):
     def poll(self) -> int | None: ...
 
 
-def wait_for(there: Callable[[], bool], process: Process, *, limit: float = 300) -> None:
-    """Wait until a condition holds, or the process has ended, or the time is up."""
+def wait_for(
+    there: Callable[[], bool], process: Process | None = None, *, limit: float = 300
+) -> None:
+    """Wait until a condition is true, or the process has ended, or the time is up."""
     end = time.monotonic() + limit
-    while not there() and process.poll() is None and time.monotonic() < end:
+    while not there() and (process is None or process.poll() is None) and time.monotonic() < end:
         time.sleep(0.02)
 
 

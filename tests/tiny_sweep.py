@@ -1,4 +1,4 @@
-"""A small real grid: runs of seconds on the ACDC phantom, each in a process of its own."""
+"""A small real sweep: runs of seconds on the ACDC phantom, each in a process of its own."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.processes import Done, finish, start
 
 
 def sweep_args(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> list[str]:
-    """Words of ``mbls benchmark`` whose settings, data and runs lie in ``folder``."""
+    """Return arguments of ``mbls benchmark`` with settings, data and runs in ``folder``."""
     data = {
         "class_path": "datamodules.ACDCDataModule",
         "init_args": {
@@ -32,5 +32,5 @@ def sweep_args(folder: Path, *, losses: str, seeds: str, epochs: int = 1) -> lis
 
 
 def run_sweep(args: list[str], *, limit: float = 900) -> Done:
-    """Run a grid to its end."""
+    """Run a sweep to its end."""
     return finish(start("benchmark", *args), limit=limit)
