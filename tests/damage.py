@@ -5,7 +5,7 @@ from zipfile import ZipFile
 
 
 def flip_bit(path: Path) -> None:
-    """Flip a bit in the middle of the largest record of a checkpoint, which holds weights."""
+    """Flip a bit in the middle of the largest record of a checkpoint, one of its weights."""
     with ZipFile(path) as file:
         content = file.read(max(file.infolist(), key=lambda record: record.file_size))
     raw = bytearray(path.read_bytes())

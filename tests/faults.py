@@ -158,7 +158,7 @@ def move(path: Path, voxels: float) -> None:
 
 @fault("acdc", harmless=True)
 def unit_sform(case: CaseFiles) -> None:
-    """The sform has unit scales; only qform and pixdim hold the voxel size (some ACDC files)."""
+    """The sform has unit scales; only qform and pixdim give the voxel size (some ACDC files)."""
     for path in (*case.images, case.label):
         rows = (-1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
         put(path, SROW, "<12f", *rows)
@@ -212,7 +212,7 @@ def empty_label(case: CaseFiles) -> None:
 
 @fault(harmless=True)
 def empty_slices(case: CaseFiles) -> None:
-    """The lower half of the slices that hold labels has none."""
+    """The lower half of the labeled slices has no labels."""
 
     def change(data: np.ndarray) -> np.ndarray:
         labeled = np.flatnonzero(data.any(axis=(0, 1)))
@@ -258,7 +258,7 @@ def nudged_label(case: CaseFiles) -> None:
 
 @fault(harmless=True)
 def resource_forks(case: CaseFiles) -> None:
-    """A Mac left a file ``._name`` beside each file."""
+    """A Mac left a file ``._name`` next to each file."""
     for path in (*case.images, case.label):
         path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
 
@@ -273,7 +273,7 @@ def negative_spacing(case: CaseFiles) -> None:
 
 @fault(harmless=True)
 def odd_name(case: CaseFiles) -> None:
-    """The folder that holds the data has spaces and letters that are not English."""
+    """The folder of the data has spaces and letters that are not English."""
     home = phantom_home(case.label)
     if home is None:
         raise ValueError(f"{case.label} is in no phantom's folder.")
@@ -356,7 +356,7 @@ def nan_spacing(case: CaseFiles) -> None:
 
 @fault(harmless=False)
 def two_sizes(case: CaseFiles) -> None:
-    """The sform holds twice the voxel size of pixdim, and neither is 1."""
+    """The sform gives twice the voxel size of pixdim, and neither is 1."""
     for path in (*case.images, case.label):
         affine = nib.load(path).affine
         rows = (affine @ np.diag([2.3, 2.3, 2.3, 1]))[:3].ravel()
@@ -365,7 +365,7 @@ def two_sizes(case: CaseFiles) -> None:
 
 @fault(harmless=False)
 def promises_more(case: CaseFiles) -> None:
-    """The header promises more slices than the file holds."""
+    """The header promises more slices than the file has."""
     depth = int(nib.load(case.images[0]).shape[2])
     put(case.images[0], DIM + 6, "<h", depth + 7)
 

@@ -31,11 +31,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Child:
-    """A forked ``mbls`` at work.
+    """A forked ``mbls`` that runs.
 
     Args:
         pid: Its id.
-        printed: The file of what it prints; its status comes into one beside it.
+        printed: The file of what it prints; its status comes into one next to it.
     """
 
     pid: int
@@ -83,7 +83,7 @@ class Forks:
     def finish(
         self, *children: Child, kill_after: float | None = None, limit: float = 300
     ) -> list[Ended]:
-        """Wait for children, and kill them after some seconds if asked; what hangs fails the test.
+        """Wait for children, or kill them after ``kill_after`` seconds; what hangs fails the test.
 
         The seconds count from the call.
         """
@@ -152,7 +152,7 @@ def work(printed: Path, env: dict[str, str], args: list[str]) -> None:
 
 
 def reap(running: dict[int, Path]) -> None:
-    """Leave the status of each child that has ended in a file beside its output."""
+    """Leave the status of each child that has ended in a file next to its output."""
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:

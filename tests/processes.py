@@ -38,7 +38,7 @@ def kill_started() -> None:
 
 @dataclass(frozen=True)
 class Done:
-    """What a finished process left."""
+    """A finished process: status, output and time."""
 
     code: int
     out: str

@@ -1,7 +1,8 @@
-"""LightningCLI's own commands on layered files, and what surrounds a run."""
+"""LightningCLI's own commands on layered files, and errors before a run."""
 
 import json
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -21,7 +22,7 @@ def test_fit_validate_test_and_predict_from_layered_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     args = tiny.fit_args(*few.acdc_args(tmp_path))[1:]
-    assert sum(word.startswith("--config=") for word in args) == 5
+    assert sum(arg.startswith("--config=") for arg in args) == 5
     assert main(["fit", *args]) == 0
     run = tiny.run_folder(tmp_path)
     best = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
@@ -29,7 +30,7 @@ def test_fit_validate_test_and_predict_from_layered_files(
     assert main(["validate", *args, *best]) == 0
     logged = read_rows(run / "metrics.csv")[0]
     assert f"{float(logged['val/dice']):.6f}"[:7] in capfd.readouterr().out
-    assert [path.name for path in run.parent.iterdir()] == ["seed0"]  # validate claims none
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]  # validate makes none
     assert main(["test", *args, *best, "--run.folder", str(run), "--run.tag", "again"]) == 0
     assert (run / "test/again/metrics.json").is_file()
     output = tmp_path / "out"
@@ -37,7 +38,7 @@ def test_fit_validate_test_and_predict_from_layered_files(
     assert len(list(output.iterdir())) == 3
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
     assert main(["predict", *args, *best]) == 1
-    assert "predict needs a folder to write to" in capfd.readouterr().err
+    assert "predict needs a folder" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -45,24 +46,33 @@ def test_fit_validate_test_and_predict_from_layered_files(
     [
         (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
         (["--model.loss", "mbls.losses.MarginLos"], "MarginLos"),
-        (
-            ["--model.loss", "mbls.losses.LabelSmoothingLoss"],
-            "its alpha label_smoothing",
-        ),
+        (["--model.loss", "mbls.losses.LabelSmoothingLoss"], "its alpha label_smoothing"),
         (["--model.loss.init_args.margn", "3"], "margn"),
         (["--data.init_args.sise", "3"], "sise"),
-        (["--los", "ce"], "Unknown option --los. Did you mean --loss?"),
-        (["--loss.margin", "8"], "--loss.margin. Write settings of a loss as LOSS=mbls:margin=8"),
-        (["--loss", "mbls:margn=8"], "'margn' of loss mbls. Did you mean 'margin'?"),
-        (["--trainer.precision", "half"], "Given value: half"),
+        (["--los", "ce"], "--los. Did you mean --loss"),
+        (["--loss.margin", "8"], "--loss.margin.* LOSS=mbls:margin=8"),
+        (["--loss", "mbls:margn=8"], "'margn' of loss mbls. Did you mean 'margin'"),
+        (["--trainer.precision", "half"], "value: half"),
+        (["--trainer.enable_checkpointing", "false"], "enable_checkpointing must not be false"),
+        (["--trainer.overfit_batches", "2"], "overfit_batches must be 0.*SPLIT=file.json"),
+        (["--trainer.overfit_batches", "0.5"], "overfit_batches must be 0"),
+        (["--trainer.limit_train_batches", "0"], "limit_train_batches must be > 0, got 0"),
+        (["--trainer.barebones", "true"], "barebones must be false"),
+        (["--trainer.strategy", "ddp_spawn", "--devices", "2"], "trainer.strategy must start"),
+        (["--accelerator", "gpu"], "accelerator=gpu needs a GPU .* found torch"),
     ],
+    ids=lambda arg: " ".join(arg) if isinstance(arg, list) else "",
 )
-def test_wrong_argument_is_named(
-    more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_argument_is_refused_before_training(
+    more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert main(["train", *tiny.train_args(tmp_path), *more]) in (1, 2)
     output = capfd.readouterr().err
-    assert message in output
+    assert re.search(message, output, re.DOTALL)
+    assert "Traceback" not in output
     assert len(output.splitlines()) < 8  # no usage before it
     assert not (tmp_path / "runs").exists()
 
@@ -71,17 +81,17 @@ def test_wrong_argument_is_named(
     ("text", "message"),
     [
         ("trainer:\n  max_epoch: 3\n",
-         "'trainer.max_epoch' (FILE, line 2). Did you mean 'trainer.max_epochs'?"),
+         "'trainer.max_epoch' (FILE, line 2). Did you mean 'trainer.max_epochs'"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n    batchsize: 3\n",
-         "'batchsize' of datamodules.ACDCDataModule (FILE, line 4). Did you mean 'batch_size'?"),
+         "'batchsize' of datamodules.ACDCDataModule (FILE, line 4). Did you mean 'batch_size'"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  batch_size: 3\n",
-         "FILE, line 3: 'batch_size' is next to class_path."),
+         "FILE, line 3: 'batch_size'"),
         ("data:\n  class_path: my_livers.Livers\n",
-         "my_livers.Livers (FILE, line 2) cannot be imported: there is no module my_livers in"),
+         "my_livers.Livers (FILE, line 2) cannot be imported: there is no module my_livers"),
         ("data:\n  class_path: needs_more.Livers\n",
-         "needs_more.Livers (FILE, line 2) cannot be imported: it needs a_lost_package,"),
+         "needs_more.Livers (FILE, line 2) cannot be imported: it needs a_lost_package"),
         ("data:\n  class_path: datamodules.ACDCDatamodule\n",
-         "There is no datamodules.ACDCDatamodule (FILE, line 2). Did you mean 'ACDCDataModule'?"),
+         "datamodules.ACDCDatamodule (FILE, line 2). Did you mean 'ACDCDataModule'"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n init_args: {}\n", "FILE, line 3: "),
     ],
 )  # fmt: skip
@@ -89,7 +99,7 @@ def test_error_in_a_file_is_named_with_its_line(
     text: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """File, line and the nearest right name; not what jsonargparse says of types and values."""
+    """File, line and the nearest right name, without jsonargparse's text on types and values."""
     (tmp_path / "needs_more.py").write_text("import a_lost_package\n")
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "layer.yaml"
@@ -107,7 +117,7 @@ def test_error_in_a_file_is_named_with_its_line(
 def test_class_of_the_current_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with ``python -m``; but what is installed goes before it."""
+    """As with ``python -m``; but installed packages go first."""
     (tmp_path / "of_this_folder.py").write_text("raise SystemExit(7)")
     (tmp_path / "yaml.py").write_text("raise SystemExit(8)")
     (tmp_path / "data.yaml").write_text("data: {class_path: of_this_folder.Data}")
@@ -128,19 +138,17 @@ def test_loss_with_settings_has_the_name_of_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--data.init_args.division.fold", "7"], "fold must be null or in 0..4, got 7."),
-        (["--model.divisor", "0"], "divisor must be >= 1, got 0."),
-        (["--epochs", "3", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative"),
-        (
-            ["--data.init_args.sampling.patch_size=[2,2]"],
-            "patch_size must be > 2 on one axis for UNet, got [2, 2], padded to",
-        ),
+        (["--data.init_args.division.fold", "7"], "fold must be null or in 0..4, got 7"),
+        (["--model.divisor", "0"], "divisor must be >= 1, got 0"),
+        (["--epochs", "3", "--trainer.max_epochs=-5"], "`max_epochs`"),
+        (["--data.init_args.sampling.patch_size=[2,2]"],
+         "patch_size must be > 2 on one axis for UNet, got [2, 2]"),
     ],
-)
+)  # fmt: skip
 def test_setting_refused_by_a_class_is_named(
     more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither jsonargparse's traceback nor all the other settings bury what is wrong."""
+    """In the last line, without jsonargparse's traceback and the other settings."""
     assert main(["train", *few.acdc_args(tmp_path), *more]) == 1
     output = capfd.readouterr().err.strip().splitlines()[-1]
     assert output.startswith(f"mbls train: {message}")
@@ -186,7 +194,7 @@ def test_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixtur
     taken = tmp_path / "taken"
     taken.mkdir()
     assert main(["train", *args, "--run", str(taken)]) == 1
-    assert f"Run folder {taken} exists and is never overwritten" in capfd.readouterr().err
+    assert f"{taken} exists" in capfd.readouterr().err
     assert main(["train", "--run", str(taken), "--resume"]) == 1
     assert f"{taken} has no config.yaml" in capfd.readouterr().err
     assert not list(taken.iterdir())
@@ -216,9 +224,7 @@ def test_without_a_validation_the_last_checkpoint_is_tested(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *tiny.train_args(tmp_path), "--trainer.limit_val_batches", "0"]) == 0
-    assert "There is no best checkpoint (no validation): testing the last one." in (
-        capfd.readouterr().out
-    )
+    assert "no best checkpoint (no validation)" in capfd.readouterr().out
     run = tiny.run_folder(tmp_path)
     assert sorted(path.stem for path in (run / "checkpoints").iterdir()) == ["last", "previous"]
     assert [path.name for path in (run / "test").iterdir()] == ["last"]
@@ -229,7 +235,7 @@ def test_unlogged_monitor_is_refused_before_training(
 ) -> None:
     assert tiny.fit(*tiny.train_args(tmp_path), "--checkpoint.monitor", "val/dise") == 1
     err = capfd.readouterr().err
-    assert "checkpoint.monitor is 'val/dise', which is not logged; there are: " in err
+    assert "checkpoint.monitor is 'val/dise'" in err
     assert "val/dice, val/dice/core" in err
     assert not (tiny.run_folder(tmp_path) / "metrics.csv").exists()
 
@@ -255,11 +261,11 @@ def test_validation_of_a_run_keeps_its_metrics_csv(
     assert (run / "metrics.csv").read_bytes() == before
     for command in ("test", "validate", "predict"):
         assert main([command, *config, "--run.folder", str(run)]) == 1
-        assert "without a checkpoint would use untrained weights" in capfd.readouterr().err
+        assert "untrained weights" in capfd.readouterr().err
     other = tmp_path / "other.ckpt"
     other.write_bytes(Path(best).read_bytes())
     assert main(["evaluate", str(run), "--ckpt", str(other)]) == 1
-    assert "name its results with --tag NAME" in capfd.readouterr().err
+    assert "--tag NAME" in capfd.readouterr().err
     assert main(["evaluate", str(run), "--ckpt", str(other), "--tag", "other"]) == 0
     assert (run / "test/other/metrics.json").is_file()
     assert main(["train", "--run", str(run), "--resume", "--loss", "ce"]) == 1

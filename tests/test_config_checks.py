@@ -19,7 +19,7 @@ def test_test_on_trained_patients_warns(
     root: str, patients: list[str], warned: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """With another root they are of another site, whatever their names."""
+    """With another root they are of another site, even with the same names."""
     data: Any = SimpleNamespace(patients=lambda part: patients)
     given = {"init_args": {"root": root}}
     warn_of_trained_patients(tmp_path, data, given)  # a folder of no run

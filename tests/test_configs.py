@@ -1,4 +1,4 @@
-"""Layered configurations: each choice resolves to what its file says, whatever came before."""
+"""Layered configurations: each choice resolves to its file, after any other choice."""
 
 import functools
 import importlib.util
@@ -35,7 +35,7 @@ class Caught(Exception):  # noqa: N818
 
 def resolve(capsys: pytest.CaptureFixture[str], files: list[Path]) -> dict[str, Any]:
     """Parse layered files as the command line does, and return what it would run."""
-    args = [word for file in files for word in ("--config", str(file))]
+    args = [arg for file in files for arg in ("--config", str(file))]
     with pytest.raises(SystemExit) as stop:
         command_parser().parse_args(["fit", *args, "--print_config"])
     assert not stop.value.code
@@ -69,7 +69,7 @@ def test_later_choice_leaves_nothing_of_an_earlier_one(
 
 @pytest.mark.parametrize("dataset", choices("data"))
 @pytest.mark.parametrize("preset", choices("trainer"))
-def test_preset_changes_what_it_says_and_the_rest_stays(
+def test_preset_changes_its_settings_and_no_others(
     capsys: pytest.CaptureFixture[str], dataset: str, preset: str
 ) -> None:
     found = resolve(capsys, files_for(dataset=dataset, preset=preset))["data"]
@@ -87,7 +87,7 @@ def test_preset_changes_what_it_says_and_the_rest_stays(
 
 @pytest.mark.parametrize("dataset", choices("data"))
 @pytest.mark.parametrize("preset", choices("trainer"))
-def test_3d_network_asks_for_volumes(
+def test_3d_network_takes_volumes(
     capsys: pytest.CaptureFixture[str], dataset: str, preset: str
 ) -> None:
     files = files_for(dataset=dataset, preset=preset, network="unet3d")
@@ -104,7 +104,7 @@ def test_dataset_without_volumes(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("data: {class_path: mine.Data, init_args: {root: null}}")
     assert mine in files_for(dataset=str(mine))
-    with pytest.raises(ChoiceError, match=r"no settings for 3D.*mine\.3d\.yaml does not exist"):
+    with pytest.raises(ChoiceError, match=r"3D.*mine\.3d\.yaml does not exist"):
         files_for(dataset=str(mine), network="unet3d")
     mine.write_text("data: {class_path: mine.Data, init_args: {spatial_dims: 3}}")
     assert mine in files_for(dataset=str(mine), network="unet3d")

@@ -76,7 +76,7 @@ def kills(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Kills:
         runs[name], file = folder / f"run{number}", folder / f"killed{number}"
         kill = kill_rank(rank, file, hook, busy=busy)
         process = processes.start(*args, "--run", str(runs[name]), *kill)
-        done[name] = processes.finish(process)  # the end of all of them, for all hold its output
+        done[name] = processes.finish(process)  # the end of all, which share its output
         seconds[name] = time.time() - file.stat().st_mtime
         assert (runs[name] / "checkpoints/last.ckpt").is_file()
     forks.ranks(*args, "--run", str(folder / "whole"))
@@ -93,7 +93,7 @@ def test_killed_rank_ends_the_others_and_the_resumed_run_is_equal(name: str, kil
 
 
 def test_killed_rank_ends_those_started_without_a_launcher(forks: Forks, tmp_path: Path) -> None:
-    """Each waits for another: the first that learns of the loss must not keep the next waiting."""
+    """Each waits for another: the first that ends must end the next."""
     args = tiny.train_args(tmp_path, train=12, batch_size=6)
     kill = kill_rank(0, tmp_path / "killed", "on_train_batch_end")
     ended = forks.finish(*forks.start_ranks("train", *args, *kill, world=3))

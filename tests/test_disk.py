@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: what is said, what is left, and the way on."""
+"""A disk that is full or read-only: the message, what is left, and resuming."""
 
 import errno
 import os
@@ -64,7 +64,7 @@ def test_full_disk_leaves_the_checkpoints_and_the_run_is_resumed(
     assert tiny.fit(*args, *spoil(file="checkpoints/last.ckpt", epoch=1)) == 1
     err = capfd.readouterr().err
     assert "last.ckpt cannot be written (No space left on device)" in err
-    assert "Free some disk space, then resume a run with make train RUN=FOLDER RESUME=1" in err
+    assert "make train RUN=FOLDER RESUME=1" in err
     assert "Traceback" not in err
     assert step(run, "last") == 2
     assert not list(run.rglob("*.incoming"))

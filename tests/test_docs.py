@@ -48,7 +48,7 @@ def test_python_blocks_run_in_their_order(
     namespace = {"__name__": "docs"}
     for block in blocks(page):
         if block.language == "python":
-            assert block.needs is None, "nothing keeps Python from running"
+            assert block.needs is None, "Python blocks run everywhere"
             exec(compile(block.code, block.where, "exec"), namespace)
 
 
@@ -69,7 +69,7 @@ def test_yaml_blocks_are_choices(block: Block) -> None:
 def test_shell_blocks_are_commands_that_exist(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each `make` line becomes commands, and each command's words are right, without running it."""
+    """Each `make` line becomes commands, whose arguments are checked without running them."""
     monkeypatch.chdir(ROOT)
     for command in block.commands():
         args = shlex.split(command)
@@ -77,7 +77,7 @@ def test_shell_blocks_are_commands_that_exist(
             continue  # of a cluster, say
         assert args[0] in ("make", "mbls", "python"), command
         for line in made(args) if args[0] == "make" else [command]:
-            check_words(line)
+            check_arguments(line)
 
 
 def made(args: list[str]) -> list[str]:
@@ -89,9 +89,9 @@ def made(args: list[str]) -> list[str]:
     return done.stdout.replace("\\\n", " ").splitlines()
 
 
-def check_words(line: str) -> None:
+def check_arguments(line: str) -> None:
     args = shlex.split(line)
-    own = any(re.search(r"(^| )\w+\.yaml", word) for word in args)  # a file of the reader's
+    own = any(re.search(r"(^| )\w+\.yaml", arg) for arg in args)  # a file of the reader's
     if Path(args[0]).name == "python" and args[1] == "-m":
         assert importlib.util.find_spec(args[2]), line
     if Path(args[0]).name != "mbls":
@@ -159,11 +159,11 @@ def change(path: Path, *keys: str, **settings: object) -> None:
     path.write_text(yaml.safe_dump(content))
 
 
-def test_what_a_block_needs_is_said_of_few() -> None:
-    """Real data, files of one's own, a cluster: nothing else keeps a block from running."""
+def test_blocks_that_do_not_run_need_what_a_test_lacks() -> None:
+    """Real data, the reader's own files, a cluster, time."""
     reasons = [block.needs for block in SHELL if block.needs is not None]
-    args = ("data", "your own", "cluster", "GPU", "hours", "minutes", "tests")
-    assert all(any(word in reason for word in args) for reason in reasons)
+    needs = ("data", "your own", "cluster", "GPU", "hours", "minutes", "tests")
+    assert all(any(need in reason for need in needs) for reason in reasons)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -250,7 +250,7 @@ def test_the_results_are_those_of_the_runs(tmp_path: Path) -> None:
     check_benchmark(table, ["ce", "mbls"])
     with pytest.raises(AssertionError):
         check_benchmark(table.replace(" ± ", " "), ["ce", "mbls"])
-    with pytest.raises(ValueError, match=r"must hold at least two tested runs of ls, found 0"):
+    with pytest.raises(ValueError, match=r"two tested runs of ls, found 0"):
         readme.benchmark_table(tmp_path / "acdc", losses="ce ls")
 
 
@@ -267,7 +267,7 @@ def test_make_readme_writes_between_the_markers(tmp_path: Path) -> None:
         assert readme.section((tmp_path / file).read_text(), marker) == table()
     text = (tmp_path / "README.md").read_text()
     assert text == "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nc\n"
-    with pytest.raises(ValueError, match="must have <!-- x --> and <!-- /x --> once each"):
+    with pytest.raises(ValueError, match="<!-- x --> and <!-- /x -->"):
         readme.section(text, "x")
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a run, in real processes: signals, values that are not finite, checkpoints."""
+"""Faults of a run, in real processes: signals, values that are not finite, checkpoints."""
 
 import os
 import signal
@@ -148,7 +148,7 @@ def test_nan_loss_names_its_cases(tmp_path: Path, capfd: pytest.CaptureFixture[s
     args = tiny.train_args(tmp_path, bad=5)
     assert tiny.fit(*args) == 1
     err = capfd.readouterr().err
-    assert "mbls fit: The loss became NaN or infinite in epoch 1, step " in err
+    assert "mbls fit: The loss became NaN or infinite in epoch 1, step" in err
     assert "case005" in err
     assert "Traceback" not in err
     assert not list((tiny.run_folder(tmp_path)).glob("checkpoints/*.ckpt"))
@@ -157,8 +157,8 @@ def test_nan_loss_names_its_cases(tmp_path: Path, capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (0, "The loss became NaN or infinite in epoch 2, step 4; cases of the batch: case"),
-        (1, "A weight became NaN or infinite by epoch 2, step 4, although the loss was finite"),
+        (0, "loss became NaN or infinite in epoch 2, step 4; cases of the batch: case"),
+        (1, "weight became NaN or infinite by epoch 2, step 4"),
     ],
     ids=["mid-epoch", "last batch"],
 )
@@ -213,26 +213,19 @@ def rename_weight(content: dict[str, Any]) -> None:
     [
         (lambda path, sound: torch.save({"state_dict": {}}, path), "was not written by mbls"),
         (lambda path, sound: path.write_text("no checkpoint\n"), "cannot be read as a checkpoint"),
-        (
-            lambda path, sound: path.write_bytes(sound.read_bytes()[:20000]),
-            "cannot be read as a checkpoint",
-        ),
+        (lambda path, sound: path.write_bytes(sound.read_bytes()[:20000]),
+         "cannot be read as a checkpoint"),
         (flipped, "changed since it was written"),
-        (
-            spoil(lambda content: content["mbls"].update(num_classes=5)),
-            "The checkpoint's network has 5 classes ['background', 'ring', 'core'], the data 3",
-        ),
-        (spoil(rename_weight), "another network or loss: 2 weights differ in name or shape"),
+        (spoil(lambda content: content["mbls"].update(num_classes=5)),
+         "5 classes ['background', 'ring', 'core'], the data 3"),
+        (spoil(rename_weight), "another network or loss: 2 weights differ"),
     ],
     ids=["not ours", "text", "truncated", "bit", "classes", "network"],
-)
+)  # fmt: skip
 def test_unfit_checkpoint_is_refused(
-    write: Callable[[Path, Path], None],
-    message: str,
-    run: Path,
-    tmp_path: Path,
+    write: Callable[[Path, Path], None], message: str, run: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     path = tmp_path / "given.ckpt"
     write(path, checkpoint(run))
     assert main(["evaluate", str(run), "--ckpt", str(path), "--tag", "given"]) == 1
@@ -245,5 +238,5 @@ def test_unfit_checkpoint_is_refused(
 def test_missing_checkpoint_is_named(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--ckpt", "bets"]) == 1
     err = capfd.readouterr().err
-    assert f"No checkpoint 'bets' for run {run}" in err
+    assert f"'bets' for run {run}" in err
     assert "best, last, previous" in err

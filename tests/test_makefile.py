@@ -54,8 +54,8 @@ def test_a_variable_that_a_target_does_not_know_is_refused(args: str, message: s
 def test_variables_of_the_environment_and_of_other_makefiles_are_not_refused() -> None:
     assert make("train", LOS="ce").returncode == 0
     assert make("train", MAKELEVEL="1", MAKEFLAGS=" -- LOS=ce").returncode == 0
-    for word in ("PYTHON=python3.12", "ARGS=-x", "SHELL=/bin/sh", "MAKEFLAGS=-k"):
-        assert make("test", word).returncode == 0, word
+    for given in ("PYTHON=python3.12", "ARGS=-x", "SHELL=/bin/sh", "MAKEFLAGS=-k"):
+        assert make("test", given).returncode == 0, given
     assert "--loss ce" in make("data", "train", "LOSS=ce").stdout.replace('"', "")  # of one of two
 
 

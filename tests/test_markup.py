@@ -1,4 +1,4 @@
-"""Names of the user's are printed as they are, whatever brackets they have."""
+"""Names chosen by the user are printed as they are, brackets included."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The module: any loss, several heads, precision, and what a step may not do."""
+"""The module: any loss, several heads, precision, and no device sync in a step."""
 
 import warnings
 from typing import Any
@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mbls.inference import head_weights
 from mbls.losses import CrossEntropyLoss, ImageLoss, MarginLoss
 from mbls.module import SegmentationModule
+from tests import tiny
 from tests.blobs import BlobDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Recorder(nn.Module):
-    """A loss that remembers what it was given."""
+    """A loss that records its logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +53,7 @@ def module(network: nn.Module | None = None, loss: nn.Module | None = None, **se
 
 
 def fit(built: SegmentationModule, **settings: Any) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        **{"max_epochs": 1} | settings,
-    )  # fmt: skip
+    trainer = tiny.trainer(**settings)
     trainer.fit(built, datamodule=BlobDataModule(size=32))
     return trainer
 
@@ -81,11 +78,7 @@ def test_losses_of_others_train(loss: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("network", "heads", "main"),
     [
-        (
-            BasicUNetPlusPlus(2, 1, 3, features=(4, 4, 4, 4, 4, 4), deep_supervision=True),
-            4,
-            -1,
-        ),
+        (BasicUNetPlusPlus(2, 1, 3, features=(4, 4, 4, 4, 4, 4), deep_supervision=True), 4, -1),
         (
             DynUNet(2, 1, 3, [3, 3, 3, 3], [1, 2, 2, 2], [2, 2, 2], filters=[4, 4, 4, 4],
                     deep_supervision=True, deep_supr_num=2),
@@ -132,7 +125,7 @@ def test_terms_are_float32_under_bfloat16() -> None:
 
 
 class NoSync(TorchDispatchMode):
-    """Refuses what makes the host wait for a device: reading a value, or a size that is one."""
+    """Refuses operations that make the host wait for a device."""
 
     refused = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "unique")
 
@@ -143,7 +136,7 @@ class NoSync(TorchDispatchMode):
 
 
 def test_a_step_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU, where a look at a value is free, takes the path of an accelerator here."""
+    """Here the CPU, where reading a value is free, takes the path of an accelerator."""
     monkeypatch.setattr("mbls.losses._checks.is_readable", lambda tensor: False)
     built = module(loss=MarginLoss(5.0))
     built.log = built.log_dict = lambda *args, **settings: None  # type: ignore[method-assign]
@@ -179,11 +172,7 @@ def test_accumulation_with_ignored_voxels_warns_once(several: int, ignored: bool
         return found
 
     data.train_dataloader = loader  # type: ignore[method-assign]
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        max_epochs=1, accumulate_grad_batches=several,
-    )  # fmt: skip
+    trainer = tiny.trainer(accumulate_grad_batches=several)
     with warnings.catch_warnings(record=True) as printed:
         warnings.simplefilter("always")
         trainer.fit(module(), datamodule=data)

@@ -1,4 +1,4 @@
-"""Predictions on each input's own grid, whatever its axes and header."""
+"""Predictions on each input's own grid, for all axes and headers."""
 
 import os
 import struct
@@ -85,7 +85,9 @@ def test_each_input_keeps_its_grid(
         np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
         np.testing.assert_array_equal(values.argmax(-1), np.asarray(label.dataobj))
         labels[name] = label
-    assert len(np.unique(labels["LPS of a patient"].dataobj)) > 1  # a constant would prove nothing
+    assert (
+        len(np.unique(labels["LPS of a patient"].dataobj)) > 1
+    )  # a constant label would be the same on all grids
     # one volume stored four ways gives one segmentation
     for name in inputs:
         if name != "fault":
@@ -101,14 +103,14 @@ def test_unreadable_input_is_named(
     printed = "the input must exist"
     if kind == "4D":
         save(source, np.zeros((4, 5, 6, 2), np.int16))
-        printed = "the volume must be 3D, found 4D, shape (4, 5, 6, 2)"
+        printed = "must be 3D, found 4D, shape (4, 5, 6, 2)"
     elif kind == "text":
         source.write_text("no image")
-        printed = "the file must be a complete NIfTI file"
+        printed = "complete NIfTI file"
     elif kind == "empty folder":
         source = tmp_path / "empty"
         source.mkdir()
-        printed = "the folder must contain images to predict"
+        printed = "must contain images"
     assert predict(run, source, tmp_path / "out") == 1
     error = capfd.readouterr().err
     assert printed in error
@@ -123,7 +125,7 @@ def test_unwritable_output_is_named(
     (tmp_path / "file").write_text("in the way")
     assert predict(run, source, tmp_path / "file") == 1
     err = capfd.readouterr().err
-    assert f"The output folder {tmp_path / 'file'} cannot be written (File exists)" in err
+    assert f"{tmp_path / 'file'} cannot be written (File exists)" in err
     if os.geteuid() != 0:  # root may write anywhere
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
@@ -135,7 +137,7 @@ def test_folder_without_config_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(tmp_path, tmp_path, tmp_path) == 1
-    assert f"{tmp_path} is not a run folder: it has no config.yaml" in capfd.readouterr().err
+    assert f"{tmp_path} is not a run folder" in capfd.readouterr().err
 
 
 def test_prediction_never_replaces_its_input(
@@ -145,14 +147,12 @@ def test_prediction_never_replaces_its_input(
     before = scan.read_bytes()
     for source in (scan, tmp_path):
         assert predict(run, source, tmp_path) == 1
-        assert "contains the input, which a prediction of the same name would" in " ".join(
-            capfd.readouterr().err.split()
-        )
+        assert "contains the input" in " ".join(capfd.readouterr().err.split())
     assert scan.read_bytes() == before
 
 
 def test_prediction_is_in_the_unit_of_its_input(run: Path, tmp_path: Path) -> None:
-    """Microns, and an axis of length 1 after the third, which a label map has no use for."""
+    """Microns, and an axis of length 1 after the third, which a label map lacks."""
     data, _ = blobs(8, (21, 19, 4))
     image = nib.Nifti1Image(data[..., None], AFFINE * [[1000], [1000], [1000], [1]])
     image.header.set_xyzt_units("micron", "sec")
@@ -178,7 +178,7 @@ def test_2d_image_gets_a_2d_label(run: Path, tmp_path: Path) -> None:
 
 
 def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
-    """Smaller than what the network pools to one voxel, over which it normalizes."""
+    """The network would pool it to one voxel, over which it normalizes."""
     save(tmp_path / "thin.nii.gz", np.arange(5, dtype=np.int16).reshape(1, 1, 5))
     assert predict(run, tmp_path / "thin.nii.gz", tmp_path / "out") == 0
     assert nib.load(tmp_path / "out" / "thin.nii.gz").shape == (1, 1, 5)
@@ -187,7 +187,7 @@ def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
 def test_foreign_files_in_the_output_need_overwrite(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Ground truth beside the images, or a prediction that was corrected by hand."""
+    """Labels of the dataset, or a prediction that was corrected by hand."""
     images, labels = tmp_path / "images", tmp_path / "labels"
     for folder in (images, labels):
         folder.mkdir()
@@ -200,7 +200,7 @@ def test_foreign_files_in_the_output_need_overwrite(
     assert f"{labels} contains 1 of the 2 files" in err
     assert "b.nii.gz" in err
     assert "OVERWRITE=1" in err
-    assert [path.name for path in labels.iterdir()] == ["b.nii.gz"], "told before inference"
+    assert [path.name for path in labels.iterdir()] == ["b.nii.gz"], "an error before inference"
     assert (labels / "b.nii.gz").read_bytes() == truth
     assert predict(run, images, labels, "--overwrite") == 0
     written = (labels / "b.nii.gz").read_bytes()
@@ -220,14 +220,13 @@ def test_one_process_at_a_time_writes_predictions(
 ) -> None:
     source = save(tmp_path / "a.nii.gz", blobs(1)[0])
     (tmp_path / "out").mkdir()
-    held = try_lock_folder(tmp_path / "out")
-    assert held is not None
+    lock = try_lock_folder(tmp_path / "out")
+    assert lock is not None
     assert predict(run, source, tmp_path / "out") == 1
-    err = capfd.readouterr().err
-    assert "Another process is writing to the output folder" in err
+    assert "Another process is writing" in capfd.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
-    unlock(held)
-    (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of one that was killed")
+    unlock(lock)
+    (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of a killed process")
     assert predict(run, source, tmp_path / "out", "--ckpt", "last") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 
@@ -239,7 +238,7 @@ def test_input_named_as_probabilities_of_another_is_refused(
         save(tmp_path / f"{name}.nii.gz", blobs(1)[0])
     assert predict(run, tmp_path, tmp_path / "out", "--probabilities") == 1
     assert "a_prob.nii.gz would be" in capfd.readouterr().err
-    assert predict(run, tmp_path, tmp_path / "out") == 0, "after an error others may write there"
+    assert predict(run, tmp_path, tmp_path / "out") == 0, "an error releases the lock"
 
 
 def test_broken_qform_is_written_back(run: Path, tmp_path: Path) -> None:

@@ -43,5 +43,5 @@ def test_rank_ends_with_the_process_that_started_it() -> None:
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     parent.send_signal(signal.SIGKILL)
-    assert parent.stdout.read() == ""  # to its end: the child holds the pipe, too
+    assert parent.stdout.read() == ""  # to its end: the child has the pipe, too
     parent.wait()

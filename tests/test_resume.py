@@ -12,7 +12,7 @@ from tests import tiny
 pytestmark = pytest.mark.filterwarnings("ignore")
 SETTINGS: dict[str, Any] = {"train": 20, "batch_size": 4}  # five steps an epoch
 EPOCHS = 3
-PLATEAU = [  # a rate that falls after every epoch, whatever its Dice
+PLATEAU = [  # a learning rate that falls after every epoch
     "--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
     "--model.scheduler.init_args.mode=max",
     "--model.scheduler.init_args.patience=0",
@@ -37,7 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"epoch": 0, "batch": 0, "number": 15}, 1),
         ({"epoch": 1, "batch": 4}, 10),  # its validation comes first
         ({"epoch": 1, "batch": 0, "validation": "true"}, 10),
-        ({"epoch": 2, "batch": 4}, 15),  # nothing is left to do but the test
+        ({"epoch": 2, "batch": 4}, 15),  # only the test is left
     ],
     ids=["mid-epoch", "SIGTERM", "last batch", "validation", "last epoch"],
 )

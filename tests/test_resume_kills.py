@@ -80,7 +80,7 @@ def args(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     given = few.acdc_args(
         folder, test_cases=3, batch_size=4, augmentation={"probability": 0.7} | AUGMENTATION
     )
-    plateau = {"mode": "max", "patience": "0", "threshold": "0.5"}  # worse, whatever comes
+    plateau = {"mode": "max", "patience": "0", "threshold": "0.5"}  # never better
     scheduler = [f"--model.scheduler.init_args.{key}={value}" for key, value in plateau.items()]
     return [*given, "--loss", "cals", "--epochs", str(EPOCHS),
             "--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", *scheduler]  # fmt: skip
@@ -100,7 +100,7 @@ def run_with_kills(
 ) -> list[Ended]:
     """Start a run and resume it until it is done; return how each of its processes ended.
 
-    The first processes are killed as ``kills`` says: by a callback or after some seconds.
+    The first processes are killed by ``kills``: a callback or a number of seconds.
     """
     ended = []
     while not ended or ended[-1].code == KILLED:
@@ -113,7 +113,7 @@ def run_with_kills(
             ended.append(forks.mbls("train", *given, *kill))
         assert ended[-1].code in (0, KILLED), ended[-1].out
         if not (run / "config.yaml").is_file() and run.is_dir():
-            shutil.rmtree(run)  # killed before it had written what it is
+            shutil.rmtree(run)  # killed before it wrote its configuration
     return ended
 
 
@@ -131,7 +131,7 @@ def test_run_killed_at_each_write_of_a_checkpoint_is_resumed_to_equal_results(
     assert [each.code for each in ended] == [KILLED, KILLED, KILLED, 0]
     assert "previous.ckpt instead" in ended[2].out
     tiny.assert_equal(run, whole)
-    assert not list(run.rglob("*.incoming"))  # which the last kill left
+    assert not list(run.rglob("*.incoming"))  # of the last kill
 
 
 def moments(seed: int, seconds: float) -> list[list[str] | float]:
@@ -169,7 +169,7 @@ def test_twenty_kills(forks: Forks, args: list[str], whole: Path, tmp_path: Path
         assert seed < 20, "most processes ended before they were killed"
 
 
-# What a run needs beside itself: data processes and the cache -------------------------------------
+# Data processes and the cache --------------------------------------------------------------------
 
 
 class KillWorkers(Callback):

@@ -28,7 +28,7 @@ SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen CPUs in sight, and no word of threads in the environment."""
+    """Sixteen CPUs in sight, and no number of threads in the environment."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(threads, "_given", {})
     for name in NUMBERS + WAITING + SLURM:

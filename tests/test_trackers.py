@@ -1,4 +1,4 @@
-"""Trackers beside metrics.csv, in local files: TensorBoard, MLflow, Weights & Biases."""
+"""Trackers in addition to metrics.csv, in local files: TensorBoard, MLflow, Weights & Biases."""
 
 import os
 import warnings
@@ -117,10 +117,10 @@ class Broken:
     """A service that is not there."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
-        self.asked += 1
+        self.calls += 1
         raise OSError(28, "No space left on device")
 
 
@@ -130,11 +130,11 @@ def test_failing_tracker_is_reported_once_and_stops_nothing(tmp_path: Path) -> N
     logger.folder, logger._experiment = tmp_path, broken
     with pytest.warns(UserWarning, match=r"TensorBoard failed \(OSError: .*No space left"):
         logger.log_metrics({"x": 1.0}, 0)
-    assert broken.asked == 1
+    assert broken.calls == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         logger.log_figure("x", None, 0)
         logger.log_hyperparams({"loss": "ce"})
         logger.save()
         logger.finalize("success")
-    assert broken.asked == 1
+    assert broken.calls == 1

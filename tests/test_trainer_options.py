@@ -1,4 +1,4 @@
-"""What lightning lets a user add to a run: callbacks of its own, and limits."""
+"""Lightning's own callbacks and limits in a run."""
 
 import copy
 from pathlib import Path
@@ -11,7 +11,8 @@ from mbls.runtime.locks import is_locked
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-CALLBACKS = {
+LIGHTNING = "lightning.pytorch.callbacks."
+CALLBACKS: dict[str, dict[str, str]] = {
     "ModelCheckpoint": {"save_last": "true", "monitor": "val/dice", "mode": "max"},
     "EarlyStopping": {"monitor": "train/loss", "patience": "5"},
     "Timer": {"duration": "00:01:00:00"},
@@ -20,16 +21,15 @@ CALLBACKS = {
 }
 
 
-def added(name: str, settings: dict[str, str]) -> list[str]:
-    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in settings.items()]
-    return [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}", *given]
-
-
 def test_callbacks_of_lightning_are_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = [word for name, settings in CALLBACKS.items() for word in added(name, settings)]
+    more = [
+        arg
+        for name, settings in CALLBACKS.items()
+        for arg in tiny.callback(LIGHTNING + name, **settings)
+    ]
     assert tiny.fit(*tiny.train_args(tmp_path, epochs=2), *more) == 0
     run = tiny.run_folder(tmp_path)
     own = run / "checkpoints" / "own"  # its last.ckpt is not ours
@@ -53,28 +53,6 @@ def test_copy_of_the_run_folder_callback_has_no_lock(tmp_path: Path) -> None:
     assert is_locked(tmp_path)
     ours.release()
     assert not is_locked(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["enable_checkpointing", "false"], "enable_checkpointing must not be false"),
-        (["overfit_batches", "2"], "overfit_batches must be 0.*SPLIT=file.json"),
-        (["overfit_batches", "0.5"], "overfit_batches must be 0"),
-        (["limit_train_batches", "0"], "limit_train_batches must be > 0, got 0"),
-        (["barebones", "true"], "barebones must be false"),
-    ],
-    ids=lambda args: " ".join(args) if isinstance(args, list) else "",
-)
-def test_unsupported_trainer_options_are_refused(
-    args: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    option, value = args
-    assert tiny.fit(*tiny.train_args(tmp_path), f"--trainer.{option}", value) == 1
-    error = capfd.readouterr().err
-    assert all(part in error for part in message.split(".*"))
-    assert "Traceback" not in error
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,12 @@ EVIL_YAML = "data: !!python/object/apply:os.mkdir [{trace}]\n"
 
 
 def test_trap_works(tmp_path: Path) -> None:
-    """What is refused below does run in a careless reader."""
+    """The files refused below do run code in a careless reader."""
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     torch.load(evil_checkpoint(tmp_path / "a.ckpt", one), weights_only=False)
     np.load(evil_arrays(tmp_path / "a.npz", two, "x"), allow_pickle=True)["x"]
     yaml.unsafe_load(EVIL_YAML.format(trace=three))
-    assert one.is_dir()
-    assert two.is_dir()
-    assert three.is_dir()
+    assert all(trace.is_dir() for trace in (one, two, three))
 
 
 # Checkpoints -----------------------------------------------------------------------------------
@@ -101,7 +99,7 @@ def test_no_command_runs_a_checkpoint(
     copy = shutil.copytree(run, tmp_path / "run")
     for name in ("best", "last", "previous"):
         evil_checkpoint(copy / "checkpoints" / f"{name}.ckpt", trace)
-    assert main([word.replace("RUN", str(copy)) for word in args]) == 1
+    assert main([arg.replace("RUN", str(copy)) for arg in args]) == 1
     err = capfd.readouterr().err
     assert "cannot be read as a checkpoint" in err
     assert "Traceback" not in err
@@ -131,13 +129,13 @@ def test_no_reader_of_results_runs_them(
     for name in ("metrics.json", "cases.csv"):
         (tmp_path / name).write_text("{}")
     path = evil_arrays(tmp_path / "bins.npz", trace, "cells", "sums", "meta")
-    with pytest.raises(ValueError, match="Object arrays cannot be loaded when allow_pickle=False"):
+    with pytest.raises(ValueError, match="allow_pickle=False"):
         reader(path)
 
 
 def test_no_reader_of_posteriors_runs_them(tmp_path: Path, trace: Path) -> None:
     path = evil_arrays(tmp_path / "a.npz", trace, "posterior")
-    with pytest.raises(ValueError, match="must be an npz file with an array 'posterior'"):
+    with pytest.raises(ValueError, match="array 'posterior'"):
         load_shares(path)
 
 
@@ -147,9 +145,9 @@ def test_no_reader_of_posteriors_runs_them(tmp_path: Path, trace: Path) -> None:
 def test_no_reader_of_choices_runs_them(tmp_path: Path, trace: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(EVIL_YAML.format(trace=trace))
-    with pytest.raises(ChoiceError, match="could not determine a constructor for the tag"):
+    with pytest.raises(ChoiceError, match="constructor for the tag"):
         stated_dims(file)
-    with pytest.raises(yaml.constructor.ConstructorError, match="could not determine"):
+    with pytest.raises(yaml.constructor.ConstructorError, match="constructor for the tag"):
         loss_table(tmp_path)
 
 
@@ -166,13 +164,13 @@ def test_no_command_runs_a_configuration(
         "train": ["train", "--run", str(copy), "--resume"],
     }
     assert main(args[command]) == 1
-    assert "could not determine a constructor for the tag" in capfd.readouterr().err
+    assert "constructor for the tag" in capfd.readouterr().err
 
 
 # Our own source --------------------------------------------------------------------------------
 
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
-NEEDS = {  # a call by its last names, and what must be said in it
+NEEDS = {  # a call by its last names, and the argument that it needs
     "torch.load": ("weights_only", True),
     "load_from_checkpoint": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -201,12 +199,12 @@ def faults(text: str) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        err = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+        given = {one.arg: getattr(one.value, "value", None) for one in node.keywords}
         if name in NEVER or name.rpartition(".")[2] in NEVER - {"eval"}:
             yield name
-        for call, (word, value) in NEEDS.items():
-            if (name == call or name.endswith(f".{call}")) and err.get(word) is not value:
-                yield f"{name} without {word}={value}"
+        for call, (argument, value) in NEEDS.items():
+            if (name == call or name.endswith(f".{call}")) and given.get(argument) is not value:
+                yield f"{name} without {argument}={value}"
         if name == "yaml.load" and "SafeLoader" not in ast.unparse(node):
             yield name
 

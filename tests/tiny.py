@@ -28,7 +28,7 @@ FIGURES = [
 
 
 def leave_out_figures(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Draw none of a test's figures; the file that tells that a test is complete is empty."""
+    """Draw none of a test's figures; the last file of a complete test is empty."""
     replace(results, "write_figures", lambda folder, *_: (folder / "reliability.png").touch())
     replace(test_results, "save_figure", lambda *_: None)
 
@@ -61,7 +61,7 @@ def train_args(folder: Path, *, epochs: int = 2, **settings: Any) -> list[str]:
 
 
 def trainer(**settings: Any) -> Trainer:
-    """Return a trainer of one epoch on the CPU that writes and shows nothing."""
+    """Return a trainer of one epoch on the CPU that writes and prints nothing."""
     quiet = {
         "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
         "enable_model_summary": False, "use_distributed_sampler": False,
@@ -161,7 +161,7 @@ class NoteLocked(Callback):
 
 
 class Hang(Callback):
-    """Hang before the first batch, and leave a file that says so."""
+    """Leave a file before the first batch, then hang."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
