@@ -1,4 +1,4 @@
-"""Reports without their figures, which take longer to draw than all the rest."""
+"""Reports without figures, which take most of the time."""
 
 from collections.abc import Iterator
 

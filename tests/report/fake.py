@@ -1,4 +1,4 @@
-"""Run folders as a training leaves them, without a training: made-up predictions, real files."""
+"""Run folders without a training: made-up predictions, real files."""
 
 import json
 from collections.abc import Callable
@@ -17,8 +17,11 @@ from mbls.evaluation.results import to_json
 from mbls.metrics import CalibrationHistogram, DiceScore
 from mbls.metrics.bootstrap import patient_weights
 from mbls.plots.worst_cases import Picture, save_pictures
+from mbls.report.analysis import Analysis, analyze
+from mbls.report.groups import Group, groups_of
+from mbls.report.runs import LeftOut, find_runs
 
-DRAWS = 200  # of patients: enough for what tests ask, and quick
+DRAWS = 200  # of patients: enough for these tests, and quick
 CLASSES = ["background", "right ventricle", "myocardium"]
 
 
@@ -59,7 +62,7 @@ def count_test(
     make: Callable[..., tuple[torch.Tensor, ...]], names: tuple[str, ...], seed: int, first: int,
     patients: int, surfaces: tuple[str, ...], **shape: float,
 ) -> tuple[TestRun, dict[str, Any]]:  # fmt: skip
-    """Count the predictions that ``make`` makes; return the test and its summary, without meta."""
+    """Count the predictions of ``make``; return the test and its summary, without meta."""
     cases = [f"p{p}_{frame}" for p in range(first, first + patients) for frame in ("ED", "ES")]
     made = [make(2 * first + n, seed=seed, **shape) for n in range(len(cases))]
     probs, label, known = (torch.cat(parts) for parts in zip(*made, strict=True))
@@ -141,3 +144,19 @@ def write_run(
         "0,9,0.60,0.02,0.09,0.40\n1,19,0.70,0.02,0.03,0.30\n2,29,0.71,0.02,0.05,0.35\n"
     )
     return folder
+
+
+def grouped(*roots: Path) -> tuple[list[Group], list[LeftOut]]:
+    """Return the groups of all finished runs, and the runs that these leave out."""
+    return groups_of(find_runs(roots)[0])
+
+
+def group_of(*roots: Path) -> Group:
+    """Return the only group of all finished runs."""
+    (group,), _ = grouped(*roots)
+    return group
+
+
+def analysis_of(*roots: Path) -> Analysis:
+    """Return the analysis of the only group of all finished runs."""
+    return analyze(group_of(*roots), draws=DRAWS)

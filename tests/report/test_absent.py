@@ -1,4 +1,4 @@
-"""Structures that no label or only some labels hold: counted in the tables, without a warning."""
+"""Structures absent from some or all labels: counted in the tables, without a warning."""
 
 import re
 
@@ -62,14 +62,14 @@ def test_a_report_without_pictures_and_captions(written, runs, monkeypatch):
 
 
 def test_report_command_passes_its_options(runs, monkeypatch):
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        "mbls.report.build.build_report", lambda *_, **options: asked.append(options)
+        "mbls.report.build.build_report", lambda *_, **options: calls.append(options)
     )
     for options in ([], ["--no-pictures", "--no-captions", "--reference", "ce", "--tag", "last"]):
         assert main(["report", str(runs), *options]) == 0
     names = ("pictures", "captions", "reference", "tag")
-    assert [[given[n] for n in names] for given in asked] == [
+    assert [[given[n] for n in names] for given in calls] == [
         [True, True, None, "best"],
         [False, False, "ce", "last"],
     ]

@@ -1,17 +1,15 @@
-"""Every table and figure says of which data it is, and how its numbers were computed."""
+"""Every table and figure names its data, and how its numbers were computed."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from mbls.report.analysis import Analysis, analyze
+from mbls.report.analysis import Analysis
 from mbls.report.build import views_of
 from mbls.report.figures import figures_of
-from mbls.report.groups import groups_of
-from mbls.report.runs import find_runs
 from mbls.report.views import selection_view
-from tests.report.fake import DRAWS, write_run
+from tests.report.fake import analysis_of, write_run
 
 CURVES = (
     "epoch,step,val/dice,val/dice_se,val/ece,val/nll,train/lambda/rv\n"
@@ -31,11 +29,10 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
         write_run(root, "cals", seed, patients=3, sharpness=1.0, noise=0.1, tag="best-nll")
         folder = write_run(root, "cals", seed, patients=3, pictures=True, surfaces=("hd95",))
         (folder / "metrics.csv").write_text(CURVES)
-    (group,), _ = groups_of(find_runs([root])[0])
-    return analyze(group, draws=DRAWS)
+    return analysis_of(root)
 
 
-def test_every_table_says_what_it_is(analysis: Analysis) -> None:
+def test_every_table_names_its_data_and_metric(analysis: Analysis) -> None:
     views = views_of(analysis)
     assert {v.title for v in views} >= {"Effect of checkpoint selection"}
     for view in views:
@@ -43,7 +40,7 @@ def test_every_table_says_what_it_is(analysis: Analysis) -> None:
         assert "Mean over cases" in view.caption or "15 equal right-closed bins" in view.caption
 
 
-def test_every_figure_says_what_it_is(analysis: Analysis) -> None:
+def test_every_figure_names_its_data_and_metric(analysis: Analysis) -> None:
     figures = figures_of(analysis)
     assert all(len(figure.alt) > 40 for figure in figures)
     drawn = {one.name: " ".join(one.figure.get_suptitle().split()) for one in figures}
@@ -59,22 +56,22 @@ def test_every_figure_says_what_it_is(analysis: Analysis) -> None:
     assert "all voxels, no bins" in drawn["worst_cases"]
 
 
-def test_the_choice_of_the_checkpoint_stands_beside_its_test(analysis: Analysis) -> None:
+def test_the_selected_epoch_has_its_validation_and_test_values(analysis: Analysis) -> None:
     view = selection_view(analysis)
     assert view is not None
     rows = view.frame.set_index(["loss", "rule"])
     assert len(rows) == 3 * 4
     assert list(rows.loc[("cals", "nll")][:4]) == ["1 1", "0.7000", "0.3000", "0.0300"]
     runs = next(arm.runs for arm in analysis.group.arms if arm.name == "cals")
-    for name, word in {"dice": "test Dice", "nll": "test NLL", "ece": "test ECE"}.items():
+    for name, column in {"dice": "test Dice", "nll": "test NLL", "ece": "test ECE"}.items():
         for rule, tag in (("nll", "best-nll"), ("dice", "best")):
             values = [of_test(run.folder / "test" / tag)[name] for run in runs]
-            assert rows.loc[("cals", rule), word] == f"{sum(values) / 2:.4f}"
-        assert rows.loc[("cals", "ece"), word] == ""
+            assert rows.loc[("cals", rule), column] == f"{sum(values) / 2:.4f}"
+        assert rows.loc[("cals", "ece"), column] == ""
 
 
 def of_test(folder: Path) -> dict[str, float]:
-    """Overlap and errors over all voxels that a test's own file says."""
+    """Overlap and errors over all voxels in a test's own file."""
     metrics = json.loads((folder / "metrics.json").read_text())
     pooled = metrics["sound"]["all"]["pooled"]
     return {"dice": metrics["dice"]["mean"]["value"]} | {

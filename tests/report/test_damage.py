@@ -31,7 +31,7 @@ def cut(path: Path) -> None:
     [
         ("test/best/worst.npz", cut, "--ckpt best writes it again"),
         ("test/best/worst.npz", lambda p: p.write_text("no"), "--ckpt best writes it again"),
-        ("test/best/worst.npz", bomb, "worst.npz must unpack to at most 2.15 GB, got 3.22"),
+        ("test/best/worst.npz", bomb, "2.15 GB, got 3.22"),
         ("test/best-nll/metrics.json", cut, "--ckpt best-nll writes it again"),
         ("test/best-nll/metrics.json", lambda p: p.write_text("{}"), "KeyError: 'sound'"),
         ("metrics.csv", lambda p: p.write_text(p.read_text() + "3,39,zero,\n"), "curves and"),
@@ -47,9 +47,9 @@ def test_a_damaged_file_is_named_and_left_out(
     spoil(folder / name)
     (found,) = build.build_report([tmp_path], tmp_path / "report", draws=DRAWS)
     assert [len(arm.runs) for arm in found.group.arms] == [1, 1]
-    out = " ".join(capsys.readouterr().out.split())
-    assert f"Left out: {folder / name}: cannot be read: ".replace(" ", "") in out.replace(" ", "")
-    assert message.replace(" ", "") in out.replace(" ", "")
+    out = "".join(capsys.readouterr().out.split())  # lines break within paths
+    assert f"Left out: {folder / name}: cannot be read: ".replace(" ", "") in out
+    assert message.replace(" ", "") in out
     assert str(folder / name) in (tmp_path / "report/report.html").read_text()
     pictured = {arm.name: worst_picture(arm) is not None for arm in found.group.arms}
     assert pictured == {"ce": True, "mbls": "worst" not in name}

@@ -11,9 +11,7 @@ import pytest
 from mbls.report import build
 from mbls.report.analysis import analyze
 from mbls.report.figures import figures_of
-from mbls.report.groups import Group, groups_of
-from mbls.report.runs import LeftOut, find_runs
-from tests.report.fake import DRAWS, write_run
+from tests.report.fake import DRAWS, analysis_of, group_of, grouped, write_run
 
 
 def of_fold(root: Path, loss: str, seed: int, fold: int, **options: Any) -> Path:
@@ -22,10 +20,6 @@ def of_fold(root: Path, loss: str, seed: int, fold: int, **options: Any) -> Path
     data = {"class_path": "Data", "init_args": {"root": None, "division": {"fold": fold}}}
     given = {"patients": 3, "meta": meta, "config": {"data": data}, "card": {"fold": fold}}
     return write_run(root, loss, seed, **(given | options))
-
-
-def grouped(root: Path) -> tuple[list[Group], list[LeftOut]]:
-    return groups_of(find_runs([root])[0])
 
 
 def test_folds_that_tested_the_same_cases_are_averaged(tmp_path: Path) -> None:
@@ -97,11 +91,11 @@ def test_a_seed_without_all_folds_is_left_out(tmp_path: Path) -> None:
     (group,), left_out = grouped(tmp_path)
     assert [arm.seeds for arm in group.arms] == [[0], [0]]
     assert {out.folder for out in left_out} == {alone, other, other.with_name("seed2-fold1")}
-    assert all("a seed counts only if all folds were tested" in out.reason for out in left_out)
+    assert all("only if all folds were tested" in out.reason for out in left_out)
 
 
 def test_a_fold_that_was_trained_twice_counts_once(tmp_path: Path) -> None:
-    """On other data, else it would be a repeated run; that on the data of the others counts."""
+    """The training on the data of the other losses counts, not the one on other data."""
     for loss in ("ce", "mbls", "nacl"):
         for fold in range(2):
             of_fold(tmp_path, loss, 0, fold)
@@ -127,14 +121,13 @@ def test_a_measure_that_one_fold_lacks_is_left_out(pooled: bool, tmp_path: Path)
     for fold in range(2):
         measured = ("hd95", "nsd") if fold == 0 else ("nsd",)
         of_fold(tmp_path, "ce", 0, fold, first=3 * fold * pooled, surfaces=measured)
-    (group,), _ = grouped(tmp_path)
-    assert group.first.pooled == pooled
-    found = analyze(group, draws=DRAWS)
+    found = analysis_of(tmp_path)
+    assert found.group.first.pooled == pooled
     assert "hd95/mean" not in found.cells
     assert "nsd/mean" in found.cells
-    (said,) = [text for text in found.cautions if "hd95/mean" in text]
-    assert "hd95/mean (1)" in said
-    assert "some of 2 runs" in said
+    (caution,) = [text for text in found.cautions if "hd95/mean" in text]
+    assert "hd95/mean (1)" in caution
+    assert "some of 2 runs" in caution
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -151,6 +144,5 @@ def test_folds_that_cannot_come_together_stay_apart(first: int, tmp_path: Path) 
 def test_folds_that_tested_the_same_cases_have_no_single_histogram(tmp_path: Path) -> None:
     for fold in range(2):
         of_fold(tmp_path, "ce", 0, fold)
-    (group,), _ = grouped(tmp_path)
-    with pytest.raises(ValueError, match=r"several tests of the same cases; use \.tests"):
-        group.first.counted()
+    with pytest.raises(ValueError, match=r"several tests of the same cases"):
+        group_of(tmp_path).first.counted()

@@ -14,11 +14,11 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes and parents; what is not nested raises."""
+    """Elements with their attributes and parents, and texts by tag; wrong nesting raises."""
 
     def __init__(self, text):
         super().__init__()
-        self.stack, self.found, self.words = [], [], {}
+        self.stack, self.found, self.texts = [], [], {}
         self.feed(text)
         self.close()
         assert self.stack == []
@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         for tag in self.stack:
-            self.words[tag] = self.words.get(tag, "") + data
+            self.texts[tag] = self.texts.get(tag, "") + data
 
     def all(self, tag):
         return [(attrs, parents) for name, attrs, parents in self.found if name == tag]
@@ -103,27 +103,27 @@ def test_figures_have_alternative_text(page):
 
 
 def test_the_files_of_figures_are_there(page, root):
-    named = [name for words in page.words["figcaption"].split("Files: ")[1:]
-             for name in words.strip().split(", ")]  # fmt: skip
+    named = [name for files in page.texts["figcaption"].split("Files: ")[1:]
+             for name in files.strip().split(", ")]  # fmt: skip
     assert len(named) == len(set(named)) == 2 * len(page.all("figure"))
     assert {name.partition("_")[0] for name in named} == {"group1", "group2"}
     assert all((root / "report" / name).stat().st_size for name in named)
 
 
 def test_page_names_data_commands_and_runs_left_out(page, text):
-    assert page.words["title"] == "Losses compared on acdc (PHANTOM, synthetic)"
-    assert page.words["caption"].count("PHANTOM") == len(page.all("caption"))
-    assert "Must not be compared with group 1: grid native, not preprocessed" in page.words["div"]
-    assert "mbls report <runs>" in page.words["code"]
-    assert "mbls train --dataset acdc --loss mbls,margin=5 --seed 0" in page.words["td"]
-    assert "unet-ls/seed0" in page.words["code"]
+    assert page.texts["title"] == "Losses compared on acdc (PHANTOM, synthetic)"
+    assert page.texts["caption"].count("PHANTOM") == len(page.all("caption"))
+    assert "Must not be compared with group 1: grid native" in page.texts["div"]
+    assert "mbls report <runs>" in page.texts["code"]
+    assert "mbls train --dataset acdc --loss mbls,margin=5 --seed 0" in page.texts["td"]
+    assert "unet-ls/seed0" in page.texts["code"]
     assert "prefers-color-scheme: dark" in text
     assert page.all("html")[0][0]["lang"] == "en"
 
 
 def test_names_of_losses_are_escaped(page, text):
     assert "<b>own" not in text
-    assert "<b>own</b>" in page.words["th"]
+    assert "<b>own</b>" in page.texts["th"]
 
 
 SORT = """
@@ -161,4 +161,4 @@ def test_columns_sort_by_their_numbers(cells, text):
     up, down = (line.split("|") for line in done.stdout.splitlines())
     assert up == cells
     known = [cell for cell in cells if cell not in ("", "n/a")]
-    assert down[: len(known)] == known[::-1]  # what is missing stays last
+    assert down[: len(known)] == known[::-1]  # missing values stay last

@@ -8,12 +8,9 @@ import pytest
 
 from mbls.evaluation.results import load_results as load
 from mbls.evaluation.run import csv_field, csv_name
-from mbls.report.analysis import analyze
 from mbls.report.build import views_of
-from mbls.report.groups import groups_of
-from mbls.report.runs import find_runs
 from mbls.report.text import csv_text, latex_text, markdown_text
-from tests.report.fake import DRAWS, write_run
+from tests.report.fake import analysis_of, write_run
 
 FORMULA = "=cmd|' /C calc'!A0"
 NAMES = ["background", "<script>alert(1)</script>\n\n[left](http://x)", "[right]"]
@@ -25,8 +22,7 @@ def analysis(tmp_path_factory):
     for loss in ("ce", FORMULA, "[own]"):
         card = {"loss": loss}
         write_run(root, loss.partition("/")[0], patients=3, card=card, meta={"class_names": NAMES})
-    (group,), _ = groups_of(find_runs([root])[0])
-    return analyze(group, draws=DRAWS)
+    return analysis_of(root)
 
 
 def test_no_field_of_a_csv_file_is_a_formula(analysis):
@@ -34,8 +30,8 @@ def test_no_field_of_a_csv_file_is_a_formula(analysis):
     names = dict.fromkeys(row["loss"] for row in rows)
     assert f"'{FORMULA}" in names
     assert csv_name(f"'{FORMULA}") == FORMULA
-    words = [row[key] for row in rows for key in ("dataset", "loss", "measure", "run_folders")]
-    assert not [word for word in words if word.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    fields = [row[key] for row in rows for key in ("dataset", "loss", "measure", "run_folders")]
+    assert not [text for text in fields if text.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
 @pytest.mark.parametrize("name", [FORMULA, "'=1", "''-1", "@x", "\tx", "007", "NA", "'quoted'"])
@@ -49,7 +45,7 @@ def test_names_of_cases_come_back(name, tmp_path):
     assert pd.api.types.is_float_dtype(load(test).cases["ece/all"])
 
 
-def test_markdown_holds_no_tag_no_link_and_no_broken_row(analysis):
+def test_markdown_has_no_tag_no_link_and_no_broken_row(analysis):
     text = markdown_text(views_of(analysis))
     assert "&lt;script>" in text
     assert not re.search(r"<(?!br>)[A-Za-z/!]", text)

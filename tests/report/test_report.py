@@ -1,4 +1,4 @@
-"""``mbls report``: its numbers are those of the runs, and what must not be mixed is not."""
+"""``mbls report``: its numbers are those of the runs, in groups that can be compared."""
 
 import csv
 import json
@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from mbls.cli import main
-from mbls.report.analysis import analyze
 from mbls.report.build import build_report
-from mbls.report.groups import differing, groups_of
+from mbls.report.groups import differing
 from mbls.report.runs import find_runs
 from mbls.runtime.errors import ReportError
-from tests.report.fake import DRAWS, write_run
+from tests.report.fake import DRAWS, analysis_of, group_of, grouped, write_run
 
 pytestmark = pytest.mark.usefixtures("no_report_figures")
 
@@ -32,8 +31,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def analysis(runs):
-    (group,), _ = groups_of(find_runs([runs])[0])
-    return analyze(group, draws=DRAWS)
+    return analysis_of(runs)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def rows(folder):
 
 
 def stored(run, row):
-    """What a run's own metrics.json says of a row of table.csv."""
+    """The value of a row of table.csv in a run's own metrics.json."""
     metrics = json.loads((run / "test/best/metrics.json").read_text())
     metric = row["measure"].split("/")
     if row["protocol"] == "overlap":
@@ -72,18 +70,17 @@ def test_every_number_is_that_of_the_runs(written, runs):
         assert float(row["sd_over_seeds"]) == pytest.approx(np.std(values, ddof=1), abs=1e-12)
 
 
-def test_what_was_swept_is_named_by_what_differs(analysis):
+def test_swept_losses_are_named_by_the_settings_that_differ(analysis):
     assert [arm.name for arm in analysis.group.arms] == ["ce", "mbls:margin=5", "mbls:margin=10"]
     assert [arm.seeds for arm in analysis.group.arms] == [[0, 1, 2]] * 3
 
 
-def test_a_single_run_is_named_as_it_was_asked_for(tmp_path):
+def test_a_single_run_is_named_by_its_loss(tmp_path):
     write_run(tmp_path, "mbls,margin=8,base.squared=True", settings={"margin": 8.0})
-    (group,), _ = groups_of(find_runs([tmp_path])[0])
-    assert [arm.name for arm in group.arms] == ["mbls:margin=8,base.squared=True"]
+    assert [arm.name for arm in group_of(tmp_path).arms] == ["mbls:margin=8,base.squared=True"]
 
 
-def test_the_calibrated_loss_is_best_and_the_others_can_be_told_from_it(analysis):
+def test_the_calibrated_loss_is_significantly_best(analysis):
     cells = analysis.cells["nll/all/pooled"]
     assert {name: (cell.best, cell.tied) for name, cell in cells.items()} == {
         "ce": (False, False),
@@ -113,8 +110,7 @@ def test_a_patients_cases_are_no_further_patients(analysis):
 def test_a_single_seed_supports_no_claim(tmp_path):
     write_run(tmp_path, "ce", 0)
     write_run(tmp_path, "mbls", 0, sharpness=1.0)
-    (group,), _ = groups_of(find_runs([tmp_path])[0])
-    found = analyze(group, draws=DRAWS)
+    found = analysis_of(tmp_path)
     assert all(cell.tied for cell in found.cells["nll/all/pooled"].values())
     (pair,) = found.comparisons["nll/all/pooled"]
     assert math.isnan(pair.adjusted)
@@ -132,9 +128,9 @@ def test_a_single_seed_supports_no_claim(tmp_path):
         ({"card": {"fold": 1}}, "fold 1, not None"),
     ],
 )
-def test_what_must_not_be_compared_is_another_group(change, message, runs, tmp_path):
+def test_runs_that_must_not_be_compared_are_in_another_group(change, message, runs, tmp_path):
     other = write_run(tmp_path, "mbls", 0, **change)
-    groups, _ = groups_of(find_runs([runs, other])[0])
+    groups, _ = grouped(runs, other)
     assert [len(group.arms) for group in groups] == [3, 1]
     assert message in "; ".join(differing(*groups))
 
@@ -147,15 +143,15 @@ def test_groups_are_numbered_on_screen_and_in_the_csv_file(tmp_path, capsys):
     assert {row["group"] for row in rows(tmp_path / "report")} == {"1", "2"}
 
 
-def test_settings_of_the_training_that_differ_are_told(runs, tmp_path):
+def test_settings_of_the_training_that_differ_are_noted(runs, tmp_path):
     longer = write_run(tmp_path, "dice", 0, config={"trainer": {"max_epochs": 9}})
-    (group,), _ = groups_of(find_runs([runs, longer])[0])
-    assert "Trainings differ in trainer.max_epochs: 3 for ce, mbls; 9 for dice." in group.notes
+    notes = " ".join(group_of(runs, longer).notes)
+    assert "trainer.max_epochs: 3 for ce, mbls; 9 for dice" in notes
 
 
 def test_the_same_training_twice_is_one(runs, tmp_path):
     again = write_run(tmp_path, "ce", 0)
-    (group,), left_out = groups_of(find_runs([runs, again])[0])
+    (group,), left_out = grouped(runs, again)
     assert group.arms[0].seeds == [0, 1, 2]
     assert len(left_out) == 1
     assert "same settings and seed" in left_out[0].reason
@@ -167,7 +163,7 @@ def test_the_same_training_twice_is_one(runs, tmp_path):
         (lambda f: (f / "run.json").write_text('{"finished": false}'), "not finished; resume it"),
         (lambda f: (f / "run.json").write_text("{"), "cannot be read: JSONDecodeError"),
         (lambda f: (f / "run.json").unlink(), "no run.json"),
-        (lambda f: (f / "test/best/metrics.json").unlink(), "not tested: no test/best; mbls eval"),
+        (lambda f: (f / "test/best/metrics.json").unlink(), "not tested: no test/best"),
         (lambda f: (f / "test/best/bins.npz").write_bytes(b"PK"), "cannot be read"),
         (lambda f: (f / "config.yaml").write_text("a: ["), "cannot be read"),
         (lambda f: (f / "config.yaml").unlink(), "cannot be read: FileNotFoundError"),
@@ -181,7 +177,7 @@ def test_a_broken_run_is_left_out_with_the_reason(spoil, message, tmp_path):
     assert message in left_out[0].reason
 
 
-def test_the_screen_fits_80_columns_and_says_phantom(runs, tmp_path, capsys):
+def test_the_screen_fits_80_columns_and_names_the_phantom(runs, tmp_path, capsys):
     build_report([runs], tmp_path, draws=DRAWS)
     out = capsys.readouterr().out
     assert "…" not in out
@@ -191,7 +187,7 @@ def test_the_screen_fits_80_columns_and_says_phantom(runs, tmp_path, capsys):
     assert "conditional on the trained networks" in " ".join(out.split())
 
 
-def test_markdown_and_latex_hold_the_tables(written):
+def test_markdown_and_latex_contain_the_tables(written):
     markdown, latex = (written / "table.md").read_text(), (written / "table.tex").read_text()
     assert markdown.count("PHANTOM") == markdown.count("### ")
     assert "| mbls:margin=10<br>3 seeds |" in markdown

@@ -1,4 +1,4 @@
-"""Error rates in worlds of known truth: what the page says of them, right where claimed."""
+"""Error rates in simulated worlds of known truth: those on the page, and the claims."""
 
 import math
 import re
@@ -34,8 +34,8 @@ from mbls.report.views import POOLED_COVERAGE
 
 BY_NAME = {table.name: table for table in TABLES}
 CORRECTED = ("pooled-patient-interval", "classwise-patient-interval")
-TOLD = ("signs", "percentiles", *CORRECTED)
-"""Methods that the report does not use for a claim, or says of what they hold, always."""
+NOT_CLAIMED = ("signs", "percentiles", *CORRECTED)
+"""Methods that the report does not use for a claim, or whose coverage it always states."""
 ROWS = [
     pytest.param(table, world, id=f"{table.name}-{world}")
     for table in TABLES
@@ -91,26 +91,25 @@ def test_the_page_has_the_form_of_the_commands_output(
 @pytest.mark.parametrize("table", TABLES, ids=BY_NAME)
 def test_the_page_marks_what_is_wrong_and_the_report_warns_of_it(table: ErrorRates):
     for world, cells in shown(table).items():
-        for (seeds, patients), words in zip(table.sizes, cells, strict=True):
-            wrong = table.wrong(float(words.strip("*")) / 100)
-            assert wrong == words.startswith("**"), (world, seeds, patients)
-            if wrong and table.name not in TOLD:
+        for (seeds, patients), cell in zip(table.sizes, cells, strict=True):
+            wrong = table.wrong(float(cell.strip("*")) / 100)
+            assert wrong == cell.startswith("**"), (world, seeds, patients)
+            if wrong and table.name not in NOT_CLAIMED:
                 assert not table.claimed(world, seeds, patients), (world, seeds, patients)
                 few = cautions([seeds, seeds], patients)
                 assert few or world == "strongly skewed patients", (world, seeds, patients)
 
 
-def test_tables_with_corrected_errors_say_how_often_their_intervals_hold():
+def test_tables_with_corrected_errors_state_the_coverage_of_their_intervals():
     rows = [row for name in CORRECTED for row in shown(BY_NAME[name]).values()]
-    rates = [float(words.strip("*")) for row in rows for words in row]
+    rates = [float(cell.strip("*")) for row in rows for cell in row]
     assert f"{math.floor(min(rates))} to {math.ceil(max(rates))} %" == POOLED_COVERAGE
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
-    words = ["--trials", "2", "--table", "pooled", "--page", str(page)]
-    statistics.main([*words, "--write"])
+    statistics.main(["--trials", "2", "--table", "pooled", "--page", str(page), "--write"])
     printed = capsys.readouterr().out
     assert printed.count(section(page.read_text(), "pooled")) == 1
     assert section(page.read_text(), "crossed") == section(PAGE.read_text(), "crossed")
@@ -119,9 +118,9 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.slow
 @pytest.mark.parametrize(("table", "world"), ROWS)
 def test_rates_are_the_pages_and_right_where_claimed(table: ErrorRates, world: str):
-    for (seeds, patients), words in zip(table.sizes, shown(table)[world], strict=True):
+    for (seeds, patients), cell in zip(table.sizes, shown(table)[world], strict=True):
         rate = table.cell(world, seeds, patients)
-        assert 100 * rate == pytest.approx(float(words.strip("*")), abs=0.11)
+        assert 100 * rate == pytest.approx(float(cell.strip("*")), abs=0.11)
         if table.claimed(world, seeds, patients):
             assert not table.wrong(rate), (seeds, patients, rate)
 
