@@ -1,4 +1,4 @@
-"""Which epoch is best, and where training goes on."""
+"""The best epoch, and the checkpoint and batch at which training resumes."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_next_batch_of_a_checkpoint(started, processed, batches, wanted) -> None
 
 def test_checkpoints_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    with pytest.raises(CheckpointError, match=r"Its checkpoints/ is empty\."):
+    with pytest.raises(CheckpointError, match=r"checkpoints/ is empty"):
         find_checkpoint(tmp_path)
     folder.mkdir()
     for name in ("best", "epoch7"):
@@ -71,7 +71,7 @@ def test_unreadable_last_falls_back_to_previous(tmp_path: Path) -> None:
     torch.save({"mbls": {"num_classes": 2}}, last)
     assert last_checkpoint(tmp_path) == (last, None)
     last.write_bytes(b"\x00" * 10)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read as a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read"):
         last_checkpoint(tmp_path)
     torch.save({"mbls": {"num_classes": 3}}, previous)
     path, fault = last_checkpoint(tmp_path)
@@ -84,9 +84,7 @@ def test_unreadable_last_falls_back_to_previous(tmp_path: Path) -> None:
         last_checkpoint(tmp_path)
     assert "last.ckpt cannot be read" in str(raised.value)
     assert "previous.ckpt cannot be read" in str(raised.value)
-    assert "The run cannot be resumed. To restart it in its folder, remove last.ckpt and " in (
-        str(raised.value)
-    )
+    assert "remove last.ckpt and " in str(raised.value)
     torch.save({"mbls": {"num_classes": 3}}, folder / "best.ckpt")  # not the end of an epoch
     previous.unlink()
     with pytest.raises(CheckpointError, match=r"best\.ckpt is valid .*remove last\.ckpt\.$"):
@@ -94,7 +92,7 @@ def test_unreadable_last_falls_back_to_previous(tmp_path: Path) -> None:
 
 
 def test_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
-    """torch reads it without a word."""
+    """torch reads it without a warning."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     last, previous = folder / "last.ckpt", folder / "previous.ckpt"

@@ -1,4 +1,4 @@
-"""The guard looks once an interval, and names what was in question."""
+"""The guard checks once an interval, and names the cases."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +50,7 @@ def test_nan_loss_raises_within_an_interval(
     guard = NaNGuard()
     assert feed(guard, fake_trainer(every, guard), losses) == seen
     assert f"in epoch 3, step {first_bad + 1}; cases of the batch: c{first_bad}" in guard.message
-    # the step before may have spoiled the weights, also when it was in the interval before
+    # the step before may have made the weights NaN, also when it was in the interval before
     assert ("of the one before" in guard.message) == (first_bad > 0)
     if first_bad:
         assert f"of the one before: c{first_bad - 1}. " in guard.message
@@ -91,5 +91,5 @@ def test_nan_buffer_of_another_rank_raises() -> None:
     trainer = fake_trainer(100, NaNGuard(), network=nn.BatchNorm1d(2))
     require_finite(trainer)
     trainer.strategy.reduce = lambda flag, reduce_op: flag + 1
-    with pytest.raises(NonFiniteError, match="A weight became NaN or infinite by epoch 3"):
+    with pytest.raises(NonFiniteError, match="NaN or infinite by epoch 3"):
         require_finite(trainer)

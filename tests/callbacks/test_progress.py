@@ -1,4 +1,4 @@
-"""The progress bar reads the device once a logging interval; elsewhere an epoch is a line."""
+"""The progress bar reads the device once a logging interval; without a bar an epoch is a line."""
 
 import re
 import time
@@ -30,7 +30,7 @@ def test_values_are_read_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def without(args: list[str], *options: str) -> list[str]:
-    """Words without some options and their values."""
+    """Arguments without some options and their values."""
     left = args.copy()
     for option in options:
         place = left.index(option)
@@ -121,7 +121,7 @@ def test_line_of_an_epoch_has_the_expected_end(
     )
     assert re.match(line, out), out
     lines.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
-    assert not capsys.readouterr().out  # an epoch is told once
+    assert not capsys.readouterr().out  # an epoch is printed once
 
 
 def test_bar_gets_one_line(
@@ -153,7 +153,7 @@ def test_bar_counts_from_one_and_is_drawn_in_a_terminal_alone(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_another_bar_takes_the_place_of_ours(tmp_path: Path) -> None:
+def test_another_bar_replaces_ours(tmp_path: Path) -> None:
     args = tiny.train_args(tmp_path, epochs=1)
     args = without(args, "--trainer.callbacks", "--trainer.enable_progress_bar")
     args += ["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"]

@@ -1,4 +1,4 @@
-"""What fails on one rank ends all."""
+"""An error on one rank ends all ranks."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.blobs import BlobDataModule
 
 
 def trainers() -> tuple[Any, Any]:
-    """Ranks 0 and 1, of which the second hears what the first has sent."""
+    """Ranks 0 and 1, of which the second receives what the first has sent."""
     sent: list[Any] = []
 
     def send(value: Any) -> Any:
@@ -28,8 +28,8 @@ def trainers() -> tuple[Any, Any]:
 
     common: dict[str, Any] = {"lightning_module": None}
     first = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(broadcast=send), **common)
-    heard = SimpleNamespace(broadcast=lambda mine: sent.pop(0))
-    return first, SimpleNamespace(is_global_zero=False, strategy=heard, **common)
+    received = SimpleNamespace(broadcast=lambda mine: sent.pop(0))
+    return first, SimpleNamespace(is_global_zero=False, strategy=received, **common)
 
 
 def test_result_of_rank_0_is_sent_to_all() -> None:
@@ -93,7 +93,7 @@ def save(trainer: Any) -> None:
 def draw(trainer: Any) -> None:
     trainer.loggers, trainer.current_epoch = [SimpleNamespace(log_figure=print)], 0
     trainer.state, trainer.sanity_checking = SimpleNamespace(fn="fit"), False
-    trainer.callbacks, trainer.datamodule = [], None  # drawing wants them
+    trainer.callbacks, trainer.datamodule = [], None  # drawing needs them
     module = SegmentationModule.__new__(SegmentationModule)
     torch.nn.Module.__init__(module)
     module.val_histogram = CalibrationHistogram(2)
@@ -109,9 +109,7 @@ def choose(trainer: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [resume, save, draw, choose])
-def test_error_on_rank_0_is_raised_on_the_others(
-    step: Callable[[Any], None],
-) -> None:
+def test_error_on_rank_0_is_raised_on_the_others(step: Callable[[Any], None]) -> None:
     first, second = trainers()
     with pytest.raises(Exception) as raised:  # noqa: PT011  (of any kind)
         step(first)

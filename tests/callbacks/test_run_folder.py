@@ -1,4 +1,4 @@
-"""The run folder is claimed once, by one process."""
+"""Claims and locks of run folders."""
 
 import errno
 import fcntl
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,15 @@ from mbls.runtime.locks import (
 )
 
 NODE7 = json.dumps(asdict(Owner("node7", 7, "42", "2026-11-30 19:52")))
+
+
+def failing(code: int) -> Callable[..., None]:
+    """Return a function that fails with an error of the system."""
+
+    def call(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return call
 
 
 def claim_many(parent: Path, gate, claimed) -> None:
@@ -66,12 +76,12 @@ def test_file_with_the_name_of_a_run_is_skipped(tmp_path: Path) -> None:
 
 def test_file_at_the_path_of_runs_raises(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(RunFolderError, match="runs must be a folder, found a file"):
+    with pytest.raises(RunFolderError, match="runs must be a folder"):
         claim(tmp_path / "runs", "seed0")
 
 
 def test_folder_is_known_once_claimed() -> None:
-    with pytest.raises(RunFolderError, match="only after a fit or evaluation has started"):
+    with pytest.raises(RunFolderError, match="has started"):
         _ = RunFolder().path
 
 
@@ -90,27 +100,24 @@ def test_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     worker = multiprocessing.get_context("fork").Process(target=gate.wait, args=(30,))
     worker.start()
     ours.release()
-    held = is_locked(tmp_path)
+    locked = is_locked(tmp_path)
     gate.set()
     worker.join()
-    assert not held
+    assert not locked
 
 
 def test_is_locked_does_not_keep_others_from_locking(tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
     with (tmp_path / LOCK).open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
-        assert not is_locked(tmp_path)  # by another one that asks
+        assert not is_locked(tmp_path)  # a shared lock is another check
         threading.Timer(0.03, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
         unlock(lock_folder(tmp_path))
 
 
 def test_failed_lock_leaves_no_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     opened = len(list(Path("/dev/fd").iterdir()))
-    monkeypatch.setattr("fcntl.flock", fails)
+    monkeypatch.setattr("fcntl.flock", failing(errno.EIO))
     with pytest.raises(RunFolderError, match="Input/output error") as raised:  # keeps the frame
         try_lock_folder(tmp_path)
     assert len(list(Path("/dev/fd").iterdir())) == opened, raised
@@ -124,10 +131,9 @@ def test_folder_moved_while_it_is_locked_raises(
     monkeypatch.setattr(
         "mbls.runtime.locks._try_lock", lambda file: folder.rename(tmp_path / "aside")
     )
-    with pytest.raises(RunFolderError, match="seed0 cannot be written"):
-        lock_folder(folder)
-    with pytest.raises(RunFolderError, match="seed0 cannot be written"):
-        lock_folder(folder)
+    for _ in range(2):
+        with pytest.raises(RunFolderError, match="seed0 cannot be written"):
+            lock_folder(folder)
 
 
 def test_checkpoint_to_resume_is_chosen_under_the_lock(tmp_path: Path) -> None:
@@ -154,10 +160,7 @@ def test_checkpoint_to_resume_is_chosen_under_the_lock(tmp_path: Path) -> None:
 def test_file_system_without_locks_locks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", failing(errno.ENOLCK))
     lock_folder(tmp_path).close()
     lock_folder(tmp_path).close()
 
@@ -172,11 +175,8 @@ def resume(folder: Path, **settings: Any) -> None:
 def unshared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system without locks, or with locks that other machines do not see."""
 
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
     if request.param == "none":
-        monkeypatch.setattr("fcntl.flock", no_locks)
+        monkeypatch.setattr("fcntl.flock", failing(errno.ENOLCK))
     else:
         monkeypatch.setattr("mbls.runtime.locks._mount_options", lambda _: {"rw", "localflock"})
 
@@ -186,7 +186,7 @@ def test_resuming_without_locks_needs_the_option(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"add --run\.without_lock true") as raised:
         resume(tmp_path)
     assert "last known" not in str(raised.value)
-    (tmp_path / LOCK).write_text(NODE7)  # which was killed, or is at work
+    (tmp_path / LOCK).write_text(NODE7)  # which was killed, or is running
     with pytest.raises(RunFolderError, match=r"process 7 on node7 of job 42, since 2026-11-30"):
         resume(tmp_path)
     resume(tmp_path, without_lock=True)
@@ -210,7 +210,7 @@ def test_this_file_system_has_locks(tmp_path: Path) -> None:
 
 
 def test_options_of_a_mount_are_found() -> None:
-    """Those of the root: it is rw or ro, whatever it is."""
+    """Those of the root, which is rw or ro."""
     device = Path("/").stat().st_dev
     found = _mount_options(f"{os.major(device)}:{os.minor(device)}")
     assert found & {"rw", "ro"}
@@ -250,17 +250,17 @@ def test_lock_of_a_dead_or_remote_owner_is_explained(tmp_path: Path) -> None:
 
 
 def test_resuming_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"run\.resume needs the run folder"):
+    with pytest.raises(RunFolderError, match=r"run\.resume needs"):
         RunFolder(root=tmp_path, resume=True)._resolve("fit")
     assert not list(tmp_path.iterdir())
 
 
 def test_requeued_job_gets_its_own_folder_only(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
-    assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
-    assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
+    for _ in range(2):
+        assert RunFolder(folder=mine, job="7")._resolve("fit") == mine
     for other in ("8", None):
-        with pytest.raises(RunFolderError, match="exists and is never overwritten"):
+        with pytest.raises(RunFolderError, match="mine exists"):
             RunFolder(folder=mine, job=other)._resolve("fit")
 
 

@@ -1,16 +1,12 @@
-"""A small test run, counted: two patients, three cases, a union, a known posterior."""
+"""A small test run: two patients, three cases, a union, a known posterior."""
 
 import torch
 
 from mbls.evaluation import TestRun
 from mbls.metrics import CalibrationHistogram, DiceScore, FineHistogram
 
-META = {
-    "dataset": "acdc",
-    "origin": "phantom",
-    "class_names": ["background", "RV", "MYO"],
-    "tag": "best",
-}
+META = {"dataset": "acdc", "origin": "phantom", "tag": "best",
+        "class_names": ["background", "RV", "MYO"]}  # fmt: skip
 ABOUT = {"cases": ["p1_ED", "p1_ES", "p2_ED"], "patients": ["p1", "p1", "p2"], "meta": META}
 
 
@@ -40,5 +36,5 @@ def fine_histogram():
 
 
 def counted(*, posterior=True, order=(0, 1, 2), **changes):
-    """The test run of :func:`scored`; what it is told can be changed."""
+    """The test run of :func:`scored`, with ``changes`` to the arguments of TestRun.of."""
     return TestRun.of(*scored(order, posterior), **(ABOUT | changes))

@@ -1,4 +1,4 @@
-"""One entry of the table of metrics is all that a metric needs."""
+"""A metric is one entry of the table of metrics."""
 
 import pytest
 from rich.console import Console
@@ -8,13 +8,10 @@ from mbls.metrics import catalog, estimate, expected_error_floor
 from mbls.metrics.catalog import EVERYWHERE, METRICS, NamedMetric, find_metric, shown_in
 from mbls.metrics.fine_bins import FINE_METRICS
 from mbls.plots import truth_figure
-from mbls.report.analysis import analyze
 from mbls.report.build import views_of
 from mbls.report.figures import figures_of
-from mbls.report.groups import groups_of
-from mbls.report.runs import find_runs
 from tests.evaluation.counted import counted
-from tests.report.fake import DRAWS, write_run
+from tests.report.fake import analysis_of, write_run
 from tests.test_module import fit, module
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("few_draws")]
@@ -26,7 +23,7 @@ def share_of_misses(count, hits, confidence):
 
 @pytest.fixture
 def misses(monkeypatch):
-    """A metric of one's own."""
+    """A new metric."""
     entry = NamedMetric(
         "misses", "missed share", "top", share_of_misses, digits=3,
         floor=expected_error_floor, corrected=True, true=True,
@@ -58,12 +55,10 @@ def test_a_metric_is_one_entry(tmp_path):
 
     for loss in ("ce", "mbls"):
         write_run(tmp_path, loss, patients=2)
-    (group,), _ = groups_of(find_runs([tmp_path])[0])
-    found = analyze(group, draws=DRAWS)
+    found = analysis_of(tmp_path)
     assert {"misses_corrected/all/pooled", "misses/label/per_case"} <= set(found.cells)
-    assert any(
-        "missed share ↓" in column for view in views_of(found) for column in view.frame.columns
-    )
+    columns = [column for view in views_of(found) for column in view.frame.columns]
+    assert any("missed share ↓" in column for column in columns)
     (figure,) = [one for one in figures_of(found) if one.name == "true_error"]
     assert "missed share, all voxels, pooled" in figure.alt
 

@@ -1,4 +1,4 @@
-"""What a test run writes beyond the exact grid's plain numbers."""
+"""Metrics of the fine histogram and corrected errors in a test run's files."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_validation_counts_no_fine_histogram():
     assert not hasattr(built, "test_fine")
 
 
-def test_corrected_errors_stand_beside_the_pooled_ones(written, few_draws):
+def test_pooled_errors_have_corrected_ones(written, few_draws):
     histogram, _ = scored()
     weights = patient_weights(ABOUT["patients"], draws=few_draws)
     for region in ("all", "label", "union"):

@@ -1,4 +1,4 @@
-"""The printed table says what each number is."""
+"""The printed table names each number."""
 
 from dataclasses import replace
 
@@ -36,8 +36,8 @@ def test_every_number_is_whole_at_80_columns():
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
     poolings = [metrics["sound"][r][p] for r in ("all", "label") for p in ("pooled", "per_case")]
-    for words, metric in ((["ECE"], "ece"), (["class-wise", "ECE"], "cece"), (["NLL"], "nll")):
-        at = rows(text).index([*words, *(f"{c[metric]['value']:.4f}" for c in poolings)])
+    for name, metric in (("ECE", "ece"), ("class-wise ECE", "cece"), ("NLL", "nll")):
+        at = rows(text).index([*name.split(), *(f"{c[metric]['value']:.4f}" for c in poolings)])
         assert rows(text)[at + 1] == [interval(c[metric]) for c in poolings]
     floors = [f"{c['ece']['floor']:.4f}" for c in poolings]
     assert ["noise", "floor", *floors] in rows(text)
@@ -45,16 +45,13 @@ def test_every_number_is_whole_at_80_columns():
     assert ["true", "value", *true] in rows(text)
 
 
-def test_what_is_pooled_alone_leaves_the_other_columns_empty():
+def test_metrics_that_are_only_pooled_leave_the_other_columns_empty():
     metrics, text = shown("real")
     pooled = [metrics["sound"][region]["pooled"] for region in ("all", "label")]
-    for words, metric in (
-        (["equal-mass", "ECE"], "adaptive_ece"),
-        (["TACE"], "tace"),
-        (["smooth", "ECE"], "smece"),
-        (["corrected"], "cece_corrected"),
-    ):
-        at = rows(text).index([*words, *(f"{c[metric]['value']:.4f}" for c in pooled)])
+    names = {"equal-mass ECE": "adaptive_ece", "TACE": "tace", "smooth ECE": "smece",
+             "corrected": "cece_corrected"}  # fmt: skip
+    for name, metric in names.items():
+        at = rows(text).index([*name.split(), *(f"{c[metric]['value']:.4f}" for c in pooled)])
         interval_below = [interval(c[metric]) for c in pooled if c[metric]["low"] is not None]
         assert not interval_below or rows(text)[at + 1] == interval_below
     assert "above 0.01" in " ".join(text.split())
@@ -70,7 +67,7 @@ def test_published_protocols_are_shown():
     assert " ".join(where) == "labeled foreground (label), per case"
 
 
-def test_a_phantom_says_so_and_absent_structures_are_counted():
+def test_a_phantom_is_named_and_absent_structures_are_counted():
     metrics, text = shown("phantom")
     assert "acdc PHANTOM (synthetic data): 3 cases of 2 patients" in " ".join(text.split())
     assert "no statement about acdc" in " ".join(text.split())
@@ -80,9 +77,9 @@ def test_a_phantom_says_so_and_absent_structures_are_counted():
     assert "15 equal right-closed bins" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("word", ["PHANTOM", "true value", "background 0"])
-def test_real_data_is_not_called_a_phantom(word):
-    assert word not in shown("real")[1]
+@pytest.mark.parametrize("absent", ["PHANTOM", "true value", "background 0"])
+def test_real_data_is_not_called_a_phantom(absent):
+    assert absent not in shown("real")[1]
 
 
 def test_the_tolerance_of_the_surface_dice_is_named():
@@ -99,7 +96,7 @@ def test_the_calibration_of_a_union_is_shown():
     cells = [c["ece/heart"] for c in poolings]
     at = rows(text).index(["ECE", "of", "heart", *(f"{cell['value']:.4f}" for cell in cells)])
     assert rows(text)[at + 1] == [interval(cell) for cell in cells if cell["low"] is not None]
-    assert "ECE of heart: the sum of the classes' probabilities." in " ".join(text.split())
+    assert "ECE of heart: the sum of the classes' prob" in " ".join(text.split())
 
 
 def test_the_main_numbers_are_four_rows():
@@ -112,12 +109,12 @@ def test_the_main_numbers_are_four_rows():
 
     lines = [" ".join(row) for row in rows(text)]
     assert f"Dice {cell(metrics['dice']['mean'])}" in lines
-    for word, metric in (("ECE", "ece"), ("class-wise ECE", "cece"), ("NLL", "nll")):
-        assert f"{word} {cell(label[metric])} {cell(every[metric])}" in lines
-    words = " ".join(text.split())
-    assert "labeled foreground (label)" in words
-    assert "PHANTOM" in words
-    assert "of 3 cases: MYO (1)" in words  # in whose labels it is absent
+    for name, metric in (("ECE", "ece"), ("class-wise ECE", "cece"), ("NLL", "nll")):
+        assert f"{name} {cell(label[metric])} {cell(every[metric])}" in lines
+    text = " ".join(text.split())
+    assert "labeled foreground (label)" in text
+    assert "PHANTOM" in text
+    assert "of 3 cases: MYO (1)" in text  # in whose labels it is absent
 
 
 @pytest.mark.parametrize("table", [results_table, summary_table])

@@ -47,7 +47,7 @@ def run(network: nn.Module, image: Tensor) -> Tensor:
 
 @every
 def test_configured_network_keeps_the_padded_size(path: Path) -> None:
-    """On no device at all: shapes alone are worked out, at no cost."""
+    """On the meta device, which computes shapes alone."""
     network, divisor, dims = build(path, "meta")
     size = (154, 214) if dims == 2 else (76, 90, 51)
     image, crop = pad_to_multiple(torch.randn(1, 1, *size, device="meta"), divisor)
@@ -62,7 +62,7 @@ def test_configured_network_keeps_the_padded_size(path: Path) -> None:
 def test_the_divisor_is_the_smallest_that_works(path: Path) -> None:
     """Half the divisor is no multiple of the poolings: the network fails or changes the size."""
     if path.stem == "unetpp":
-        pytest.skip("repeats its border inside, wherever a size is odd")
+        pytest.skip("pads odd sizes itself")
     network, divisor, dims = build(path, "meta")
     size = [7 * divisor // 2] * dims
     try:
@@ -100,9 +100,9 @@ def test_paper_unet_in_three_dimensions_backpropagates() -> None:
 
 
 def test_paper_unet_refuses_levels_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"pools must have one entry fewer than features \(3\)"):
+    with pytest.raises(ValueError, match=r"pools .* features \(3\)"):
         PaperUNet(2, 1, 4, features=(4, 8, 8), pools=(2,))
-    with pytest.raises(ValueError, match="kernel_size must be odd and positive, got 4"):
+    with pytest.raises(ValueError, match=r"kernel_size .* got 4"):
         PaperUNet(2, 1, 4, kernel_size=4)
 
 

@@ -1,4 +1,4 @@
-"""Reliability diagrams draw the histogram's own numbers and say what they are."""
+"""Figures draw the histogram's own numbers, and their captions name them."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def bins():
     return scored()[0].bins()
 
 
-def test_multipliers_that_stayed_are_told_in_words():
+def test_constant_multipliers_are_in_the_caption():
     rows = [
         {"epoch": e, "train/lambda/a": 0.1 * e, "train/lambda/b": 0.2, "train/rho/a": 1, "val/x": 3}
         for e in range(3)
@@ -38,12 +38,12 @@ def test_multipliers_that_stayed_are_told_in_words():
     figure = multipliers_figure(rows, meta=about)
     assert [axes.get_ylabel() for axes in figure.axes] == ["multiplier"]
     assert [line.get_label() for line in figure.axes[0].lines] == ["a", "b"]
-    assert "Every penalty weight stayed 1." in figure.get_suptitle()
+    assert "Every penalty weight stayed 1" in figure.get_suptitle()
     assert "PHANTOM" in figure.get_suptitle()
     still = [{"epoch": 0, "train/lambda/a": 0.1, "train/rho/a": 1}]
     figure = multipliers_figure(still, meta=about)
     assert [axes.get_ylabel() for axes in figure.axes] == ["multiplier"]  # though none has moved
-    assert "Every multiplier stayed 0.1. Every penalty weight stayed" in figure.get_suptitle()
+    assert "Every multiplier stayed 0.1. Every penalty weight" in figure.get_suptitle()
 
 
 def heights(axes, label):
@@ -67,15 +67,15 @@ def test_bars_are_the_bins(bins):
     assert figure.axes[1].get_yscale() == "log"
 
 
-@pytest.mark.parametrize(("origin", "word"), [("phantom", "PHANTOM"), ("real", "real data")])
-def test_caption(bins, origin, word):
+@pytest.mark.parametrize(("origin", "shown"), [("phantom", "PHANTOM"), ("real", "real data")])
+def test_caption(bins, origin, shown):
     figure = reliability_figure(bins, meta=META | {"origin": origin}, region="label")
     text = figure.get_suptitle()
-    for part in (word, "acdc", "3 cases", "Labeled foreground (label)", "pooled", "15"):
+    for part in (shown, "acdc", "3 cases", "Labeled foreground (label)", "pooled", "15"):
         assert part in text
 
 
-def test_band_holds_the_shares(bins):
+def test_band_contains_the_shares(bins):
     patients = ["a", "b", "c"]
     low, high = share_interval(bins, patients, region="all", n_bins=15)
     count, hits, _ = bins.pool().table("all", 15)[:, 0]
@@ -98,7 +98,7 @@ def test_spread_counts_cases(bins):
     assert counts[10, 1] == counts[0, 1] == 1
     figure = spread_figure(bins, meta=META)
     assert "PHANTOM" in figure.get_suptitle()
-    with pytest.raises(ValueError, match="got a histogram pooled"):
+    with pytest.raises(ValueError, match="histogram pooled"):
         spread_figure(bins.pool(), meta=META)
 
 
@@ -106,8 +106,8 @@ def test_confidence_bars_are_right_and_wrong_voxels(bins):
     figure = confidence_figure(bins, meta=META)
     titles = ["All voxels", "Labeled foreground (label)", "Labeled or predicted foreground (union)"]
     assert [" ".join(axes.get_title().split()) for axes in figure.axes] == titles
-    words = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert words == {"right", "wrong", "mean confidence", "accuracy"}
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert legend == {"right", "wrong", "mean confidence", "accuracy"}
     for axes, region in zip(figure.axes, bins.regions, strict=True):
         count, hits, _ = bins.pool().table(region, 15)[:, 0, 0]
         np.testing.assert_allclose(heights(axes, "right"), hits)
@@ -122,8 +122,8 @@ def test_true_and_measured_errors_are_the_summarys():
     rows = [(r, p) for r in ("all", "label", "union") for p in ("pooled", "per_case")]
     for axes, metric in zip(figure.axes, ("ece", "cece", "signed"), strict=True):
         cells = [metrics["sound"][r][p] for r, p in rows]
-        for word, name in (("measured", metric), ("true", f"true_{metric}")):
-            found = [line.get_xdata()[0] for line in axes.lines if line.get_label() == word]
+        for label, name in (("measured", metric), ("true", f"true_{metric}")):
+            found = [line.get_xdata()[0] for line in axes.lines if line.get_label() == label]
             assert found == [c[name]["value"] for c in cells]
         limits = [[point[0] for point in path.vertices]
                   for lines in axes.collections for path in lines.get_paths()]  # fmt: skip
@@ -134,7 +134,7 @@ def test_true_and_measured_errors_are_the_summarys():
 
 def test_true_errors_need_a_posterior():
     metrics = counted(posterior=False).summary()
-    with pytest.raises(ValueError, match="this test had none"):
+    with pytest.raises(ValueError, match="had none"):
         truth_figure(metrics)
 
 
@@ -156,7 +156,7 @@ def box(axes):
 
 
 def is_whole(figure):
-    """Whether nothing is cut off at an edge."""
+    """Return True if nothing is cut off at an edge."""
     inside = figure.get_tightbbox()
     return (np.array([inside.x0, inside.y0]) >= 0).all() and (
         np.array([inside.x1, inside.y1]) <= figure.get_size_inches() + 0.01
@@ -164,7 +164,7 @@ def is_whole(figure):
 
 
 @pytest.mark.parametrize("draw", [reliability_figure, spread_figure])
-def test_panels_are_square_and_bins_stand_above_their_counts(bins, draw):
+def test_panels_are_square_and_bins_are_above_their_counts(bins, draw):
     figure = draw(bins, meta=META)
     figure.draw_without_rendering()
     assert is_whole(figure)
@@ -178,9 +178,9 @@ def test_panels_are_square_and_bins_stand_above_their_counts(bins, draw):
 
 def test_both_kinds_of_gap_are_explained(bins):
     figure = reliability_figure(bins, meta=META, patients=["a", "b", "c"])
-    words = " ".join(text.get_text() for text in figure.legends[0].get_texts())
-    for word in ("share of hits", "overconfident", "underconfident", "95 % interval"):
-        assert word in words
+    legend = " ".join(text.get_text() for text in figure.legends[0].get_texts())
+    for label in ("share of hits", "overconfident", "underconfident", "95 % interval"):
+        assert label in legend
 
 
 @pytest.mark.parametrize("number", [1, 3, 6])
@@ -231,16 +231,15 @@ def test_cases_without_a_value_are_counted():
     dice, ece = case_spread_figure(values, caption=["acdc"]).axes
     assert "2 of 3 cases" in dice.get_xlabel()
     assert ece.get_xlabel() == "ECE"
-    assert side_by_side_figure({"ce": [np.zeros((3, 15))]}, caption=["acdc"]).axes[
-        0
-    ].get_title() == ("ce\nno voxels")
+    empty = side_by_side_figure({"ce": [np.zeros((3, 15))]}, caption=["acdc"])
+    assert empty.axes[0].get_title() == "ce\nno voxels"
 
 
-def test_regions_have_the_same_words_in_every_figure(bins):
-    words = "labeled foreground (label)"
+def test_regions_have_the_same_name_in_every_figure(bins):
+    name = "labeled foreground (label)"
     metrics = counted().summary()
     truth = [label.get_text() for label in truth_figure(metrics).axes[0].get_yticklabels()]
-    values = {f"ECE, {words}, pooled": {"ce": ((0.1, 0.0, 0.2), (0.1, 0.0, 0.2))}}
+    values = {f"ECE, {name}, pooled": {"ce": ((0.1, 0.0, 0.2), (0.1, 0.0, 0.2))}}
     measured = measured_figure(values, caption=["acdc"])
     measured.draw_without_rendering()
     assert is_whole(measured)
@@ -250,4 +249,4 @@ def test_regions_have_the_same_words_in_every_figure(bins):
         *[label for label in truth if "label)" in label],
         measured.axes[0].get_xlabel(),
     ):
-        assert words in " ".join(text.lower().split())
+        assert name in " ".join(text.lower().split())

@@ -1,4 +1,4 @@
-"""The worst cases are the same however cases are dealt to processes, and come back from disk."""
+"""The worst cases are the same for any number of processes, and come back from disk."""
 
 import numpy as np
 import pytest
@@ -67,12 +67,12 @@ def test_it_is_the_slice_with_most_wrong_voxels(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), value)
 
 
-def test_the_figure_says_what_it_shows():
+def test_the_figure_names_phantom_and_cases():
     meta = {"dataset": "acdc", "origin": "phantom", "class_names": ["bg", "ring", "core"]}
     figure = worst_figure(seen(range(7)), meta=meta)
     assert "PHANTOM" in figure.get_suptitle()
     assert any(axes.get_title().startswith("case1, slice ") for axes in figure.axes[:3])
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="one picture"):
         worst_figure([], meta=meta)
 
 
