@@ -1,4 +1,4 @@
-"""What of the package, or which oracle, gives the numbers of a golden case.
+"""The part of the package, or the oracle, that gives the numbers of a golden case.
 
 Functions of one :class:`Case`; :mod:`tests.metrics.test_golden` has the table that names them.
 """

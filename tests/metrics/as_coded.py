@@ -1,4 +1,4 @@
-"""Published arithmetic that no histogram holds: a few lines each, on every voxel, in float64.
+"""Published arithmetic that no histogram can give: a few lines each, on every voxel, in float64.
 
 ``confidence`` and ``hits`` are ``(voxels,)``; what the codes differ in is where they cut the sorted
 confidences, so a cut gives each voxel's bin and the formulas are shared.
@@ -103,7 +103,7 @@ def surface(mask):
 
 
 def hd95_in_voxels(predicted, labeled):
-    """One percentile of both directions together, no spacing; 0 for whatever is missing."""
+    """One percentile of both directions together, no spacing; 0 where one is missing."""
     if not predicted.any() or not labeled.any():
         return 0.0
     gaps = np.linalg.norm(surface(predicted)[:, None] - surface(labeled)[None], axis=-1)

@@ -137,7 +137,7 @@ def expected_pairs(rows, posterior, region, unions):
 
 
 def binned(pairs, n_bins):
-    """Weight, hits and confidence of each bin that holds anything."""
+    """Weight, hits and confidence of each non-empty bin."""
     table = {}
     for p, hit, weight in pairs:
         entry = table.setdefault(max(cell(p) - 1, 0) * n_bins // 60, [0.0, 0.0, 0.0])

@@ -1,4 +1,4 @@
-"""Archives of arrays that somebody else wrote."""
+"""Archives of arrays from other programs."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""What every metric keeps to: states of their own precision, plots, and errors in words."""
+"""Every metric: the precision of states, plots, and messages of errors."""
 
 import ast
 import doctest
@@ -103,21 +103,21 @@ def test_errors_and_signatures_are_those_of_public_classes(build):
     with pytest.raises(TypeError, match="num_classes") as error:
         build()
     assert str(error.value).split(".")[0] in metrics.__all__
-    words = list(inspect.signature(build).parameters)
-    assert {"num_classes", "ignore_index"} <= set(words)
+    arguments = set(inspect.signature(build).parameters)
+    assert {"num_classes", "ignore_index"} <= arguments
     if issubclass(build, HistogramMetric):
-        assert {"n_bins", "region", "num_cases"} <= set(words)
+        assert {"n_bins", "region", "num_cases"} <= arguments
     if issubclass(build, (DiceScore, HausdorffDistance95, NormalizedSurfaceDice)):
-        assert {"unions", "num_cases"} <= set(words)
+        assert {"unions", "num_cases"} <= arguments
 
 
 @pytest.mark.parametrize("build", [ExpectedCalibrationError, FineHistogram, DiceScore])
 def test_numpy_arrays_are_named(build):
     probs = np.full((1, 3, 4), 1 / 3, dtype=np.float32)
     target = torch.zeros(1, 4)
-    with pytest.raises(TypeError, match=r"probs must be a torch\.Tensor, got numpy\.ndarray"):
+    with pytest.raises(TypeError, match=r"probs .* got numpy\.ndarray"):
         build(3).update(probs, target)
-    with pytest.raises(TypeError, match=r"target must be a torch\.Tensor, got numpy\.ndarray"):
+    with pytest.raises(TypeError, match=r"target .* got numpy\.ndarray"):
         build(3).update(torch.from_numpy(probs), target.numpy())
 
 

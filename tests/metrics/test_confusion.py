@@ -58,7 +58,7 @@ def test_close_scores_of_doubles_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("label", [-1, 3, 99, 1 << 40])
-def test_a_label_that_is_no_class_is_left_to_a_closer_look(label: int) -> None:
+def test_a_label_that_is_no_class_is_refused(label: int) -> None:
     scores, target = torch.rand(3, 40), torch.zeros(40, dtype=torch.int64)
     target[7] = label
     assert confusion(scores, target, -100) is None

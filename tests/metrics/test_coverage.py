@@ -1,8 +1,8 @@
-"""How often an interval over patients holds the error of the population they come from.
+"""How often an interval over patients covers the error of the population they come from.
 
 Patients differ by a shift of their log-odds, so the voxels of one are correlated. The population's
 pooled error is an integral over patients and known to any precision; each trial draws some patients
-and their voxels and asks whether the interval holds it.
+and their voxels and checks whether the interval covers it.
 """
 
 import numpy as np
@@ -32,11 +32,11 @@ def population(slope, spread):
 
 
 def coverage(slope, spread, *, voxels, patients, error=expected_error):
-    """Return how often the percentile and the corrected interval hold the population's error."""
+    """Return how often the percentile and the corrected interval cover the population's error."""
     true = float(error(*population(slope, spread)))
     rng = np.random.default_rng(0)
     weights = patient_weights([str(n) for n in range(patients)], draws=DRAWS)
-    held = np.zeros(2)
+    covered = np.zeros(2)
     for _ in range(TRIALS):
         count = rng.multinomial(voxels, MASS, size=patients)
         hits = rng.binomial(count, shares(slope, rng.normal(0, spread, patients)))
@@ -44,8 +44,8 @@ def coverage(slope, spread, *, voxels, patients, error=expected_error):
         value = float(error(*table.sum(1)))
         drawn = error(*(weights @ part for part in table))
         limits = (interval(drawn), corrected(value, drawn, patients)[1:])
-        held += [low <= true <= high for low, high in limits]
-    return held / TRIALS
+        covered += [low <= true <= high for low, high in limits]
+    return covered / TRIALS
 
 
 WORLDS = [(0.6, 0.3), (0.85, 0.3), (0.95, 0.3), (0.85, 0.8), (1.0, 0.5)]
@@ -55,21 +55,21 @@ WORLDS = [(0.6, 0.3), (0.85, 0.3), (0.95, 0.3), (0.85, 0.8), (1.0, 0.5)]
 @pytest.mark.parametrize("voxels", [1000, 20_000])
 @pytest.mark.parametrize("patients", [10, 50])
 @pytest.mark.parametrize("world", WORLDS)
-def test_the_corrected_interval_holds_the_pooled_error(world, patients, voxels):
-    _, held = coverage(*world, voxels=voxels, patients=patients)
-    assert held > 0.9 - ERROR
+def test_the_corrected_interval_covers_the_pooled_error(world, patients, voxels):
+    _, covered = coverage(*world, voxels=voxels, patients=patients)
+    assert covered > 0.9 - ERROR
 
 
 @pytest.mark.parametrize("voxels", [1000, 20_000])
-def test_the_percentile_interval_holds_a_large_error_of_many_patients(voxels):
-    held, _ = coverage(0.6, 0.3, voxels=voxels, patients=50)
-    assert held > 0.95 - ERROR
+def test_the_percentile_interval_covers_a_large_error_of_many_patients(voxels):
+    covered, _ = coverage(0.6, 0.3, voxels=voxels, patients=50)
+    assert covered > 0.95 - ERROR
 
 
 @pytest.mark.parametrize(("patients", "least"), [(10, 0.85), (50, 0.95 - ERROR)])
-def test_the_percentile_interval_holds_a_signed_error(patients, least):
-    held, _ = coverage(0.85, 0.3, voxels=1000, patients=patients, error=signed_error)
-    assert held > least
+def test_the_percentile_interval_covers_a_signed_error(patients, least):
+    covered, _ = coverage(0.85, 0.3, voxels=1000, patients=patients, error=signed_error)
+    assert covered > least
 
 
 def test_the_percentile_interval_lies_above_a_small_error_of_few_patients():
@@ -79,7 +79,7 @@ def test_the_percentile_interval_lies_above_a_small_error_of_few_patients():
 
 
 def test_an_interval_per_case_is_that_of_measured_errors():
-    """It holds the mean error that cases of this size show, noise in it, and not the true one."""
+    """It covers the mean error of cases of this size, noise included, and not the true one."""
     rng = np.random.default_rng(1)
 
     def measured(patients):
@@ -91,9 +91,9 @@ def test_an_interval_per_case_is_that_of_measured_errors():
 
     everyone, true = measured(50_000)
     weights = patient_weights([str(n) for n in range(50)], draws=DRAWS)
-    held = np.zeros(2)
+    covered = np.zeros(2)
     for _ in range(TRIALS):
         low, high = interval(weights @ measured(50)[0] / 50)
-        held += [low <= everyone.mean() <= high, low <= true <= high]
-    assert held[0] / TRIALS > 0.95 - ERROR
-    assert held[1] / TRIALS < 0.05
+        covered += [low <= everyone.mean() <= high, low <= true <= high]
+    assert covered[0] / TRIALS > 0.95 - ERROR
+    assert covered[1] / TRIALS < 0.05

@@ -1,4 +1,4 @@
-"""The fast counting gives the integers of its definition, whatever comes."""
+"""The fast counting gives the integers of its definition, for random values."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_the_integers_are_those_of_the_definition(classes, shape, dtype, kind, i
     [*((4, 3, dtype) for dtype in DTYPES), (70, 1, torch.float16), (70, 1, torch.float32)],
 )
 def test_many_pieces_classes_and_full_sums(classes, slices, dtype):
-    """More voxels than a piece and a packed sum hold; several channels at once."""
+    """More voxels than fit in a piece and a packed sum; several channels at once."""
     probs, target = drawn(classes, (1, slices, 180, 170), dtype, "softmax")
     assert target.numel() > pieces.MAX_VOXELS or classes > 4
     metric = CalibrationHistogram(classes, regions=("all",))

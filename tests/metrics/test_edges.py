@@ -1,4 +1,4 @@
-"""What may come at the edges, for every metric: nothing, one voxel, certainty, what is refused."""
+"""Limits of every metric: no voxel, one voxel, certainty, refused values."""
 
 import math
 
@@ -57,7 +57,7 @@ def volume_value(build, probs, target):
 
 
 def exact_case(*shape, classes=4):
-    """Probabilities in sixty-fourths, which every floating type holds."""
+    """Probabilities in sixty-fourths, exact in every floating type."""
     cuts = torch.randint(65, (shape[0], classes - 1, *shape[1:])).sort(1)[0]
     ends = torch.full_like(cuts[:, :1], 64)
     probs = torch.cat([cuts, ends], 1).diff(dim=1, prepend=torch.zeros_like(ends)) / 64
@@ -165,7 +165,7 @@ def test_certainty_is_perfect_or_worst(build):
 
 
 @every_calibration
-def test_what_is_no_distribution_is_refused_and_changes_nothing(build):
+def test_values_that_are_no_distribution_are_refused_and_change_nothing(build):
     probs = torch.tensor([0.25, 0.75]).repeat(40, 1)
     metric = feed(build(2), probs, torch.ones(40))
     before = metric.compute()

@@ -1,4 +1,4 @@
-"""The fine grid and what is computed from it, against the single voxels and published values."""
+"""The fine grid and its metrics, against single voxels and published values."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def overconfident(voxels=40_000, classes=3, seed=0):
 
 
 def table_of(confidence, hits):
-    """A table with one cell a voxel, ordered: what a grid without width would hold."""
+    """A table with one cell a voxel, ordered: the limit of a grid without width."""
     order = np.argsort(confidence, kind="stable")
     return np.stack([np.ones(len(order)), hits[order], confidence[order]])
 
@@ -197,7 +197,7 @@ def test_scalars_and_limits():
         FineHistogram(2, regions=("all",)).table("label")
 
 
-def test_what_is_refused_changes_nothing():
+def test_refused_values_change_nothing():
     metric = FineHistogram(2)
     for bad in (torch.tensor([[torch.nan, 1.0]]), torch.tensor([[0.9, 0.9]])):
         with pytest.raises(ValueError, match="sum to 1"):

@@ -66,7 +66,7 @@ def test_floors_are_what_a_calibrated_model_shows_on_average():
 
 def test_edges_are_those_of_the_cells():
     edges = fine_lower_edges()
-    inside = torch.from_numpy((edges[:-1] + edges[1:]) / 2)[600:-600]  # where float64 tells them
+    inside = torch.from_numpy((edges[:-1] + edges[1:]) / 2)[600:-600]  # where float64 separates
     assert (fine_cells(inside) == torch.arange(4095)[600:-600]).all()
 
 

@@ -1,4 +1,4 @@
-"""Numbers that carry their own count, against whole-number arithmetic."""
+"""Packed sums and counts, against integer arithmetic."""
 
 import pytest
 import torch

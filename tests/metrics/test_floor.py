@@ -35,7 +35,7 @@ def test_floor_is_the_mean_error_of_a_calibrated_model():
         errors.append(np.abs(hits - summed).sum() / 500)
         squares.append(debiased_square(count, hits, summed))
     floor = expected_error_floor(*binned(confidence, confidence))
-    # Bins hold unequal confidences: the floor is up to a per cent too high.
+    # Bins have unequal confidences: the floor is up to a per cent too high.
     assert np.mean(errors) == pytest.approx(float(floor), rel=0.015)
     assert abs(np.mean(squares)) < 4 * np.std(squares) / 2000**0.5
     assert np.min(squares) < 0  # it keeps its sign

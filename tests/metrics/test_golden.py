@@ -1,7 +1,7 @@
-"""Every metrics case of the reference implementations, and what answers it.
+"""Every metrics case of the reference implementations, and its counterpart here.
 
 ``ANSWERS`` has one row for each output of a method. Its kind says whether a class of the package
-gives the number, a protocol, or, where no histogram can hold it, the oracle of
+gives the number, a protocol, or, where no histogram can give it, the oracle of
 :mod:`tests.metrics.as_coded`, and then why. Outputs whose name ends in ``_float32_as_is`` are the
 same calls of the reference left in float32.
 """
@@ -25,13 +25,13 @@ from tests.metrics import answers as by
 from tests.metrics.answers import CASES, Case
 
 AS_IS = "_float32_as_is"
-# Why a histogram does not hold a number.
+# Why a histogram does not give a number.
 CUT = "equal-mass edges: ranks of single voxels, cut each code's own way"
 INSIDE = "the threshold 1e-3 lies inside the first bin"
 ORDER = "ECE-sweep: the number of bins depends on the order of the voxels"
 NEIGHBORS = "label-based Brier: the target is a neighborhood of labels"
-HALF_OPEN = "bins are [lo, hi): what lies on an edge is in the bin above"
-SHAPE = "distances in voxels, both directions together, 0 for what is missing"
+HALF_OPEN = "bins are [lo, hi): an edge is in the bin above"
+SHAPE = "distances in voxels, both directions together, 0 where one is missing"
 
 PAPERS = "mbls-voc, cals-voc"
 BINS, MED = "CalibrationHistogram", "murugesan-med"
@@ -167,14 +167,14 @@ def test_published_value(name):
 
 
 def test_every_output_has_an_answer_and_every_answer_an_output():
-    asked = Counter(
+    outputs = Counter(
         (case["method"], output.removesuffix(AS_IS))
         for case in CASES.values()
         for output in case["outputs"]
     )
-    assert set(asked) == {(method, output) for method in ANSWERS for output in ANSWERS[method]}
+    assert set(outputs) == {(method, output) for method in ANSWERS for output in ANSWERS[method]}
     kinds = Counter()
-    for (method, output), times in asked.items():
+    for (method, output), times in outputs.items():
         kinds[ANSWERS[method][output][0]] += times
     assert len(CASES) == 68
     assert kinds == {"class": 244, "protocol": 96, "oracle": 99}

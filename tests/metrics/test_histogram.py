@@ -1,4 +1,4 @@
-"""The histogram on paper, the same sums for any way of feeding it, and what it refuses."""
+"""The histogram on paper, equal sums for any order and batches, and refused values."""
 
 import math
 import threading
@@ -124,7 +124,7 @@ def test_cases_kept_apart_sum_to_the_pooled_histogram():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
-def test_inputs_are_left_as_they_were(dtype):
+def test_inputs_are_not_changed(dtype):
     probs, target = softmax_case(2, 9, 9, dtype=dtype)
     target = target.float()
     target[0, 0] = -100
@@ -163,15 +163,15 @@ def test_threads_do_not_matter(threads, context):
 
 
 def test_a_thread_counts_its_pieces_by_itself(threads, monkeypatch):
-    """Threads that meet in every operation wait for each other wherever a processor is shared."""
+    """Threads that share every operation wait for each other where a processor is shared."""
     seen = []
-    meet = threading.Barrier(2)  # so that one thread cannot take all pieces
+    barrier = threading.Barrier(2)  # so that one thread cannot take all pieces
     add = CellCounter.add
 
     def noted(counter, *piece):
         if threading.get_ident() not in dict(seen):
             seen.append((threading.get_ident(), torch.get_num_threads()))
-            meet.wait(10)
+            barrier.wait(10)
         add(counter, *piece)
 
     monkeypatch.setattr(CellCounter, "add", noted)
@@ -254,13 +254,13 @@ def test_refused_shapes_dtypes_and_settings():
     pooled = CalibrationHistogram(4)
     with pytest.raises(ValueError, match=r"probs must be \(N, 4, \*S\)"):
         pooled.update(probs[:, :3], target)
-    with pytest.raises(ValueError, match=r"target must be \(2, 5, 5\) or \(2, 1, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"target must be \(2, 5, 5\)"):
         pooled.update(probs, target[:, :4])
     with pytest.raises(TypeError, match=r"got torch\.int64"):
         pooled.update(target[:, None].expand(2, 4, 5, 5), target)
     with pytest.raises(TypeError, match=r"torch.bool; convert it with .long\(\)"):
         pooled.update(probs, target > 1)
-    with pytest.raises(ValueError, match=r"whole class numbers, got one off by 0\.5"):
+    with pytest.raises(ValueError, match=r"off by 0\.5"):
         pooled.update(probs, target + 0.5)
     with pytest.raises(ValueError, match="sum to 1"):  # the tolerance belongs to the dtype
         pooled.update(probs.bfloat16().double(), target)
@@ -270,7 +270,7 @@ def test_refused_shapes_dtypes_and_settings():
         CalibrationHistogram(1)
     with pytest.raises(ValueError, match=r"must consist of classes 0\.\.3"):
         CalibrationHistogram(4, unions={"x": (1, 4)})
-    with pytest.raises(ValueError, match="name each of its classes once"):
+    with pytest.raises(ValueError, match="classes once"):
         CalibrationHistogram(4, unions={"x": ()})
     with pytest.raises(ValueError, match="regions must be among"):
         CalibrationHistogram(4, regions=("all", "edge"))

@@ -76,7 +76,7 @@ def test_cells_of_every_region_and_case(counted):
             expected[REGIONS.index(region), channel, cell] = torch.tensor(entry)
         assert torch.equal(histogram.cells[n], expected)
     sizes = histogram.sums[..., 0]
-    assert (sizes[:2, 3] > sizes[:2, 1]).all()  # dilated holds more than the label
+    assert (sizes[:2, 3] > sizes[:2, 1]).all()  # dilated has more voxels than the label
     assert sizes[2, 1:].tolist()[0] == 0  # without foreground
 
 

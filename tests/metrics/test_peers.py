@@ -1,6 +1,6 @@
-"""The peers called live: they agree where they are right.
+"""torchmetrics, MONAI and others: they agree where they are right.
 
-That is for few voxels, so that their float32 sums hold, and with no confidence on an edge or at 1,
+That is for few voxels, so that their float32 sums are exact, and no confidence on an edge or at 1,
 where each has bins of its own.
 """
 

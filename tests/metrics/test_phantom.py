@@ -1,4 +1,4 @@
-"""On a phantom the labels' distribution is known: measured errors must agree with true ones."""
+"""On a phantom the labels' distribution is known: measured errors agree with true ones."""
 
 from itertools import product
 
@@ -118,20 +118,20 @@ def test_per_case_errors_are_too_high_by_what_redrawn_labels_explain(redrawn):
         )
         low, high = np.quantile(drawn, [0.025, 0.975])
         assert low <= value <= high
-        assert true < low  # no labelling shows as little
+        assert true < low  # no labeling shows as little
         assert drawn.mean() - true > 2 * floor  # the floor is a lower bound of the noise
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What the test of a network trained for two epochs on the default phantom measured."""
+    """The test results of a network trained for two epochs on the default phantom."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ["--dataset", "acdc", "--loss", "mbls", "--network", "unet", "--preset", "quick"]
-    words += ["--epochs", "2", "--accelerator", "cpu", "--run", str(folder / "run")]
-    words += ["--data.init_args.phantom_root", str(folder / "phantom")]
-    words += ["--data.init_args.cache_dir", str(folder / "cache")]
-    words += ["--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"]
-    assert main(["train", *words]) == 0
+    args = ["--dataset", "acdc", "--loss", "mbls", "--network", "unet", "--preset", "quick"]
+    args += ["--epochs", "2", "--accelerator", "cpu", "--run", str(folder / "run")]
+    args += ["--data.init_args.phantom_root", str(folder / "phantom")]
+    args += ["--data.init_args.cache_dir", str(folder / "cache")]
+    args += ["--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"]
+    assert main(["train", *args]) == 0
     return from_bins(folder / "run" / "test" / "best" / "bins.npz")
 
 

@@ -1,4 +1,4 @@
-"""Whatever the voxels, the sums do not depend on how they arrive."""
+"""For random voxels, the sums do not depend on order and batches."""
 
 import torch
 from hypothesis import given, settings

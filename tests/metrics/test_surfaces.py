@@ -1,4 +1,4 @@
-"""Surface distances in mm on paper, against all pairs of surface voxels, and what missing costs."""
+"""Surface distances in mm on paper, against all pairs of surface voxels, and missing structures."""
 
 import itertools
 
