@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from datamodules.brats import BraTSDataModule
     from datamodules.cache.preprocessing import Preprocessing
     from datamodules.case import Case, DataError, Problem, Survey
+    from datamodules.files import (
+        DecathlonDataModule,
+        ImagesDataModule,
+        NNUNetDataModule,
+        TableDataModule,
+    )
     from datamodules.flare import FLAREDataModule
     from datamodules.loading.augmentation import Augmentation
     from datamodules.loading.transform import BatchgeneratorsTransform, TorchIOTransform
@@ -27,13 +33,17 @@ __all__ = [
     "BraTSDataModule",
     "Case",
     "DataError",
+    "DecathlonDataModule",
     "Division",
     "FLAREDataModule",
+    "ImagesDataModule",
+    "NNUNetDataModule",
     "Preprocessing",
     "Problem",
     "Sampling",
     "SegmentationDataModule",
     "Survey",
+    "TableDataModule",
     "TorchIOTransform",
 ]
 
@@ -45,7 +55,11 @@ _HOMES = {
     "Sampling": "settings",
     "BatchgeneratorsTransform": "loading.transform",
     "TorchIOTransform": "loading.transform",
+    "DecathlonDataModule": "files",
     "FLAREDataModule": "flare",
+    "ImagesDataModule": "files",
+    "NNUNetDataModule": "files",
+    "TableDataModule": "files",
     "BraTSDataModule": "brats",
     "SegmentationDataModule": "base",
 }

@@ -37,8 +37,8 @@ from datamodules.parallel import console
 from datamodules.reading.checks import RawCase
 from datamodules.reading.examination import CaseFacts, Examination, patch_notes
 from datamodules.reading.grids import Box
-from datamodules.reading.nifti import read_grid
 from datamodules.reading.truth import native_truth
+from datamodules.reading.volumes import case_grid, source_header
 from datamodules.settings import (
     Sampling,
     check_batch,
@@ -87,13 +87,13 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         seed: Seed of the order of samples and of all random changes.
     """
 
-    dataset: ClassVar[str]
+    dataset: str
     num_classes: int
     class_names: tuple[str, ...]
     class_keys: tuple[str, ...]
-    in_channels: ClassVar[int]
-    modalities: ClassVar[tuple[str, ...]] = ()  # names of the channels, if there are several
-    unions: ClassVar[dict[str, tuple[int, ...]]] = {}
+    in_channels: int
+    modalities: tuple[str, ...] = ()  # names of the channels, if there are several
+    unions: Mapping[str, tuple[int, ...]] = {}
     label_map: Mapping[int, int]
     phantom_of: str = ""  # name of the dataset in the phantom's notice
     zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside
@@ -146,6 +146,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             preprocessing=self.preprocessing,
             label_map=self.label_map,
             num_classes=self.num_classes,
+            in_channels=self.in_channels,
             planar=spatial_dims == 2,
             workers=prepare_workers,
             amend=self.amend,
@@ -200,7 +201,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     @property
     def patch_size(self) -> tuple[int, ...]:
         """Size of a training sample in voxels."""
-        return self.sampling.patch_size
+        size = self.sampling.patch_size
+        assert size != "auto"  # checked when it is constructed
+        return size
 
     @property
     def crop(self) -> Literal["center", "random"]:
@@ -278,7 +281,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def source_header(self, case_id: str) -> nib.Nifti1Header:
         """Return the header of a predicted case's first file: its sform, qform and voxel size."""
         case = next(case for case in self._part("predict") if case.id == case_id)
-        return nib.load(case.images[0]).header
+        return source_header(case)
 
     def fold_splits(self, folds: int) -> list[Split]:
         """Return ``folds`` splits by patient, each validating on another part; test is the same.
@@ -366,7 +369,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             file, as it is there.
         """
         case = self._case(case_id)
-        shape, file_affine, affine = read_grid(case.images[0])
+        shape, file_affine, affine = case_grid(case)
         grid = self.preprocessing.grid(shape, affine, self._box(case))
         return grid.back(logits), file_affine
 

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from datamodules.base import DIVISION, SegmentationDataModule
 from datamodules.cache.preprocessing import Preprocessing
@@ -75,9 +75,9 @@ class FilesDataModule(SegmentationDataModule):
         self.patient, self.patch_voxels = patient, patch_voxels
         self.labels: Mapping[str, Value] | None = labels
         auto = (preprocessing.spacing, preprocessing.normalize, sampling.patch_size)
-        if None in (name, labels, channels) or "auto" in auto:
+        if name is None or labels is None or channels is None or "auto" in auto:
             found = self._read(self._some_root(root))
-            name, labels = name or found.name, labels or dict(found.labels)  # type: ignore[arg-type]
+            name, labels = name or found.name, labels or cast("Any", dict(found.labels))
             channels = channels or list(found.channels)
             if division.split is None and found.split is not None:
                 division = replace(division, split=found.split, fold=division.fold or 0)
@@ -263,7 +263,7 @@ class ImagesDataModule(FilesDataModule):
             masks=self.masks,
             readers=self.readers,
             pixel_size=self.pixel_size,
-            labels=None if self.labels is None else dict(self.labels),
+            labels=self.labels,
         )
 
     def input_cases(self, path: Path) -> list[Case]:

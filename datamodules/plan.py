@@ -11,18 +11,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
 from datamodules.cache.intensity import Normalization
-from datamodules.cache.preprocessing import Preprocessing
+from datamodules.cache.preprocessing import Preprocessing, Window
 from datamodules.case import Case, DataError, Problem
 from datamodules.layouts.images import listed_cases
 from datamodules.parallel import in_parallel
 from datamodules.reading.grids import Grid, resampled_grid
-from datamodules.reading.volumes import NiftiError, read_grid, read_image, read_label
+from datamodules.reading.volumes import NiftiError, case_grid, read_image, read_label
 from datamodules.settings import Sampling
 from mbls.runtime.files import replace_file
 
@@ -42,7 +42,7 @@ class Plan:
         shape: Median shape in voxels after resampling.
         spacing: Median voxel size in mm.
         normalize: Normalization of each channel.
-        window: The window of CT in HU, if a channel is CT.
+        window: The window of each channel that is CT, in HU; None if none is.
         patch_size: Size of training samples.
         antialias: Whether a case is downsampled by more than a half.
     """
@@ -51,7 +51,7 @@ class Plan:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     normalize: tuple[Normalization, ...]
-    window: tuple[float, float] | None
+    window: tuple[Window | None, ...] | None
     patch_size: tuple[int, ...]
     antialias: bool
 
@@ -63,8 +63,10 @@ class Plan:
             spacing, antialias = self.spacing[:spatial_dims], self.antialias
             preprocessing = replace(preprocessing, spacing=spacing, antialias=antialias)
         if preprocessing.normalize == "auto":
+            alone = len(set(self.normalize)) == 1 and "window" not in self.normalize
+            how = self.normalize[0] if alone else self.normalize
             window = preprocessing.window or self.window
-            preprocessing = replace(preprocessing, normalize=self.normalize, window=window)
+            preprocessing = replace(preprocessing, normalize=how, window=window)
         if sampling.patch_size == "auto":
             sampling = replace(sampling, patch_size=self.patch_size)
         return preprocessing, sampling
@@ -118,7 +120,12 @@ def make_plan(
     shapes = np.array([resampled_grid(shape, affine, spacing)[0] for shape, affine in grids])
     shape = tuple(round(n) for n in np.median(shapes, axis=0))
     how = tuple(normalization(name) for name in channels)
-    window = foreground_window(cases, how, background, progress) if "window" in how else None
+    window = None
+    if "window" in how:
+        window = tuple(
+            foreground_window(cases, k, background, progress) if kind == "window" else None
+            for k, kind in enumerate(how)
+        )
     plan = Plan(
         cases=len(grids),
         shape=shape,
@@ -173,16 +180,12 @@ def sample_size(shape: Sequence[int], voxels: int) -> tuple[int, ...]:
 
 
 def foreground_window(
-    cases: Sequence[Case],
-    how: Sequence[Normalization],
-    background: Sequence[int],
-    progress: bool = False,
-) -> tuple[float, float]:
+    cases: Sequence[Case], channel: int, background: Sequence[int], progress: bool = False
+) -> Window:
     """Return the 0.5th and the 99.5th percentile of CT's foreground over some of the cases.
 
     Without foreground they are those of all voxels.
     """
-    channel = list(how).index("window")
     rng = np.random.default_rng(0)
     chosen = listed_cases(cases, _CT_CASES)
     results = in_parallel(
@@ -217,8 +220,8 @@ def foreground_window(
 def describe(plan: Plan) -> str:
     """Return the plan in a line for the screen."""
     norms = ", ".join(dict.fromkeys(plan.normalize))
-    if plan.window is not None:
-        norms = norms.replace("window", f"window {plan.window[0]:g} to {plan.window[1]:g}")
+    windows = ", ".join(f"{pair[0]:g} to {pair[1]:g}" for pair in plan.window or () if pair)
+    norms = norms.replace("window", f"window {windows}")
     spacing = f"{' x '.join(f'{size:.4g}' for size in plan.spacing)} mm"
     return (
         f"Planned from the headers of {plan.cases} cases, median shape "
@@ -229,9 +232,7 @@ def describe(plan: Plan) -> str:
 
 def _header(case: Case, orientation: str | None) -> tuple[tuple[int, ...], np.ndarray] | None:
     try:
-        shape, _, affine = read_grid(
-            case.images[0], pixel_size=case.pixel_size, stacked=case.stacked
-        )
+        shape, _, affine = case_grid(case)
     except NiftiError:
         return None  # listed when the case is checked
     grid = Grid(shape, affine, orientation)
@@ -272,8 +273,11 @@ def _read(file: Path) -> Plan | None:
     """Return the plan in a file, or None if it is not there or damaged."""
     try:
         content: Mapping[str, object] = json.loads(file.read_text())
-        return Plan(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}  # type: ignore[arg-type]
-        )
+        return Plan(**{key: _tuples(value) for key, value in content.items()})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _tuples(value: Any) -> Any:
+    """Return a value of JSON with tuples in place of lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -14,20 +14,21 @@ class Sampling:
     """How training samples are taken from the volumes.
 
     Attributes:
-        patch_size: Size of a training sample in voxels, one value for each spatial axis.
+        patch_size: Size of a training sample in voxels, one value for each spatial axis; ``"auto"``
+            for datasets that choose it from their files (:mod:`datamodules.plan`).
         crop: Where training samples are cropped from larger slices or volumes.
         foreground: Least share of each batch that shows foreground: slices with some, or patches
             centered on foreground, with equal probability for each class of a case.
         samples_per_case: Patches of each training volume in an epoch; slices are taken once each.
     """
 
-    patch_size: tuple[int, ...] = (192, 192)
+    patch_size: tuple[int, ...] | Literal["auto"] = (192, 192)
     crop: Literal["center", "random"] = "center"
     foreground: float = 0.0
     samples_per_case: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.patch_size, default=0) < 1:
+        if self.patch_size != "auto" and min(self.patch_size, default=0) < 1:
             raise ValueError(f"patch_size must be positive, got {self.patch_size}.")
         if self.crop not in ("center", "random"):
             raise ValueError(f"crop must be center or random, got {self.crop!r}.")
@@ -73,12 +74,17 @@ def check_batch(batch_size: int, *, samples: int, root: Path) -> None:
 
 
 def check_dims(
-    spatial_dims: int, *, patch_size: Sequence[int], spacing: Sequence[float] | None
+    spatial_dims: int, *, patch_size: Sequence[int] | str, spacing: Sequence[float] | str | None
 ) -> None:
     """Raise ValueError if a setting has not one value for each of ``spatial_dims`` axes."""
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
     for name, value in (("patch_size", patch_size), ("spacing", spacing)):
+        if isinstance(value, str):
+            raise ValueError(
+                f"{name} must be given for this dataset, got {value}: only datasets that are "
+                "described by their files choose it (nnunet, decathlon, images, table)."
+            )
         if value is not None and len(value) != spatial_dims:
             raise ValueError(
                 f"{name} must have {spatial_dims} values for spatial_dims {spatial_dims}, "

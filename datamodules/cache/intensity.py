@@ -1,11 +1,11 @@
 """Normalizes the intensities of one modality."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-Normalization = Literal["zscore", "zscore_nonzero", "percentile", "window"]
-NORMALIZATIONS: tuple[Normalization, ...] = ("zscore", "zscore_nonzero", "percentile", "window")
+Normalization = Literal["zscore", "zscore_nonzero", "percentile", "window", "minmax", "rgb", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 def normalize(
@@ -22,7 +22,9 @@ def normalize(
         how: ``"zscore"``: mean 0 and standard deviation 1 over all voxels. ``"zscore_nonzero"``:
             the same over the voxels that are not 0, and those that are stay 0.
             ``"percentile"``: clipped to two percentiles of all voxels, then scaled to [0, 1].
-            ``"window"``: clipped to two fixed values, then scaled to [0, 1].
+            ``"window"``: clipped to two fixed values, then scaled to [0, 1]. ``"minmax"``: the
+            least value becomes 0 and the largest 1. ``"rgb"``: divided by 255. ``"none"``: as it
+            is.
         percentiles: The two of ``"percentile"``.
         window: The two of ``"window"``, such as Hounsfield units.
     """
@@ -36,6 +38,10 @@ def normalize(
         if values.size:
             out[inside] = (values - values.mean()) / max(values.std(), 1e-12)
         return out
+    if how == "none":
+        return data.astype(np.float32)
+    if how == "rgb":
+        return data.astype(np.float32) / np.float32(255)
     if how == "window":
         if window is None:
             raise ValueError("window must be given for normalize: window.")
@@ -45,7 +51,7 @@ def normalize(
         out /= np.float32(high - low)
         return out
     wide = data.astype(np.float64)
-    low, high = np.percentile(wide, percentiles)
+    low, high = np.percentile(wide, (0, 100) if how == "minmax" else percentiles)
     return ((wide.clip(low, high) - low) / max(high - low, 1e-12)).astype(np.float32)
 
 

@@ -16,7 +16,7 @@ from datamodules.memory import free_memory, return_memory
 from datamodules.parallel import console, default_workers, in_parallel
 from datamodules.reading.checks import OUTSIDE, RawCase, read_case
 from datamodules.reading.examination import CaseFacts, Examination, case_facts, spread_over
-from datamodules.reading.nifti import NiftiError, read_grid
+from datamodules.reading.volumes import NiftiError, case_grid
 
 Result = TypeVar("Result")
 
@@ -35,6 +35,7 @@ class Preparer:
         preprocessing: What is done to the cases.
         label_map: Class index of each label value.
         num_classes: Number of classes.
+        in_channels: Number of channels of an image; None for one a file.
         planar: True for 2D networks, whose slices must be along the last axis.
         workers: Number of threads; None for one per CPU. Each needs a few volumes of one case in
             memory; there are fewer if half of the free memory is too small.
@@ -52,6 +53,7 @@ class Preparer:
         preprocessing: Preprocessing,
         label_map: Mapping[int, int],
         num_classes: int,
+        in_channels: int | None = None,
         planar: bool,
         workers: int | None,
         amend: Callable[[Case, RawCase], RawCase] | None = None,
@@ -60,6 +62,7 @@ class Preparer:
     ) -> None:
         self.preprocessing, self.workers = preprocessing, workers
         self.label_map, self.num_classes, self.planar = dict(label_map), num_classes, planar
+        self.in_channels = in_channels
         self.amend, self.zero_background = amend, zero_background
         settings = {
             "version": CACHE_VERSION,
@@ -76,7 +79,12 @@ class Preparer:
 
         The label is as the dataset amends it, with background outside the patient marked.
         """
-        raw, problems = read_case(case, label_map=self.label_map, num_classes=self.num_classes)
+        raw, problems = read_case(
+            case,
+            label_map=self.label_map,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+        )
         if raw is None:
             return raw, problems
         fault = slice_fault(raw.affine, self.preprocessing) if self.planar else None
@@ -104,7 +112,7 @@ class Preparer:
                 num_classes=self.num_classes,
                 pictured=case.id in pictured,
                 zero_background=self.zero_background,
-                window=self.preprocessing.window,
+                window=self.preprocessing.window_of,
             )
             return problems, facts
 
@@ -207,12 +215,14 @@ class Preparer:
     def _memory_for(self, case: Case) -> int:
         """Return the approximate bytes for reading and preparing a case, from a header."""
         try:
-            shape, _, affine = read_grid(case.images[0])
+            shape, _, affine = case_grid(case)
         except NiftiError:
             return 0  # the case will be rejected anyway
         native = math.prod(shape)
         prepared = math.prod(self.preprocessing.grid(shape, affine).shape)
-        kept = 4 * len(case.images) + 2 * self.num_classes * (case.posterior is not None)
+        kept = 4 * (self.in_channels or len(case.images)) + 2 * self.num_classes * (
+            case.posterior is not None
+        )
         return kept * (native + prepared) + _AT_WORK * max(native, prepared)
 
     def _fill(self, case: Case) -> list[Problem]:

@@ -2,8 +2,9 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from datamodules.reading.checks import RawCase
 from datamodules.reading.grids import Box, Grid, axis_codes
 from datamodules.reading.posterior import Shares
 
+Window = tuple[float, float]
 _ANISOTROPIC = 1.5  # a voxel that much longer on one axis than on the others belongs to a slice
 _AXES = ("LR", "PA", "IS")  # of the world, by nibabel's number
 _CODES = re.compile(r"(?=.*[LR])(?=.*[AP])(?=.*[SI])[LRAPSI]{3}")
@@ -28,11 +30,14 @@ class Preprocessing:
             interpolation), such as ``"LPS"``; None keeps the file's axes.
         spacing: Voxel size in mm of the first axes after orientation; an axis without a value
             keeps its own. None keeps the native grid. Images are resampled linearly, labels and
-            posteriors by nearest neighbor.
+            posteriors by nearest neighbor. ``"auto"``: the median of the cases, for datasets that
+            choose it from their files (:mod:`datamodules.plan`).
         normalize: How intensities are normalized, each modality by itself, on the cache's grid;
-            see :func:`~datamodules.cache.intensity.normalize`.
+            see :func:`~datamodules.cache.intensity.normalize`. One for all, one for each, or
+            ``"auto"``: by the names of the modalities.
         percentiles: The two percentiles of ``"percentile"``.
-        window: The two values of ``"window"``, in the file's units (HU for CT).
+        window: The two values of ``"window"``, in the file's units (HU for CT), or a pair for each
+            modality, None for those with another normalization.
         crop_above: Volumes are cropped to the box of the voxels above this value in any modality:
             0 for skull-stripped images, some -500 HU for the body; None keeps all.
         antialias: If True, smooth images before downsampling; see
@@ -41,10 +46,10 @@ class Preprocessing:
     """
 
     orientation: str | None = "LPS"
-    spacing: tuple[float, ...] | None = None
-    normalize: Normalization = "zscore"
+    spacing: tuple[float, ...] | Literal["auto"] | None = None
+    normalize: Normalization | tuple[Normalization, ...] | Literal["auto"] = "zscore"
     percentiles: tuple[float, float] = (1.0, 99.0)
-    window: tuple[float, float] | None = None
+    window: Window | tuple[Window | None, ...] | None = None
     crop_above: float | None = None
     antialias: bool = False
     dtype: Literal["float16", "float32"] = "float32"
@@ -55,11 +60,12 @@ class Preprocessing:
                 "orientation must be null or three axis codes, one each of L/R, A/P and S/I, "
                 f"got {self.orientation!r}."
             )
-        if self.spacing is not None and not all(
+        if isinstance(self.spacing, tuple) and not all(
             math.isfinite(size) and size > 0 for size in self.spacing
         ):
             raise ValueError(f"spacing must be positive, in mm, got {self.spacing}.")
-        if self.normalize not in NORMALIZATIONS:
+        hows = self.normalize if isinstance(self.normalize, tuple) else (self.normalize,)
+        if not hows or not set(hows) <= {*NORMALIZATIONS, "auto"}:
             known = " or ".join(NORMALIZATIONS)
             raise ValueError(f"normalize must be {known}, got {self.normalize!r}.")
         low, high = self.percentiles
@@ -67,21 +73,45 @@ class Preprocessing:
             raise ValueError(f"percentiles must rise within [0, 100], got {self.percentiles}.")
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be float16 or float32, got {self.dtype!r}.")
-        if (self.window is None) == (self.normalize == "window"):
+        if "auto" not in hows and any(
+            (self.window_of(k) is None) == (how == "window") for k, how in enumerate(hows)
+        ):
             raise ValueError(
                 "window must be given for normalize: window, and for nothing else, got "
                 f"{self.window} with {self.normalize}."
             )
-        if self.window is not None and not (
-            all(map(math.isfinite, self.window)) and self.window[0] < self.window[1]
-        ):
-            raise ValueError(f"window must be two finite values that rise, got {self.window}.")
+        for pair in self._windows:
+            if pair is not None and not (all(map(math.isfinite, pair)) and pair[0] < pair[1]):
+                raise ValueError(f"window must be two finite values that rise, got {pair}.")
         if self.crop_above is not None and not math.isfinite(self.crop_above):
             raise ValueError(f"crop_above must be null or finite, got {self.crop_above}.")
 
     def grid(self, shape: tuple[int, ...], affine: np.ndarray, box: Box | None = None) -> Grid:
         """Return the way from a native grid, or from a box in it, to the cache's grid."""
+        if self.spacing == "auto":
+            raise ValueError("spacing must be resolved by a dataset that chooses it, got auto.")
         return Grid(tuple(shape), affine, self.orientation, self.spacing, box)
+
+    def normalization_of(self, channel: int) -> Normalization:
+        """Return the normalization of a channel."""
+        how = self.normalize[channel] if isinstance(self.normalize, tuple) else self.normalize
+        if how == "auto":
+            raise ValueError("normalize must be resolved by a dataset that chooses it, got auto.")
+        return how
+
+    def window_of(self, channel: int) -> Window | None:
+        """Return the window of a channel, None if it is not normalized by one."""
+        if len(self._windows) > 1:
+            return self._windows[channel] if channel < len(self._windows) else None
+        by_window = not isinstance(self.normalize, tuple) or self.normalize[channel] == "window"
+        return self._windows[0] if by_window else None
+
+    @property
+    def _windows(self) -> Sequence[Window | None]:
+        """The window of each modality, or one of all."""
+        if self.window is None or isinstance(self.window[0], int | float):
+            return (self.window,)
+        return cast("Sequence[Window | None]", self.window)
 
     def box(self, image: np.ndarray) -> Box | None:
         """Return the box that ``(M, X, Y, Z)`` is cropped to, None where nothing is cropped."""
@@ -143,13 +173,13 @@ def prepare_case(raw: RawCase, settings: Preprocessing) -> PreparedCase:
     box = settings.box(raw.image)
     grid = settings.grid(raw.image.shape[1:], raw.affine, box)
     image = np.empty((len(raw.image), *grid.shape), dtype=settings.dtype)
-    for channel, voxels in zip(image, raw.image, strict=True):
+    for number, (channel, voxels) in enumerate(zip(image, raw.image, strict=True)):
         resampled = grid.forward(voxels[None], linear=True, antialias=settings.antialias)
         channel[...] = normalize(
             resampled[0].numpy(),
-            settings.normalize,
+            settings.normalization_of(number),
             percentiles=settings.percentiles,
-            window=settings.window,
+            window=settings.window_of(number),
         )
     label = posterior = None
     if raw.label is not None:

@@ -1,6 +1,6 @@
 """Layout of image folders: images in one, label pictures of the same names in another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem
@@ -29,7 +29,7 @@ def read_images(
     masks: str | None = None,
     readers: Sequence[str] = (),
     pixel_size: tuple[float, float] = (1.0, 1.0),
-    labels: dict[str, Value] | None = None,
+    labels: Mapping[str, Value] | None = None,
 ) -> Found:
     """Return the dataset in a folder with a folder of images and one of label pictures.
 

@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.case import Case, DataError, Problem
-from datamodules.reading.nifti import SUFFIXES, is_there, is_volume, stem
+from datamodules.reading.nifti import is_there
+from datamodules.reading.volumes import SUFFIXES, is_image, stem
 
 
 def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
-    """Return a case for the NIfTI file ``path``, or for each one in the folder ``path``.
+    """Return a case for the image ``path``, or for each one in the folder ``path``.
 
     Args:
-        path: A NIfTI file, or a folder of them; folders inside it are not searched.
+        path: An image, NIfTI or a picture, or a folder of them; folders inside are not searched.
         is_input: Returns True for the name, without suffix, of an image; called for the files of
             a folder only.
 
@@ -21,12 +22,12 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
     """
 
     def wrong(rule: str, found: str) -> DataError:
-        fix = "Give a .nii.gz or .nii file, or a folder with some."
+        fix = f"Give an image ({', '.join(SUFFIXES)}), or a folder with some."
         return DataError([Problem("", str(path), rule, found, fix)])
 
     if is_there(path):
         if not path.name.lower().endswith(SUFFIXES):
-            raise wrong("the input must be a NIfTI file", path.name)
+            raise wrong("the input must be an image", path.name)
         files = [path]
     elif path.is_dir():
         if problem := unreadable(path):
@@ -40,7 +41,7 @@ def find_inputs(path: Path, is_input: Callable[[str], bool]) -> list[Case]:
     names = [stem(file) for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise wrong("each input must have a unique name", f"{twice[0]} as .nii and .nii.gz")
+        raise wrong("each input must have a unique name", f"{twice[0]} in two formats")
     return [
         Case(id=name, patient=name, images=(file,)) for name, file in zip(names, files, strict=True)
     ]
@@ -99,7 +100,7 @@ def group_inputs(path: Path, endings: Sequence[Sequence[str]]) -> list[Case]:
 
 
 def _is_volume(path: Path) -> bool:
-    return is_volume(path) and is_there(path)
+    return is_image(path) and is_there(path)
 
 
 def listing(folder: Path, limit: int = 5) -> str:

@@ -79,8 +79,8 @@ def read_case(
         volume = read(read_image, path, stacked=case.stacked)
         if volume is None:
             continue
-        for fault in filter(None, map(intensity_fault, volume.data)):
-            note(path, *fault)
+        for wrong in filter(None, map(intensity_fault, volume.data)):
+            note(path, *wrong)
         if first is None:
             nothing = np.empty((0, 0, 0), np.float32)  # a view of the voxels would keep them all
             first = Volume(nothing, volume.file_affine, volume.affine)

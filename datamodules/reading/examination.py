@@ -1,6 +1,6 @@
 """What a look at every case finds: problems, and numbers and pictures of those without."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,7 @@ def case_facts(
     num_classes: int,
     pictured: bool,
     zero_background: bool = False,
-    window: tuple[float, float] | None = None,
+    window: Callable[[int], tuple[float, float] | None] = lambda channel: None,
 ) -> CaseFacts:
     """Return the facts of a valid case, optionally with its picture."""
     spacing = voxel_sizes(raw.affine)
@@ -104,7 +104,11 @@ def case_facts(
     )
 
 
-def picture(raw: RawCase, num_classes: int, window: tuple[float, float] | None = None) -> Picture:
+def picture(
+    raw: RawCase,
+    num_classes: int,
+    window: Callable[[int], tuple[float, float] | None] = lambda channel: None,
+) -> Picture:
     """Return the slice with most foreground (the middle one without any)."""
     label = np.zeros(raw.image.shape[1:], np.uint8) if raw.label is None else raw.label
     grid = Grid(label.shape, raw.affine, "LPS")
@@ -112,8 +116,8 @@ def picture(raw: RawCase, num_classes: int, window: tuple[float, float] | None =
     area = np.count_nonzero(seen, axis=(0, 1))
     z = int(area.argmax()) if area.any() else seen.shape[2] // 2
     channels = []
-    for channel in raw.image:
-        low, high = np.percentile(channel, (1, 99)) if window is None else window
+    for number, channel in enumerate(raw.image):
+        low, high = window(number) or np.percentile(channel, (1, 99))
         flat = grid.forward(channel[None], linear=False)[0, :, :, z].numpy()
         scaled = (flat - low) / max(high - low, 1e-12)
         channels.append((255 * scaled.clip(0, 1)).astype(np.uint8))

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
+from datamodules.case import Case
 from datamodules.reading import nifti, pictures
 from datamodules.reading.nifti import NiftiError, Volume
 
@@ -38,6 +40,20 @@ def read_grid(
         return pictures.picture_grid(path, pixel_size=pixel_size)
     shape, file_affine, affine = nifti.read_grid(path, stacked=stacked)
     return shape[:3], file_affine, affine
+
+
+def case_grid(case: Case) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Return the grid of a case's first image, as :func:`read_grid` does."""
+    return read_grid(case.images[0], pixel_size=case.pixel_size, stacked=case.stacked)
+
+
+def source_header(case: Case) -> nib.Nifti1Header:
+    """Return a NIfTI header with the orientation and voxel size of a case's first image."""
+    path = case.images[0]
+    if nifti.is_volume(path):
+        return nib.load(path).header
+    _, affine, _ = case_grid(case)
+    return nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), affine).header
 
 
 def read_image(
@@ -88,10 +104,12 @@ __all__ = [
     "SUFFIXES",
     "NiftiError",
     "Volume",
+    "case_grid",
     "count_channels",
     "is_image",
     "read_grid",
     "read_image",
     "read_label",
+    "source_header",
     "stem",
 ]
