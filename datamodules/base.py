@@ -64,14 +64,12 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         root: The dataset's folder; None for the phantom.
         phantom_root: Folder of the phantom, written if it is not there; None for
             ``data/<dataset>-phantom``.
-        division: How patients are divided into train, val and test, see
-            :class:`~datamodules.splits.Division`.
+        division: How patients are divided into train, val and test.
         predict_input: A NIfTI file or a folder of them to predict; None for the test part.
         cache_dir: Folder of all caches.
-        preprocessing: What the cache contains, see
-            :class:`~datamodules.cache.preprocessing.Preprocessing`.
+        preprocessing: What is done to images before they are cached.
         spatial_dims: 2 to train on slices, 3 on patches of the volume.
-        sampling: How training samples are taken, see :class:`~datamodules.settings.Sampling`.
+        sampling: How training samples are taken from the volumes.
         mask_background: If True, validation and test ignore background outside the patient, for
             datasets that mark it (0 in every modality). Training sees it all the same, so that a
             prediction is right there too.

@@ -60,6 +60,10 @@ def test_fit_validate_test_and_predict_from_layered_files(
         (["--trainer.barebones", "true"], "barebones must be false"),
         (["--trainer.strategy", "ddp_spawn", "--devices", "2"], "trainer.strategy must start"),
         (["--accelerator", "gpu"], "accelerator=gpu needs a GPU .* found torch"),
+        (
+            ["--data", "datamodules.ACDCDataModule", "--data.init_args.spacing", "[2, 2]"],
+            "data.init_args.spacing is now data.init_args.preprocessing.spacing.",
+        ),
     ],
     ids=lambda arg: " ".join(arg) if isinstance(arg, list) else "",
 )
@@ -84,6 +88,8 @@ def test_wrong_argument_is_refused_before_training(
          "'trainer.max_epoch' (FILE, line 2). Did you mean 'trainer.max_epochs'"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n    batchsize: 3\n",
          "'batchsize' of datamodules.ACDCDataModule (FILE, line 4). Did you mean 'batch_size'"),
+        ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n    window: [0, 1]\n",
+         "data.init_args.window (FILE, line 4) is now data.init_args.preprocessing.window."),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  batch_size: 3\n",
          "FILE, line 3: 'batch_size'"),
         ("data:\n  class_path: my_livers.Livers\n",

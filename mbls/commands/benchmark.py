@@ -18,8 +18,8 @@ from mbls.benchmark import Cell, State, log_file, make_cells, parse_losses
 from mbls.benchmark.progress import counts, last_lines
 from mbls.benchmark.runner import Entry, Runner, Status
 from mbls.benchmark.views import make_view
-from mbls.config.choices import read_yaml
 from mbls.config.identity import config_hash, differences
+from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, given, parse, parser, to_argv
 from mbls.config.runs import setting_value
 from mbls.runtime.errors import RunFolderError
@@ -99,7 +99,7 @@ def refuse_other_runs(cells: Sequence[Cell]) -> None:
     from mbls.config.cli import resolve
 
     for cell, wanted in zip(started, resolve([cell.settings() for cell in started]), strict=True):
-        found = read_yaml(cell.folder / "config.yaml")
+        found = read_run_config(cell.folder / "config.yaml")
         if config_hash(wanted) == recorded_hash(cell.folder, found):
             continue
         if differing := differences(wanted, found):

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbls.config.choices import below, read_yaml
+from mbls.config.choices import below
+from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.config.runs import setting_value
 from mbls.runtime.errors import CheckpointError, RunFolderError
@@ -35,7 +36,7 @@ def main(args: list[str]) -> int:
             )
     settings = run_settings(options.run, name)
     given = [*overrides(options), *rest]
-    tag = options.tag or tag_of(name, given, read_yaml(options.run / "config.yaml"))
+    tag = options.tag or tag_of(name, given, read_run_config(options.run / "config.yaml"))
     settings += [("run.tag", tag), ("verbose", "false"), ("results.verbose", "false"), *given]
 
     from mbls.config.cli import command_line

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from mbls.config.choices import below, read_yaml
+from mbls.config.choices import below
 from mbls.config.identity import RUNTIME_ONLY, is_below
+from mbls.config.moved import read_run_config
 from mbls.data import DataModule, missing_from
 from mbls.module import SegmentationModule
 from mbls.networks.trial import check_patch
@@ -211,16 +212,23 @@ def warn_of_trained_patients(run: Path, data: DataModule, config: dict[str, Any]
 def _data_of(run: Path) -> dict[str, Any] | None:
     """Return the arguments of a run's datamodule, or None without a config.yaml."""
     file = run / "config.yaml"
-    return below(read_yaml(file), "data", "init_args") if file.is_file() else None
+    return below(read_run_config(file), "data", "init_args") if file.is_file() else None
 
 
 def _same(own: dict[str, Any], given: dict[str, Any]) -> bool:
     """Return True if two data configurations agree in all settings that affect a test."""
     return all(
-        str(own[name]) == str(given[name])
+        _equal(own[name], given[name])
         for name in own.keys() & given.keys()
         if name == "root" or not is_below(f"data.init_args.{name}", RUNTIME_ONLY)
     )
+
+
+def _equal(own: Any, given: Any) -> bool:
+    """Return True if two settings are equal, in any order and as far as both state them."""
+    if isinstance(own, dict) and isinstance(given, dict):
+        return all(_equal(own[name], given[name]) for name in own.keys() & given.keys())
+    return str(own) == str(given)
 
 
 def _read_json(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import logging
 import warnings
 from argparse import ArgumentError
@@ -56,6 +57,7 @@ from mbls.config.checks import (
 )
 from mbls.config.choices import names_of, read_yaml, require_tracker
 from mbls.config.identity import config_hash
+from mbls.config.moved import updated
 from mbls.config.options import Settings, to_argv
 from mbls.config.parse_errors import explain
 from mbls.config.preparation import prepare_once
@@ -262,7 +264,9 @@ def command_line(args: Sequence[str]) -> CommandLine:
     for path in map(Path, config_paths(args)):
         if path.parent.name == "logger":
             require_tracker(path)
-        read_yaml(path)  # its errors name the file and the line
+        content = read_yaml(path)  # its errors name the file and the line
+        if "card" in content and (new := updated(content)) != content:  # of an earlier version
+            args = [_with_text(arg, str(path), json.dumps(new)) for arg in args]
     return _make(CommandLine, args)
 
 
@@ -306,9 +310,15 @@ def _with_one_bar(callbacks: Any, enabled: bool | None) -> list[Callback]:
 
 
 def config_paths(args: Sequence[str]) -> list[str]:
-    """Return the files that ``--config FILE`` and ``--config=FILE`` name in ``args``."""
+    """Return the files that ``--config FILE`` and ``--config=FILE`` name in ``args``, not texts."""
     paths = [after for arg, after in itertools.pairwise(args) if arg == "--config"]
-    return paths + [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    paths += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    return [path for path in paths if not path.startswith("{")]
+
+
+def _with_text(arg: str, path: str, text: str) -> str:
+    """Return an argument with the text of a configuration instead of its path."""
+    return arg.removesuffix(path) + text if arg in (path, f"--config={path}") else arg
 
 
 def _with_names(args: list[str], names: dict[str, str]) -> list[str]:

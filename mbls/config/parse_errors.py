@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from mbls.config.choices import SafeLoader, did_you_mean
+from mbls.config.moved import MOVED
 
 __all__ = ["explain"]
 
@@ -46,6 +47,10 @@ def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] 
         return message
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         cls, name = _class_of(text, found), found[1]
+        group, field = MOVED.get(name, ("", ""))
+        if group in _settings(cls):
+            where = _place(files, argument=name)
+            return f"data.init_args.{name}{where} is now data.init_args.{group}.{field}."
         where = _place(files, key=name)
         hint = did_you_mean(name, _settings(cls), cutoff=0.5)
         return f"Unknown setting {name!r} of {cls}{where}.{hint}"
@@ -98,13 +103,26 @@ def _no_module(module: str, class_path: str, where: str) -> str:
     )
 
 
-def _place(files: Sequence[Path], *, key: str | None = None, value: str | None = None) -> str:
-    """Return `` (livers.yaml, line 9)`` for the last file with a key, or with a class path."""
+def _place(
+    files: Sequence[Path],
+    *,
+    key: str | None = None,
+    value: str | None = None,
+    argument: str | None = None,
+) -> str:
+    """Return `` (livers.yaml, line 9)`` for the last file with a key, class path or argument.
+
+    An argument is a key directly below init_args.
+    """
     for file in reversed(files):
         for name, node in _keys(_nodes(file)):
             of_class = name.value == "class_path" and getattr(node, "value", None) == value
             if name.value == key or (value is not None and of_class):
                 return f" ({file}, line {name.start_mark.line + 1})"
+            if name.value == "init_args" and isinstance(node, yaml.MappingNode):
+                for inner, _ in node.value:
+                    if inner.value == argument:
+                        return f" ({file}, line {inner.start_mark.line + 1})"
     return ""
 
 

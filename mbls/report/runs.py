@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mbls.config.moved import updated
 from mbls.evaluation import TestRun
 from mbls.loggers.metrics_csv import read_rows
 from mbls.loggers.selection import RULES
@@ -188,7 +189,7 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
         return LeftOut(folder, "no run.json: training did not start")
     try:
         card = json.loads((folder / "run.json").read_text())
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = updated(yaml.safe_load((folder / "config.yaml").read_text()))
         if not card.get("finished"):
             return LeftOut(folder, f"not finished; resume it: mbls train --run {folder} --resume")
         if not (test / "metrics.json").is_file():

@@ -256,8 +256,8 @@ def test_two_releases_share_patients(tmp_path: Path) -> None:
     names = ("BraTS20_Training_001", "BraTS20_Training_355", "BraTS2021_00000")
     split = {part: [name] for part, name in zip(("train", "val", "test"), names, strict=True)}
     (tmp_path / "split.json").write_text(json.dumps(split))
+    division = Division(tmp_path / "split.json")
     with pytest.raises(DataError, match="must contain one release"):
-        division = Division(tmp_path / "split.json")
         BraTSDataModule(tmp_path, division=division).prepare(progress=False)
 
 
