@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TableDataModule,
     )
     from datamodules.flare import FLAREDataModule
+    from datamodules.hippocampus import HippocampusDataModule
     from datamodules.loading.augmentation import Augmentation
     from datamodules.loading.transform import BatchgeneratorsTransform, TorchIOTransform
     from datamodules.settings import Sampling
@@ -36,6 +37,7 @@ __all__ = [
     "DecathlonDataModule",
     "Division",
     "FLAREDataModule",
+    "HippocampusDataModule",
     "ImagesDataModule",
     "NNUNetDataModule",
     "Preprocessing",
@@ -57,6 +59,7 @@ _HOMES = {
     "TorchIOTransform": "loading.transform",
     "DecathlonDataModule": "files",
     "FLAREDataModule": "flare",
+    "HippocampusDataModule": "hippocampus",
     "ImagesDataModule": "files",
     "NNUNetDataModule": "files",
     "TableDataModule": "files",

@@ -169,6 +169,16 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         rule, fix = "a dataset without a phantom needs a root", "Give DATA_ROOT (--data-root)."
         raise DataError([Problem("", self.dataset, rule, "none", fix)])
 
+    def provide(self, *, progress: bool) -> None:
+        """Write the phantom if there is no root, and print a notice once."""
+        if self.root is not None:
+            return
+        if self.phantom_of and not self._noticed:
+            phantom_notice(self.phantom_root, self.phantom_of)
+            self._noticed = True
+        with phantom_errors(self.phantom_root):
+            self.write_phantom(self.phantom_root, progress=progress)
+
     def is_input(self, name: str) -> bool:
         """Return True if a file of a folder to predict is an image; ``name`` is without suffix."""
         return True
@@ -291,7 +301,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
                 folds already.
         """
         base = replace(self._division(), fold=None, folds=folds)
-        self._need_phantom(progress=True)
+        self.provide(progress=True)
         survey = self._survey()
         return [
             resolve_split(survey, replace(base, fold=fold), refold=True) for fold in range(folds)
@@ -309,7 +319,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             progress: If True, show a progress bar.
         """
         try:
-            self._need_phantom(progress=progress)
+            self.provide(progress=progress)
             survey = self._survey()
         except DataError as error:
             return Examination(error.problems, ())
@@ -346,7 +356,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """
         if self.predict_input is not None:
             return  # nothing but the input is read
-        self._need_phantom(progress=progress)
+        self.provide(progress=progress)
         vars(self).pop("parts", None)
         self._cached.clear()
         cases = [case for cases in self.parts.values() for case in cases]
@@ -455,16 +465,6 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return self._loader(InputDataset(self._part("predict"), self.preparer))
 
     # Inside.
-
-    def _need_phantom(self, *, progress: bool) -> None:
-        """Write the phantom if there is no root, and print a notice once."""
-        if self.root is not None:
-            return
-        if self.phantom_of and not self._noticed:
-            phantom_notice(self.phantom_root, self.phantom_of)
-            self._noticed = True
-        with phantom_errors(self.phantom_root):
-            self.write_phantom(self.phantom_root, progress=progress)
 
     @cached_property
     def parts(self) -> dict[str, list[Case]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mbls.config.choices import choose
 from mbls.config.options import Settings, parse, parser
-from mbls.config.runs import chosen_names, run_settings
+from mbls.config.runs import chosen_names, dataset_name, run_settings
 from mbls.config.specs import LossSpec
 from mbls.runtime.errors import ChoiceError
 from mbls.runtime.locks import is_locked, try_lock_folder
@@ -123,7 +123,7 @@ def make_cells(
     network = names["network"]
     choose("trainer", names["preset"])
     choose("network", network)
-    home = root / Path(options.dataset).stem
+    home = root / dataset_name(options.dataset, options.data_root)
     return [
         Cell(
             loss=loss,

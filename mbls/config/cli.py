@@ -60,6 +60,7 @@ from mbls.config.identity import config_hash
 from mbls.config.moved import updated
 from mbls.config.options import Settings, to_argv
 from mbls.config.parse_errors import explain
+from mbls.config.plan import fill_plan
 from mbls.config.preparation import prepare_once
 from mbls.module import SegmentationModule
 from mbls.runtime.allocator import keep_freed_memory
@@ -153,6 +154,7 @@ class CommandLine(LightningCLI):
             message = explain(str(error), options=_options(self), configs=configs)
             raise UsageError(message) from error
         command = self.config["subcommand"]
+        fill_plan(self.config[command].data)
         path = self.config[command].get("ckpt_path")
         if self.config[command].run.resume and command == "fit":
             return  # the checkpoint is chosen once the folder is locked

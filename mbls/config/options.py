@@ -133,6 +133,8 @@ OPTIONS = (
     Option("split", f"{TRAIN} {DATA} evaluate", "JSON file: the patients of each part, or folds",
            "data.init_args.division.split", Path, metavar="FILE"),
     Option("seed", "train slurm", "default: 0", "seed_everything", int, metavar="N"),
+    Option("patient", f"{TRAIN} {DATA} evaluate", "regular expression that finds the patient in a "
+           "case's name (nnunet, decathlon, images)", "data.init_args.patient", metavar="REGEX"),
     Option("fold", "train slurm evaluate", "validate on fold K of the patients",
            "data.init_args.division.fold", int, metavar="K"),
     Option("adapt", TRAIN, "what an adaptive loss observes: the validation split, or training "

@@ -46,7 +46,8 @@ def new_run(options: argparse.Namespace) -> Settings:
     files = compose(**names, loss=loss.name, dims=options.dim, loggers=loggers)
     return [
         *(("config", str(file)) for file in files),
-        *((f"run.{kind}", Path(names[kind]).stem) for kind in ("dataset", "network")),
+        ("run.dataset", dataset_name(options.dataset, options.data_root)),
+        ("run.network", Path(names["network"]).stem),
         ("run.loss", loss.label),
         *loss.overrides(),
         *dim_override(options, names["network"]),
@@ -92,6 +93,17 @@ def chosen_names(options: argparse.Namespace) -> dict[str, str]:
     preset = options.preset or ("quick" if options.data_root is None else "paper")
     network = options.network or default_network(options, preset)
     return {"dataset": options.dataset, "network": network, "preset": preset}
+
+
+def dataset_name(dataset: str, root: Path | None) -> str:
+    """Return the name of a dataset in run folders: that of its YAML file, or of its data root.
+
+    A file that leaves ``name`` to the data is a layout, of which there are many datasets.
+    """
+    arguments = below(read_yaml(choose("data", dataset)), "data", "init_args")
+    if root is None or "name" not in (arguments or {}) or arguments["name"] is not None:
+        return Path(dataset).stem
+    return root.absolute().parent.name if root.stem == "cases" else root.absolute().stem
 
 
 def default_network(options: argparse.Namespace, preset: str) -> str:
