@@ -48,7 +48,16 @@ from datamodules.settings import (
     check_masking,
     check_overfit,
 )
-from datamodules.splits import HOLDOUT, PARTS, Division, Split, divided, hold_out, resolve_split
+from datamodules.splits import (
+    HOLDOUT,
+    PARTS,
+    Division,
+    Split,
+    divided,
+    fewer,
+    hold_out,
+    resolve_split,
+)
 from mbls.data import DataModule
 
 DIVISION, PREPROCESSING, SAMPLING, OFF = Division(), Preprocessing(), Sampling(), Augmentation()
@@ -153,6 +162,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         )
         self._cached: dict[str, list[CachedCase]] = {}
         self._noticed = False  # that the phantom is used
+        self._printed: set[str] = set()  # notes about the data
 
     # What a dataset adds.
 
@@ -475,7 +485,9 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def _survey(self) -> Survey:
         survey = self.discover(self.data_root)
         refuse_hidden_phantom(self.data_root, survey.cases)
-        for text in survey.notes if rank_and_world()[0] == 0 else ():
+        new = [text for text in survey.notes if text not in self._printed]
+        self._printed.update(new)
+        for text in new if rank_and_world()[0] == 0 else ():
             console.print(text, style="yellow", markup=False, highlight=False)
         return survey
 
@@ -489,6 +501,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def _parts(self, survey: Survey) -> Split:
         """Return the split, with a holdout part if ``adapt`` is ``holdout``."""
         split = resolve_split(survey, self._division())
+        if self.division.train_patients is not None:
+            split = fewer(split, self.division.train_patients)
         if self.adapt == "val":
             return split
         return hold_out(split, self.division.holdout_fraction)

@@ -36,6 +36,8 @@ class Division:
         adapt: Which cases a loss that adapts observes: those of ``val``, which also choose the best
             checkpoint, or a ``holdout``, a part of the training patients that then trains nothing.
         holdout_fraction: Share of the training patients in the holdout, rounded up.
+        train_patients: Number of training patients that are used, chosen by a hash of their names
+            so that fewer are a part of more; None for all.
     """
 
     split: Path | None = None
@@ -45,6 +47,7 @@ class Division:
     test_fraction: float = 0.2
     adapt: Literal["val", "holdout"] = "val"
     holdout_fraction: float = 0.1
+    train_patients: int | None = None
 
     def __post_init__(self) -> None:
         if self.folds < 2:
@@ -63,6 +66,8 @@ class Division:
             raise ValueError(f"adapt must be val or {HOLDOUT}, got {self.adapt!r}.")
         if not 0 < self.holdout_fraction < 1:
             raise ValueError(f"holdout_fraction must be in (0, 1), got {self.holdout_fraction}.")
+        if self.train_patients is not None and self.train_patients < 1:
+            raise ValueError(f"train_patients must be null or >= 1, got {self.train_patients}.")
 
 
 def place(patient: str, salt: str = "split") -> float:
@@ -247,6 +252,20 @@ def resolve_split(survey: Survey, division: Division, *, refold: bool = False) -
     if problems := split_problems(split, survey.patients, source, fix=fix):
         raise DataError(problems)
     return {part: sorted(split[part]) for part in PARTS}
+
+
+def fewer(split: Split, patients: int) -> Split:
+    """Keep ``patients`` of the training patients, those with the smallest hashes.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    order = sorted(split["train"], key=lambda patient: place(patient, "fewer"))
+    if patients > len(order):
+        rule = f"the part train must have the {patients} patients that are to be used"
+        fix = f"Lower TRAIN_PATIENTS (--train-patients), at most {len(order)}."
+        raise DataError([Problem("", "train_patients", rule, f"{len(order)}", fix)])
+    return split | {"train": sorted(order[:patients])}
 
 
 def hold_out(split: Split, fraction: float) -> Split:

@@ -118,13 +118,13 @@ def describe_inferer(inferer: Inferer) -> str:
 
 
 def pad_to_multiple(
-    image: Tensor, divisor: int, *, least: int = 1
+    image: Tensor, divisor: int | Sequence[int], *, least: int = 1
 ) -> tuple[Tensor, tuple[slice, ...]]:
     """Replicate the border until every spatial size is a multiple of ``divisor``.
 
     Args:
         image: ``(N, M, *S)``.
-        divisor: Total stride of the network, at least 1.
+        divisor: Total stride of the network, at least 1; one for all axes, or one for each.
         least: Minimum multiple on the last axis if all axes have size ``divisor``: with 2 no image
             is pooled to a single voxel, which instance normalization rejects.
 
@@ -137,9 +137,10 @@ def pad_to_multiple(
         (torch.Size([1, 1, 160, 224]), torch.Size([1, 1, 154, 214]))
     """
     sizes = image.shape[2:]
-    margins = [-size % divisor for size in sizes]
-    if all(size + margin == divisor for size, margin in zip(sizes, margins, strict=True)):
-        margins[-1] += (least - 1) * divisor
+    strides = per_axis(divisor, len(sizes))
+    margins = [-size % stride for size, stride in zip(sizes, strides, strict=True)]
+    if all(s + margin == d for s, margin, d in zip(sizes, margins, strides, strict=True)):
+        margins[-1] += (least - 1) * strides[-1]
     before = [margin // 2 for margin in margins]
     spatial = [slice(b, b + size) for b, size in zip(before, sizes, strict=True)]
     crop = (slice(None), slice(None), *spatial)
@@ -151,6 +152,11 @@ def pad_to_multiple(
         for part in (start, margin - start)
     ]
     return F.pad(image, pads, mode="replicate"), crop
+
+
+def per_axis(divisor: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """Return a divisor for each of ``axes`` spatial axes."""
+    return (divisor,) * axes if isinstance(divisor, int) else tuple(divisor)
 
 
 def split_heads(output: Tensor | Sequence[Tensor], spatial_dims: int) -> list[Tensor]:

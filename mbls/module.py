@@ -103,7 +103,8 @@ class SegmentationModule(LightningModule):
         num_classes: Number of classes, background included; set by the datamodule.
         class_keys: Short names of the classes for logged keys.
         unions: Named sets of classes that are scored together, such as BraTS's whole tumor.
-        divisor: Inputs are padded to a multiple of this size, and outputs cropped back.
+        divisor: Inputs are padded to a multiple of this size, one for all axes or one for each,
+            and outputs cropped back. None: the network's own ``divisor``, or 1.
         main_head: The head that predicts, if the network returns several. All are trained, with
             weights that halve with the distance from it.
         n_bins: Bins of the calibration errors of validation and test; a divisor of 60.
@@ -138,7 +139,7 @@ class SegmentationModule(LightningModule):
         num_classes: int = 2,
         class_keys: Sequence[str] = (),
         unions: Mapping[str, Sequence[int]] | None = None,
-        divisor: int = 1,
+        divisor: int | tuple[int, ...] | None = 1,
         main_head: int = 0,
         n_bins: int = 15,
     ) -> None:
@@ -147,7 +148,9 @@ class SegmentationModule(LightningModule):
             self.save_hyperparameters(logger=False)
         if num_classes < 2:
             raise ValueError(f"num_classes must be >= 2 (background included), got {num_classes}.")
-        if divisor < 1:
+        if divisor is None:
+            divisor = getattr(network, "divisor", 1)
+        if min(divisor if isinstance(divisor, tuple) else (divisor,)) < 1:
             raise ValueError(f"divisor must be >= 1, got {divisor}.")
         if class_keys and len(class_keys) != num_classes:
             raise ValueError(f"class_keys must name {num_classes} classes, got {list(class_keys)}.")

@@ -93,9 +93,8 @@ def test_3d_network_takes_volumes(
     files = files_for(dataset=dataset, preset=preset, network="unet3d")
     found = resolve(capsys, files)["data"]["init_args"]
     assert found["spatial_dims"] == 3
-    assert len(found["sampling"]["patch_size"]) == 3
-    spacing = found["preprocessing"]["spacing"]
-    assert spacing is None or len(spacing) == 3
+    for value in (found["sampling"]["patch_size"], found["preprocessing"]["spacing"]):
+        assert value in (None, "auto") or len(value) == 3
     flat = files_for(dataset=dataset, preset=preset, network="segresnet", dims=2)
     assert not [file for file in flat if ".3d" in file.stem and file.parent.name == "data"]
 

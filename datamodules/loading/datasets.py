@@ -106,8 +106,9 @@ class TrainingDataset(Dataset[Sample], ABC):
 class SliceDataset(TrainingDataset):
     """Every slice of the training cases, cropped or padded to ``patch_size`` ``(H, W)``.
 
-    A slice that must show foreground, and is forced to, is replaced by one of the same case with
-    one of the case's classes, each class as likely as another; a case without any keeps its slice.
+    A sample that is forced to show foreground is from a slice of the same case with one of the
+    case's classes, each class as likely as another; a random crop has a voxel of that class in its
+    middle, as near as the border allows. A case without foreground keeps its slice.
     """
 
     def __init__(self, cases: Sequence[CachedCase], **settings: Any) -> None:
@@ -124,8 +125,9 @@ class SliceDataset(TrainingDataset):
         number = bisect_right(self._ends, index)
         case = self.cases[number]
         z = index - (self._ends[number - 1] if number else 0)
-        if forced:
-            z = self._foreground(case, epoch, index, z)
+        chosen = self._foreground(case, epoch, index) if forced else None
+        if chosen is not None:
+            z, wanted, third = chosen
         pixels, classes = case.plane("image", z), case.plane("label", z)
         sizes = list(zip(classes.shape, self.patch_size, strict=True))
         if self._fixed:
@@ -134,10 +136,16 @@ class SliceDataset(TrainingDataset):
         generator = sample_generator(self.seed, epoch, index)
         where = generator.random(2).tolist()
         shares = where if self.crop == "random" else (0.5, 0.5)
+        begin = [patch_begin(n, m, share) for (n, m), share in zip(sizes, shares, strict=True)]
+        if chosen is not None and self.crop == "random":
+            rows, columns = np.nonzero(classes == wanted)
+            at = pick(third, len(rows))
+            voxel = int(rows[at]), int(columns[at])
+            begin = [begin_around(n, m, v) for (n, m), v in zip(sizes, voxel, strict=True)]
         augmented_patch(
             pixels,
             classes,
-            [patch_begin(n, m, share) for (n, m), share in zip(sizes, shares, strict=True)],
+            begin,
             spacing=self.spacings[number],
             settings=self.augmentation,
             generator=generator,
@@ -145,14 +153,19 @@ class SliceDataset(TrainingDataset):
         )
         return number
 
-    def _foreground(self, case: CachedCase, epoch: int, index: int, z: int) -> int:
+    def _foreground(
+        self, case: CachedCase, epoch: int, index: int
+    ) -> tuple[int, int, float] | None:
+        """Return a slice, a class in it, and a draw that chooses a voxel; None without any."""
         slices = case.arrays["slices"].open()
         classes = 1 + np.flatnonzero(slices[1:].any(axis=1))
         if not len(classes):
-            return z
-        first, second = sample_generator(self.seed, epoch, index, purpose=1).random(2).tolist()
-        found = np.flatnonzero(slices[classes[pick(first, len(classes))]])
-        return int(found[pick(second, len(found))])
+            return None
+        generator = sample_generator(self.seed, epoch, index, purpose=1)
+        first, second, third = generator.random(3).tolist()
+        wanted = int(classes[pick(first, len(classes))])
+        found = np.flatnonzero(slices[wanted])
+        return int(found[pick(second, len(found))]), wanted, third
 
 
 class PatchDataset(TrainingDataset):

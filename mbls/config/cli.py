@@ -81,7 +81,7 @@ LINKS = {  # property of the datamodule -> arguments of the model
     "unions": ("model.unions",),
     "in_channels": ("model.network.init_args.in_channels",),
     "spatial_dims": ("model.network.init_args.spatial_dims", "model.spatial_dims"),
-    "patch_size": ("model.patch_size",),
+    "patch_size": ("model.patch_size", "model.network.init_args.img_size"),
     "crop": ("model.crop",),
 }
 

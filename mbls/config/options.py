@@ -137,6 +137,8 @@ OPTIONS = (
            "case's name (nnunet, decathlon, images)", "data.init_args.patient", metavar="REGEX"),
     Option("fold", "train slurm evaluate", "validate on fold K of the patients",
            "data.init_args.division.fold", int, metavar="K"),
+    Option("train_patients", TRAIN, "use N of the training patients, for learning curves",
+           "data.init_args.division.train_patients", at_least_one, metavar="N", resume=False),
     Option("adapt", TRAIN, "what an adaptive loss observes: the validation split, or training "
            "patients held out for it", "data.init_args.division.adapt",
            choices=("val", "holdout"), resume=False),

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mbls.config.choices import below, choices, choose, compose, read_yaml, stated_dims
+from mbls.config.choices import below, choices, choose, compose, data_files, read_yaml, stated_dims
 from mbls.config.options import Settings, given, overrides
 from mbls.config.specs import parse_loss
 from mbls.runtime.errors import ChoiceError, RunFolderError
@@ -107,7 +107,11 @@ def dataset_name(dataset: str, root: Path | None) -> str:
 
 
 def default_network(options: argparse.Namespace, preset: str) -> str:
-    """Return the network of a run without ``--network``."""
+    """Return the network of a run without ``--network``: what the dataset's files name, if any."""
+    files = data_files(options.dataset, preset, options.dim)
+    named = [below(read_yaml(file), "run", "network") for file in files]
+    if found := [name for name in named if name is not None]:
+        return str(found[-1])
     if (options.dim or stated_dims(choose("data", options.dataset))) == 3:
         return "unet3d"
     return "unet_paper" if preset == "paper" else "unet"

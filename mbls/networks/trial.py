@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from mbls.inference import per_axis
 from mbls.runtime.errors import SettingError
 
 __all__ = ["check_patch"]
@@ -17,7 +18,7 @@ _SIZES = re.compile(  # torch's messages about sizes: normalization of one voxel
 )
 
 
-def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int) -> None:
+def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int | Sequence[int]) -> None:
     """Check that a network in training mode accepts a patch size.
 
     A copy of the network is run on torch's ``meta`` device, in about a second at any size. Errors
@@ -32,7 +33,8 @@ def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int) -> No
         SettingError: The network fails on a patch of this size.
     """
     count, channels, *patch = batch
-    padded = [-(-size // divisor) * divisor for size in patch]
+    strides = per_axis(divisor, len(patch))
+    padded = [-(-size // stride) * stride for size, stride in zip(patch, strides, strict=True)]
     try:
         twin = copy.deepcopy(network).to("meta").train()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -40,8 +42,8 @@ def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int) -> No
     except Exception as error:
         if not _SIZES.search(str(error)):
             return
-        deepest = padded == [divisor] * len(padded)
-        rule = f"must be > {divisor} on one axis" if deepest else "must fit the strides"
+        deepest = tuple(padded) == strides
+        rule = f"must be > {max(strides)} on one axis" if deepest else "must fit the strides"
         sizes = " x ".join(map(str, padded))
         raise SettingError(
             f"patch_size {rule} for {type(network).__name__}, got {list(patch)}, padded to "
