@@ -47,10 +47,11 @@ NOT_RUN = "Not run for this version: `make benchmark`, then `make readme`."
 
 
 def losses_table() -> str:
-    """Return the table of the losses in Markdown: name, formula, paper, file in mbls/losses."""
-    rows = ["| `LOSS` | formula | paper | file |", "|---|---|---|---|"]
+    """Return the table of the losses in Markdown: name, formula, soft labels, paper, file."""
+    rows = ["| `LOSS` | formula | soft | paper | file |", "|---|---|---|---|---|"]
     for entry in loss_entries(config_folder() / "loss"):
-        cells = [f"`{entry.name}`", _code(entry.formula), entry.paper, f"`{_file(entry)}`"]
+        formula, soft = _code(entry.formula), "yes" if entry.soft else ""
+        cells = [f"`{entry.name}`", formula, soft, entry.paper, f"`{_file(entry)}`"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -2,7 +2,8 @@
 
 Each is ``loss(logits, target)``, usable alone. In MONAI's trainers it is the ``loss_function``:
 ``SupervisedTrainer(..., loss_function=MarginLoss(margin=5.0))``; labels may be ``(N, 1, *S)`` and
-floats, as MONAI's transforms make them, and the network's last activation is left out.
+floats, as MONAI's transforms make them, and the network's last activation is left out. Some losses
+also take soft labels ``(N, C, *S)``, the probability of each class (:attr:`Loss.soft_targets`).
 """
 
 from mbls.losses._class_weights import ClassWeightedLoss

@@ -6,6 +6,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+SUM_TOLERANCE = 0.01  # of probabilities in bfloat16, or interpolated in float16
+
 __all__ = [
     "check_above",
     "check_at_least",
@@ -13,9 +15,12 @@ __all__ = [
     "check_labels",
     "check_one_of",
     "check_shapes",
+    "check_soft",
     "check_within",
     "is_readable",
+    "is_soft",
     "prepare",
+    "refuse_soft",
 ]
 
 
@@ -63,26 +68,52 @@ def prepare(
 
     Args:
         logits: Raw scores ``(N, C, *S)``, C >= 2, of any floating dtype, strides or device.
-        target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral.
+        target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or floats that are integral; or soft
+            labels ``(N, C, *S)``, floats (:func:`is_soft`).
         ignore_index: Label of ignored voxels; None if it is not known here:
             labels are then not compared with the classes.
         validate: If True, check every label, which syncs an accelerator; otherwise check only the
-            smallest and largest, on the CPU (:func:`check_labels`).
+            smallest and largest, on the CPU (:func:`check_labels`, :func:`check_soft`).
 
     Returns:
-        The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64.
+        The logits in float32, or float64 where they were, and the labels ``(N, *S)`` in int64, or
+        the soft labels ``(N, C, *S)`` in the dtype of the logits, without a gradient.
 
     Raises:
         TypeError: The logits are not floating, or the target is complex.
         ValueError: Wrong rank or shape, fewer than two classes, or labels that are not classes.
     """
     check_shapes(logits, target)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    if is_soft(logits, target):
+        target = target.detach().to(wide)
+        check_soft(target, ignore_index, read=validate or is_readable(target), each=validate)
+        return logits.to(wide), target
     if target.ndim == logits.ndim:
         target = target.squeeze(1)
     if validate or is_readable(target):
         check_labels(target, logits.shape[1], ignore_index, each=validate)
-    wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide), target.to(torch.int64)
+
+
+def is_soft(logits: Tensor, target: Tensor) -> bool:
+    """Return True for soft labels: floats of the shape of the logits ``(N, C, *S)``, C >= 2.
+
+    They are the probability of each class at each voxel, such as the mean of several readers'
+    one-hot labels. Floats ``(N, *S)`` or ``(N, 1, *S)`` are integral labels.
+    """
+    several = logits.ndim >= 2 and logits.shape[1] >= 2
+    return several and target.is_floating_point() and target.shape == logits.shape
+
+
+def refuse_soft(name: str, logits: Tensor, target: Tensor) -> None:
+    """Raise ValueError if the target of a loss that takes integer labels alone is soft."""
+    if is_soft(logits, target):
+        raise ValueError(
+            f"{name} must get integer labels (N, *S), got soft labels: {target.dtype} of the "
+            f"logits' shape {tuple(target.shape)}. Choose a loss that takes soft labels (column "
+            "'soft' of docs/losses.md), or decide on a label: target.argmax(dim=1)."
+        )
 
 
 def check_shapes(logits: Tensor, target: Tensor) -> None:
@@ -104,10 +135,12 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
             "For one foreground class give background and foreground a channel each."
         )
     n, _, *space = logits.shape
-    if tuple(target.shape) not in ((n, *space), (n, 1, *space)):
+    hard = tuple(target.shape) in ((n, *space), (n, 1, *space))
+    if not hard and not is_soft(logits, target):
         raise ValueError(
             f"target must have shape {(n, *space)} or {(n, 1, *space)} for logits "
-            f"{tuple(logits.shape)}, got {tuple(target.shape)}."
+            f"{tuple(logits.shape)}, or the logits' shape in floating dtype (soft labels), got "
+            f"{tuple(target.shape)} in {target.dtype}."
         )
 
 
@@ -129,7 +162,10 @@ def check_labels(
         broken = target.frac() != 0  # NaN for an infinity
         if bool(broken.any()):
             found = target[broken][0].item()
-            raise ValueError(f"target must be integral labels, got {found}; soft ones do not fit.")
+            raise ValueError(
+                f"target must be integral labels, got {found}. Soft labels have the logits' shape: "
+                "a probability for each class."
+            )
     if ignore_index is None:
         return
     if target.numel():
@@ -142,6 +178,47 @@ def check_labels(
         labels = [int(label) for label in target[outside].unique().tolist()[:5]]
         raise ValueError(
             f"target must be in 0..{num_classes - 1} or ignore_index {ignore_index}, got {labels}."
+        )
+
+
+def check_soft(
+    target: Tensor, ignore_index: int | None, *, read: bool = True, each: bool = True
+) -> None:
+    """Check soft labels; on an accelerator the host waits for the answer if ``read``.
+
+    Args:
+        target: Soft labels ``(N, C, *S)``; all channels of an ignored voxel are ``ignore_index``.
+        ignore_index: The value of ignored voxels; None if it is not known here.
+        read: Look at values, else at ``ignore_index`` alone.
+        each: Check the sum at each voxel; else only the smallest and the largest value.
+
+    Raises:
+        ValueError: An ``ignore_index`` that is a probability, a value outside [0, 1], such as
+            ``ignore_index`` in only some channels of a voxel, or a sum that is not 1.
+    """
+    if ignore_index in (0, 1):
+        raise ValueError(
+            f"ignore_index must not be 0 or 1 for soft labels, where these are probabilities, got "
+            f"{ignore_index}. Set it to -100."
+        )
+    if ignore_index is None or not read or not target.numel():
+        return
+    ignored = (target == ignore_index).all(dim=1, keepdim=True)
+    probs = torch.where(ignored, 0, target)
+    low, high = (float(value) for value in torch.aminmax(probs))
+    if not (low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE):  # NaN also
+        raise ValueError(
+            "target must be probabilities in [0, 1] (soft labels), or ignore_index "
+            f"{ignore_index} in all channels of a voxel, got values from {low:g} to {high:g}."
+        )
+    if not each:
+        return
+    off = (probs.sum(dim=1, keepdim=True) - 1).abs().masked_fill(ignored, 0).max()
+    if off > SUM_TOLERANCE:
+        raise ValueError(
+            f"target must sum to 1 over the classes at each voxel (soft labels, within "
+            f"{SUM_TOLERANCE:g}), or be ignore_index {ignore_index} in all channels, got a sum off "
+            f"by {float(off):g}. Divide by target.sum(dim=1, keepdim=True)."
         )
 
 

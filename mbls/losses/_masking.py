@@ -1,4 +1,4 @@
-"""Means over the labeled voxels, finite without any, and powers with finite slopes."""
+"""Means over the labeled voxels, finite without any, class maps, and powers with finite slopes."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,9 @@ from torch import Tensor
 
 __all__ = [
     "as_images",
+    "class_maps",
     "image_mean",
+    "is_labeled",
     "label_log_probs",
     "labeled",
     "masked_mean",
@@ -17,18 +19,32 @@ __all__ = [
 TINY = 1e-7  # below it a power is continued linearly
 
 
+def is_labeled(target: Tensor, ignore_index: int) -> Tensor:
+    """Return the mask of labeled voxels, bool ``(N, *S)``.
+
+    Args:
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)``, of which a voxel is
+            ignored if all its channels are.
+        ignore_index: The label of voxels that take no part.
+    """
+    keep = target != ignore_index
+    return keep.any(dim=1) if target.is_floating_point() else keep
+
+
 def labeled(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return the mask of labeled voxels and the labels with 0 in place of the ignored ones.
 
     Args:
-        target: Labels ``(N, *S)``, int64.
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)``, floating.
         ignore_index: The label of voxels that take no part.
 
     Returns:
-        ``keep`` bool and ``safe`` int64, both ``(N, *S)``; ``safe`` can index classes.
+        ``keep`` bool ``(N, *S)``, and ``safe``, of the target's shape and dtype: labels that can
+        index classes, or probabilities that are 0 where ignored.
     """
-    keep = target != ignore_index
-    return keep, torch.where(keep, target, 0)
+    keep = is_labeled(target, ignore_index)
+    where = keep.unsqueeze(1) if target.is_floating_point() else keep
+    return keep, torch.where(where, target, 0)
 
 
 def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
@@ -64,6 +80,20 @@ def one_hot(safe: Tensor, keep: Tensor, like: Tensor) -> Tensor:
     return maps.scatter_(1, safe.unsqueeze(1), keep.unsqueeze(1).to(maps.dtype))
 
 
+def class_maps(safe: Tensor, keep: Tensor, like: Tensor) -> Tensor:
+    """Return the target's probability of each class ``(N, C, *S)``, no gradient.
+
+    It is zero in every class at an ignored voxel.
+
+    Args:
+        safe: Labels ``(N, *S)`` in 0 .. C - 1, whose maps are one-hot, or soft labels
+            ``(N, C, *S)``, which are the maps; both as :func:`labeled` returns them.
+        keep: Bool ``(N, *S)``.
+        like: ``(N, C, *S)``, for the shape, dtype and device.
+    """
+    return safe if safe.is_floating_point() else one_hot(safe, keep, like)
+
+
 def as_images(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Give logits without spatial axes one, for the losses that sum within an image.
 
@@ -72,13 +102,16 @@ def as_images(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: Scores or probabilities ``(N, C, *S)``.
-        target: Labels ``(N, *S)``.
+        target: Labels ``(N, *S)``, or soft labels ``(N, C, *S)``.
 
     Returns:
-        ``(1, C, N)`` and ``(1, N)`` for ``(N, C)`` and ``(N,)``, else the arguments.
+        ``(1, C, N)`` and ``(1, N)`` for ``(N, C)`` and ``(N,)``, else the arguments; soft labels
+        as the logits.
     """
     if logits.ndim > 2:
         return logits, target
+    if target.is_floating_point():
+        target = target.transpose(0, 1)
     return logits.transpose(0, 1).unsqueeze(0), target.unsqueeze(0)
 
 

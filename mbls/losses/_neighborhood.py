@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbls.losses._checks import is_readable
+from mbls.losses._masking import labeled
 
 __all__ = ["Border", "Kernel", "Neighborhood", "mixed_windows", "neighbor_proportions"]
 
@@ -44,7 +45,8 @@ def neighbor_proportions(
     ``kernel_size`` is, the voxel itself not singled out.
 
     Args:
-        target: Labels ``(N, *S)``, int64; without spatial axes a voxel is its own window.
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)``, floating; without spatial
+            axes a voxel is its own window.
         num_classes: C.
         kernel: How the window is weighed.
         kernel_size: Odd width of the window in voxels.
@@ -85,6 +87,8 @@ class Neighborhood:
 
     def shares(self, target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
         """Return :func:`neighbor_proportions`; some images and classes are counted at a time."""
+        if target.is_floating_point():
+            return self._soft_shares(target.to(dtype))
         shape = (target.shape[0], num_classes, *target.shape[1:])
         shares = torch.empty(shape, dtype=dtype, device=target.device)
         if not target.numel():  # an edge that is not there cannot be repeated
@@ -111,6 +115,21 @@ class Neighborhood:
                 found = window.weigh(labels[images], classes[some], dtype)
                 shares[images, some] = found.to(dtype).div_(kept)
         return shares
+
+    def _soft_shares(self, target: Tensor) -> Tensor:
+        """Return the weighted means of the windows' soft labels ``(N, C, *S)``."""
+        keep, maps = labeled(target, self.ignore_index)
+        if not maps.numel():
+            return maps
+        window = self._window(maps.ndim - 2)
+        radius, repeats = len(window.ratios), self.border == "replicate"
+        padded = pad_labels(maps.flatten(0, 1), radius, None if repeats else 0)
+        padded = padded.unflatten(0, maps.shape[:2])
+        if self.border == "background":
+            padded[:, 0] = pad_labels(maps[:, 0], radius, 1)
+        gone = pad_labels(~keep, radius, None if repeats else 0).unsqueeze(1).to(maps.dtype)
+        kept = (window.total - window.sums(gone)).clamp_min(1e-6)
+        return window.sums(padded) / kept
 
     def _window(self, dims: int) -> "Window":
         if self.kernel == "mean":
@@ -156,6 +175,10 @@ class Window:
             own = own.to(dtype)
         elif self.total > 255:
             own = own.to(torch.int32)
+        return self.sums(own)
+
+    def sums(self, own: Tensor) -> Tensor:
+        """Return the weighted sums of the windows of maps ``(n, k, *P)``, ``(n, k, *S)``."""
         if not self.ratios:
             return own
         around = None

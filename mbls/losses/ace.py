@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mbls.losses._checks import check_count, check_one_of
-from mbls.losses._masking import as_images, image_mean, labeled, one_hot
+from mbls.losses._masking import as_images, class_maps, image_mean, labeled
 from mbls.losses.base import Loss
 
 __all__ = ["BinnedCalibrationLoss", "average_calibration_error", "hard_bins", "soft_bins"]
@@ -20,7 +20,7 @@ def hard_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
 
     Args:
         probs: ``(R, V)``, R rows of V probabilities; the gradient flows through their sum.
-        hits: ``(R, V)``, 1.0 where the voxel has the row's class.
+        hits: ``(R, V)``, 1.0 where the voxel has the row's class, or its probability.
         weight: ``(R, V)``, 1.0 where the voxel takes part.
         n_bins: B.
 
@@ -44,7 +44,7 @@ def soft_bins(probs: Tensor, hits: Tensor, weight: Tensor, n_bins: int) -> tuple
 
     Args:
         probs: ``(R, V)``.
-        hits: ``(R, V)``, 1.0 where the voxel has the row's class.
+        hits: ``(R, V)``, 1.0 where the voxel has the row's class, or its probability.
         weight: ``(R, V)``, 1.0 where the voxel takes part.
         n_bins: B >= 2.
 
@@ -73,7 +73,7 @@ def average_calibration_error(
 
     Args:
         probs: Class probabilities ``(N, C, *S)``; ``(N, C)`` counts as one image of N voxels.
-        target: Labels ``(N, *S)``, int64.
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)``, floating.
         binning: ``"hard"`` or ``"soft"``.
         n_bins: Bins of each class.
         include_background: Average over class 0 too.
@@ -90,18 +90,18 @@ def average_calibration_error(
     """
     probs, target = as_images(probs, target)
     keep, safe = labeled(target, ignore_index)
-    hot = one_hot(safe, keep, probs)
+    maps = class_maps(safe, keep, probs)
     first = 0 if include_background else 1
-    probs, hot = probs[:, first:], hot[:, first:]
+    probs, maps = probs[:, first:], maps[:, first:]
     weight = keep.unsqueeze(1).expand_as(probs).to(probs.dtype)
     bins = hard_bins if binning == "hard" else soft_bins
-    count, surplus = bins(_rows(probs), _rows(hot), _rows(weight), n_bins)
+    count, surplus = bins(_rows(probs), _rows(maps), _rows(weight), n_bins)
     filled = count > 0 if binning == "hard" else count >= EMPTY_WEIGHT
     gap = (surplus / count.masked_fill(~filled, 1)).abs().masked_fill(~filled, 0)
     error = gap.sum(dim=1) / filled.sum(dim=1).clamp_min(1)
     error = error.view(probs.shape[:2])
     if ignore_empty_classes:
-        error = error.masked_fill(hot.flatten(2).sum(dim=2) == 0, 0)
+        error = error.masked_fill(maps.flatten(2).sum(dim=2) == 0, 0)
     return image_mean(error, keep)
 
 
@@ -124,6 +124,8 @@ class BinnedCalibrationLoss(Loss):
         >>> BinnedCalibrationLoss()(torch.zeros(1, 2, 4), torch.tensor([[0, 1, 1, 1]]))
         tensor(0.2500)
     """
+
+    soft_targets = True
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class AdaptiveConditionalSmoothingLoss(PenaltyLoss):
     """
 
     voxel_means = frozenset({"winner", "losers"})
+    soft_targets = True
 
     def __init__(
         self,

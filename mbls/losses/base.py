@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mbls.losses._checks import prepare
-from mbls.losses._masking import masked_mean
+from mbls.losses._checks import prepare, refuse_soft
+from mbls.losses._masking import is_labeled, masked_mean
 from mbls.losses.foreign import IGNORED, foreign_loss, plan_of
 
 __all__ = ["AdaptiveLoss", "ImageLoss", "Loss", "check_parts", "part_terms", "total"]
@@ -30,6 +30,8 @@ class Loss(nn.Module, ABC):
             shared among processes, each weights these by its share of the labeled voxels, so that
             their mean is that of the whole batch; all other terms are averaged as they are.
         needs_image: True if terms and forward also take the image.
+        soft_targets: True if the formula also takes soft labels: class probabilities of each voxel.
+            Losses inside this one are asked on their own.
 
     Raises:
         ValueError: A setting outside its range, at construction; logits and labels that do not
@@ -38,6 +40,7 @@ class Loss(nn.Module, ABC):
 
     voxel_means: ClassVar[frozenset[str]] = frozenset()
     needs_image = False
+    soft_targets = False
 
     def __init__(self, *, ignore_index: int = -100, validate: bool = False) -> None:
         super().__init__()
@@ -50,7 +53,9 @@ class Loss(nn.Module, ABC):
 
         Args:
             logits: Raw scores ``(N, C, *S)``, C >= 2, any number of spatial axes, none included.
-            target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or integral floats.
+            target: Labels ``(N, *S)`` or ``(N, 1, *S)``, integers or integral floats; where
+                :attr:`soft_targets` is true, also soft labels: floats of the logits' shape, the
+                probability of each class, or ``ignore_index`` in all channels of a voxel.
 
         Returns:
             Scalars; each is zero, with a gradient of zero, where every voxel is ignored.
@@ -61,7 +66,16 @@ class Loss(nn.Module, ABC):
         return total(self.terms(logits, target))
 
     def prepare(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Check the shapes; return float32 or wider logits and int64 labels ``(N, *S)``."""
+        """Check the shapes; return float32 or wider logits and int64 labels ``(N, *S)``.
+
+        Where :attr:`soft_targets` is true, soft labels are returned as ``(N, C, *S)``, in the dtype
+        of the logits.
+
+        Raises:
+            ValueError: Shapes or labels do not fit, or soft labels are not supported.
+        """
+        if not self.soft_targets:
+            refuse_soft(type(self).__name__, logits, target)
         return prepare(logits, target, ignore_index=self.ignore_index, validate=self.validate)
 
     def voxel_mean(self, values: Tensor, target: Tensor) -> Tensor:
@@ -69,9 +83,10 @@ class Loss(nn.Module, ABC):
 
         Args:
             values: ``(N, *S)``.
-            target: Labels ``(N, *S)``.
+            target: Labels ``(N, *S)``, or soft labels ``(N, C, *S)``, as :meth:`prepare` returns
+                them.
         """
-        return masked_mean(values, target != self.ignore_index)
+        return masked_mean(values, is_labeled(target, self.ignore_index))
 
     def voxel_mean_terms(self) -> set[str]:
         """Return the names of :attr:`voxel_means`, of base classes and losses inside too."""
@@ -177,7 +192,7 @@ def part_terms(
     Args:
         loss: A :class:`Loss`, or any module called with ``(logits, target)``.
         logits: ``(N, C, *S)``.
-        target: Labels ``(N, *S)``.
+        target: Labels ``(N, *S)``, or soft labels ``(N, C, *S)`` for ours that take them.
         image: ``(N, M, *S)``, for a loss that needs it.
         ignore_index: The label of voxels to leave out of a foreign module; ours know their own.
 
@@ -185,7 +200,8 @@ def part_terms(
         The terms by name, scalars; the one of a foreign module is called ``loss``.
 
     Raises:
-        ValueError: The loss needs the image and there is none, or see :func:`foreign_loss`.
+        ValueError: The loss needs the image and there is none, or does not take soft labels; or see
+            :func:`foreign_loss`.
     """
     if isinstance(loss, Loss):
         if not loss.needs_image:
@@ -195,6 +211,7 @@ def part_terms(
                 f"{type(loss).__name__} needs the image: call it as loss(logits, target, image)."
             )
         return loss.terms(logits, target, image)  # type: ignore[call-arg]
+    refuse_soft(type(loss).__name__, logits, target)
     return {"loss": foreign_loss(loss, logits, target, ignore_index=ignore_index)}
 
 

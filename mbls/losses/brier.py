@@ -13,7 +13,7 @@ def brier_map(logits: Tensor, safe: Tensor) -> Tensor:
 
     Args:
         logits: Raw scores ``(N, C, *S)``.
-        safe: Labels ``(N, *S)`` in 0 .. C - 1.
+        safe: Labels ``(N, *S)`` in 0 .. C - 1, or soft labels ``(N, C, *S)``.
 
     Returns:
         ``(N, *S)``, in [0, 2].
@@ -24,8 +24,9 @@ def brier_map(logits: Tensor, safe: Tensor) -> Tensor:
         tensor([0.5000])
     """
     probs = logits.softmax(dim=1)
-    hot = probs.new_zeros(probs.shape).scatter_(1, safe.unsqueeze(1), 1.0)
-    return (probs - hot).square().sum(dim=1)
+    soft = safe.is_floating_point()
+    maps = safe if soft else probs.new_zeros(probs.shape).scatter_(1, safe.unsqueeze(1), 1.0)
+    return (probs - maps).square().sum(dim=1)
 
 
 class BrierLoss(Loss):
@@ -44,6 +45,7 @@ class BrierLoss(Loss):
     """
 
     voxel_means = frozenset({"brier"})
+    soft_targets = True
 
     def terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return ``{"brier": ...}``."""

@@ -28,6 +28,7 @@ class Entry:
         formula: The docstring's line.
         defaults: The configuration's arguments.
         paper: The docstring's line.
+        soft: True if it takes soft labels; those inside do, too.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry:
     formula: str
     defaults: str
     paper: str
+    soft: bool
 
 
 def loss_entries(folder: Path) -> list[Entry]:
@@ -79,7 +81,8 @@ def _entry(path: Path) -> Entry:
     papers = (_docstring_line(node["class_path"], "Paper") for node in penalties or [config])
     paper = next(filter(None, papers), "")
     settings = (_settings(node.get("init_args", {})) for _, node in nodes)
-    return Entry(path.stem, cls, formula, "; ".join(filter(None, settings)), paper)
+    soft = all(getattr(_class(node["class_path"]), "soft_targets", False) for _, node in nodes)
+    return Entry(path.stem, cls, formula, "; ".join(filter(None, settings)), paper, soft)
 
 
 def _losses(config: dict[str, Any]) -> Iterator[tuple[float, dict[str, Any]]]:
@@ -95,10 +98,14 @@ def _name(config: dict[str, Any]) -> str:
     return config["class_path"].rpartition(".")[2]
 
 
+def _class(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def _docstring_line(class_path: str, what: str) -> str:
     """Return the docstring's ``what:`` line, indented ones after it too; nothing if it has none."""
-    module, _, name = class_path.rpartition(".")
-    text = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+    text = inspect.getdoc(_class(class_path)) or ""
     found = re.search(rf"^{what}: (.+(?:\n +.+)*)$", text, re.MULTILINE)
     return " ".join(found.group(1).split()) if found else ""
 

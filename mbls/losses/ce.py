@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mbls.losses._checks import check_within
 from mbls.losses._class_weights import ClassWeightedLoss
-from mbls.losses._masking import labeled
+from mbls.losses._masking import labeled, masked_mean
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
@@ -23,12 +24,12 @@ def cross_entropy(
     r"""Average :math:`-\log p_y` over the labeled voxels; zero without any.
 
     With ``label_smoothing`` a the target is :math:`t = (1 - a) q + a / C`, the uniform part spread
-    over all C classes. With ``weight`` w it is PyTorch's weighted mean,
-    :math:`\sum_{vk} -w_k t_{vk} \log p_{vk} / \sum_v w_{y_v}`.
+    over all C classes; soft labels are q. With ``weight`` w it is PyTorch's weighted mean,
+    :math:`\sum_{vk} -w_k t_{vk} \log p_{vk} / \sum_{vk} w_k q_{vk}`.
 
     Args:
         logits: Raw scores ``(N, C, *S)``.
-        target: Labels ``(N, *S)``, int64.
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)`` in the dtype of the logits.
         label_smoothing: a, in [0, 1].
         weight: w ``(C,)``, or None for 1.
         ignore_index: The label of voxels that take no part.
@@ -41,6 +42,8 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
         tensor(1.3863)
     """
+    if target.is_floating_point():
+        return _soft_cross_entropy(logits, target, label_smoothing, weight, ignore_index)
     on_cpu = logits.device.type == "cpu"  # its own sum is faster there, and on CUDA it has no
     total = F.cross_entropy(  # deterministic kernel; the map is 0 where a voxel is ignored
         logits,
@@ -55,6 +58,18 @@ def cross_entropy(
     keep, safe = labeled(target, ignore_index)
     count = weight.to(logits)[safe].masked_fill(~keep, 0).sum()
     return total / count.where(count > 0, 1)
+
+
+def _soft_cross_entropy(
+    logits: Tensor, target: Tensor, smoothing: float, weight: Tensor | None, ignore_index: int
+) -> Tensor:
+    keep, soft = labeled(target, ignore_index)
+    weight = None if weight is None else weight.to(logits)
+    values = F.cross_entropy(logits, soft, weight, reduction="none", label_smoothing=smoothing)
+    if weight is None:
+        return masked_mean(values, keep)
+    count = (soft * weight.view(-1, *[1] * (soft.ndim - 2))).sum()
+    return torch.where(keep, values, 0).sum() / count.where(count > 0, 1)
 
 
 class CrossEntropyLoss(ClassWeightedLoss):
@@ -78,6 +93,7 @@ class CrossEntropyLoss(ClassWeightedLoss):
     """
 
     voxel_means = frozenset({"ce"})
+    soft_targets = True
 
     def __init__(self, label_smoothing: float = 0.0, **settings: Any) -> None:
         super().__init__(**settings)

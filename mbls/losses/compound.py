@@ -18,7 +18,8 @@ class CompoundLoss(Loss):
     Formula: sum_i factor_i * loss_i
 
     A part with one term is logged under its own name, one with several as ``name/term``. Parts keep
-    their own ``ignore_index``. The image is handed to the parts that want it.
+    their own ``ignore_index``. The image is handed to the parts that want it. Soft labels need
+    parts that all take them.
 
     Args:
         losses: ``{name: (factor, loss)}``; the losses are ours or any module called with
@@ -31,6 +32,8 @@ class CompoundLoss(Loss):
         >>> loss(torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, 1]]))
         tensor(0.5966)
     """
+
+    soft_targets = True
 
     def __init__(self, losses: Mapping[str, tuple[float, nn.Module]]) -> None:
         super().__init__()

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mbls.losses._checks import check_above, check_at_least
 from mbls.losses._class_weights import ClassWeightedLoss
-from mbls.losses._masking import as_images, image_mean, labeled, one_hot
+from mbls.losses._masking import as_images, class_maps, image_mean, labeled
 from mbls.losses.ce import cross_entropy
 
 __all__ = ["DiceCrossEntropyLoss", "DiceLoss", "soft_dice_loss"]
@@ -25,13 +26,19 @@ def soft_dice_loss(
 ) -> Tensor:
     r"""Average :math:`1 - (2 \sum q p + e_n) / (\sum q + \sum p + e_d)` over images and classes.
 
+    For soft labels q the product is :math:`(q + p - |q - p|) / 2`, the smaller of the two, which
+    is the same for one-hot labels: with equal e the loss is then 0 for p = q alone, as a semimetric
+    (Wang et al., MICCAI 2023, arXiv:2303.16296), while the product favors p of 0 or 1. With
+    ``squared`` it stays the product, since :math:`1 - 2 \sum q p / (\sum q^2 + \sum p^2)` is 0 for
+    p = q alone.
+
     Sums run over the labeled voxels of one image. With the default smoothing a class absent from
     an image and from its prediction costs nothing; absent and predicted, it costs nearly 1. An
     image without a labeled voxel is left out of the mean.
 
     Args:
         probs: Class probabilities ``(N, C, *S)``; ``(N, C)`` counts as one image of N voxels.
-        target: Labels ``(N, *S)``, int64.
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)``, floating.
         include_background: Average over class 0 too.
         weight: What each class counts in the mean ``(C,)``; None for 1.
         squared: Sum the squares of q and p in the denominator.
@@ -49,11 +56,13 @@ def soft_dice_loss(
     """
     probs, target = as_images(probs, target)
     keep, safe = labeled(target, ignore_index)
-    hot = one_hot(safe, keep, probs)
+    maps = class_maps(safe, keep, probs)
     probs = probs.masked_fill(~keep.unsqueeze(1), 0)
-    overlap = (hot * probs).flatten(2).sum(dim=2)
-    size = probs.square() if squared else probs
-    volume = hot.flatten(2).sum(dim=2) + size.flatten(2).sum(dim=2)
+    soft = target.is_floating_point() and not squared
+    both = torch.minimum(maps, probs) if soft else maps * probs
+    sizes = (maps.square(), probs.square()) if squared else (maps, probs)
+    overlap, labels, outputs = (each.flatten(2).sum(dim=2) for each in (both, *sizes))
+    volume = labels + outputs
     loss = 1 - (2 * overlap + smooth_nr) / (volume + smooth_dr)
     if not include_background:
         loss, weight = loss[:, 1:], None if weight is None else weight[1:]
@@ -64,7 +73,10 @@ class DiceLoss(ClassWeightedLoss):
     """One minus soft Dice, mean over images and classes; see :func:`soft_dice_loss`.
 
     Formula: mean_nk 1 - (2 sum_v q p + e) / (sum_v q + sum_v p + e), e = 1e-5
-    Paper: Milletari et al., 3DV 2016, arXiv:1606.04797
+    Paper: Milletari et al., 3DV 2016, arXiv:1606.04797; soft labels: Wang et al., MICCAI 2023,
+        arXiv:2303.16296
+
+    For soft labels q p becomes (q + p - |q - p|) / 2, so that p = q is the optimum.
 
     With ``weight`` w, one number a class also where the background is left out, the classes'
     values L are averaged as ``sum_k w_k L_k / sum_k w_k``; MONAI's ``weight`` does not divide.
@@ -81,6 +93,8 @@ class DiceLoss(ClassWeightedLoss):
         >>> DiceLoss()(torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, 1]]))
         tensor(0.5000)
     """
+
+    soft_targets = True
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class EntropyPenaltyLoss(PenaltyLoss):
     """
 
     voxel_means = frozenset({"entropy"})
+    soft_targets = True
 
     def __init__(self, alpha: float = 0.1, **settings: Any) -> None:
         super().__init__(**settings)

@@ -48,6 +48,7 @@ class UniformPenaltyLoss(PenaltyLoss):
     """
 
     voxel_means = frozenset({"uniform"})
+    soft_targets = True
 
     def __init__(self, alpha: float = 0.1, **settings: Any) -> None:
         super().__init__(**settings)

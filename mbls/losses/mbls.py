@@ -93,6 +93,7 @@ class MarginLoss(PenaltyLoss):
     """
 
     voxel_means = frozenset({"margin"})
+    soft_targets = True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mbls.losses._checks import check_at_least, check_one_of
-from mbls.losses._masking import as_images, image_mean, labeled, one_hot
+from mbls.losses._masking import as_images, class_maps, image_mean, labeled
 from mbls.losses.penalty import PenaltyLoss
 
 __all__ = ["ClasswiseMeanCalibrationLoss", "classwise_gap"]
@@ -24,7 +24,7 @@ def classwise_gap(
 
     Args:
         probs: Class probabilities ``(N, C, *S)``.
-        target: Labels ``(N, *S)``, int64.
+        target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)``, floating.
         scope: Means over the labeled voxels of the whole batch, or of each image, whose gaps are
             then averaged over images; ``(N, C)`` counts as one image.
         ignore_index: The label of voxels that take no part.
@@ -39,7 +39,7 @@ def classwise_gap(
     """
     probs, target = as_images(probs, target)
     keep, safe = labeled(target, ignore_index)
-    gap = (probs.masked_fill(~keep.unsqueeze(1), 0) - one_hot(safe, keep, probs)).flatten(2)
+    gap = (probs.masked_fill(~keep.unsqueeze(1), 0) - class_maps(safe, keep, probs)).flatten(2)
     if scope == "batch":
         return (gap.sum(dim=(0, 2)) / keep.sum().clamp_min(1)).abs().mean()
     size = keep.flatten(1).sum(dim=1, keepdim=True).clamp_min(1)
@@ -63,6 +63,8 @@ class ClasswiseMeanCalibrationLoss(PenaltyLoss):
         >>> loss.terms(torch.zeros(2, 2), torch.tensor([0, 0]))["mdca"]
         tensor(0.5000)
     """
+
+    soft_targets = True
 
     def __init__(
         self, beta: float = 1.0, *, scope: Literal["batch", "image"] = "batch", **settings: Any

@@ -56,6 +56,7 @@ class NeighborAwareLoss(PenaltyLoss):
     """
 
     voxel_means = frozenset({"neighbors"})
+    soft_targets = True
 
     def __init__(
         self,

@@ -58,7 +58,8 @@ class PenaltyLoss(Loss):
 
         Args:
             logits: ``(N, C, *S)``, float32 or wider.
-            target: Labels ``(N, *S)``, int64.
+            target: Labels ``(N, *S)``, int64, or soft labels ``(N, C, *S)`` if the class declares
+                :attr:`soft_targets`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define penalty(logits, target).")
 

@@ -47,6 +47,7 @@ class SpatialLabelSmoothingLoss(Loss):
     """
 
     voxel_means = frozenset({"smoothed_ce"})
+    soft_targets = True
 
     def __init__(self, sigma: float = 1.0, *, kernel_size: int = 3, **settings: Any) -> None:
         super().__init__(**settings)

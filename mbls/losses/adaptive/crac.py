@@ -39,6 +39,8 @@ class RegionAdaptiveLoss(AugmentedLagrangianLoss):
         tensor([4.0000e-01, 1.0000e-06], dtype=torch.float64)
     """
 
+    soft_targets = False
+
     def __init__(
         self,
         num_classes: int | None = None,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mbls.losses._checks import check_above, check_count, check_one_of
+from mbls.losses._masking import is_labeled
 from mbls.losses._neighborhood import Border, Neighborhood, mixed_windows
 from mbls.losses.adaptive.constraints import Constraint
 from mbls.losses.adaptive.observation import ObservingLoss, pieces
@@ -47,6 +48,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
     """A base loss plus penalized constraints whose multipliers adapt; see the module.
 
     Before the number of classes is known the multipliers are what they start from, one for all.
+    Soft labels are taken unless regions or the constraint look at the labels of neighbors.
 
     Args:
         num_classes: C; None until :meth:`bind`.
@@ -65,6 +67,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         **settings: base, ignore_index and validate, as :class:`PenaltyLoss` takes them.
     """
 
+    soft_targets = True
     multipliers: Tensor
     weights: Tensor
     previous: Tensor
@@ -96,6 +99,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         check_above(limits[0], lambda_max=limits[1])
         self.num_classes = num_classes
         self.constraint = constraint
+        self.soft_targets = groups == "class" and not constraint.looks_around
         self.penalty_function = penalty
         self.limits = limits
         self.groups: Groups = groups
@@ -175,7 +179,7 @@ class MultiplierLoss(ObservingLoss, PenaltyLoss):
         logits, target = self.prepare(logits, target)
         self._check_classes(logits)
         goal, boundary = self._labels(logits, target)
-        keep = target != self.ignore_index
+        keep = is_labeled(target, self.ignore_index)
         regions = [keep]
         if boundary is not None and self.groups == "region":
             regions = [keep & boundary, keep & ~boundary]
