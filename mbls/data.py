@@ -34,7 +34,8 @@ class Batch(TypedDict):
     """
 
     image: Tensor  # float32 (N, M, *S)
-    label: Tensor  # int64 (N, *S), IGNORE_INDEX for ignored voxels
+    label: Tensor  # int64 (N, *S), IGNORE_INDEX for ignored voxels; in training also soft labels,
+    # float (N, C, *S), the probability of each class, or IGNORE_INDEX in all channels of a voxel
     case: list[str]  # case ids
     index: Tensor  # int64 (N,), position of each case in its part of the split
     spacing: Tensor  # float32 (N, len(S)) in mm

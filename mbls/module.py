@@ -221,7 +221,10 @@ class SegmentationModule(LightningModule):
     # Training ----------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch of slices or patches, and log its terms."""
+        """Return the loss of a batch of slices or patches, and log its terms.
+
+        Labels are integers, or soft labels for a loss that takes them (docs/own-loss.md).
+        """
         image, target = batch["image"], batch["label"]
         heads = self.heads(image)
         terms: dict[str, Tensor] = {}
@@ -268,7 +271,7 @@ class SegmentationModule(LightningModule):
         means = self.loss.voxel_mean_terms() if isinstance(self.loss, Loss) else set()
         if not (means and dist.is_available() and dist.is_initialized()):
             return terms
-        mine = (target != IGNORE_INDEX).sum()
+        mine = (target != IGNORE_INDEX).sum()  # of soft labels times C, which the share cancels
         everywhere = mine.clone()
         dist.all_reduce(everywhere)
         share = mine * dist.get_world_size() / everywhere.clamp_min(1)

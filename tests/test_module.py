@@ -52,9 +52,9 @@ def module(network: nn.Module | None = None, loss: nn.Module | None = None, **se
     )
 
 
-def fit(built: SegmentationModule, **settings: Any) -> Trainer:
+def fit(built: SegmentationModule, *, data: Any = None, **settings: Any) -> Trainer:
     trainer = tiny.trainer(**settings)
-    trainer.fit(built, datamodule=BlobDataModule(size=32))
+    trainer.fit(built, datamodule=data or BlobDataModule(size=32))
     return trainer
 
 

@@ -42,6 +42,10 @@ class DiceScore(VolumeMetric):
     classes; :meth:`per_class` returns the means. Structures that are absent from a label are
     skipped. Each volume must be passed as a whole.
 
+    It counts predicted classes, so it has no value for soft labels (class probabilities, such as
+    the mean of several readers), which are refused: score each reader, or use
+    ``1 - mbls.losses.soft_dice_loss(probs, target)``, which is 1 for equal probabilities alone.
+
     With ``num_cases``, ``compute`` returns each case's Dice ``(cases, classes + unions)``, from the
     state ``counts``, int64 ``(cases, classes + unions, 3)``: intersection, predicted and labeled
     voxels of each class (background first) and union; parts of a case add up.

@@ -96,6 +96,13 @@ def check_shapes(
         expected = (probs.shape[0], *probs.shape[2:])
     with_channel = (*expected[:1], 1, *expected[1:])
     if tuple(target.shape) not in (expected, with_channel):
+        if target.is_floating_point() and target.shape == probs.shape:
+            raise ValueError(
+                f"target must be the labels of one reader, {expected} or {with_channel}, got soft "
+                f"labels {tuple(target.shape)}. Score each reader's labels on their own; pass the "
+                "probabilities as posterior= to CalibrationHistogram (in a batch: 'posterior'); or "
+                "take 1 - mbls.losses.soft_dice_loss(probs, target)."
+            )
         raise ValueError(
             f"target must be {expected} or {with_channel} to match probs {tuple(probs.shape)}, "
             f"got {tuple(target.shape)}."
