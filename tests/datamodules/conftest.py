@@ -21,7 +21,7 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
 
 
 def blobs(seed: int, shape: tuple[int, int, int] = (20, 24, 4)) -> tuple[np.ndarray, np.ndarray]:
-    """An int16 image and a uint8 label that holds all four classes."""
+    """An int16 image and a uint8 label with all four classes."""
     rng = np.random.default_rng(seed)
     grid = np.indices(shape[:2]).transpose(1, 2, 0) - np.array(shape[:2]) / 2 + 0.5
     radius = np.hypot(grid[..., 0], grid[..., 1])[..., None] + rng.uniform(-1, 1, shape[2])

@@ -1,4 +1,4 @@
-"""What a reader says of each injected fault that it refuses: rule, what it found, the way out."""
+"""The message for each injected fault that a reader refuses: rule, value found, way out."""
 
 import re
 from collections.abc import Sequence
@@ -48,12 +48,12 @@ REFUSED: dict[str, tuple[str, str, str]] = {  # of one dataset: dataset and faul
 
 
 def assert_told(name: str, dataset: str, problems: Sequence[Problem]) -> None:
-    """One of the problems has the fault's words, and its file, and the message holds them all."""
-    words = REFUSED.get(f"{dataset} {name}", REFUSED.get(name))
-    assert words is not None, f"no message is written down for {name}"
+    """One of the problems has the fault's facts and file, and the message has them all."""
+    facts = REFUSED.get(f"{dataset} {name}", REFUSED.get(name))
+    assert facts is not None, f"no message is listed for {name}"
     for fault in problems:
         parts = (fault.rule, fault.found, fault.fix)
-        if all(re.search(word, part) for word, part in zip(words, parts, strict=True)):
+        if all(re.search(fact, part) for fact, part in zip(facts, parts, strict=True)):
             assert all(part in str(fault) for part in (*parts, fault.path, fault.case))
             return
-    raise AssertionError(f"none says {words}: {[str(fault) for fault in problems]}")
+    raise AssertionError(f"no problem has {facts}: {[str(fault) for fault in problems]}")

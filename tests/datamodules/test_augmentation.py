@@ -1,4 +1,4 @@
-"""Random changes to training samples: what they do, and of what they are a function."""
+"""Random changes to training samples: their effect, and their random seeds."""
 
 import math
 

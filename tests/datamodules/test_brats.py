@@ -1,4 +1,4 @@
-"""Finding BraTS's cases in the layouts of its releases, and refusing what they must not hold."""
+"""Finding BraTS's cases in the layouts of its releases, and refusing other files."""
 
 import json
 import shutil
@@ -355,7 +355,7 @@ def copy(phantom: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("root", ["phantom", "./phantom/../phantom", "."])
 def test_posteriors_are_no_cases(copy: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
-    """Their folders are named like cases, and hold no images; nor is a phantom hidden below."""
+    """Their folders are named like cases, and contain no images; nor is a phantom hidden below."""
     monkeypatch.chdir(copy.parent)
     module = BraTSDataModule(Path(root))
     if root == ".":
@@ -410,7 +410,7 @@ def test_faults_of_its_own(copy: Path, name: str) -> None:
 
 
 def test_from_files_to_scores(phantom: Path, tmp_path: Path) -> None:
-    """Cropped to the brain, z-scored over it, background outside masked if asked."""
+    """Cropped to the brain, z-scored over it, background outside masked as an option."""
     preprocessing = Preprocessing(normalize="zscore_nonzero", crop_above=0.0)
     settings: Any = {"cache_dir": tmp_path / "cache", "preprocessing": preprocessing}
     module = BraTSDataModule(phantom, **settings)
@@ -469,5 +469,5 @@ def test_files_to_predict(phantom: Path, tmp_path: Path, endings: tuple[str, ...
     assert logits.shape == (4, *SHAPE)
     np.testing.assert_allclose(affine, AFFINE)
     (tmp_path / "in" / "scan" / f"scan{endings[2]}.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"a case must have one file \*_t2\.nii\.gz, found 0"):
+    with pytest.raises(DataError, match=r"one file \*_t2\.nii\.gz, found 0"):
         next(iter(module.predict_dataloader()))

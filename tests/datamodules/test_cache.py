@@ -109,10 +109,10 @@ def test_damaged_case_is_not_used(tmp_path: Path, case: Case, victim: str, damag
     assert not list(cache.folder.glob(".*"))
 
 
-def test_two_jobs_that_mend_a_case_keep_one_result(
+def test_two_jobs_that_repair_a_case_keep_one_result(
     tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second finds the damage too, and the first has mended it before it acts."""
+    """The second finds the damage too, and the first has repaired it before it acts."""
     first, second = build(tmp_path), build(tmp_path)
     first.write(case, ARRAYS, {})
     (path,) = first.folder.glob("a-*/label.npy")
@@ -130,7 +130,7 @@ def test_two_jobs_that_mend_a_case_keep_one_result(
     assert not list(first.folder.glob(".*"))
 
 
-def test_a_case_is_mended_under_those_who_read_it(
+def test_a_case_is_repaired_while_others_read_it(
     tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = build(tmp_path)
@@ -151,10 +151,10 @@ def test_a_case_is_mended_under_those_who_read_it(
     cache.write(case, ARRAYS, {"planar": True})
     assert steps == ["image.npy", "label.npy", "case.json"]
     assert reader.damaged() == []
-    assert mapped[-1, -1, -1] == 0xFF  # what was mapped stays as it was: no torn reads, no crash
+    assert mapped[-1, -1, -1] == 0xFF  # mapped pages do not change: no torn reads, no crash
 
 
-def test_what_was_verified_is_not_read_again_within_a_day(
+def test_a_verified_case_is_not_read_again_within_a_day(
     tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = build(tmp_path).write(case, ARRAYS, {})
@@ -278,7 +278,7 @@ def test_two_jobs_at_once(module) -> None:
     module().setup("fit")  # raises if a case is not whole
 
 
-def test_what_changed_since_it_was_written_is_named(tmp_path: Path, case: Case) -> None:
+def test_an_array_that_changed_since_it_was_written_is_named(tmp_path: Path, case: Case) -> None:
     cache = build(tmp_path)
     written = cache.write(case, ARRAYS, {"spacing": (1.0, 2.0, 3.0)})
     assert written.damaged() == []
@@ -286,7 +286,7 @@ def test_what_changed_since_it_was_written_is_named(tmp_path: Path, case: Case) 
     content = bytearray(label.read_bytes())
     content[-1] ^= 1
     label.write_bytes(content)
-    found = cache.find(case)  # a look at sizes does not tell
+    found = cache.find(case)  # it checks sizes only
     assert found is not None
     assert found.damaged() == ["label.npy"]
     assert cache.write(case, ARRAYS, {"spacing": (1.0, 2.0, 3.0)}).damaged() == []
@@ -303,7 +303,7 @@ class Broken:
         raise DataError([Problem("a", "a.nii.gz", "it must read", "text", "Take another.")])
 
 
-def test_a_problem_in_a_data_process_keeps_its_words() -> None:
+def test_a_problem_in_a_data_process_keeps_its_message() -> None:
     with pytest.raises(DataError) as error:
         list(DataLoader(Broken(), num_workers=1))  # type: ignore[arg-type]
     assert str(error.value) == "a: it must read, found text (a.nii.gz). Take another."

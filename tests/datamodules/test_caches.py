@@ -1,4 +1,4 @@
-"""The folder of all caches: listed, and rid of what is of no use."""
+"""The folder of all caches: listed, and cleared of unused ones."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_no_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_clock_that_goes_wrong_removes_no_live_draft(
     hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This machine's, beside that of the file server, which stamps the files."""
+    """This machine's clock, next to that of the file server, which stamps the files."""
     clock = time.time
     for name, age in (("live", 60), ("dead", 7200)):
         (tmp_path / f".{name}.tmp").mkdir()

@@ -131,7 +131,7 @@ def test_all_problems_are_in_one_table(
     assert "2 problems" in shown
     assert " patient001/Info.cfg" in shown
     assert "patient002_frame01.nii.gz" in shown
-    assert shown.count(str(acdc / "training")) == 1, "once, as the folder that holds them all"
+    assert shown.count(str(acdc / "training")) == 1, "once, as the folder of all"
 
 
 def test_problems_alike_share_a_row() -> None:

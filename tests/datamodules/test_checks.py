@@ -218,7 +218,7 @@ def test_error_survives_pickling() -> None:
 
 
 def test_reading_holds_the_channels_and_little_more(tmp_path: Path) -> None:
-    """One file's voxels at a time beside the case's own, whatever the number of modalities."""
+    """One file's voxels at a time in addition to the case's own, for any number of modalities."""
     shape, count = (64, 64, 48), 3
     images = [save(tmp_path / f"{k}.nii.gz", blobs(k, shape)[0]) for k in range(count)]
     label = save(tmp_path / "label.nii.gz", blobs(0, shape)[1])

@@ -201,7 +201,7 @@ def test_a_labelled_validation_set_is_the_test_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "asked", "right"),
+    ("layout", "given", "right"),
     [
         ("as released", "flare22", "flare21"),
         ("as released", "abdomenct1k", "flare21"),
@@ -209,9 +209,9 @@ def test_a_labelled_validation_set_is_the_test_set(tmp_path: Path) -> None:
         ("AbdomenCT-1K", "flare22", "abdomenct1k"),
     ],
 )
-def test_another_release(layout: str, asked: str, right: str, tmp_path: Path) -> None:
-    text = refusal(three(tmp_path, layout), asked)
-    assert f"labeled cases of {RELEASES[asked].title}: " in text  # type: ignore[index]
+def test_another_release(layout: str, given: str, right: str, tmp_path: Path) -> None:
+    text = refusal(three(tmp_path, layout), given)
+    assert f"labeled cases of {RELEASES[given].title}: " in text  # type: ignore[index]
     assert f", which is of {RELEASES[right].title} (" in text  # type: ignore[index]
     assert f"Give --data.init_args.release {right} (make: in ARGS), or another folder" in text
 
@@ -265,7 +265,7 @@ def test_a_phantom_below_the_root_is_not_real_data(tmp_path: Path) -> None:
 
 
 def tube_label(turn: Callable[[np.ndarray], np.ndarray] = lambda a: a) -> np.ndarray:
-    """An aorta of one voxel, labeled on slices 2 to 4 of 9, and a liver beside it on all."""
+    """An aorta of one voxel, labeled on slices 2 to 4 of 9, and a liver next to it on all."""
     label = np.zeros((21, 21, 9), np.uint8)
     label[10, 10, 2:5] = 5
     label[12:14, 10] = 1
@@ -368,7 +368,7 @@ def test_what_is_borne_and_said(phantoms: dict[str, Path], tmp_path: Path) -> No
 
 
 def test_labels_of_another_scheme_are_refused(phantoms: dict[str, Path], tmp_path: Path) -> None:
-    """Thirteen organs under names that tell nothing."""
+    """Thirteen organs under names without a meaning."""
     for kind, ending in (("images", "_0000"), ("labels", "")):
         folder = tmp_path / "mine" / kind
         folder.mkdir(parents=True)

@@ -16,8 +16,8 @@ ENDINGS = (("_t1", "-t1n"), ("_t1ce", "-t1c"))
 
 
 def write_folds(acdc: Path, output: Path, folds: int = 3) -> int:
-    words = ["splits", "--dataset", "acdc", "--data-root", str(acdc), "--folds", str(folds)]
-    return main([*words, "--output", str(output)])
+    args = ["splits", "--dataset", "acdc", "--data-root", str(acdc), "--folds", str(folds)]
+    return main([*args, "--output", str(output)])
 
 
 def test_folds_are_written_and_used(
@@ -64,7 +64,7 @@ def test_a_file_has_as_many_folds_as_it_has(acdc: Path, module, tmp_path: Path) 
 def test_folds_are_not_divided_again(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two of a file's three folds would leave patients out without a word."""
+    """Two of a file's three folds would leave patients out without a warning."""
     file = tmp_path / "folds.json"
     assert write_folds(acdc, file) == 0
     words = ["splits", "--dataset", "acdc", "--data-root", str(acdc), "--folds", "2"]
@@ -79,9 +79,9 @@ def test_folds_that_cannot_be(acdc: Path, tmp_path: Path, capsys) -> None:
     assert write_folds(acdc, tmp_path / "folds.json", folds=1) == 2
     assert "--folds must be at least 2, got 1" in capsys.readouterr().err
     assert write_folds(acdc, tmp_path / "folds.json", folds=40) == 1
-    told = capsys.readouterr().err
-    assert "the part val of the split must not be empty" in told
-    assert "Take fewer folds" in told
+    err = capsys.readouterr().err
+    assert "part val of the split must not be empty" in err
+    assert "Take fewer folds" in err
     (tmp_path / "none.json").write_text(json.dumps({"folds": []}))
     with pytest.raises(DataError, match=r"must contain a split or folds, found an empty list"):
         read_split(tmp_path / "none.json", 0)

@@ -73,28 +73,28 @@ def test_free_memory_of_this_machine(tmp_path: Path) -> None:
 def test_freed_memory_goes_back() -> None:
     """A hole below a block that is in use, which glibc would keep."""
 
-    def held() -> int:
+    def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
     blocks = [b"x" * 100_000 for _ in range(1000)]  # too small to be mapped one by one
     last = blocks.pop()
-    before = held()
+    before = resident()
     blocks.clear()
     return_memory()
-    assert before - held() > 50_000_000
+    assert before - resident() > 50_000_000
     assert last
 
 
-@pytest.mark.parametrize(("held", "at_once"), [(9, 8), (2.5, 2), (0.1, 1)])
+@pytest.mark.parametrize(("cases_fit", "at_once"), [(9, 8), (2.5, 2), (0.1, 1)])
 def test_as_many_cases_at_once_as_memory_holds(
     module: Callable,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    held: float,
+    cases_fit: float,
     at_once: int,
 ) -> None:
     size = 20 * 24 * 4 * (2 * 4 + 28)  # one modality, no posterior, the native grid
-    monkeypatch.setattr(preparation, "free_memory", lambda: 2 * held * size)
+    monkeypatch.setattr(preparation, "free_memory", lambda: 2 * cases_fit * size)
     threads: list[int] = []
     in_parallel = preparation.in_parallel
 

@@ -183,7 +183,7 @@ def test_modalities_on_other_grids_are_named(heads: Path) -> None:
 
 
 def test_a_memory_of_a_few_volumes(heads: Path) -> None:
-    """Resampling a large case holds no more than a few float32 volumes of it at once."""
+    """Resampling a large case needs no more than a few float32 volumes of it at once."""
     import tracemalloc
 
     from datamodules.cache.preprocessing import Preprocessing, prepare_case

@@ -1,4 +1,4 @@
-"""Headers, suffixes and files that do not read."""
+"""Headers, suffixes and damaged files."""
 
 import errno
 import gzip
@@ -33,7 +33,7 @@ def faulty(path: Path, *, qform_code: int) -> Path:
     image.set_qform(TRUE, code=qform_code, update_affine=False)
     image.set_sform(UNIT, code=1)
     nib.save(image, path)
-    assert voxel_sizes(nib.load(path).affine).tolist() == [1, 1, 1]  # what nibabel would believe
+    assert voxel_sizes(nib.load(path).affine).tolist() == [1, 1, 1]  # nibabel's choice
     return path
 
 
@@ -149,7 +149,7 @@ def test_a_volume_in_several_members(tmp_path: Path) -> None:
 
 
 def test_flipped_bit(tmp_path: Path) -> None:
-    """A voxel is another and the length is right: the checksum tells."""
+    """One voxel differs and the length is right: the checksum differs."""
     path = save(tmp_path / "a.nii.gz", blobs(0)[0])
     content = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))
     content[len(content) // 2] ^= 4
@@ -290,8 +290,8 @@ def test_metres_and_microns_become_mm(
     np.testing.assert_allclose(read_volume(path).affine, AFFINE, rtol=1e-6)
     file_affine = nib.load(path).affine
     np.testing.assert_array_equal(read_grid(path)[1], file_affine)  # written back as it is
-    err = {"meter": "metres", "micron": "microns"}[unit]
-    assert oddities(path) == [f"the header's unit is {err}: lengths are converted to mm."]
+    plural = {"meter": "metres", "micron": "microns"}[unit]
+    assert oddities(path) == [f"the header's unit is {plural}: lengths are converted to mm."]
 
 
 @pytest.mark.parametrize("unit", ["mm", "unknown"])
@@ -308,7 +308,7 @@ def test_size_of_nothing(tmp_path: Path) -> None:
 
 
 def test_size_in_a_wrong_unit(tmp_path: Path) -> None:
-    """1.5 that is said to be metres: resampling it to mm would take all memory there is."""
+    """1.5 with the unit metre: resampling it to mm would take all memory."""
     path = in_unit(tmp_path / "a.nii.gz", "meter", 1)
     with pytest.raises(NiftiError, match=r"0.0001 to 100 mm long, found 1500 x 1500 x 1e\+04 mm"):
         read_grid(path)
@@ -397,15 +397,15 @@ def test_a_quaternion_that_is_no_rotation(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("degrees", "percent"), [(20, "19 %"), (1, "0.88 %"), (0.05, None)])
-def test_a_shear_is_told(tmp_path: Path, degrees: float, percent: str | None) -> None:
+def test_a_shear_is_named(tmp_path: Path, degrees: float, percent: str | None) -> None:
     """Slices of 5 mm that a tilted gantry has pushed aside."""
     affine = np.diag([-1.5, -1.5, 5.0, 1.0])
     affine[1, 2] = 5.0 * np.tan(np.radians(degrees))
-    err = oddities(save(tmp_path / "a.nii", blobs(0)[0], affine))
+    found = oddities(save(tmp_path / "a.nii", blobs(0)[0], affine))
     if percent is None:
-        assert err == []
+        assert found == []
         return
-    (text,) = err
+    (text,) = found
     assert f"up to {degrees} degrees off right angles" in text
     assert f"off by up to {percent}" in text
     assert "Resample" in text

@@ -1,4 +1,4 @@
-"""Cases that are worked on at once: as many as CPUs, and each in a thread of its own."""
+"""Cases in parallel: as many as CPUs, each in a thread of its own."""
 
 import threading
 

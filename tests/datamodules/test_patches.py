@@ -1,4 +1,4 @@
-"""What is cut out of a slice or a volume."""
+"""Patches of a slice or a volume."""
 
 import numpy as np
 import pytest

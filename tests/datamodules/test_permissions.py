@@ -1,4 +1,4 @@
-"""Folders that may not be listed: told as such, never taken for empty ones."""
+"""Folders without permission to list: an error, never taken for empty ones."""
 
 import os
 from collections.abc import Callable
@@ -60,5 +60,5 @@ def test_a_closed_folder(
 @pytest.mark.parametrize("kind", [ACDCDataModule, BraTSDataModule])
 def test_a_closed_folder_to_predict(tmp_path: Path, close: Close, kind: Any) -> None:
     close(tmp_path)
-    with pytest.raises(DataError, match="every folder must be readable, found no permission"):
+    with pytest.raises(DataError, match="readable, found no permission"):
         kind(predict_input=tmp_path).cases("predict")

@@ -15,7 +15,7 @@ from datamodules.loading.prefetch import PrefetchLoader
 
 
 class Squares(Dataset[Any]):
-    """Squares; says when it makes one, how many threads torch has there, and fails where asked."""
+    """Squares; records when it makes one and torch's threads there, and fails at one index."""
 
     def __init__(self, fails_at: int = -1) -> None:
         self.fails_at = fails_at

@@ -1,4 +1,4 @@
-"""Rotated patches of slices and volumes, held to scipy's."""
+"""Rotated patches of slices and volumes, compared with scipy's."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The order of samples is a function of (seed, epoch, batch), whatever the number of ranks."""
+"""The order of samples is a function of (seed, epoch, batch), for any number of ranks."""
 
 from itertools import chain
 

@@ -136,18 +136,18 @@ def test_held_out_patients_leave_training_alone(module) -> None:
 def test_holdout_in_use(module) -> None:
     whole, built = module(), module(adapt="holdout", holdout_fraction=0.3)
     built.prepare(progress=False)
-    held = built.cases("holdout")
+    cases = built.cases("holdout")
     assert set(built.patients("holdout")).isdisjoint(built.patients("train"))
-    assert sorted(held + built.cases("train")) == sorted(whole.cases("train"))
+    assert sorted(cases + built.cases("train")) == sorted(whole.cases("train"))
     assert all(built.cases(part) == whole.cases(part) for part in ("val", "test"))
-    assert {case[:10] for case in held} == set(built.patients("holdout"))  # both frames of each
+    assert {case[:10] for case in cases} == set(built.patients("holdout"))  # both frames of each
     val, holdout = built.val_dataloader()
     for loader, part in ((val, "val"), (holdout, "holdout")):
         batches = list(loader)
         assert [batch["case"][0] for batch in batches] == built.cases(part)
         assert [int(batch["index"]) for batch in batches] == list(range(len(batches)))
     trained = {name for batch in built.train_dataloader() for name in batch["case"]}
-    assert trained.isdisjoint(held)
+    assert trained.isdisjoint(cases)
     whole.prepare(progress=False)
     assert built.fingerprint != whole.fingerprint
     assert module().fingerprint == whole.fingerprint

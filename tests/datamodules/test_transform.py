@@ -88,7 +88,7 @@ def test_libraries_by_yaml(module, settings: dict, text: str, library: str) -> N
 
 @pytest.mark.parametrize("transform", [noise, monai()], ids=["global", "monai"])
 def test_draws_are_of_seed_epoch_and_index(module, transform) -> None:
-    """Whatever the workers and whatever was drawn before; and nobody else's draws change."""
+    """For any number of workers and any draws before; and no other draws change."""
     built = ready(module(transform=transform))
     loader = built.train_dataloader()
     torch.manual_seed(1)

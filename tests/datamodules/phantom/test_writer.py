@@ -1,4 +1,4 @@
-"""What all phantoms have in common: their files, and when they are written."""
+"""Every phantom: its files, and when they are written."""
 
 import dataclasses
 import errno
