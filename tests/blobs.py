@@ -1,4 +1,4 @@
-"""A datamodule without files: bright discs on noise, in the batches that the contract asks for."""
+"""A datamodule without files: bright discs on noise, in the batches of the contract."""
 
 from pathlib import Path
 from typing import Any

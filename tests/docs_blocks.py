@@ -1,4 +1,4 @@
-"""The code blocks of README.md and docs/*.md, with what a comment before one says of it."""
+"""The code blocks of README.md and docs/*.md, with the comments before them."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Faults of real downloads, to be injected into a phantom: what a reader has to bear or to refuse.
+"""Faults of real downloads, to be injected into a phantom: accepted or refused by a reader.
 
 Each is a function of one case's files, and changes them for good::
 

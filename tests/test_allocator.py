@@ -1,4 +1,4 @@
-"""Memory that a step frees is there for the next one."""
+"""Memory that a step frees is used by the next one."""
 
 import os
 import subprocess

@@ -75,10 +75,8 @@ def test_ctrl_c_before_training_ends_without_a_traceback(
     assert answer(capsys, "train") == (130, "\nInterrupted.\n")
 
 
-def test_finished_rank_leaves_the_process_group_at_exit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Or else gloo's threads may abort it."""
+def test_finished_rank_leaves_the_process_group_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise gloo's threads may abort it."""
     at_exit: list[Callable[[], None]] = []
     monkeypatch.setattr(cli, "run", lambda command, args: 0)
     monkeypatch.setattr("atexit.register", at_exit.append)

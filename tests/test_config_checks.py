@@ -1,4 +1,4 @@
-"""What a run is warned of before it starts."""
+"""Warnings before a run starts."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_run_whose_own_data_have_changed_is_warned_of(
     split: str | None, fingerprint: str, warned: bool, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Another split was asked for, and is other data."""
+    """Another split is other data, on purpose."""
     data: Any = SimpleNamespace(fingerprint=fingerprint)
     given = {"init_args": {"split": split}}
     warn_of_changed_data(tmp_path, data, given)  # a folder of no run

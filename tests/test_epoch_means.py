@@ -1,4 +1,4 @@
-"""Means that go on where a checkpoint left them, also on another number of ranks."""
+"""Means resume from a checkpoint, also on another number of ranks."""
 
 from types import SimpleNamespace
 from typing import Any

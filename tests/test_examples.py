@@ -1,4 +1,4 @@
-"""The losses and metrics in other people's loops: both examples run, and what they show is so."""
+"""The losses and metrics in other people's loops: both examples run, and their claims are right."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     scores = digits.compare(range(2), epochs=30)
     ce, *margins = (scores[name] for name in digits.LOSSES)
-    assert mean(ce["signed"]) > 0.02  # overconfident, as the docstring says
+    assert mean(ce["signed"]) > 0.02  # overconfident, as in the docstring
     for margin in margins:
         assert mean(margin["ece"]) < 0.7 * mean(ce["ece"])
         assert mean(margin["accuracy"]) > mean(ce["accuracy"]) - 0.06  # it costs some

@@ -26,6 +26,10 @@ def write(folder: Path, text: str) -> None:
             (place / name).write_text(text)
 
 
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
 def killed(folder: Path, moment: int) -> bool:
     """Write a new set in a process that is killed before its n-th change of the folder."""
     if (pid := os.fork()) == 0:
@@ -58,9 +62,7 @@ def test_killed_write_never_mixes_two_sets_of_files(tmp_path: Path) -> None:
             assert set(there.values()) == {"old"}
         seen.add("metrics.json" in there)
         write(folder, "next")
-        assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
-            NAMES, "next"
-        )
+        assert texts(folder) == dict.fromkeys(NAMES, "next")
     assert moment == 8  # 1 folder, 3 files, 1 mark that goes, 3 files that come
     assert seen == {True, False}
 
@@ -75,15 +77,13 @@ def test_failed_set_of_files_leaves_the_old_one(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="no room"):
         fail()
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
-        NAMES, "old"
-    )
+    assert texts(tmp_path) == dict.fromkeys(NAMES, "old")
 
 
 def test_concurrent_writers_leave_one_complete_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no lock kept them apart: on another machine, of which the process id may be equal."""
+    """Without a lock, on another machine, of which the process id may be equal."""
     path = tmp_path / "last.ckpt"
     with replacing(path) as ours:
         ours.write(b"ours, which is longer")

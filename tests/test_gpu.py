@@ -1,6 +1,6 @@
-"""What a GPU must not change: the bits of metrics, a step that never waits, mixed precision.
+"""On a GPU: the same bits of metrics, a step without waiting, mixed precision.
 
-Each test runs on a CUDA device where there is one, and its like on the CPU, or on the meta device,
+Each test runs on a CUDA device where there is one, and also on the CPU, or on the meta device,
 whose tensors have no values, so that reading one raises.
 """
 

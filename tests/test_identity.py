@@ -1,4 +1,4 @@
-"""The identity of a run: what two configurations may differ in, and how a difference is named."""
+"""The identity of a run: settings that may differ, and names of differences."""
 
 import copy
 import json

@@ -77,7 +77,7 @@ def test_a_volume_is_its_slices() -> None:
 def test_windows_of_a_pointwise_network_give_the_volume_back(
     dims: int, size: tuple[int, ...]
 ) -> None:
-    """Also where the volume is smaller than a window: what was padded is cut off."""
+    """Also where the volume is smaller than a window: the padding is cut off."""
     network = nn.Conv3d(2, 3, 1)
     volume = torch.randn(1, 2, *size)
 
@@ -91,7 +91,7 @@ def test_windows_of_a_pointwise_network_give_the_volume_back(
 
 
 @pytest.mark.parametrize(("dims", "crop"), [(2, "random"), (2, "center"), (3, "random")])
-def test_what_is_smaller_is_padded_as_in_training(
+def test_smaller_volumes_are_padded_as_in_training(
     dims: int, crop: Literal["center", "random"]
 ) -> None:
     """Smaller on the first axis, as large on the second: the network's input is the sample."""
@@ -113,7 +113,7 @@ def test_what_is_smaller_is_padded_as_in_training(
     assert torch.equal(torch.cat(seen), torch.stack(samples))
 
 
-def test_what_is_larger_is_seen_in_windows_of_the_training_size() -> None:
+def test_larger_volumes_are_cut_into_windows_of_the_training_size() -> None:
     """One axis larger, the other smaller: every window has the size of a sample."""
     shapes: list[tuple[int, ...]] = []
 
@@ -142,7 +142,7 @@ def test_slices_larger_than_samples_of_the_middle_go_whole() -> None:
 
 
 def test_overlapping_windows_are_weighted_by_a_gaussian() -> None:
-    """Two windows, each constant: in between, their logits mix by the distance to the centres."""
+    """Two windows, each constant: in between, their logits mix by the distance to the centers."""
     values = iter([0.0, 1.0])
     inferer = inferer_for(3, (8, 4, 4), overlap=0.5)
     shape = (1, 1, 12, 4, 4)
@@ -155,7 +155,7 @@ def test_overlapping_windows_are_weighted_by_a_gaussian() -> None:
     torch.testing.assert_close(profile[4:8], further / (nearer + further), atol=0.02, rtol=0)
 
 
-def test_logits_are_accumulated_in_float32_whatever_the_network_gives() -> None:
+def test_logits_are_accumulated_in_float32_for_any_dtype_of_the_network() -> None:
     volume = torch.randn(1, 1, 12, 8, 8)
     network = nn.Conv3d(1, 2, 1)
     inferer = inferer_for(3, (8, 8, 8))
@@ -190,15 +190,15 @@ def test_the_inferer_fits_the_dimensions() -> None:
     inferer = inferer_for(3, [16, 16, 8])
     assert isinstance(inferer, SlidingWindowInferer)
     assert (inferer.roi_size, inferer.sw_batch_size) == ((16, 16, 8), 1)
-    with pytest.raises(ValueError, match="patch_size must have 3 values for spatial_dims 3"):
+    with pytest.raises(ValueError, match="patch_size must have 3 values"):
         inferer_for(3, (64, 64))
     with pytest.raises(ValueError, match=r"overlap must be in \[0, 1\), got 1"):
         inferer_for(3, (8, 8, 8), overlap=1)
-    with pytest.raises(ValueError, match="window must be patch or padded or whole for"):
+    with pytest.raises(ValueError, match="window must be patch or padded or whole"):
         inferer_for(2, (8, 8), window="slice")  # type: ignore[arg-type]
 
 
-def test_inference_is_told_in_words() -> None:
+def test_inference_is_described() -> None:
     assert describe_inferer(inferer_for(2, [112, 96])) == "windows of 112 x 96"
     assert describe_inferer(inferer_for(3, [16, 16, 8])) == "windows of 16 x 16 x 8"
     assert describe_inferer(inferer_for(3, (8, 8, 8), window="whole")) == "whole volumes"

@@ -27,7 +27,7 @@ PICTURES = {"01_results": 5, "02_reliability": 5, "03_your_loss_your_data": 2, "
 TRAINS = "03_your_loss_your_data"
 
 
-def test_notebooks_there_are() -> None:
+def test_every_notebook_is_tested() -> None:
     assert [path.stem for path in NOTEBOOKS] == sorted(PICTURES)
 
 
@@ -76,8 +76,8 @@ def run_all(shell: InteractiveShell, path: Path) -> list[dict[str, str]]:
 
 def check(shown: list[dict[str, str]], name: str) -> None:
     assert sum("image/png" in data for data in shown) >= PICTURES[name]
-    args = " ".join(data.get("text/plain", "") for data in shown)
-    assert name == TRAINS or "PHANTOM" in args
+    text = " ".join(data.get("text/plain", "") for data in shown)
+    assert name == TRAINS or "PHANTOM" in text
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != TRAINS])
@@ -114,10 +114,10 @@ def test_it_runs_in_a_kernel_on_real_runs(
 
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two losses with two seeds, trained for an epoch on the ACDC phantom by a grid."""
+    """Two losses with two seeds, trained for an epoch on the ACDC phantom by a sweep."""
     from tests.tiny_sweep import run_sweep, sweep_args
 
-    home = tmp_path_factory.mktemp("grid")
+    home = tmp_path_factory.mktemp("sweep")
     assert run_sweep(sweep_args(home, losses="ce mbls:margin=3", seeds="0 1")).code == 0
     return home / "runs"
 

@@ -1,4 +1,4 @@
-"""Who prepares the data: rank 0, once, before there are ranks or while they wait."""
+"""Rank 0 prepares the data, once, before the other ranks start or while they wait."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The module in plain Python and in a notebook, and the callbacks that people attach to a run."""
+"""The module in plain Python and in a notebook, and other callbacks in a run."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Learning-rate schedulers: when one steps, what it watches, what is refused before training."""
+"""Learning-rate schedulers: steps, monitors, and settings refused before training."""
 
 from functools import partial
 from typing import Any
@@ -68,11 +68,7 @@ def test_plateau_of_validations_by_steps() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "interval", "message"),
     [
-        (
-            lr_scheduler.ReduceLROnPlateau,
-            "epoch",
-            "more is better.*mode must be max",
-        ),
+        (lr_scheduler.ReduceLROnPlateau, "epoch", "more is better.*mode must be max"),
         (partial(ReduceLROnPlateau, monitor="val/nll", mode="max"), "epoch", "mode must be min"),
         (partial(ReduceLROnPlateau, monitor="val/dice/disc"), "epoch", "mode must be max"),
         (partial(ReduceLROnPlateau, monitor="val/dise"), "epoch", "one of .*val/ece.* got val/dis"),

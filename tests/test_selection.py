@@ -1,4 +1,4 @@
-"""Which epoch is taken: by each rule, step by step as a run does it, and on resume."""
+"""The best epoch by each rule, over the epochs of a run, and on resume."""
 
 from pathlib import Path
 
@@ -25,12 +25,8 @@ def test_each_rule_on_paper():
         (0.60, 0.05, 0.50, 0.01), (0.79, 0.05, 0.20, 0.05), (0.80, 0.02, 0.30, 0.04),
         (0.77, 0.01, 0.10, 0.09), (0.79, 0.01, 0.25, 0.02),
     )  # fmt: skip
-    assert {rule: chosen_epoch(logged, rule) for rule in RULES} == {
-        "dice": 2,
-        "nll": 3,
-        "ece": 0,
-        "compromise": 1,
-    }
+    chosen = {rule: chosen_epoch(logged, rule) for rule in RULES}
+    assert chosen == {"dice": 2, "nll": 3, "ece": 0, "compromise": 1}
     assert threshold(logged) == pytest.approx(0.78)
     assert contenders(logged) == [1, 2]
 
@@ -61,7 +57,7 @@ def test_contenders_include_the_final_compromise(seed):
     kept = set()
     for n in range(1, len(logged) + 1):
         now = set(contenders(logged[:n]))
-        assert now <= kept | {n - 1}  # none that was let go is wanted again
+        assert now <= kept | {n - 1}  # none that was removed is a contender again
         assert chosen_epoch(logged[:n], "compromise") in now
         kept = now
 
@@ -82,13 +78,8 @@ def taken(run, name):
 
 @pytest.mark.filterwarnings("ignore")
 def test_resumed_run_keeps_the_checkpoint_of_each_rule(tmp_path: Path) -> None:
-    args = [
-        *tiny.train_args(tmp_path, epochs=6),
-        "--checkpoint.keep",
-        "true",
-        "--select",
-        "compromise",
-    ]
+    args = tiny.train_args(tmp_path, epochs=6)
+    args += ["--checkpoint.keep", "true", "--select", "compromise"]
     assert tiny.fit(*args, *tiny.callback("Interrupt", epoch=3, batch=0)) == 130
     run = tiny.run_folder(tmp_path)
     assert tiny.resume(run) == 0

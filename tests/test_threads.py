@@ -1,4 +1,4 @@
-"""Threads: their number from what the process may use, and the user's settings before ours."""
+"""Threads: their number by the CPUs of the process, and the user's settings before ours."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A 2D run whose slices are larger than its samples: what it was evaluated on, and older runs."""
+"""A 2D run whose slices are larger than its samples: windows, and runs of earlier versions."""
 
 import json
 import warnings

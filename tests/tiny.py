@@ -1,4 +1,4 @@
-"""Tiny runs: the arguments of one, callbacks that disturb it, and what it left."""
+"""Tiny runs: arguments, callbacks that disturb them, and comparisons of their files."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What a test says on screen: the main numbers, all of them if asked, and where the files are."""
+"""The results of a test on screen: the main numbers or all of them, and the folder."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from tests.evaluation.counted import counted
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_all_numbers_are_printed_where_asked(verbose, tmp_path, monkeypatch, capsys):
+def test_all_numbers_are_printed_with_verbose(verbose, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "[bold]run"
     run = SimpleNamespace(path=folder, tag="best")
     monkeypatch.setattr(results, "folder_callback", lambda trainer: run)

@@ -99,7 +99,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def ask(env: dict[str, str], *args: str) -> str:
-    """What a command of Slurm answers."""
+    """The output of a command of Slurm."""
     done = subprocess.run(args, env=env, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
@@ -111,7 +111,7 @@ def state(env: dict[str, str], job: str) -> str:
 
 
 def wait_until(there, what: str, *, limit: float = 400) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     end = time.monotonic() + limit
     while not there():
         assert time.monotonic() < end, f"waited {limit} s for {what}"

@@ -1,4 +1,4 @@
-"""On a real Slurm: two tasks train together, and a job sent back to the queue ends the same."""
+"""On a real Slurm: two tasks train together, and a requeued job ends with the same weights."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The batch script: what it asks for, and what it does when signals come, with Slurm played."""
+"""The batch script: its options, and its behavior at signals, with fake Slurm commands."""
 
 import os
 import shlex
@@ -44,13 +44,13 @@ def test_job_of_two_nodes(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     mine = site(tmp_path, partition="gpu", account="me", gpus="gres", setup=["module load cuda"],
                 container="apptainer exec --nv mbls.sif", options=["--exclusive"])  # fmt: skip
     text = dry(capsys, "--nodes", "2", "--devices", "4", "--time", "12:00:00", "--site", mine)
-    asked = [line.removeprefix("#SBATCH ") for line in text.splitlines() if "#SBATCH" in line]
+    options = [line.removeprefix("#SBATCH ") for line in text.splitlines() if "#SBATCH" in line]
     assert {
         "--nodes=2", "--ntasks-per-node=4", "--gres=gpu:4", "--time=12:00:00", "--partition=gpu",
         "--account=me", "--requeue", "--signal=B:USR1@120", "--open-mode=append", "--exclusive",
         "--cpus-per-task=8",
-    } <= set(asked)  # fmt: skip
-    assert not any(option.startswith("--array") for option in asked)
+    } <= set(options)  # fmt: skip
+    assert not any(option.startswith("--array") for option in options)
     assert 'srun --kill-on-bad-exit=1 apptainer exec --nv mbls.sif mbls "${args[@]}"' in text
     assert text.index("module load cuda") < text.index("args=(") < text.index("--prepare")
 
@@ -173,7 +173,7 @@ def test_usr1_ends_the_ranks_and_requeues_the_job(script, tmp_path: Path) -> Non
     ("status", "state", "back"),
     [(0, "RUNNING", False), (1, "RUNNING", False), (138, "RUNNING", True),
      (143, "RUNNING", True), (143, "COMPLETING", False)],
-    ids=["done", "failed", "ranks told", "pre-empted", "cancelled"],
+    ids=["done", "failed", "signaled", "pre-empted", "cancelled"],
 )  # fmt: skip
 def test_exit_status_decides_about_the_requeue(
     status: int, state: str, back: bool, script, tmp_path: Path
