@@ -147,7 +147,7 @@ def test_what_a_loss_observes(adapt: str) -> None:
     assert len(loss.seen) == len(wanted)
 
 
-HELD_OUT = ("--adapt", "holdout", "--data.init_args.holdout", "3")
+HELD_OUT = ("--data.init_args.adapt", "holdout", "--data.init_args.holdout", "3")
 
 
 @pytest.fixture
