@@ -77,6 +77,8 @@ class FilesDataModule(SegmentationDataModule):
         auto = (preprocessing.spacing, preprocessing.normalize, sampling.patch_size)
         if name is None or labels is None or channels is None or "auto" in auto:
             found = self._read(self._some_root(root))
+            if not found.cases:
+                raise DataError(found.problems)
             name, labels = name or found.name, labels or cast("Any", dict(found.labels))
             channels = channels or list(found.channels)
             if division.split is None and found.split is not None:

@@ -109,11 +109,14 @@ def make_plan(
         description="Reading headers",
         progress=progress and len(cases) > 100,
     )
-    grids = [grid for _, grid in results if grid is not None]
+    headers = {case.id: header for case, header in results}
+    grids = [grid for grid in headers.values() if not isinstance(grid, NiftiError)]
     if not grids:
-        case = cases[0]
-        rule = "the image of at least one case must be readable"
-        raise DataError([Problem(case.id, str(case.images[0]), rule, "none", "Check the files.")])
+        raise DataError(
+            Problem(case.id, str(case.images[0]), fault.rule, fault.found, fault.fix)
+            for case in cases
+            if isinstance(fault := headers[case.id], NiftiError)
+        )
     sizes = np.array([voxel_sizes(affine) for _, affine in grids])[:, :spatial_dims]
     median = np.median(sizes, axis=0)
     spacing = tuple(float(f"{size:.6g}") for size in median)
@@ -230,11 +233,11 @@ def describe(plan: Plan) -> str:
     )
 
 
-def _header(case: Case, orientation: str | None) -> tuple[tuple[int, ...], np.ndarray] | None:
+def _header(case: Case, orientation: str | None) -> tuple[tuple[int, ...], np.ndarray] | NiftiError:
     try:
         shape, _, affine = case_grid(case)
-    except NiftiError:
-        return None  # listed when the case is checked
+    except NiftiError as error:
+        return error  # listed when the case is checked
     grid = Grid(shape, affine, orientation)
     return grid.shape, grid.affine
 

@@ -121,8 +121,9 @@ def fold_split(split: Split, fold: int, folds: int) -> Split:
 def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
     """Read a split from JSON.
 
-    The file holds one split, an object with the lists of patients train, val and test; or folds,
-    ``{"folds": [split, ...]}``, of which ``fold`` is read.
+    The file contains one split, an object with the lists of patients train, val and test; or
+    folds, ``{"folds": [split, ...]}``, of which ``fold`` is read; or nnU-Net's folds (its
+    splits_final.json), a list of objects with the cases train and val, returned without test.
 
     Returns:
         The split, and True if it is already the fold.
@@ -143,6 +144,10 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
     except ValueError as error:
         raise wrong("the split file must be JSON", str(error)) from error
     folds = content.get("folds") if isinstance(content, Mapping) else None
+    if isinstance(content, list):
+        if not all(isinstance(one, Mapping) and set(one) == {"train", "val"} for one in content):
+            raise wrong("a list of folds must have objects with train and val", repr(content)[:80])
+        folds = content
     if isinstance(folds, list):
         if not folds:
             raise wrong("the split file must contain a split or folds", "an empty list of folds")
@@ -153,14 +158,17 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
                 f"Give --data.init_args.division.fold 0 to {len(folds) - 1} (make: FOLD=k).",
             )
         content = folds[fold]
+        if set(content) == {"train", "val"}:
+            content = {**content, "test": None}
     if not isinstance(content, Mapping) or set(content) != set(PARTS):
         keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
         raise wrong("the split file must have exactly the parts train, val and test", str(keys))
-    for part in PARTS:
+    parts = [part for part in PARTS if content[part] is not None]
+    for part in parts:
         names = content[part]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise wrong(f"the part {part} must be a list of patients' names", repr(names)[:80])
-    return {part: list(content[part]) for part in PARTS}, isinstance(folds, list)
+    return {part: list(content[part]) for part in parts}, isinstance(folds, list)
 
 
 def split_problems(
@@ -230,6 +238,8 @@ def resolve_split(survey: Survey, division: Division, *, refold: bool = False) -
     if file is not None:
         (split, divided_already), source = read_split(file, fold), str(file)
         fix = _NAME_SOME
+        if "test" not in split:
+            split = split_of_cases(split, survey, division.val_fraction, source)
         if divided_already and refold:
             rule = "a split file to divide into folds must contain one split"
             raise DataError([Problem("", str(file), rule, "folds", "Use them: SPLIT=FILE FOLD=k.")])
@@ -252,6 +262,31 @@ def resolve_split(survey: Survey, division: Division, *, refold: bool = False) -
     if problems := split_problems(split, survey.patients, source, fix=fix):
         raise DataError(problems)
     return {part: sorted(split[part]) for part in PARTS}
+
+
+def split_of_cases(split: Split, survey: Survey, val_fraction: float, source: str) -> Split:
+    """Return the split of patients for a fold of nnU-Net, which names cases for train and val.
+
+    The cases of val, on which nnU-Net reports, are the test part, and ``val_fraction`` of the
+    others validates, by a hash of the patients' names; with a test set of the dataset, val stays.
+
+    Raises:
+        DataError: There is no such case.
+    """
+    patient_of = {case.id: case.patient for case in survey.cases}
+    names = [name for part in split.values() for name in part]
+    known = patient_of.keys() | {problem.case for problem in survey.problems}
+    rule, fix = "a fold must name cases of the dataset", "Correct the name, or restore its files."
+    if unknown := sorted(set(names) - known):
+        raise DataError([Problem(name, source, rule, "no such case", fix) for name in unknown])
+    train, val = (
+        sorted({patient_of.get(name, name) for name in split[part]}) for part in ("train", "val")
+    )
+    if survey.official_test:
+        return {"train": train, "val": val, "test": sorted(survey.official_test)}
+    order = sorted(train, key=lambda patient: place(patient, "val"))
+    number = max(1, round(val_fraction * len(order)))
+    return {"train": sorted(order[number:]), "val": sorted(order[:number]), "test": val}
 
 
 def fewer(split: Split, patients: int) -> Split:

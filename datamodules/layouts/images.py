@@ -1,5 +1,6 @@
 """Layout of image folders: images in one, label pictures of the same names in another."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -107,16 +108,17 @@ def find_labels(cases: Sequence[Case]) -> dict[str, Value]:
 
 
 def find_channels(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Return names for the channels of the first image that can be read."""
-    for case in cases:
+    """Return names for the channels that most of some cases have."""
+    counts: Counter[int] = Counter()
+    for case in listed_cases(cases, _SEARCHED):
         try:
-            count = sum(count_channels(path, stacked=case.stacked) for path in case.images)
+            counts[sum(count_channels(path, stacked=case.stacked) for path in case.images)] += 1
         except NiftiError:
-            continue
-        if count == 3 and len(case.images) == 1:
-            return ("red", "green", "blue")
-        return tuple(f"channel {number}" for number in range(count)) if count > 1 else ("image",)
-    return ("image",)
+            continue  # listed when the case is checked
+    count = counts.most_common(1)[0][0] if counts else 1
+    if count == 3 and len(cases[0].images) == 1:
+        return ("red", "green", "blue")
+    return tuple(f"channel {number}" for number in range(count)) if count > 1 else ("image",)
 
 
 def listed_cases(cases: Sequence[Case], limit: int) -> list[Case]:

@@ -73,13 +73,18 @@ def read_labels(labels: Mapping[str, Value], source: str) -> Classes:
     ignored = [name for name in values if name.lower() == IGNORE]
     regions = {name: set(v) for name, v in values.items() if len(set(v)) > 1}
     single = {name: v[0] for name, v in values.items() if len(set(v)) == 1 and name not in ignored}
-    names = {value: name for name, value in reversed(list(single.items()))}
+    names: dict[int, str] = {}
+    for name, value in single.items():
+        names.setdefault(value, name)
     for name, value in single.items():
         if names[value] != name:
             wrong("two labels must not have one value", f"{names[value]} and {name}: {value}")
     zero = values[background][0]
     inside = {value for found in regions.values() for value in found}
-    order = sorted({*names, *inside} - {zero, *(v for name in ignored for v in values[name])})
+    others = {zero, *(value for name in ignored for value in values[name])}
+    order = [value for value in dict.fromkeys([*names, *sorted(inside)]) if value not in others]
+    if not any(isinstance(stated, str) for stated in labels.values()):
+        order.sort()  # colors keep the order of the table
     if not order:
         wrong("there must be a label next to the background", ", ".join(map(str, labels)))
     if any(zero in found for found in regions.values()):
@@ -103,20 +108,16 @@ def read_labels(labels: Mapping[str, Value], source: str) -> Classes:
 def labels_of_values(values: Iterable[int]) -> dict[str, Value]:
     """Return a table of labels for the values that were found in label files.
 
-    Two values are background and foreground; more are numbered, colors by their code.
+    0, or black, is the background; another value alone is the foreground, several are numbered.
     """
-    found = sorted(set(values) | ({0} if max(values, default=0) < 256 else set()))
-    if len(found) == 2:
-        return {BACKGROUND: _shown(found[0]), "foreground": _shown(found[1])}
+    found = sorted({0, *values})
+    colors = found[-1] > 0xFFFF  # more than 16 bits
+    names = [f"class {number}" for number in range(1, len(found))]
+    names = ["foreground"] if len(names) == 1 else names
     return {
-        BACKGROUND if number == 0 else f"class {number}": _shown(value)
-        for number, value in enumerate(found)
+        name: f"#{value:06x}" if colors else value
+        for name, value in zip([BACKGROUND, *names], found, strict=True)
     }
-
-
-def shown_value(value: int) -> str:
-    """Return a label value as users write it: a number, or a color."""
-    return str(_shown(value))
 
 
 def values_in(data: np.ndarray, limit: int = 256) -> set[int]:
@@ -144,10 +145,6 @@ def _value(stated: object) -> int | None:
     if isinstance(stated, str) and stated.lstrip("-").isdecimal():
         return int(stated)
     return None
-
-
-def _shown(value: int) -> int | str:
-    return value if value < 256 else f"#{value:06x}"
 
 
 def _keys(names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.case import Case, Problem
 from datamodules.reading.nifti import is_volume, oddities
+from datamodules.reading.pictures import is_picture
 from datamodules.reading.posterior import Shares, load_shares
 from datamodules.reading.volumes import NiftiError, Volume, read_image, read_label
 
@@ -17,6 +18,10 @@ IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
 OUTSIDE = 254  # background outside the patient: class 0, or ignored with mask_background
 _TOLERANCE = 0.2  # voxels by which two grids of one case may differ at a corner
 _OWN_LABELS = "Use the dataset's own labels, or map them to these values."
+_OWN_PIXELS = (
+    "Save masks without smoothing and without JPEG's compression, resample them with nearest "
+    "neighbors, or name these values in labels."
+)
 _NOISE = 1e-3  # by which a label may miss its integer: some programs store labels as floats
 
 
@@ -60,6 +65,9 @@ def read_case(
     problems: list[Problem] = []
     label_map = label_map if case.scheme is None else dict(case.scheme.classes)
     ways_out = _OWN_LABELS if case.scheme is None else case.scheme.fix
+    pictures = case.label is not None and is_picture(case.label)
+    if pictures:
+        ways_out = _OWN_PIXELS
 
     def note(path: Path, rule: str, found: str, fix: str) -> None:
         problems.append(Problem(case.id, str(path), rule, found, fix))
@@ -101,7 +109,9 @@ def read_case(
     if case.label is not None and (volume := read(read_label, case.label)) is not None:
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
             note(case.label, *fault)
-        if fault := label_fault(volume.data, label_map, ways_out, scaling=volume.scaling):
+        if fault := label_fault(
+            volume.data, label_map, ways_out, scaling=volume.scaling, colors=pictures
+        ):
             note(case.label, *fault)
         else:
             label = map_labels(volume.data, label_map)
@@ -159,6 +169,7 @@ def label_fault(
     fix: str = _OWN_LABELS,
     *,
     scaling: tuple[float, float] = (1.0, 0.0),
+    colors: bool = False,
 ) -> tuple[str, str, str] | None:
     """Return (rule, found, fix) if a label map has values that ``label_map`` lacks, else None.
 
@@ -167,8 +178,13 @@ def label_fault(
         label_map: Class index of each value that may be there.
         fix: What to do about another value.
         scaling: Slope and intercept of the header.
+        colors: Whether values of more than 16 bits are codes of colors.
     """
-    allowed = ", ".join(str(value) for value in sorted(label_map))
+
+    def shown(value: int) -> str:
+        return f"#{value:06x}" if colors and value > 0xFFFF else str(value)
+
+    allowed = ", ".join(shown(value) for value in sorted(label_map))
     values, counts = np.unique(data, return_counts=True)
     with np.errstate(invalid="ignore"):  # of infinity
         fractions = ~(np.abs(values - np.rint(values)) <= _NOISE)
@@ -187,7 +203,7 @@ def label_fault(
     unknown = ~np.isin(np.rint(values), list(label_map))
     if unknown.any():
         found = ", ".join(
-            f"{round(value.item())} ({count} voxels)"
+            f"{shown(round(value.item()))} ({count} voxels)"
             for value, count in list(zip(values[unknown], counts[unknown], strict=True))[:5]
         )
         return (
