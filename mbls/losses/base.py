@@ -75,7 +75,8 @@ class Loss(nn.Module, ABC):
             ValueError: Shapes or labels do not fit, or soft labels are not supported.
         """
         if not self.soft_targets:
-            refuse_soft(type(self).__name__, logits, target)
+            name = type(self).__name__ + " with these settings" * type(self).soft_targets
+            refuse_soft(name, logits, target)
         return prepare(logits, target, ignore_index=self.ignore_index, validate=self.validate)
 
     def voxel_mean(self, values: Tensor, target: Tensor) -> Tensor:

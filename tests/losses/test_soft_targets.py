@@ -286,9 +286,16 @@ def test_other_losses_refuse(name: str) -> None:
     logits = torch.randn(2, C, 4, 5)
     with pytest.raises(
         ValueError,
-        match=r"Loss must get integer labels.*float32 of.*\(2, \d, 4, 5\).*column 'soft'",
+        match=r"Loss.* must get integer labels.*float32 of.*\(2, \d, 4, 5\).*column 'soft'",
     ):
         build(name)(logits, torch.full_like(logits, 1 / C))
+
+
+def test_regions_need_the_labels_of_neighbors() -> None:
+    logits, soft = soft_batch()
+    assert build("cals")(logits, soft).isfinite()
+    with pytest.raises(ValueError, match=r"Loss with these settings must get integer labels"):
+        build("cals_regions")(logits, soft)
 
 
 def test_the_table_says_which_take_them() -> None:
