@@ -23,6 +23,7 @@ from datamodules.layouts.nnunet import read_nnunet
 from datamodules.layouts.table import read_table
 from datamodules.parallel import console
 from datamodules.plan import describe, make_plan
+from datamodules.reading.checks import IGNORED
 from datamodules.settings import Sampling
 from datamodules.splits import Division
 
@@ -148,6 +149,8 @@ class FilesDataModule(SegmentationDataModule):
             fix = "Use a run that was trained on data with these channels."
             shown = ", ".join(found.channels)
             problems.append(Problem("", str(root), rule, shown, fix))
+        if self.division.external:
+            problems += self._other_labels(found, root)
         notes = found.notes
         if self.patient is None and all(case.id == case.patient for case in found.cases):
             notes = (
@@ -160,6 +163,23 @@ class FilesDataModule(SegmentationDataModule):
     def input_cases(self, path: Path) -> list[Case]:
         """Return the cases of a file or folder to predict."""
         return find_inputs(path, self.is_input)
+
+    def _other_labels(self, found: Found, root: Path) -> list[Problem]:
+        """Return the labels of an external test set that mean something else than the run's."""
+        theirs = read_labels(found.labels, f"labels of {root}")
+        names = {value: theirs.names[k] for value, k in theirs.label_map.items() if k < IGNORED}
+        problems = []
+        for value, k in self.label_map.items():
+            name = names.pop(value, None)
+            if k < IGNORED and name is not None and name.lower() != self.class_names[k].lower():
+                rule = f"label {value} must be {self.class_names[k]}, as in the run"
+                fix = "Correct the names in its dataset.json, or test a run with these labels."
+                problems.append(Problem("", str(root), rule, name, fix))
+        for value, name in names.items():
+            rule = f"the labels must be those of the run, {', '.join(self.class_names)}"
+            fix = "Test a run with these labels, or relabel the data."
+            problems.append(Problem("", str(root), rule, f"{name} ({value})", fix))
+        return problems
 
     def _read(self, root: Path) -> Found:
         return group_patients(self.read(root), self.patient)

@@ -9,9 +9,11 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datamodules.cache.preprocessing import Preprocessing
 from datamodules.case import DataError, Problem
 from datamodules.files import DecathlonDataModule
 from datamodules.parallel import console
+from datamodules.settings import Sampling
 
 
 class HippocampusDataModule(DecathlonDataModule):
@@ -28,10 +30,15 @@ class HippocampusDataModule(DecathlonDataModule):
     home: ClassVar[Path] = Path("data/Task04_Hippocampus")
 
     def __init__(self, root: Path | None = None, **settings: Any) -> None:
+        dims = settings.get("spatial_dims") or 3
+        size = (48, 64, 48)[:dims]
         defaults: dict[str, Any] = {
             "name": "hippocampus",
             "labels": {"background": 0, "anterior": 1, "posterior": 2},
             "channels": ["MRI"],
+            "spatial_dims": dims,
+            "preprocessing": Preprocessing(spacing=(1.0,) * dims),
+            "sampling": Sampling(patch_size=size, crop="random", foreground=0.3333),
         }
         for name, value in defaults.items():
             if settings.get(name) is None:

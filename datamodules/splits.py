@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,8 @@ class Division:
         holdout_fraction: Share of the training patients in the holdout, rounded up.
         train_patients: Number of training patients that are used, chosen by a hash of their names
             so that fewer are a part of more; None for all.
+        external: If True, the data are an external test set: all labeled patients are the test
+            part, or those of the part test of the split file, which needs no other.
     """
 
     split: Path | None = None
@@ -48,6 +50,7 @@ class Division:
     adapt: Literal["val", "holdout"] = "val"
     holdout_fraction: float = 0.1
     train_patients: int | None = None
+    external: bool = False
 
     def __post_init__(self) -> None:
         if self.folds < 2:
@@ -118,12 +121,15 @@ def fold_split(split: Split, fold: int, folds: int) -> Split:
     }
 
 
-def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
+def read_split(
+    path: Path, fold: int | None = None, *, external: bool = False
+) -> tuple[Split, bool]:
     """Read a split from JSON.
 
     The file contains one split, an object with the lists of patients train, val and test; or
     folds, ``{"folds": [split, ...]}``, of which ``fold`` is read; or nnU-Net's folds (its
     splits_final.json), a list of objects with the cases train and val, returned without test.
+    Of an ``external`` test set the part test is enough.
 
     Returns:
         The split, and True if it is already the fold.
@@ -160,6 +166,8 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
         content = folds[fold]
         if set(content) == {"train", "val"}:
             content = {**content, "test": None}
+    if external and isinstance(content, Mapping) and "test" in content:
+        content = {"train": [], "val": [], **content}
     if not isinstance(content, Mapping) or set(content) != set(PARTS):
         keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
         raise wrong("the split file must have exactly the parts train, val and test", str(keys))
@@ -172,7 +180,12 @@ def read_split(path: Path, fold: int | None = None) -> tuple[Split, bool]:
 
 
 def split_problems(
-    split: Split, patients: Iterable[str], source: str, *, fix: str = _NAME_SOME
+    split: Split,
+    patients: Iterable[str],
+    source: str,
+    *,
+    fix: str = _NAME_SOME,
+    needed: Sequence[str] = PARTS,
 ) -> list[Problem]:
     """Return what is wrong with a split: unknown patients, patients named twice, empty parts.
 
@@ -181,6 +194,7 @@ def split_problems(
         patients: All patients the dataset has with labels.
         source: Origin of the split: a file, or a description of the rule.
         fix: The way out where a part is empty.
+        needed: The parts that must not be empty.
     """
     known, problems = set(patients), []
     seen: dict[str, str] = {}
@@ -208,7 +222,7 @@ def split_problems(
                     )
                 )
             seen.setdefault(patient, part)
-        if not split[part]:
+        if not split[part] and part in needed:
             rule = f"the part {part} of the split must not be empty"
             found = f"no patient among {len(known)} with labels"
             problems.append(Problem("", source, rule, found, fix))
@@ -235,6 +249,15 @@ def resolve_split(survey: Survey, division: Division, *, refold: bool = False) -
     """
     file, fold, folds = division.split, division.fold, division.folds
     divided_already, fix = False, _OTHER_SHARES
+    if division.external:
+        split, source = {"train": [], "val": [], "test": sorted(survey.patients)}, "all patients"
+        if file is not None:
+            (split, _), source = read_split(file, fold, external=True), str(file)
+            split = {"train": [], "val": [], "test": split["test"]}
+        problems = split_problems(split, survey.patients, source, needed=("test",))
+        if problems:
+            raise DataError(problems)
+        return split
     if file is not None:
         (split, divided_already), source = read_split(file, fold), str(file)
         fix = _NAME_SOME

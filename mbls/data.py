@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = [
     "CONTRACT",
     "IGNORE_INDEX",
+    "PICTURE",
     "Batch",
     "DataModule",
     "cases_of",
@@ -24,6 +25,7 @@ __all__ = [
     "missing_from",
 ]
 
+PICTURE = "picture"  # description in the header of a case that was read from a PNG or the like
 IGNORE_INDEX = -100  # label of voxels that losses and metrics ignore
 
 
@@ -127,7 +129,10 @@ class DataModule(Protocol):
         """Return the label of a case on its native grid, as a batch without an image."""
 
     def source_header(self, case_id: str) -> nib.Nifti1Header:
-        """Return the header of a predicted case's file."""
+        """Return the header of a predicted case's file.
+
+        With the description :data:`PICTURE` the label map is written as a PNG.
+        """
 
     def label_values(self, case_id: str) -> tuple[int, ...]:
         """Return the value of each class in a case's label file."""

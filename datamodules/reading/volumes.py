@@ -9,6 +9,7 @@ import numpy as np
 from datamodules.case import Case
 from datamodules.reading import nifti, pictures
 from datamodules.reading.nifti import NiftiError, Volume
+from mbls.data import PICTURE
 
 SUFFIXES = (*nifti.SUFFIXES, *pictures.SUFFIXES)
 
@@ -48,12 +49,18 @@ def case_grid(case: Case) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
 
 
 def source_header(case: Case) -> nib.Nifti1Header:
-    """Return a NIfTI header with the orientation and voxel size of a case's first image."""
+    """Return a NIfTI header with the shape and grid of a case's first image.
+
+    That of a picture of one page has the description :data:`mbls.data.PICTURE`.
+    """
     path = case.images[0]
     if nifti.is_volume(path):
         return nib.load(path).header
-    _, affine, _ = case_grid(case)
-    return nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), affine).header
+    shape, affine, _ = case_grid(case)
+    header = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), affine).header
+    if shape[2] == 1:
+        header["descrip"] = PICTURE
+    return header
 
 
 def read_image(

@@ -1,4 +1,4 @@
-"""Write predictions as NIfTI: label maps, and optionally class probabilities."""
+"""Write predictions: label maps as NIfTI or PNG, and optionally class probabilities."""
 
 import gzip
 import tempfile
@@ -13,10 +13,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from torch import Tensor
 
-from mbls.data import CONTRACT, datamodule_of
+from mbls.data import CONTRACT, PICTURE, DataModule, datamodule_of
 from mbls.runtime.errors import OutputError, RunFolderError
 from mbls.runtime.files import clear_incoming, replacing
 from mbls.runtime.locks import LOCK, try_lock_folder, unlock
@@ -47,6 +49,7 @@ class PredictionWriter(BasePredictionWriter):
         output: Folder for ``<case>.nii.gz``, a label map with the values of the dataset's own files
             (BraTS 2021: 4 for the last of four classes) in uint8, or the smallest of int16, int32
             and int64 that fits, and ``<case>_prob.nii.gz``, float32 with classes on the last axis.
+            The label map of a picture is ``<case>.png``, of 8 or 16 bits, or of the labels' colors.
             Only one process at a time can write there.
         probabilities: If True, write the probabilities as well.
         overwrite: If True, replace files that are not predictions of this writer, such as labels
@@ -101,12 +104,12 @@ class PredictionWriter(BasePredictionWriter):
             )
         if trainer.is_global_zero and self._error is None:
             try:
-                self._claim(data.cases("predict"))
+                self._claim(data)
             except (OutputError, RunFolderError) as error:
                 self._error = error
         share_errors(trainer, self._error)
 
-    def _claim(self, cases: Sequence[str]) -> None:
+    def _claim(self, data: DataModule) -> None:
         """Lock the folder, and check that no foreign file would be replaced."""
         folder = Path(str(self.output))
         self._lock = try_lock_folder(folder)
@@ -115,7 +118,8 @@ class PredictionWriter(BasePredictionWriter):
                 f"Another process is writing to the output folder {folder}. Wait for it to end, or "
                 "choose another: OUTPUT=FOLDER (--output)."
             )
-        names = [name for case in cases for name in self._names(case)]
+        cases = data.cases("predict")
+        names = [name for c in cases for name in self._names(c, data.source_header(c))]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise OutputError(
                 f"{twice[0]} would be the label map of one input and the probabilities of another. "
@@ -130,10 +134,11 @@ class PredictionWriter(BasePredictionWriter):
                 "(--overwrite)."
             )
         clear_incoming(folder, "*.nii.gz.*")
+        clear_incoming(folder, "*.png.*")
 
-    def _names(self, case: str) -> Iterator[str]:
+    def _names(self, case: str, header: nib.Nifti1Header) -> Iterator[str]:
         """Yield the file names of a case."""
-        yield f"{case}.nii.gz"
+        yield f"{case}.png" if _is_picture(header) else f"{case}.nii.gz"
         if self.probabilities:
             yield f"{case}_prob.nii.gz"
 
@@ -202,8 +207,23 @@ class PredictionWriter(BasePredictionWriter):
         label = label_values(values)[classes]
         label = label.reshape(header.get_data_shape()[:3])  # the image may have two axes
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
-        for name, array in zip(self._names(case), arrays, strict=True):
-            self._save(name, array, affine, header, "label" if array is label else "estimate")
+        for name, array in zip(self._names(case, header), arrays, strict=True):
+            if name.endswith(".png"):
+                self._save_picture(name, array[:, :, 0].T)
+            else:
+                self._save(name, array, affine, header, "label" if array is label else "estimate")
+
+    def _save_picture(self, name: str, label: np.ndarray) -> None:
+        """Write a label map ``(H, W)`` as a PNG, values of more than 16 bits as colors."""
+        if label.max() > 0xFFFF:
+            shifts = np.array([16, 8, 0])
+            label = (label[..., None] >> shifts & 0xFF).astype(np.uint8)
+        else:
+            label = label.astype(np.uint8 if label.max() <= 0xFF else np.uint16)
+        about = PngInfo()
+        about.add_text("Description", _mark(label.tobytes()))
+        with replacing(Path(str(self.output)) / name) as file:
+            Image.fromarray(label).save(file, "PNG", pnginfo=about)
 
     def _save(
         self,
@@ -245,6 +265,8 @@ def _is_foreign(path: Path) -> bool:
     """Return True if the file exists and was not written by this writer, or was edited."""
     if not path.exists() and not path.is_symlink():
         return False
+    if path.suffix == ".png":
+        return _is_foreign_picture(path)
     try:
         with gzip.open(path) as file:
             header = nib.Nifti1Header.from_fileobj(file, check=False)
@@ -255,6 +277,20 @@ def _is_foreign(path: Path) -> bool:
             return not found.startswith(MARK) or bool(found != _mark(file.read()))
     except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError):
         return True
+
+
+def _is_foreign_picture(path: Path) -> bool:
+    """Return True if a PNG was not written by this writer, or was edited."""
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get("Description") != _mark(np.asarray(image).tobytes()))
+    except (OSError, ValueError):
+        return True
+
+
+def _is_picture(header: nib.Nifti1Header) -> bool:
+    """Return True if a case was read from a picture."""
+    return bool(header["descrip"].item().decode("latin-1") == PICTURE)
 
 
 def _unit_of_length(header: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbls.config.choices import choose, data_files, read_yaml
-from mbls.config.options import Settings, overrides, parse, parser, to_argv
+from mbls.config.options import Settings, overrides, parse, parser, to_argv, with_nulls
 from mbls.config.parse_errors import explain
 from mbls.config.runs import require
 from mbls.runtime.errors import UsageError, setting_errors
@@ -51,7 +51,7 @@ def datamodule_of(settings: Settings) -> Any:
     p.add_argument("--config", action="config")
     p.add_subclass_arguments(LightningDataModule, "data", required=True)
     try:
-        parsed = p.parse_args(to_argv(_of_data(settings)))
+        parsed = p.parse_args(with_nulls(to_argv(_of_data(settings))))
     except ArgumentError as error:
         options = [flag.removeprefix("--") for flag in p._option_string_actions]
         raise UsageError(explain(str(error), options=options, configs=files)) from error

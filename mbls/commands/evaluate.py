@@ -1,5 +1,6 @@
 """``mbls evaluate RUN``: test a checkpoint of a run again; the run folder is enough."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.config.runs import setting_value
 from mbls.runtime.errors import CheckpointError, RunFolderError
+from mbls.runtime.ranks import print_once
 
 __all__ = ["main", "run_settings", "tag_of"]
 
@@ -35,14 +37,50 @@ def main(args: list[str]) -> int:
                 "(make: TAG=NAME)."
             )
     settings = run_settings(options.run, name)
+    config = read_run_config(options.run / "config.yaml")
     given = [*overrides(options), *rest]
-    tag = options.tag or tag_of(name, given, read_run_config(options.run / "config.yaml"))
+    if options.data_root is not None:
+        given = [*external_test(options.run, config, options.data_root), *given]
+    tag = options.tag or tag_of(name, given, config)
     settings += [("run.tag", tag), ("verbose", "false"), ("results.verbose", "false"), *given]
 
     from mbls.config.cli import command_line
 
     command_line(["test", *to_argv(settings)])
     return 0
+
+
+def external_test(run: Path, config: Mapping[str, Any], root: Path) -> Settings:
+    """Return the settings that test a run on all labeled patients of another folder.
+
+    There are none if the folder is that of the run, or has all patients that it was trained on:
+    then it is the run's own data at another place, of which the test part is tested.
+    """
+    from mbls.commands.data import datamodule_of
+
+    own = below(config, "data", "init_args", "root")
+    if own is not None and Path(own).resolve() == root.resolve():
+        return []
+    division = "data.init_args.division"
+    settings: Settings = [
+        (f"{division}.external", "true"),
+        (f"{division}.split", "null"),
+        (f"{division}.fold", "null"),
+    ]
+    if below(config, "data", "init_args", "name") is not None:
+        settings.append(("data.init_args.name", root.stem))  # of its cache
+    here: Settings = [("config", str(run / "config.yaml")), ("data.init_args.root", str(root))]
+    data = datamodule_of([*here, *settings])
+    trained = json.loads((run / "run.json").read_text()).get("trained_on") or []
+    if trained and set(trained) <= set(data.patients("test")):
+        print_once(
+            f"{root} has all patients that {run} was trained on, so these are its own data, and "
+            "the test part is tested. To test all patients: --data.init_args.division.external "
+            "true --tag NAME."
+        )
+        return []
+    trained_as = below(config, "run", "dataset")
+    return [*settings, ("run.dataset", f"{trained_as} on {root.absolute().stem}")]
 
 
 def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
@@ -61,9 +99,11 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         'best-ours-native-mirrored-01-whole-bf16-mixed'
     """
     parts = [Path(checkpoint).stem]
+    if setting_value(given, "data.init_args.division.external") == "true":
+        parts.append(Path(str(setting_value(given, "data.init_args.root"))).stem)
     for name, default in TAGGED.items():
         value, own = setting_value(given, name), below(run, *name.split("."))
-        if value is None or value == str(default if own is None else own):
+        if value in (None, "null", str(default if own is None else own)):
             continue
         text = {"split": Path(value).stem, "fold": f"fold{value}", "n_bins": f"{value}bins",
                 "mirror": "mirrored-" + "".join(filter(str.isdigit, value))}  # fmt: skip

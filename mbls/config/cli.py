@@ -58,7 +58,7 @@ from mbls.config.checks import (
 from mbls.config.choices import names_of, read_yaml, require_tracker
 from mbls.config.identity import config_hash
 from mbls.config.moved import updated
-from mbls.config.options import Settings, to_argv
+from mbls.config.options import Settings, to_argv, with_nulls
 from mbls.config.parse_errors import explain
 from mbls.config.plan import fill_plan
 from mbls.config.preparation import prepare_once
@@ -293,7 +293,7 @@ def _make(cls: type[CommandLine], args: Sequence[str]) -> CommandLine:
         seed_everything_default=0,
         trainer_defaults={"use_distributed_sampler": False} | _without_float64(),
         parser_kwargs=strict | dict.fromkeys(("fit", "validate", "test", "predict"), strict),
-        args=_with_names(list(args), names_of(config_paths(args))),
+        args=with_nulls(_with_names(list(args), names_of(config_paths(args)))),
     )
 
 

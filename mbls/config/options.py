@@ -6,6 +6,7 @@ LightningCLI. Imports nothing heavy: a typo is reported at once.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,19 @@ from mbls.config.choices import choices, did_you_mean
 from mbls.loggers.selection import RULES
 from mbls.runtime.errors import UsageError
 
-__all__ = ["OPTIONS", "Option", "Settings", "given", "overrides", "parse", "parser", "to_argv"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "given",
+    "overrides",
+    "parse",
+    "parser",
+    "to_argv",
+    "with_nulls",
+]
 
+_NULL = re.compile(r"^--([\w.]+\.init_args\.\w+)\.(\w+)[=\n]null$", re.MULTILINE)
 Settings = list[tuple[str, str | None]]
 """Options of LightningCLI in order: ``("config", "base.yaml"), ("trainer.max_epochs", "3")``."""
 
@@ -281,6 +293,20 @@ def to_argv(settings: Settings) -> list[str]:
         ['--config=base.yaml', '--trainer.max_epochs=3']
     """
     return [f"--{name}" if value is None else f"--{name}={value}" for name, value in settings]
+
+
+def with_nulls(args: Sequence[str]) -> list[str]:
+    """Return arguments with a null in a field of a dataclass as a mapping.
+
+    jsonargparse (4.53) reads ``--data.init_args.division.fold null`` as the text ``None``, and
+    ``--data.init_args.division '{"fold": null}'`` right; other fields are kept.
+
+    Example:
+        >>> with_nulls(["--data.init_args.division.fold", "null"])
+        ['--data.init_args.division={"fold": null}']
+    """
+    text = "\n".join(args)
+    return _NULL.sub(r'--\1={"\2": null}', text).split("\n") if args else []
 
 
 def given(options: argparse.Namespace) -> Iterator[tuple[Option, Any]]:

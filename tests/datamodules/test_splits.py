@@ -65,7 +65,7 @@ def write(path: Path, content: object) -> Path:
     ("content", "match"),
     [
         ("{", "must be JSON"),
-        ([], r"exactly the parts train, val and test, found list"),
+        ([], r"an empty list of folds"),
         ({"train": [], "val": []}, r"exactly the parts.*\['train', 'val'\]"),
         ({"train": [], "val": [], "test": [], "x": []}, "exactly the parts"),
         ({"train": "patient001", "val": [], "test": []}, "train must be a list"),
