@@ -1,7 +1,12 @@
 """Runs on data that describe themselves: what was chosen is kept, other sites are tested."""
 
+import hashlib
 import json
 import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from datamodules import DataError, HippocampusDataModule
 from mbls.cli import main
 from tests import tiny
 from tests.datamodules.tiny_files import write_decathlon, write_images, write_json, write_nnunet
@@ -148,16 +154,29 @@ def test_pictures_are_predicted_as_pictures(tmp_path: Path) -> None:
     assert main(["predict", "--input", str(inputs), *args]) != 0
 
 
-def test_hippocampus_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Serve ``tmp_path`` on this machine."""
 
-    from datamodules import DataError, HippocampusDataModule
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None: ...
 
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def test_hippocampus_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
     archive = tmp_path / "Task04_Hippocampus.tar"
     write_decathlon(tmp_path / "source" / "Task04_Hippocampus")
     shutil.make_archive(str(archive.with_suffix("")), "tar", tmp_path / "source")
     monkeypatch.setattr(HippocampusDataModule, "home", tmp_path / "data" / "Task04_Hippocampus")
-    monkeypatch.setattr(HippocampusDataModule, "url", archive.as_uri())
+    monkeypatch.setattr(HippocampusDataModule, "url", f"{server}/{archive.name}")
     with pytest.raises(DataError, match=HippocampusDataModule.md5):
         HippocampusDataModule(cache_dir=tmp_path / "cache").prepare(progress=False)
     assert not [*(tmp_path / "data").iterdir()]
