@@ -1,11 +1,12 @@
 """Fixtures every test shares."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 import torch
 
+from mbls.cli import main
 from tests.forks import Forks
 from tests.processes import kill_started
 from tests.tiny import FIGURES, leave_out_figures
@@ -46,6 +47,20 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw them all the same."""
     for module, name, original in FIGURES:
         monkeypatch.setattr(module, name, original)
+
+
+@pytest.fixture
+def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run ``mbls`` with wrong arguments or files; return its message on one line."""
+
+    def run(*args: str) -> str:
+        capfd.readouterr()
+        assert main(args) in (1, 2)
+        printed = capfd.readouterr().err
+        assert "Traceback" not in printed
+        return " ".join(printed.split())
+
+    return run
 
 
 @pytest.fixture(scope="session")

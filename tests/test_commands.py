@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_fit_validate_test_and_predict_from_layered_files(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], refusal: Callable[..., str]
 ) -> None:
     args = tiny.fit_args(*few.acdc_args(tmp_path))[1:]
     assert sum(arg.startswith("--config=") for arg in args) == 5
@@ -37,8 +38,7 @@ def test_fit_validate_test_and_predict_from_layered_files(
     assert main(["predict", *args, *best, "--predictions.output", str(output)]) == 0
     assert len(list(output.iterdir())) == 3
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
-    assert main(["predict", *args, *best]) == 1
-    assert "predict needs a folder" in capfd.readouterr().err
+    assert "predict needs a folder" in refusal("predict", *args, *best)
 
 
 @pytest.mark.parametrize(
@@ -195,22 +195,20 @@ def test_loggers_and_callbacks_are_added(tmp_path: Path) -> None:
     assert "train/lr" in rows[0]
 
 
-def test_folder_is_never_overwritten(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_folder_is_never_overwritten(tmp_path: Path, refusal: Callable[..., str]) -> None:
     args = tiny.train_args(tmp_path)
     taken = tmp_path / "taken"
     taken.mkdir()
-    assert main(["train", *args, "--run", str(taken)]) == 1
-    assert f"{taken} exists" in capfd.readouterr().err
-    assert main(["train", "--run", str(taken), "--resume"]) == 1
-    assert f"{taken} has no config.yaml" in capfd.readouterr().err
+    assert f"{taken} exists" in refusal("train", *args, "--run", str(taken))
+    assert f"{taken} has no config.yaml" in refusal("train", "--run", str(taken), "--resume")
     assert not list(taken.iterdir())
     (tmp_path / "file").write_text("")
-    assert tiny.fit(*args, "--run.root", str(tmp_path / "file")) == 1
-    assert f"{tmp_path / 'file'}/blobs/tiny-mbls/seed0 cannot be created" in capfd.readouterr().err
+    error = refusal("train", *args, "--run.root", str(tmp_path / "file"))
+    assert f"{tmp_path / 'file'}/blobs/tiny-mbls/seed0 cannot be created" in error
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
-        assert tiny.fit(*args, "--run", str(tmp_path / "closed/run")) == 1
-        assert "cannot be created (Permission denied)" in capfd.readouterr().err
+        error = refusal("train", *args, "--run", str(tmp_path / "closed/run"))
+        assert "cannot be created (Permission denied)" in error
 
 
 def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,12 +235,11 @@ def test_without_a_validation_the_last_checkpoint_is_tested(
 
 
 def test_unlogged_monitor_is_refused_before_training(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
-    assert tiny.fit(*tiny.train_args(tmp_path), "--checkpoint.monitor", "val/dise") == 1
-    err = capfd.readouterr().err
-    assert "checkpoint.monitor is 'val/dise'" in err
-    assert "val/dice, val/dice/core" in err
+    error = refusal("train", *tiny.train_args(tmp_path), "--checkpoint.monitor", "val/dise")
+    assert "checkpoint.monitor is 'val/dise'" in error
+    assert "val/dice, val/dice/core" in error
     assert not (tiny.run_folder(tmp_path) / "metrics.csv").exists()
 
 
@@ -257,7 +254,7 @@ def test_best_is_by_the_monitor(tmp_path: Path) -> None:
 
 
 def test_validation_of_a_run_keeps_its_metrics_csv(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     assert tiny.fit(*tiny.train_args(tmp_path, epochs=1)) == 0
     run = tiny.run_folder(tmp_path)
@@ -266,16 +263,13 @@ def test_validation_of_a_run_keeps_its_metrics_csv(
     assert main(["validate", *config, "--ckpt_path", best, "--run.folder", str(run)]) == 0
     assert (run / "metrics.csv").read_bytes() == before
     for command in ("test", "validate", "predict"):
-        assert main([command, *config, "--run.folder", str(run)]) == 1
-        assert "untrained weights" in capfd.readouterr().err
+        assert "untrained weights" in refusal(command, *config, "--run.folder", str(run))
     other = tmp_path / "other.ckpt"
     other.write_bytes(Path(best).read_bytes())
-    assert main(["evaluate", str(run), "--ckpt", str(other)]) == 1
-    assert "--tag NAME" in capfd.readouterr().err
+    assert "--tag NAME" in refusal("evaluate", str(run), "--ckpt", str(other))
     assert main(["evaluate", str(run), "--ckpt", str(other), "--tag", "other"]) == 0
     assert (run / "test/other/metrics.json").is_file()
-    assert main(["train", "--run", str(run), "--resume", "--loss", "ce"]) == 1
-    assert "leave out --loss" in capfd.readouterr().err
+    assert "leave out --loss" in refusal("train", "--run", str(run), "--resume", "--loss", "ce")
 
 
 def test_best_checkpoint_is_written_at_its_validation(tmp_path: Path) -> None:

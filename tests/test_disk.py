@@ -17,7 +17,6 @@ from lightning.pytorch import Callback
 
 from mbls.callbacks import MetricsCSV, PredictionWriter, run_folder
 from mbls.callbacks.checkpoint_files import PlainCheckpointIO
-from mbls.cli import main
 from mbls.runtime.errors import OutputError
 from mbls.runtime.files import incoming_name, replace_file, replace_files
 from tests import processes, tiny
@@ -57,15 +56,13 @@ def step(run: Path, name: str) -> int:
 
 @needs_full
 def test_full_disk_leaves_the_checkpoints_and_the_run_is_resumed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     args = [*tiny.train_args(tmp_path, epochs=3), "--checkpoint.mode", "min"]
     run = tiny.run_folder(tmp_path)
-    assert tiny.fit(*args, *spoil(file="checkpoints/last.ckpt", epoch=1)) == 1
-    err = capfd.readouterr().err
-    assert "last.ckpt cannot be written (No space left on device)" in err
-    assert "make train RUN=FOLDER RESUME=1" in err
-    assert "Traceback" not in err
+    error = refusal("train", *args, *spoil(file="checkpoints/last.ckpt", epoch=1))
+    assert "last.ckpt cannot be written (No space left on device)" in error
+    assert "make train RUN=FOLDER RESUME=1" in error
     assert step(run, "last") == 2
     assert not list(run.rglob("*.incoming"))
     assert tiny.resume(run) == 0
@@ -116,7 +113,7 @@ def test_checkpoint_is_written_without_a_copy_of_the_state(tmp_path: Path) -> No
 @needs_full
 @pytest.mark.parametrize("file", ["bins.npz", "metrics.json"])
 def test_failed_write_leaves_no_results(
-    file: str, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str],
+    file: str, tmp_path_factory: pytest.TempPathFactory, refusal: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.getbasetemp() / "tested"
@@ -132,11 +129,9 @@ def test_failed_write_leaves_no_results(
             yield place
 
     monkeypatch.setattr("mbls.callbacks.results.replace_files", full)
-    assert main(["evaluate", str(run), "--tag", file]) == 1
+    error = refusal("evaluate", str(run), "--tag", file)
+    assert f"test/{file} cannot be written (No space left on device)" in error
     assert [path.name for path in (run / "test" / file).iterdir()] == ["lock"]
-    err = capfd.readouterr().err
-    assert f"test/{file} cannot be written (No space left on device)" in err
-    assert "Traceback" not in err
 
 
 def test_failed_write_leaves_no_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

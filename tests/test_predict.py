@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -27,9 +28,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.run_folder(folder)
 
 
+def predict_args(run: Path, source: Path, output: Path, *more: str) -> list[str]:
+    return ["predict", "--run", str(run), "--input", str(source), "--output", str(output), *more]
+
+
 def predict(run: Path, source: Path, output: Path, *more: str) -> int:
-    return main(["predict", "--run", str(run), "--input", str(source), "--output", str(output),
-                 *more])  # fmt: skip
+    return main(predict_args(run, source, output, *more))
 
 
 def turned(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
@@ -97,7 +101,7 @@ def test_each_input_keeps_its_grid(
 
 @pytest.mark.parametrize("kind", ["missing", "4D", "text", "empty folder"])
 def test_unreadable_input_is_named(
-    kind: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    kind: str, run: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     source = tmp_path / "input.nii.gz"
     printed = "the input must exist"
@@ -111,43 +115,35 @@ def test_unreadable_input_is_named(
         source = tmp_path / "empty"
         source.mkdir()
         printed = "must contain images"
-    assert predict(run, source, tmp_path / "out") == 1
-    error = capfd.readouterr().err
+    error = refusal(*predict_args(run, source, tmp_path / "out"))
     assert printed in error
     assert str(source) in error
-    assert "Traceback" not in error
 
 
-def test_unwritable_output_is_named(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_output_is_named(run: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
     source = save(tmp_path / "a.nii.gz", blobs(1)[0])
     (tmp_path / "file").write_text("in the way")
-    assert predict(run, source, tmp_path / "file") == 1
-    err = capfd.readouterr().err
-    assert f"{tmp_path / 'file'} cannot be written (File exists)" in err
+    error = refusal(*predict_args(run, source, tmp_path / "file"))
+    assert f"{tmp_path / 'file'} cannot be written (File exists)" in error
     if os.geteuid() != 0:  # root may write anywhere
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
-        assert predict(run, source, closed) == 1
-        assert "cannot be written (Permission denied)" in capfd.readouterr().err
+        error = refusal(*predict_args(run, source, closed))
+        assert "cannot be written (Permission denied)" in error
 
 
-def test_folder_without_config_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert predict(tmp_path, tmp_path, tmp_path) == 1
-    assert f"{tmp_path} is not a run folder" in capfd.readouterr().err
+def test_folder_without_config_is_refused(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    error = refusal(*predict_args(tmp_path, tmp_path, tmp_path))
+    assert f"{tmp_path} is not a run folder" in error
 
 
 def test_prediction_never_replaces_its_input(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     scan = save(tmp_path / "scan.nii.gz", blobs(7)[0])
     before = scan.read_bytes()
     for source in (scan, tmp_path):
-        assert predict(run, source, tmp_path) == 1
-        assert "contains the input" in " ".join(capfd.readouterr().err.split())
+        assert "contains the input" in refusal(*predict_args(run, source, tmp_path))
     assert scan.read_bytes() == before
 
 
@@ -185,7 +181,7 @@ def test_slices_of_a_voxel(run: Path, tmp_path: Path) -> None:
 
 
 def test_foreign_files_in_the_output_need_overwrite(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     """Labels of the dataset, or a prediction that was corrected by hand."""
     images, labels = tmp_path / "images", tmp_path / "labels"
@@ -195,11 +191,10 @@ def test_foreign_files_in_the_output_need_overwrite(
         image, label = blobs(7)
         save(images / f"{name}.nii.gz", image)
     truth = save(labels / "b.nii.gz", label).read_bytes()
-    assert predict(run, images, labels) == 1
-    err = " ".join(capfd.readouterr().err.split())
-    assert f"{labels} contains 1 of the 2 files" in err
-    assert "b.nii.gz" in err
-    assert "OVERWRITE=1" in err
+    error = refusal(*predict_args(run, images, labels))
+    assert f"{labels} contains 1 of the 2 files" in error
+    assert "b.nii.gz" in error
+    assert "OVERWRITE=1" in error
     assert [path.name for path in labels.iterdir()] == ["b.nii.gz"], "an error before inference"
     assert (labels / "b.nii.gz").read_bytes() == truth
     assert predict(run, images, labels, "--overwrite") == 0
@@ -211,19 +206,19 @@ def test_foreign_files_in_the_output_need_overwrite(
     corrected = np.array(changed.dataobj)
     corrected[3, 3, 1] += 1
     nib.save(nib.Nifti1Image(corrected, changed.affine, changed.header), labels / "a.nii.gz")
-    assert predict(run, images, labels) == 1, "though its header is still ours"
-    assert f"{labels} contains 1 of the 2 files" in " ".join(capfd.readouterr().err.split())
+    error = refusal(*predict_args(run, images, labels))  # though its header is still ours
+    assert f"{labels} contains 1 of the 2 files" in error
 
 
 def test_one_process_at_a_time_writes_predictions(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     source = save(tmp_path / "a.nii.gz", blobs(1)[0])
     (tmp_path / "out").mkdir()
     lock = try_lock_folder(tmp_path / "out")
     assert lock is not None
-    assert predict(run, source, tmp_path / "out") == 1
-    assert "Another process is writing" in capfd.readouterr().err
+    error = refusal(*predict_args(run, source, tmp_path / "out"))
+    assert "Another process is writing" in error
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
     unlock(lock)
     (tmp_path / "out/a.nii.gz.host-1.incoming").write_bytes(b"of a killed process")
@@ -232,12 +227,12 @@ def test_one_process_at_a_time_writes_predictions(
 
 
 def test_input_named_as_probabilities_of_another_is_refused(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     for name in ("a", "a_prob"):
         save(tmp_path / f"{name}.nii.gz", blobs(1)[0])
-    assert predict(run, tmp_path, tmp_path / "out", "--probabilities") == 1
-    assert "a_prob.nii.gz would be" in capfd.readouterr().err
+    error = refusal(*predict_args(run, tmp_path, tmp_path / "out", "--probabilities"))
+    assert "a_prob.nii.gz would be" in error
     assert predict(run, tmp_path, tmp_path / "out") == 0, "an error releases the lock"
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,14 +56,13 @@ def test_run_folder_is_locked_until_the_test_is_over(run: Path) -> None:
 
 
 def test_results_that_another_process_writes_are_locked(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    run: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
 ) -> None:
     monkeypatch.setattr("mbls.callbacks.results.PATIENCE", 0)
     before = (run / "test/best/cases.csv").stat().st_mtime_ns
     with lock_folder(run / "test/best"):
-        assert main(["evaluate", str(run)]) == 1
-    err = capfd.readouterr().err
-    assert f"{run}/test/best is locked by another process (process" in err
+        error = refusal("evaluate", str(run))
+    assert f"{run}/test/best is locked by another process (process" in error
     assert (run / "test/best/cases.csv").stat().st_mtime_ns == before
 
 
@@ -128,7 +128,7 @@ def test_mirroring_without_flips_in_training_is_reported_and_kept_apart(
 
 
 def test_finished_run_is_resumed_with_more_epochs_only(
-    run: Path, capfd: pytest.CaptureFixture[str]
+    run: Path, capfd: pytest.CaptureFixture[str], refusal: Callable[..., str]
 ) -> None:
     results = [run / "test/best/metrics.json", run / "run.json"]
     before = [file.stat().st_mtime_ns for file in results]
@@ -137,22 +137,22 @@ def test_finished_run_is_resumed_with_more_epochs_only(
     assert f"{run} is finished" in out
     assert "EPOCHS=3" in out
     assert [file.stat().st_mtime_ns for file in results] == before
-    assert main(["train", "--run", str(run), "--resume", "--epochs", "1"]) == 1
-    assert "the checkpoint's 2 epochs" in capfd.readouterr().err
+    error = refusal("train", "--run", str(run), "--resume", "--epochs", "1")
+    assert "the checkpoint's 2 epochs" in error
     assert main(["train", "--run", str(run), "--resume", "--epochs", "3"]) == 0
     assert json.loads(results[1].read_text())["epochs"] == 3
     assert all(file.stat().st_mtime_ns > b for file, b in zip(results, before, strict=True))
 
 
 def test_missing_class_of_a_resumed_run_is_named(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     text = (run / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("class_path: tests.", "class_path: gone."))
-    assert main(["train", "--run", str(folder), "--resume", "--prepare"]) == 2
-    assert "there is no module gone" in capfd.readouterr().err
+    error = refusal("train", "--run", str(folder), "--resume", "--prepare")
+    assert "there is no module gone" in error
 
 
 def test_long_runs_and_other_precision_are_reported(

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from mbls.cli import main
 from mbls.report.build import build_report
 from mbls.report.groups import differing
 from mbls.report.runs import find_runs
@@ -209,9 +208,7 @@ def test_a_reference_is_compared_with_each_other_loss(runs, tmp_path):
         build_report([runs], tmp_path, reference="mbls", draws=DRAWS)
 
 
-def test_wrong_arguments(tmp_path, capsys):
-    assert main(["report", str(tmp_path / "nowhere")]) == 1
-    assert "nowhere is not a folder" in capsys.readouterr().err
-    assert main(["report", str(tmp_path)]) == 1
-    assert "No finished run with a test 'best'" in capsys.readouterr().err
-    assert main(["report", str(tmp_path), "--refrence", "ce"]) == 2
+def test_wrong_arguments(tmp_path, refusal):
+    assert "nowhere is not a folder" in refusal("report", str(tmp_path / "nowhere"))
+    assert "No finished run with a test 'best'" in refusal("report", str(tmp_path))
+    assert "--refrence" in refusal("report", str(tmp_path), "--refrence", "ce")
