@@ -44,7 +44,7 @@ def few_draws() -> Iterator[int]:
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw them all the same."""
+    """Draw the figures of test runs in this test."""
     for module, name, original in FIGURES:
         monkeypatch.setattr(module, name, original)
 

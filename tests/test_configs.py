@@ -157,7 +157,7 @@ def test_tracker_is_added_to_the_csv(capsys: pytest.CaptureFixture[str], name: s
     assert added == [logger["class_path"] for logger in stated.get("logger+", [])]
 
 
-def test_a_transform_is_resolved_to_what_was_stated(tmp_path: Path) -> None:
+def test_a_transform_is_resolved_to_its_stated_arguments(tmp_path: Path) -> None:
     zoom = {"keys": ["image", "label"], "prob": 0.3, "mode": ["bilinear", "nearest"]}
     stated = [("RandZoomd", zoom), ("RandGaussianSmoothd", {"keys": "image"})]
     transforms = [{"class_path": f"monai.transforms.{n}", "init_args": a} for n, a in stated]

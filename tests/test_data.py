@@ -34,7 +34,7 @@ def test_datasets_keep_the_contract(name: str) -> None:
     assert missing_from(getattr(datamodules, name)(None)) == []
 
 
-def test_contract_names_what_is_missing_and_evaluates_nothing() -> None:
+def test_contract_names_missing_attributes_and_evaluates_none() -> None:
     class Partial(Plain):
         origin = property(lambda self: pytest.fail("evaluated"))
 

@@ -14,7 +14,7 @@ from tests.forks import Forks
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-SOON = 20.0  # seconds; Lightning looks at its ranks every five
+SOON = 20.0  # seconds; Lightning checks its ranks every five
 
 
 class KillRank(Callback):

@@ -74,7 +74,7 @@ def test_shell_blocks_are_commands_that_exist(
     for command in block.commands():
         args = shlex.split(command)
         if block.needs is not None and args[0] not in ("make", "mbls"):
-            continue  # of a cluster, say
+            continue  # such as commands of a cluster
         assert args[0] in ("make", "mbls", "python"), command
         for line in made(args) if args[0] == "make" else [command]:
             check_arguments(line)
@@ -159,7 +159,7 @@ def change(path: Path, *keys: str, **settings: object) -> None:
     path.write_text(yaml.safe_dump(content))
 
 
-def test_blocks_that_do_not_run_need_what_a_test_lacks() -> None:
+def test_blocks_that_do_not_run_name_a_missing_resource() -> None:
     """Real data, the reader's own files, a cluster, time."""
     reasons = [block.needs for block in SHELL if block.needs is not None]
     needs = ("data", "your own", "cluster", "GPU", "hours", "minutes", "tests")

@@ -221,7 +221,7 @@ def test_an_input_of_the_training_size_is_padded_as_in_training() -> None:
 
 @pytest.mark.parametrize("given", ["[0.1, 2.0]", "[[0.1, 1.0], [0.7, 0.3]]"])
 def test_tensor_in_a_configuration_round_trips(given: str) -> None:
-    """A matrix of costs, say: config.yaml is what a resumed run is built from."""
+    """Such as a matrix of costs: a resumed run is built from config.yaml."""
     parser = ArgumentParser()
     parser.add_argument("--costs", type=Tensor)
     stated = parser.parse_args([f"--costs={given}"])

@@ -63,7 +63,7 @@ def test_each_input_keeps_its_grid(
     for name, image in inputs.items():
         nib.save(image, source / f"{name}.nii.gz")
 
-    written = nib.load(source / "fault.nii.gz")  # the sform says 1 mm, the voxel size 1.5 mm
+    written = nib.load(source / "fault.nii.gz")  # 1 mm by the sform, 1.5 mm by the voxel size
     np.testing.assert_array_equal(written.affine, np.eye(4))
     assert written.header.get_zooms() == (1.5, 1.5, 10.0)
 

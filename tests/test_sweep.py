@@ -116,7 +116,7 @@ def test_arguments_of_a_cell_are_those_of_train(tmp_path: Path) -> None:
     assert not rest
 
 
-def test_states_and_what_comes_next(tmp_path: Path) -> None:
+def test_states_and_next_arguments(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     assert cell.state() is State.MISSING
     assert cell.next_args() == cell.args()

@@ -28,7 +28,7 @@ def test_values_of_a_step_share_a_row_and_new_columns_are_added(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_resuming_keeps_what_was_logged_before_the_checkpoint(tmp_path: Path) -> None:
+def test_resuming_keeps_values_logged_before_the_checkpoint(tmp_path: Path) -> None:
     logger(tmp_path, *((step, {"epoch": step // 5, "x": step}) for step in (4, 9, 14)))
     again = logger(tmp_path)
     again.resume(10)  # ten steps were done: 0 to 9

@@ -58,7 +58,7 @@ def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def acdc(download: Path, tmp_path: Path) -> Path:
-    """A copy of the download for one test to spoil."""
+    """A copy of the download for one test to damage."""
     return Path(shutil.copytree(download, tmp_path / "ACDC" / "database"))
 
 

@@ -390,7 +390,9 @@ def test_a_phantom_behind_a_link(tmp_path: Path, link: str) -> None:
         refuse_hidden_phantom(root, [case])
 
 
-def test_no_root_is_the_phantom_and_says_so(tmp_path: Path, module, capsys, monkeypatch) -> None:
+def test_no_root_is_the_phantom_and_is_named_so(
+    tmp_path: Path, module, capsys, monkeypatch
+) -> None:
     built = module(
         None,
         phantom_root=tmp_path / "phantom",

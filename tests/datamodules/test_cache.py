@@ -179,7 +179,7 @@ def test_a_verified_case_is_not_read_again_within_a_day(
     assert not reads(-1)
     assert reads(100_000)
     time.sleep(0.02)
-    os.utime(label, (1, 1))  # the time of its change is now all the same
+    os.utime(label, (1, 1))  # the time of its change is still now
     assert reads(0.01)
 
 

@@ -57,7 +57,7 @@ def test_a_setting_of_zero_is_listed(module, tmp_path: Path) -> None:
     assert "antialias" not in cache.summary
 
 
-def test_cleaning_asks_and_removes_what_is_stale(
+def test_cleaning_asks_and_removes_stale_caches(
     folder: Path, module, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["cache-clean", "--cache", str(folder)]

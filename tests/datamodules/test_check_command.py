@@ -32,7 +32,7 @@ def test_a_sound_download_has_no_problems(
     assert height > 400
 
 
-def test_the_summary_says_what_the_cases_are_like(
+def test_the_summary_describes_the_cases(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -88,7 +88,7 @@ def test_a_dataset_has_one_name(
     assert "heart: 20 cases" in shown
 
 
-def test_a_patch_that_does_not_fit_the_slices_is_told(
+def test_a_patch_that_does_not_fit_the_slices_is_named(
     acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Sizes are those of the cache's grid: slices of 20 x 24 pixels of 1.5 mm become 15 x 18."""

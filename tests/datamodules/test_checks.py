@@ -217,7 +217,7 @@ def test_error_survives_pickling() -> None:
     assert (str(copy), copy.problems) == (str(error), error.problems)
 
 
-def test_reading_holds_the_channels_and_little_more(tmp_path: Path) -> None:
+def test_reading_takes_little_more_memory_than_the_channels(tmp_path: Path) -> None:
     """One file's voxels at a time in addition to the case's own, for any number of modalities."""
     shape, count = (64, 64, 48), 3
     images = [save(tmp_path / f"{k}.nii.gz", blobs(k, shape)[0]) for k in range(count)]

@@ -51,7 +51,7 @@ def test_marks_of_labels(count: int) -> None:
         assert torch.equal(targets, torch.tensor(expected).repeat(count))
 
 
-def test_what_a_sample_writes_never_reaches_the_cache(module) -> None:
+def test_writing_to_a_sample_never_changes_the_cache(module) -> None:
     case = ready(module()).train_dataset().cases[0]
     before = case.volume("image").copy()
     case.plane("image", 1)[:] = 7
@@ -167,7 +167,7 @@ def test_volumes_are_the_same_in_2d_and_3d(module) -> None:
 
 
 def test_a_patch_reads_only_its_bytes(module) -> None:
-    """Pages of the file that no patch touches may be spoilt without a sample changing."""
+    """Pages of the file that no patch reads may be damaged without a change of a sample."""
     built = ready(module(**SETTINGS | {"patch_size": (4, 24, 4), "crop": "center"}))
     dataset = built.train_dataset()
     case = dataset.cases[0]

@@ -172,7 +172,7 @@ def test_both_suffixes_and_debris(tmp_path: Path) -> None:
     ]
 
 
-def test_unlabeled_cases_are_left_out_and_told(tmp_path: Path) -> None:
+def test_unlabeled_cases_are_left_out_and_named(tmp_path: Path) -> None:
     three(tmp_path)
     touch(tmp_path, "FLARE21/ValidationImg/validation_001_0000.nii.gz")
     found = survey(tmp_path)
@@ -279,7 +279,7 @@ def disc(reach: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_what_may_be_a_tube_is_ignored_beyond_its_slices(axis: int) -> None:
+def test_possible_tubes_are_ignored_beyond_their_slices(axis: int) -> None:
     def turn(volume: np.ndarray) -> np.ndarray:
         return np.moveaxis(volume, 2, axis)
 
@@ -354,7 +354,7 @@ def test_faults_are_borne_or_named(name: str, phantoms: dict[str, Path], tmp_pat
         assert_told(name, "flare", problems)
 
 
-def test_what_is_borne_and_said(phantoms: dict[str, Path], tmp_path: Path) -> None:
+def test_accepted_faults_are_noted(phantoms: dict[str, Path], tmp_path: Path) -> None:
     root = Path(shutil.copytree(phantoms["flare21"], tmp_path / "flare21"))
     (first, one), (second, two) = list(phantom_cases(root).items())[:2]
     inject("noisy-labels", one)
@@ -419,7 +419,7 @@ def test_header_orientation_does_not_matter(phantoms: dict[str, Path], tmp_path:
 
 
 def test_tubes_in_batches(phantoms: dict[str, Path]) -> None:
-    """What is ignored is so in batches and on the native grid, in FLARE22 alone."""
+    """Ignored voxels in batches and on the native grid, in FLARE22 alone."""
     built = module(phantoms["flare22"], "flare22")
     built.prepare(progress=False)
     built.setup("fit")
@@ -450,7 +450,7 @@ def test_inputs_lose_their_channel_number(tmp_path: Path) -> None:
         built.cases("predict")
 
 
-def test_the_phantom_stands_in(
+def test_the_phantom_replaces_missing_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse = functools.partial(PhantomSettings, coarsen=2.5)

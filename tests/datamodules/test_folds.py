@@ -51,7 +51,7 @@ def test_a_file_with_folds_needs_one_it_has(module, tmp_path: Path, fold: int | 
 
 
 def test_a_file_has_as_many_folds_as_it_has(acdc: Path, module, tmp_path: Path) -> None:
-    """Not as many as the setting says, which is for patients that are divided here."""
+    """Not the number of the setting, which is for patients that are divided here."""
     split = {"train": ["patient001"], "val": ["patient002"], "test": ["patient101"]}
     (tmp_path / "folds.json").write_text(json.dumps({"folds": [split] * 8}))
     built = module(split=tmp_path / "folds.json", fold=7, folds=5)
@@ -101,7 +101,7 @@ def modality(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_modalities_are_joined_by_what_comes_before_their_ending(tmp_path: Path) -> None:
+def test_modalities_are_joined_by_the_name_before_their_ending(tmp_path: Path) -> None:
     modality(tmp_path / "b", "b_t1", "b_t1ce", "b_seg")
     modality(tmp_path / "a", "BraTS-GLI-1-t1c", "BraTS-GLI-1-t1n")
     cases = group_inputs(tmp_path, ENDINGS)

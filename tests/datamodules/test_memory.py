@@ -86,7 +86,7 @@ def test_freed_memory_goes_back() -> None:
 
 
 @pytest.mark.parametrize(("cases_fit", "at_once"), [(9, 8), (2.5, 2), (0.1, 1)])
-def test_as_many_cases_at_once_as_memory_holds(
+def test_as_many_cases_at_once_as_fit_in_memory(
     module: Callable,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

@@ -125,7 +125,7 @@ def test_truncated_uncompressed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [bytes(3000), b"\n", b"<html>404</html>"])
-def test_bytes_after_what_is_packed(tmp_path: Path, tail: bytes) -> None:
+def test_bytes_after_the_packed_volume(tmp_path: Path, tail: bytes) -> None:
     """Padding of a tape or a download, which gzip, nibabel and ITK pass over too."""
     image = blobs(0)[0]
     path = save(tmp_path / "a.nii.gz", image)

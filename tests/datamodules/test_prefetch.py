@@ -54,7 +54,7 @@ def test_the_next_batch_is_made_while_the_last_is_used_and_no_further_one() -> N
     assert data.names == {"loader_0"}
 
 
-def test_the_sampler_may_be_told_its_epoch_once_a_pass_was_asked_for() -> None:
+def test_the_sampler_may_get_its_epoch_after_a_pass_was_started() -> None:
     class Epochs:
         epoch = 0
 
@@ -113,7 +113,7 @@ def test_the_thread_ends_with_the_loader() -> None:
         assert not thread.is_alive()
 
 
-def test_workers_load_where_they_are_asked_for() -> None:
+def test_workers_load_where_there_are_some() -> None:
     loader = PrefetchLoader(Squares(), batch_size=None, num_workers=1)
     assert values(loader) == [0, 1, 4, 9, 16, 25]
     assert "_thread" not in vars(loader)

@@ -170,7 +170,7 @@ def test_each_case_held_out_is_scored_on_one_rank(module, monkeypatch, world: in
     assert len(lengths) == 1
 
 
-def test_a_holdout_that_leaves_nobody_is_a_problem(module) -> None:
+def test_a_holdout_that_leaves_no_patient_is_a_problem(module) -> None:
     built = module(adapt="holdout", holdout_fraction=0.99)
     (text,) = map(str, built.check(progress=False))
     assert "Lower --data.init_args.division.holdout_fraction, or give" in text

@@ -144,7 +144,7 @@ def test_torchio_sees_volumes(shape: tuple[int, ...]) -> None:
     ],
     ids=["no dict", "no label", "image", "label", "fractions", "infinite"],
 )
-def test_what_is_no_sample_is_refused(module, transform, facts: str) -> None:
+def test_a_transform_that_returns_no_sample_is_refused(module, transform, facts: str) -> None:
     dataset = ready(module(transform=transform)).train_dataset()
     with pytest.raises(TransformError, match=facts):
         dataset[(0, 0, False)]
@@ -158,7 +158,7 @@ def test_a_label_may_come_without_its_channel(module) -> None:
     assert torch.equal(plain[(0, 0, False)]["label"], squeezed[(0, 0, False)]["label"])
 
 
-def test_configs_say_that_there_is_none() -> None:
+def test_configs_state_that_there_is_no_transform() -> None:
     for name in ("acdc", "brats", "flare"):
         text = Path(f"experiments/configs/data/{name}.yaml").read_text()
         assert yaml.safe_load(text)["data"]["init_args"]["transform"] is None

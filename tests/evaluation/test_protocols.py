@@ -23,7 +23,7 @@ def counted(cases, classes):
 
 
 def test_zero_probability_falls_in_no_bin():
-    # Class 1 is certain to be absent and present all the same: only the sound value sees it.
+    # Class 1 has probability 0 and is present: only the sound value counts it.
     probs = torch.tensor([1.0, 0.0]).view(1, 2, 1).expand(1, 2, 4)
     bins, _ = counted([(probs, torch.ones(1, 4))], 2)
     assert protocol_values(bins, NAMED["cals-voc"])["cece"][0] == pytest.approx(0.5)

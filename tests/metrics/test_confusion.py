@@ -50,7 +50,7 @@ def test_threads_do_not_matter() -> None:
     assert (found - target_one).abs().sum() <= 2  # the label that was changed
 
 
-def test_close_scores_of_doubles_are_told_apart() -> None:
+def test_close_scores_in_float64_are_separated() -> None:
     scores = torch.tensor([[0.5], [0.5 + 1e-15], [0.0]], dtype=torch.float64)
     table = confusion(scores, torch.tensor([2]), -100)
     assert table is not None

@@ -50,7 +50,7 @@ def test_labeled_foreground_has_no_background_class():
     assert fine_values(histogram.bins(), 2, "label")["tace"][0] == 0.5
 
 
-def test_floors_are_what_a_calibrated_model_shows_on_average():
+def test_floors_are_the_mean_errors_of_a_calibrated_model():
     found = {name: [] for name in FINE_METRICS}
     for seed in range(40):
         histogram = FineHistogram(3, regions=("all",))
@@ -60,7 +60,7 @@ def test_floors_are_what_a_calibrated_model_shows_on_average():
     for name in ("adaptive_ece", "tace"):
         values, floors = np.array(found[name]).T
         error = values.std() / np.sqrt(len(values))
-        # bins of unlike confidences scatter a little less than their mean says
+        # bins of different confidences scatter a little less than one of their mean
         assert -0.1 * floors.mean() - 3 * error < values.mean() - floors.mean() < 3 * error, name
 
 

@@ -15,7 +15,7 @@ from mbls.metrics._kernel.fixed_point import (
 LARGEST = 27.7 / 16  # a logarithm, in units of 2**-26
 
 
-def test_a_packed_sum_holds_count_and_total() -> None:
+def test_a_packed_sum_contains_count_and_total() -> None:
     values = torch.rand(MAX_PACKED, dtype=torch.float64) * LARGEST
     values[:3] = torch.tensor([0.0, LARGEST, 2.0 ** -(FIXED_BITS + 1)])  # a tie: to even, 0
     count, total = unpacked(packed(values.clone()).sum())

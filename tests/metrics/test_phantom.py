@@ -104,7 +104,7 @@ def test_measured_error_meets_the_true_one(coarse_hearts, sharpness, few_draws):
             assert cells[metric]["value"] > cells[f"true_{metric}"]["value"]
 
 
-def test_per_case_errors_are_too_high_by_what_redrawn_labels_explain(redrawn):
+def test_per_case_errors_exceed_the_true_ones_as_redrawn_labels_do(redrawn):
     """One labelling differs from the next by whole slices, which voxels' independence ignores."""
     hearts, draws = redrawn
     written = counted(hearts, 2.0)

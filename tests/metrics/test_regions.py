@@ -139,7 +139,7 @@ def test_ignored_voxels_of_a_positive_label_are_no_foreground():
     assert torch.equal(*results)
 
 
-def test_histogram_counts_what_the_masks_select():
+def test_histogram_counts_the_voxels_of_the_masks():
     regions = ("all", "boundary", "label", "dilated")
     probs = torch.randn(2, 3, 11, 9, 6).mul(2).softmax(1)
     target = torch.zeros(2, 11, 9, 6, dtype=torch.long)

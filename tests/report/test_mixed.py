@@ -204,7 +204,7 @@ def per_patient(root: Path, loss: str) -> np.ndarray:
     return np.stack(table)
 
 
-def test_what_is_compared_is_what_is_shown(tmp_path: Path) -> None:
+def test_compared_values_are_the_shown_ones(tmp_path: Path) -> None:
     for seed in range(2):
         for loss, sharpness in (("ce", 1.1), ("mbls", 1.0), ("ls", 1.05)):
             write_run(tmp_path, loss, seed, sharpness=sharpness, patients=4)

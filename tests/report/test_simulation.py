@@ -89,7 +89,7 @@ def test_the_page_has_the_form_of_the_commands_output(
 
 
 @pytest.mark.parametrize("table", TABLES, ids=BY_NAME)
-def test_the_page_marks_what_is_wrong_and_the_report_warns_of_it(table: ErrorRates):
+def test_the_page_marks_wrong_rates_and_the_report_warns_of_them(table: ErrorRates):
     for world, cells in shown(table).items():
         for (seeds, patients), cell in zip(table.sizes, cells, strict=True):
             wrong = table.wrong(float(cell.strip("*")) / 100)

@@ -115,7 +115,7 @@ def test_wrong_settings_are_refused_before_submission(
     assert "There is no sbatch here" in refused(capsys)
 
 
-# A step that says it has begun, and what signals it gets
+# A step that records its start and its signals
 PLAYED = {
     "mbls": """echo "prepare $*" >> log
 trap 'exit 138' USR1

@@ -108,7 +108,7 @@ def test_images_are_larger_and_smaller_than_the_quick_samples():
 
 
 @pytest.mark.parametrize("number", [3, 5, 8, 10])
-def test_the_smallest_image_holds_the_largest_heart(number, monkeypatch):
+def test_the_smallest_image_contains_the_largest_heart(number, monkeypatch):
     monkeypatch.setattr(acdc, "FIELD_OF_VIEW_MM", (acdc.FIELD_OF_VIEW_MM[0],) * 2)
     patient = Patient(number, name="p")  # dilated, or with a large right ventricle
     scans, _ = acdc.draw(patient, ACDC.settled(PhantomSettings(coarsen=1.5)), 0)

@@ -1,4 +1,4 @@
-"""The faults of tests/faults.py: each changes the files of its case alone, as its name says."""
+"""The faults of tests/faults.py: each changes only the files of its case, by its name."""
 
 import shutil
 from dataclasses import replace
@@ -111,7 +111,7 @@ def test_faults_of_the_labels(roots, tmp_path):
     assert 0 < np.isin(new, (5, 6, 10)).sum() < 0.7 * np.isin(old, (5, 6, 10)).sum()
 
 
-def test_what_cannot_be_injected(roots, tmp_path):
+def test_faults_that_cannot_be_injected(roots, tmp_path):
     case = next(iter(phantom_cases(roots["brats"]).values()))
     with pytest.raises(ValueError, match=r"fault must be one of unit-sform, .*, got 'rust'"):
         inject("rust", case)

@@ -134,7 +134,7 @@ def test_a_wrong_posterior_would_be_noticed(cases):
 
 @pytest.mark.parametrize("name", ["acdc", "brats", "flare"])
 def test_the_posterior_is_calibrated(name, cases):
-    """Over draws it is right as often as it says, and where it says so."""
+    """Over draws, the top label is right as often as its probability."""
     case, counts = cases[name]
     probs, counts = without_coins(case, posterior(case), counts)
     top = probs.max(axis=0)

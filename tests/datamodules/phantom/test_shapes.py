@@ -97,7 +97,7 @@ def test_smooth_field_is_smooth_and_about_standard(length):
     assert step == pytest.approx(np.exp(-0.5 * (2 / length) ** 2), abs=0.06)
 
 
-def test_box_about_holds_all_that_is_near():
+def test_box_about_contains_all_near_voxels():
     ball = Ellipsoid((3, 0, -4), (5, 6, 7)).level(POINTS)
     mask = np.zeros(ball.shape, dtype=bool)
     mask[shapes.box_about(ball, 2.0)] = True

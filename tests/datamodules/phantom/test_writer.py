@@ -43,7 +43,7 @@ def test_volumes_labels_and_posteriors_fit_together(phantom, roots):
     assert seen == set(values)
 
 
-def test_the_folder_says_what_it_is(phantom, roots):
+def test_the_folder_is_marked_as_a_phantom(phantom, roots):
     root = roots[phantom.dataset]
     card = json.loads((root / "phantom.json").read_text())
     assert (card["origin"], card["dataset"], card["seed"]) == ("phantom", phantom.dataset, 3)
@@ -177,7 +177,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, fault, kind,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_job_left_is_cleared(tmp_path):
+def test_files_of_a_killed_job_are_cleared(tmp_path):
     ages = {".acdc.partial-old": 7200, ".acdc.partial-new": 0, ".b.partial-old": 7200}
     for name, age in ages.items():
         left = tmp_path / name
