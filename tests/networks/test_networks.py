@@ -11,12 +11,14 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from mbls.inference import pad_to_multiple, split_heads
-from mbls.networks import PaperUNet
+from mbls.networks import NNUNet, PaperUNet
+from mbls.networks.nnunet import plan_strides
 
 FOLDER = Path(__file__).parents[2] / "experiments/configs/network"
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if "." not in path.stem)
 SMALL = sorted(path for path in FOLDER.glob("*.yaml") if "." in path.stem)
 CHANNELS = {"in_channels": 1, "out_channels": 4}
+PLANNED = ("mbls.networks.NNUNet",)  # take the patch size, which is linked
 named = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 every = pytest.mark.parametrize("path", CONFIGS + SMALL, ids=lambda path: path.stem)
 
@@ -29,6 +31,8 @@ def settings(path: Path) -> tuple[dict[str, Any], int, int]:
     network, overlay = content["model"]["network"], changes["model"]["network"]
     assert network["class_path"] == overlay["class_path"]
     network["init_args"] |= overlay["init_args"] | CHANNELS | {"spatial_dims": dims}
+    if network["class_path"] in PLANNED:
+        network["init_args"]["img_size"] = [64] * dims
     return network, (content["model"] | changes["model"])["divisor"], dims
 
 
@@ -37,7 +41,8 @@ def build(path: Path, device: str = "cpu") -> tuple[nn.Module, int, int]:
     parser = ArgumentParser()
     parser.add_subclass_arguments(nn.Module, "network")
     config = parser.parse_object({"network": network})
-    return parser.instantiate(config).network.eval().to(device), divisor, dims
+    built = parser.instantiate(config).network.eval().to(device)
+    return built, built.divisor[0] if divisor is None else divisor, dims
 
 
 def run(network: nn.Module, image: Tensor) -> Tensor:
@@ -79,7 +84,38 @@ def test_configured_network_states_every_argument(path: Path) -> None:
     network, _, _ = settings(path)
     stated = yaml.safe_load(path.read_text())["model"]["network"]["init_args"]
     parsed = parser.parse_object({"network": network})
-    assert set(stated) | set(CHANNELS) | {"spatial_dims"} == set(vars(parsed.network.init_args))
+    linked = {*CHANNELS, "spatial_dims", *(["img_size"] * (network["class_path"] in PLANNED))}
+    assert set(stated) | linked == set(vars(parsed.network.init_args))
+
+
+@pytest.mark.parametrize(
+    ("size", "divisor", "levels"),
+    [
+        ((48, 64), (8, 16), 5),
+        ((48, 64, 48), (8, 16, 8), 5),
+        ((160, 160, 16), (32, 32, 4), 6),
+        ((512, 512), (32, 32), 6),
+        ((16, 20), (4, 4), 3),
+    ],
+)
+def test_depth_and_strides_follow_from_the_patch(
+    size: tuple[int, ...], divisor: tuple[int, ...], levels: int
+) -> None:
+    network = NNUNet(len(size), 1, 3, img_size=size, features=2, max_features=4).to("meta")
+    assert network.divisor == divisor
+    assert len(plan_strides(size)) == levels
+    padded, crop = pad_to_multiple(torch.zeros(1, 1, *size, device="meta"), divisor)
+    assert network(padded)[crop].shape == (1, 3, *size)
+
+
+def test_thin_axes_are_halved_at_the_deeper_levels() -> None:
+    assert plan_strides((64, 64, 16)) == [[1] * 3, [2, 2, 1], [2, 2, 1], [2] * 3, [2] * 3]
+
+
+@pytest.mark.parametrize("size", [(12, 12), (64, 64, 64), (64,)])
+def test_sizes_that_no_network_is_planned_for(size: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"img_size.*2 values.*16"):
+        NNUNet(2, 1, 3, img_size=size)
 
 
 def test_paper_unet_has_the_published_shape() -> None:
