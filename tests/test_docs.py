@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 
 from experiments import readme
 from mbls.benchmark import parse_losses
@@ -59,10 +61,14 @@ def test_yaml_blocks_are_choices(block: Block) -> None:
     content = yaml.safe_load(block.code)
     assert len(content) == 1
     assert set(content) <= {"data", "model", "trainer"}
-    for node in (content.get("data"), (content.get("model") or {}).get("loss")):
-        if node and not node["class_path"].startswith("my_"):  # the reader's own
-            module, _, name = node["class_path"].rpartition(".")
-            getattr(importlib.import_module(module), name)(**node["init_args"])
+    data, loss = content.get("data"), (content.get("model") or {}).get("loss")
+    if data and not data["class_path"].startswith("my_"):  # the reader's own
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        parser.parse_object({"data": data})
+    if loss and not loss["class_path"].startswith("my_"):
+        module, _, name = loss["class_path"].rpartition(".")
+        getattr(importlib.import_module(module), name)(**loss["init_args"])
 
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.where)
