@@ -38,7 +38,7 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES OVERWRITE NO_CAPTION
 #: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, cache-info, cache-clean)
 #: SPLIT          JSON file: the patients of each part, or folds (train, benchmark, slurm, data, check-data, splits, evaluate)
 #: SEED           default: 0 (train, slurm)
-#: PATIENT        regular expression that finds the patient in a case's name (nnunet, decathlon, images) (train, benchmark, slurm, data, check-data, splits, evaluate)
+#: PATIENT        regular expression that finds the patient in a case's name, for data in a known format (train, benchmark, slurm, data, check-data, splits, evaluate)
 #: FOLD           validate on fold K of the patients (train, slurm, evaluate)
 #: TRAIN_PATIENTS use N of the training patients, for learning curves (train, benchmark, slurm)
 #: ADAPT          val, holdout: what an adaptive loss observes: the validation split, or training patients held out for it (train, benchmark, slurm)
@@ -186,12 +186,12 @@ readme: install  ## Update the tables of README and Makefile: losses, options, t
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses $(ARGS)
 
-bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation bench-ddp  ## Measure speed and memory beside the peers (minutes)
+bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation bench-ddp  ## Measure speed and memory next to the peers (minutes)
 
 bench-losses: install  ## Losses against cross-entropy
 	@$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
 
-bench-steps: install  ## Whole steps with the losses that adapt, beside MbLS
+bench-steps: install  ## Whole steps with the losses that adapt, next to MbLS
 	@$(BIN)/python -m experiments.benchmarks.steps $(ARGS)
 
 bench-metrics: install  ## Metrics against torchmetrics and MONAI
@@ -200,19 +200,19 @@ bench-metrics: install  ## Metrics against torchmetrics and MONAI
 bench-bootstrap: install  ## Intervals of a test of 200 patients
 	@$(BIN)/python -m experiments.benchmarks.bootstrap $(ARGS)
 
-bench-data: install  ## Slices and patches a second beside NIfTI, HDF5 and MONAI's caches
+bench-data: install  ## Slices and patches a second next to NIfTI, HDF5 and MONAI's caches
 	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmarks.data $(ARGS)
 
 bench-train: install  ## What a training epoch costs beyond its bare steps
 	@$(BIN)/python -m experiments.benchmarks.train $(ARGS)
 
-bench-evaluation: install  ## Scoring a volume beside the published way
+bench-evaluation: install  ## Scoring a volume next to the published way
 	@$(BIN)/python -m experiments.benchmarks.evaluation $(ARGS)
 
-bench-ddp: install  ## Training on two processes beside one
+bench-ddp: install  ## Training on two processes next to one
 	@$(BIN)/python -m experiments.benchmarks.ddp $(ARGS)
 
-bench-shared: install  ## Counting and training beside busy processes; OLD=another checkout (12 minutes)
+bench-shared: install  ## Counting and training next to busy processes; OLD=another checkout (12 minutes)
 	@$(BIN)/python -m experiments.benchmarks.shared $(if $(OLD),--old "$(OLD)") $(ARGS)
 
 coverage: install  ## Run the tests and show what they reach

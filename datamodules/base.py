@@ -501,7 +501,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def _parts(self, survey: Survey) -> Split:
         """Return the split, with a holdout part if ``adapt`` is ``holdout``."""
         split = resolve_split(survey, self._division())
-        if self.division.train_patients is not None:
+        if self.division.train_patients is not None and not self.division.external:
             split = fewer(split, self.division.train_patients)
         if self.adapt == "val":
             return split

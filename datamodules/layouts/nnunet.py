@@ -12,7 +12,8 @@ from datamodules.case import Case, DataError, Problem
 from datamodules.layouts.found import Found, file_name, read_json
 from datamodules.layouts.inputs import listing
 from datamodules.layouts.labels import Value
-from datamodules.reading.volumes import is_image, stem
+from datamodules.reading.pictures import is_picture
+from datamodules.reading.volumes import NiftiError, count_channels, is_image, stem
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _WHAT = "a raw dataset of nnU-Net v2"
@@ -126,6 +127,9 @@ def cases_in(images: Path, masks: Path, channels: int) -> tuple[list[Case], list
     labels = {stem(path): path for path in sorted(filter(is_image, masks.iterdir()))}
     cases = []
     for name, own in sorted(files.items()):
+        if set(own) == {0} and channels > 1 and _colors(own[0]) == channels and name in labels:
+            cases.append(Case(name, name, (own[0],), labels[name]))
+            continue
         lacking = sorted(set(range(channels)) - set(own))
         surplus = sorted(set(own) - set(range(channels)))
         if lacking or surplus:
@@ -145,6 +149,14 @@ def cases_in(images: Path, masks: Path, channels: int) -> tuple[list[Case], list
         fix = f"Restore {images.name}/{name}_0000.nii.gz, or move the label away."
         problems.append(Problem(name, str(labels[name]), rule, "no file", fix))
     return cases, problems
+
+
+def _colors(path: Path) -> int:
+    """Return the number of channels of a picture, which nnU-Net keeps in one file; else 0."""
+    try:
+        return count_channels(path) if is_picture(path) else 0
+    except NiftiError:
+        return 0
 
 
 def find_splits(root: Path) -> Path | None:

@@ -25,7 +25,7 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it names no fi
 _PIECE = 1 << 16  # bytes
 _INFLATION = 1032  # maximum compression ratio of deflate
 _FLAT = 1e-3  # volume of three axes of length 1 below which they do not span the space
-_UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and "unknown" are mm
+_UNITS = {1: ("meters", 1e3), 3: ("microns", 1e-3)}  # by code, in mm; "mm" and "unknown" are mm
 _SKEW = math.sin(math.radians(0.1))  # cosine of two axes that is more than a header's rounding
 _LENGTHS = (1e-4, 100.0)  # mm of a voxel; beyond, resampling leaves one of all, or fills the memory
 _UNREADABLE = (  # what nibabel and numpy raise over damaged bytes

@@ -66,6 +66,7 @@ def external_test(run: Path, config: Mapping[str, Any], root: Path) -> Settings:
         (f"{division}.external", "true"),
         (f"{division}.split", "null"),
         (f"{division}.fold", "null"),
+        (f"{division}.train_patients", "null"),
     ]
     if below(config, "data", "init_args", "name") is not None:
         settings.append(("data.init_args.name", root.stem))  # of its cache

@@ -146,7 +146,7 @@ OPTIONS = (
            "data.init_args.division.split", Path, metavar="FILE"),
     Option("seed", "train slurm", "default: 0", "seed_everything", int, metavar="N"),
     Option("patient", f"{TRAIN} {DATA} evaluate", "regular expression that finds the patient in a "
-           "case's name (nnunet, decathlon, images)", "data.init_args.patient", metavar="REGEX"),
+           "case's name, for data in a known format", "data.init_args.patient", metavar="REGEX"),
     Option("fold", "train slurm evaluate", "validate on fold K of the patients",
            "data.init_args.division.fold", int, metavar="K"),
     Option("train_patients", TRAIN, "use N of the training patients, for learning curves",

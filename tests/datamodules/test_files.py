@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules import (
     DataError,
@@ -241,3 +242,19 @@ def test_the_plan_is_kept_until_a_file_changes(
 def test_a_data_root_is_needed() -> None:
     with pytest.raises(DataError, match="DATA_ROOT"):
         NNUNetDataModule()
+
+
+def test_color_pictures_of_nnunet_have_their_channels_in_one_file(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    names = {"channel_names": {str(k): name for k, name in enumerate(("R", "G", "B"))}}
+    write_json(root, names | {"labels": {"background": 0, "shell": 1, "core": 2}})
+    for number in range(10):
+        image, label = volume(number, (40, 32))
+        for folder in ("imagesTr", "labelsTr"):
+            (root / folder).mkdir(exist_ok=True)
+        pixels = np.dstack([image.clip(0, 255).astype(np.uint8)] * 3)
+        Image.fromarray(pixels).save(root / "imagesTr" / f"case_{number}_0000.png")
+        Image.fromarray(label).save(root / "labelsTr" / f"case_{number}.png")
+    data = made("nnunet", root, tmp_path / "cache")
+    assert data.in_channels == 3
+    assert data.check(progress=False) == []

@@ -283,14 +283,14 @@ def in_unit(path: Path, unit: str, scale: float, *, unit_sform: bool = False) ->
 
 @pytest.mark.parametrize(("unit", "scale"), [("meter", 1e-3), ("micron", 1e3)])
 @pytest.mark.parametrize("unit_sform", [False, True])
-def test_metres_and_microns_become_mm(
+def test_meters_and_microns_become_mm(
     tmp_path: Path, unit: str, scale: float, unit_sform: bool
 ) -> None:
     path = in_unit(tmp_path / "a.nii.gz", unit, scale, unit_sform=unit_sform)
     np.testing.assert_allclose(read_volume(path).affine, AFFINE, rtol=1e-6)
     file_affine = nib.load(path).affine
     np.testing.assert_array_equal(read_grid(path)[1], file_affine)  # written back as it is
-    plural = {"meter": "metres", "micron": "microns"}[unit]
+    plural = {"meter": "meters", "micron": "microns"}[unit]
     assert oddities(path) == [f"the header's unit is {plural}: lengths are converted to mm."]
 
 
