@@ -1,7 +1,8 @@
 """Updates the tables of README.md, docs and the Makefile.
 
-``make readme`` writes the losses, the options and the diagram of the code, and the default
-benchmark's results where ``make benchmark`` has left its runs. A table is between
+``make readme`` writes the losses, the options, the diagram of the code and the results on real
+data, and the default benchmark's results on the phantom where ``make benchmark`` has left its runs.
+A table is between
 ``<!-- losses -->`` and ``<!-- /losses -->``, in the Makefile between ``# <options>`` and
 ``# </options>``.
 """
@@ -10,11 +11,13 @@ import argparse
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mbls.losses
+from experiments.results import BENCHMARKS, results_table
 from experiments.structure import diagram
 from mbls.commands.benchmark import DEFAULT_LOSSES, DEFAULT_PRESET, DEFAULT_ROOT
 from mbls.config.choices import config_folder
@@ -137,7 +140,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = p.parse_args(args)
     contents = {place: table() for place, table in TABLES.items()}
     if options.runs.is_dir():
-        contents["README.md", "benchmark"] = benchmark_table(options.runs)
+        contents["docs/results.md", "benchmark"] = benchmark_table(options.runs)
     for (name, marker), content in contents.items():
         file = options.root / name
         file.write_text(with_section(file.read_text(), marker, content))
@@ -197,11 +200,17 @@ def _command(loss: str) -> str:
     return f"make benchmark LOSSES={loss} PRESET={DEFAULT_PRESET} ROOT={DEFAULT_ROOT}"
 
 
-TABLES = {  # (file, marker) -> its content, without the results of runs
+TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (file, marker) -> its content
     ("docs/losses.md", "losses"): losses_table,
     ("docs/commands.md", "options"): options_table,
     ("docs/architecture.md", "diagram"): diagram,
     ("Makefile", "options"): make_variables,
+    ("README.md", "results"): partial(results_table, BENCHMARKS[0]),
+    **{
+        ("docs/results.md", benchmark.name): partial(results_table, benchmark)
+        for benchmark in BENCHMARKS
+        if benchmark.file.is_file()
+    },
 }
 
 

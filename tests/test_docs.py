@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from experiments import readme
+from experiments.results import BENCHMARKS, Benchmark, results_table
 from mbls.benchmark import parse_losses
 from mbls.cli import COMMANDS, main
 from mbls.commands.benchmark import DEFAULT_LOSSES
@@ -236,7 +237,7 @@ def made_benchmark(command: str) -> list[str]:
 
 
 def test_the_results_of_the_benchmark_have_their_form() -> None:
-    table = readme.section((ROOT / "README.md").read_text(), "benchmark")
+    table = readme.section((ROOT / "docs/results.md").read_text(), "benchmark")
     if table == readme.NOT_RUN:
         pytest.skip("the benchmark was not run for this README")
     check_benchmark(table, DEFAULT_LOSSES.split())
@@ -260,19 +261,36 @@ def test_the_results_are_those_of_the_runs(tmp_path: Path) -> None:
         readme.benchmark_table(tmp_path / "acdc", losses="ce ls")
 
 
+@pytest.mark.parametrize(
+    "benchmark", [b for b in BENCHMARKS if b.file.is_file()], ids=lambda b: b.name
+)
+def test_kept_results_have_rows_with_intervals_and_commands(benchmark: Benchmark) -> None:
+    _, _, *rows, empty, caption = results_table(benchmark).splitlines()
+    assert not empty
+    assert "95 % interval over patients" in caption
+    for row in rows:
+        loss, *numbers, command = row.strip("|").split(" | ")
+        form = r"(\*\*-?\d\.\d+\*\*|-?\d\.\d+†?) \[-?\d\.\d+, -?\d\.\d+\]"
+        assert all(re.fullmatch(form, number) for number in numbers)
+        (name,) = made_benchmark(command.strip(" `"))[1::2][-2:-1]
+        assert name == loss.strip(" `")
+        assert main(["benchmark", "--list", *made_benchmark(command.strip(" `"))]) == 0
+
+
 def test_make_readme_writes_between_the_markers(tmp_path: Path) -> None:
-    for file, marker in (*readme.TABLES, ("README.md", "benchmark")):
+    for file, marker in (*readme.TABLES, ("docs/results.md", "benchmark")):
         page = tmp_path / file
         page.parent.mkdir(exist_ok=True)
         form = (
             "# <{}>\n# </{}>\n" if file == "Makefile" else "a\n<!-- {} -->\nold\n<!-- /{} -->\nc\n"
         )
-        page.write_text(form.format(marker, marker))
+        with page.open("a") as text:
+            text.write(form.format(marker, marker))
     readme.main(["--root", str(tmp_path), "--runs", str(tmp_path / "none")])
     for (file, marker), table in readme.TABLES.items():
         assert readme.section((tmp_path / file).read_text(), marker) == table()
-    text = (tmp_path / "README.md").read_text()
-    assert text == "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nc\n"
+    text = (tmp_path / "docs/results.md").read_text()
+    assert "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nc\n" in text
     with pytest.raises(ValueError, match="<!-- x --> and <!-- /x -->"):
         readme.section(text, "x")
 
