@@ -31,7 +31,7 @@ class HippocampusDataModule(DecathlonDataModule):
 
     def __init__(self, root: Path | None = None, **settings: Any) -> None:
         dims = settings.get("spatial_dims") or 3
-        size = (48, 64, 48)[:dims]
+        size = (40, 56, 40)[:dims]
         defaults: dict[str, Any] = {
             "name": "hippocampus",
             "labels": {"background": 0, "anterior": 1, "posterior": 2},

@@ -26,11 +26,11 @@ from datamodules.reading.volumes import NiftiError, case_grid, read_image, read_
 from datamodules.settings import Sampling
 from mbls.runtime.files import replace_file
 
-MULTIPLE = 16  # of a sample's size: what U-Nets of five levels halve without a rest
+SMALLEST, HALVINGS = 4, 5  # U-Nets halve an axis to 4 voxels at least, 5 times at most
 BUDGETS = {2: 512 * 512, 3: 128 * 128 * 128}  # voxels of a sample, at most
 _CT_CASES, _CT_VOXELS = 20, 10_000  # cases and voxels of each that give the window
 _CT_PERCENTILES = (0.5, 99.5)  # nnU-Net's
-_PLAN_VERSION = 1
+_PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -166,20 +166,27 @@ def normalization(channel: str) -> Normalization:
 def sample_size(shape: Sequence[int], voxels: int) -> tuple[int, ...]:
     """Return the size of training samples for the median shape of the images.
 
-    It is the median shape, rounded up to multiples of 16; where that has too many voxels, the
-    longest axes are shortened first, so that samples of volumes tend to cubes.
+    It is the median shape, rounded up so that a U-Net can halve it; where that has too many voxels,
+    the longest axes are shortened first, so that samples of volumes tend to cubes.
 
     Example:
         >>> sample_size((35, 50, 36), 128**3)
-        (48, 64, 48)
+        (40, 56, 40)
         >>> sample_size((512, 512, 300), 128**3)
         (128, 128, 128)
     """
-    size = [MULTIPLE * math.ceil(n / MULTIPLE) for n in shape]
-    while math.prod(size) > voxels and max(size) > MULTIPLE:
+    size = [_multiple(n) * math.ceil(n / _multiple(n)) for n in shape]
+    size[0] = max(size[0], 16)  # the least for three levels
+    while math.prod(size) > voxels and max(size) > 16:
         longest = max(range(len(size)), key=lambda axis: (size[axis], axis))
-        size[longest] -= MULTIPLE
+        step = _multiple(size[longest] - 1)
+        size[longest] = step * math.floor((size[longest] - 1) / step)
     return tuple(size)
+
+
+def _multiple(size: int) -> int:
+    """Return the factor by which a U-Net halves an axis of this size."""
+    return max(2**k for k in range(HALVINGS + 1) if k == 0 or size >= SMALLEST * 2**k)
 
 
 def foreground_window(

@@ -58,7 +58,7 @@ def test_what_was_chosen_is_in_the_configuration(nnunet: tuple[Path, Path]) -> N
     assert config["channels"] == ["MRI"]
     assert config["preprocessing"]["spacing"] == [1.5, 1.5]
     assert config["preprocessing"]["normalize"] == "zscore"
-    assert config["sampling"]["patch_size"] == [32, 32]
+    assert config["sampling"]["patch_size"] == [20, 24]
     meta = json.loads((run / "test/best/metrics.json").read_text())["meta"]
     assert meta["dataset"] == "Dataset007_Test"
     assert meta["origin"] == "real"

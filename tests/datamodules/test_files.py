@@ -86,7 +86,7 @@ def test_classes_channels_and_spacing_are_those_of_the_files(tmp_path: Path) -> 
     assert data.modalities == ("T1", "T2")
     assert data.preprocessing.spacing == (1.5, 1.5)
     assert data.preprocessing.normalize == "zscore"
-    assert data.patch_size == (32, 32)  # of 20 x 24
+    assert data.patch_size == (20, 24)
 
 
 def test_settings_override_the_plan(tmp_path: Path) -> None:
