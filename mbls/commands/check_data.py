@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.commands.data import datamodule_of, parse_dataset
+from mbls.config.runs import dataset_name
 from mbls.runtime.errors import OutputError
 
 __all__ = ["main", "problem_table"]
@@ -27,7 +28,7 @@ def main(args: list[str]) -> int:
     pictures = 24 if options.pictures is None else options.pictures
     found = data.examine(pictures=pictures)
     root, console = Path(data.data_root), Console()
-    name = Path(options.dataset).stem  # as of runs
+    name = dataset_name(options.dataset, options.data_root)  # as of runs
     if found.facts:
         console.print(summary(found.facts, data, root, name=name))
         parts = {} if found.problems else {part: data.cases(part) for part in data.parts}

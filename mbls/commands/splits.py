@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mbls.commands.data import datamodule_of, parse_dataset
+from mbls.config.runs import dataset_name
 from mbls.runtime.errors import OutputError, UsageError
 
 __all__ = ["main"]
@@ -16,7 +17,10 @@ def main(args: list[str]) -> int:
     if count < 2:
         raise UsageError(f"--folds must be at least 2, got {count}.")
     folds = datamodule_of(settings).fold_splits(count)
-    output = options.output or Path("splits") / f"{Path(options.dataset).stem}-{count}.json"
+    output = (
+        options.output
+        or Path("splits") / f"{dataset_name(options.dataset, options.data_root)}-{count}.json"
+    )
     text = json.dumps({"folds": folds}, indent=1) + "\n"
     if output.exists() and output.read_text() != text:
         raise OutputError(
