@@ -47,6 +47,7 @@ from datamodules.settings import (
     check_dims,
     check_masking,
     check_overfit,
+    check_raters,
 )
 from datamodules.splits import (
     HOLDOUT,
@@ -284,6 +285,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return the patient of each case of :meth:`cases`, in its order."""
         return [case.patient for case in self._part(split)]
 
+    def num_readers(self, split: str) -> int:
+        """Return the largest number of readers who labeled a case of a part."""
+        return max((len(case.label_files) for case in self._part(split)), default=0)
+
     def label_values(self, case_id: str) -> tuple[int, ...]:
         """Return the value that each class has in a case's label file, predicted ones included.
 
@@ -395,7 +400,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         """Return label and posterior on a case's native grid, as a batch without an image.
 
         ``label`` int64 ``(1, X, Y, Z)`` with -100 where ignored, ``spacing`` ``(1, 3)`` in mm and,
-        if known, ``posterior`` ``(1, C, X, Y, Z)``; axes as in the case's file.
+        if known, ``posterior`` ``(1, C, X, Y, Z)``; axes as in the case's file. Several readers'
+        labels are ``readers`` int16 ``(1, R, X, Y, Z)``, and ``label`` their majority.
 
         Raises:
             DataError: The case's files no longer keep the rules.
@@ -403,7 +409,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         raw, problems = self.preparer.read(self._case(case_id))
         if raw is None:
             raise DataError(problems)
-        return native_truth(raw, mask_background=self.mask_background)
+        return native_truth(raw, mask_background=self.mask_background, num_classes=self.num_classes)
 
     # Lightning.
 
@@ -425,6 +431,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             if stage == "fit":
                 samples = len(self.train_dataset())
                 check_batch(self.batch_size, samples=samples, root=self.data_root)
+                counts = [len(case.label_files) for case in self._part("train")]
+                check_raters(self.sampling.raters, readers=counts, root=self.data_root)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training samples, at the trainer's epoch and :attr:`start`."""
@@ -448,6 +456,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             "augmentation": self.augmentation,
             "transform": self.transform,
             "seed": self.seed,
+            "raters": self.sampling.raters,
         }
         if self.spatial_dims == 2:
             return SliceDataset(self._cached["train"], **settings)
@@ -465,8 +474,8 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         return [self._volumes("val"), self._volumes(HOLDOUT)]
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the test volumes."""
-        return self._volumes("test")
+        """Return the loader of the test volumes, with the labels of several readers."""
+        return self._volumes("test", readers=True)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the input to predict, or of the test volumes if none is given."""
@@ -540,9 +549,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         if not self._cached:
             self._cached = {part: self.preparer.open(cases) for part, cases in self.parts.items()}
 
-    def _volumes(self, part: str) -> DataLoader[Any]:
+    def _volumes(self, part: str, *, readers: bool = False) -> DataLoader[Any]:
         self._load()
-        return self._loader(VolumeDataset(self._cached[part], mask_background=self.mask_background))
+        settings = {"mask_background": self.mask_background, "readers": readers}
+        return self._loader(VolumeDataset(self._cached[part], **settings))
 
     def _loader(self, dataset: VolumeDataset | InputDataset) -> DataLoader[Any]:
         return evaluation_loader(

@@ -17,7 +17,8 @@ class Case:
         posterior: ``.npz`` file with p(label | image), only known for phantoms.
         scheme: What the label's values mean, where cases differ; None for the dataset's label map.
             It must follow from the files' names and the dataset's settings.
-        readers: Label files of further readers of the same image; ``label`` is the first's.
+        readers: Label files of further readers of the same image; ``label`` is the first's. What
+            trains and is scored is their majority (:mod:`datamodules.reading.readers`).
         stacked: Whether the last axis of an image file is that of the channels.
         pixel_size: Size of a pixel in mm along X and Y, for pictures, whose files do not say it.
     """

@@ -1,12 +1,15 @@
 """Sampling of training data, and checks of the settings that every datamodule has."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from datamodules.case import DataError, Problem
 from datamodules.reading.checks import IGNORED, OUTSIDE
+
+Raters = Literal["majority", "sample", "first", "mean"]
+RATERS: tuple[Raters, ...] = ("majority", "sample", "first", "mean")
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,17 @@ class Sampling:
         foreground: Least share of each batch that shows foreground: slices with some, or patches
             centered on foreground, with equal probability for each class of a case.
         samples_per_case: Patches of each training volume in an epoch; slices are taken once each.
+        raters: Which label a sample has where a case was labeled by several readers: their
+            ``"majority"``, which is also what is scored; that of a reader drawn for each
+            ``"sample"``; that of the ``"first"``; or their ``"mean"``, soft labels, for losses
+            that take them. Foreground is chosen by the majority.
     """
 
     patch_size: tuple[int, ...] | Literal["auto"] = (192, 192)
     crop: Literal["center", "random"] = "center"
     foreground: float = 0.0
     samples_per_case: int = 1
+    raters: Raters = "majority"
 
     def __post_init__(self) -> None:
         if self.patch_size != "auto" and min(self.patch_size, default=0) < 1:
@@ -36,6 +44,8 @@ class Sampling:
             raise ValueError(f"foreground is a share and must be in [0, 1], got {self.foreground}.")
         if self.samples_per_case < 1:
             raise ValueError(f"samples_per_case must be >= 1, got {self.samples_per_case}.")
+        if self.raters not in RATERS:
+            raise ValueError(f"raters must be {' or '.join(RATERS)}, got {self.raters!r}.")
 
 
 class TrainerError(ValueError):
@@ -71,6 +81,25 @@ def check_batch(batch_size: int, *, samples: int, root: Path) -> None:
         fix = f"Take BATCH_SIZE={samples} (--batch-size) or less, or more patients in train."
         found = f"batch_size {batch_size} and {samples} training samples"
         raise DataError([Problem("", str(root), rule, found, fix)])
+
+
+def check_raters(raters: Raters, *, readers: Collection[int], root: Path) -> None:
+    """Raise DataError if a reader is to be drawn, or readers averaged, and there are none.
+
+    Args:
+        raters: See :class:`Sampling`.
+        readers: Numbers of readers of the training cases.
+        root: The data root, for the message.
+    """
+    found = ", ".join(str(count) for count in sorted(set(readers)))
+    rule = ""
+    if raters in ("sample", "mean") and max(readers, default=0) < 2:
+        rule = f"raters {raters} needs cases with labels of several readers"
+    elif raters == "mean" and len(set(readers)) > 1:
+        rule = "raters mean needs the same number of readers for all training cases"
+    if rule:
+        fix = "Leave out RATERS (--raters), or name the readers' folders or columns."
+        raise DataError([Problem("", str(root), rule, f"{found} a case", fix)])
 
 
 def check_dims(

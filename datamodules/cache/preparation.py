@@ -94,6 +94,9 @@ class Preparer:
             raw = self.amend(case, raw)
         if self.zero_background and raw.label is not None:
             raw = replace(raw, label=marked_outside(raw.image, raw.label))
+            if raw.readers is not None:
+                marked = [marked_outside(raw.image, label) for label in raw.readers]
+                raw = replace(raw, readers=np.stack(marked))
         return raw, problems
 
     def examine(self, cases: Sequence[Case], *, pictures: int, progress: bool) -> Examination:
@@ -223,6 +226,7 @@ class Preparer:
         kept = 4 * (self.in_channels or len(case.images)) + 2 * self.num_classes * (
             case.posterior is not None
         )
+        kept += 2 * len(case.readers)  # uint8, of which stacking makes a copy
         return kept * (native + prepared) + _AT_WORK * max(native, prepared)
 
     def _fill(self, case: Case) -> list[Problem]:
@@ -234,7 +238,7 @@ class Preparer:
         prepared = prepare_case(raw, self.preprocessing)
         del raw
         volumes = {"image": prepared.image, "label": prepared.label}
-        volumes["posterior"] = prepared.posterior
+        volumes |= {"posterior": prepared.posterior, "readers": prepared.readers}
         arrays = {
             name: np.moveaxis(array, -1, 0) if self.planar else array
             for name, array in volumes.items()

@@ -128,6 +128,7 @@ class PreparedCase:
         posterior: uint16 shares ``(C, X, Y, Z)``, or None.
         spacing: Voxel size in mm along x, y and z.
         box: The part of the native grid that was kept, or None for all of it.
+        readers: uint8 ``(R, X, Y, Z)``, the labels of several readers, or None.
     """
 
     image: np.ndarray
@@ -135,6 +136,7 @@ class PreparedCase:
     posterior: Shares | None
     spacing: tuple[float, float, float]
     box: Box | None = None
+    readers: np.ndarray | None = None
 
 
 def slice_fault(affine: np.ndarray, settings: Preprocessing) -> tuple[str, str, str] | None:
@@ -181,10 +183,12 @@ def prepare_case(raw: RawCase, settings: Preprocessing) -> PreparedCase:
             percentiles=settings.percentiles,
             window=settings.window_of(number),
         )
-    label = posterior = None
+    label = posterior = readers = None
     if raw.label is not None:
         label = grid.forward(raw.label[None], linear=False)[0].numpy()
     if raw.posterior is not None:
         posterior = grid.forward(raw.posterior, linear=False).numpy()
+    if raw.readers is not None:
+        readers = grid.forward(raw.readers, linear=False).numpy()
     x, y, z = (float(size) for size in voxel_sizes(grid.affine))
-    return PreparedCase(image, label, posterior, (x, y, z), box)
+    return PreparedCase(image, label, posterior, (x, y, z), box, readers)

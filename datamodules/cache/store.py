@@ -28,6 +28,7 @@ _DTYPES = {  # of each array; a record may be anybody's, and numpy maps objects 
     "image": ("<f2", "<f4"),
     "label": ("|u1",),
     "posterior": ("<u2",),
+    "readers": ("|u1",),
     "slices": ("|b1",),
     "places": ("<u2",),
 }
@@ -99,9 +100,9 @@ class CachedCase:
 
     Attributes:
         id: The case's name.
-        arrays: ``image``, ``label`` and ``posterior`` (see :meth:`volume`), ``slices``
-            ``(C, Z)``, which class is in which slice, and ``places``, sampled voxels of each class
-            (:mod:`datamodules.cache.foreground`).
+        arrays: ``image``, ``label``, ``posterior`` and ``readers`` ``(R, X, Y, Z)`` (see
+            :meth:`volume`), ``slices`` ``(C, Z)``, which class is in which slice, and ``places``,
+            sampled voxels of each class (:mod:`datamodules.cache.foreground`).
         facts: JSON values: ``spacing`` in mm, ``content`` (a hash of the source files'
             bytes), ``planar`` (True if slices come first on disk), ``box`` (the crop of the
             native grid, or None) and ``places`` (how many of ``places`` each class has).
@@ -116,6 +117,13 @@ class CachedCase:
         """The volume's shape ``(X, Y, Z)``."""
         stored = self.arrays["label"].shape
         return (*stored[1:], stored[0]) if self.facts["planar"] else stored
+
+    @property
+    def num_readers(self) -> int:
+        """Number of readers who labeled the case."""
+        if "readers" not in self.arrays:
+            return 1
+        return self.arrays["readers"].shape[1 if self.facts["planar"] else 0]
 
     def damaged(self) -> list[str]:
         """Return the names of the files whose bytes are not those that were written.
@@ -133,7 +141,7 @@ class CachedCase:
         return found
 
     def volume(self, name: str, *, private: bool = False) -> np.ndarray:
-        """Map ``image`` ``(M, X, Y, Z)``, ``label`` ``(X, Y, Z)`` or ``posterior`` as a view.
+        """Map ``image`` ``(M, X, Y, Z)``, ``label`` ``(X, Y, Z)``, ... as a view.
 
         For 2D networks slices come first on disk, so a slice is contiguous;
         a volume for 3D patches is stored as it is here, and a patch is runs along the last axis.
@@ -191,7 +199,10 @@ def _is_verified(stamp: Path, files: Sequence[Path]) -> bool:
 def source_key(case: Case) -> str:
     """Return a hash of the path, size and modification time of the files a case is read from."""
     stats = [(path.stat(), str(path.resolve())) for path in case.sources]  # OSError comes first
-    return _digest([[path, stat.st_size, stat.st_mtime_ns] for stat, path in stats])
+    sources: list[Any] = [[path, stat.st_size, stat.st_mtime_ns] for stat, path in stats]
+    if case.readers:  # a cache of an earlier commit has the first reader's label alone
+        sources.append("readers")
+    return _digest(sources)
 
 
 def content_key(case: Case) -> str:

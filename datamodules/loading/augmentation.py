@@ -96,15 +96,15 @@ def augmented_patch(
 
     Args:
         pixels: float ``(M, *S)``; may be mapped from a file, of which only the patch is read.
-        classes: uint8 ``(*S,)``, 255 for ignored voxels.
+        classes: uint8 ``(*S,)``, 255 for ignored voxels; ``(R, *S)`` of several readers.
         begin: First voxel of the patch on each axis.
         spacing: Voxel size in mm on each axis: rotations are in mm.
         settings: How much to change.
         generator: Source of every draw.
-        out: Where the patch is written: float32 ``(M, *size)`` and uint8 ``(*size,)``; padding is 0
-            and ignored.
+        out: Where the patch is written: float32 ``(M, *size)`` and uint8 ``(*size,)`` or
+            ``(R, *size)``; padding is 0 and ignored.
     """
-    axes = classes.ndim
+    axes = len(begin)
     mirror = np.flatnonzero(generator.random(axes) < settings.flip).tolist()
     angles = 2 * generator.random(1 if axes == 2 else 3) - 1
     zoom, contrast, level = generator.random(3).tolist()

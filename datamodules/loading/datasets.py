@@ -21,9 +21,12 @@ from datamodules.loading.patches import Pair, begin_around, cut_at, empty, patch
 from datamodules.loading.transform import Transform, apply
 from datamodules.reading.checks import IGNORED, OUTSIDE
 from datamodules.reading.posterior import to_probs
+from datamodules.reading.truth import readers_truth
+from datamodules.settings import Raters
 from mbls.data import IGNORE_INDEX
 
 _PIECE = 1 << 18  # voxels of a label at a time
+_READER = 3  # purpose of the draw of a reader
 Sample = dict[str, Any]
 Key = tuple[int, int, bool]  # epoch, index, whether foreground is shown
 
@@ -39,6 +42,7 @@ class TrainingDataset(Dataset[Sample], ABC):
         transform: What is called on each sample after them, see
             :mod:`datamodules.loading.transform`.
         seed: Seed of every draw, together with the epoch and the sample's index.
+        raters: Whose label a sample has, see :class:`~datamodules.settings.Sampling`.
     """
 
     def __init__(
@@ -50,10 +54,11 @@ class TrainingDataset(Dataset[Sample], ABC):
         augmentation: Augmentation,
         transform: Transform | None = None,
         seed: int,
+        raters: Raters = "majority",
     ) -> None:
         self.cases = list(cases)
         self.patch_size, self.crop, self.seed = tuple(patch_size), crop, seed
-        self.augmentation, self.transform = augmentation, transform
+        self.augmentation, self.transform, self.raters = augmentation, transform, raters
         self.spacings = [tuple(case.facts["spacing"][: len(patch_size)]) for case in self.cases]
 
     @abstractmethod
@@ -68,7 +73,8 @@ class TrainingDataset(Dataset[Sample], ABC):
 
         Args:
             key: Which sample.
-            out: float32 ``(M, *patch_size)`` and uint8 ``(*patch_size,)``.
+            out: float32 ``(M, *patch_size)`` and uint8 ``(*patch_size,)``, or ``(R, *patch_size)``
+                of several readers to average.
         """
 
     def __getitem__(self, key: Key) -> Sample:
@@ -78,7 +84,9 @@ class TrainingDataset(Dataset[Sample], ABC):
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
         """Return the batch of these samples."""
         images = empty((len(keys), self.channels, *self.patch_size), np.float32)
-        labels = empty((len(keys), *self.patch_size), np.uint8)
+        soft = self.raters == "mean"
+        readers = (self.cases[0].num_readers,) if soft else ()
+        labels = empty((len(keys), *readers, *self.patch_size), np.uint8)
         numbers = [
             self.write(key, (image, label))
             for key, image, label in zip(keys, images, labels, strict=True)
@@ -89,7 +97,7 @@ class TrainingDataset(Dataset[Sample], ABC):
                 apply(self.transform, image, target, seed=(self.seed, epoch, index))
         return {
             "image": images,
-            "label": targets,
+            "label": mean_labels(targets, self.num_classes) if soft else targets,
             "case": [self.cases[number].id for number in numbers],
             "index": torch.tensor(numbers),
             "spacing": torch.tensor([self.spacings[number] for number in numbers]),
@@ -101,6 +109,23 @@ class TrainingDataset(Dataset[Sample], ABC):
         """Modalities of an image."""
         planar = self.cases[0].facts["planar"]
         return int(self.cases[0].arrays["image"].shape[1 if planar else 0])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return int(self.cases[0].arrays["slices"].shape[0])
+
+    def _chosen(self, case: CachedCase, key: Key) -> tuple[str, int | slice]:
+        """Return the array of a sample's label, and the readers in it: one, or all."""
+        if case.num_readers == 1 or self.raters == "majority":
+            return "label", slice(None)
+        if self.raters == "mean":
+            return "readers", slice(None)
+        if self.raters == "first":
+            return "readers", 0
+        epoch, index, _ = key
+        draw = sample_generator(self.seed, epoch, index, purpose=_READER).random()
+        return "readers", pick(draw, case.num_readers)
 
 
 class SliceDataset(TrainingDataset):
@@ -128,8 +153,9 @@ class SliceDataset(TrainingDataset):
         chosen = self._foreground(case, epoch, index) if forced else None
         if chosen is not None:
             z, wanted, third = chosen
-        pixels, classes = case.plane("image", z), case.plane("label", z)
-        sizes = list(zip(classes.shape, self.patch_size, strict=True))
+        name, readers = self._chosen(case, key)
+        pixels, classes = case.plane("image", z), case.plane(name, z)[readers]
+        sizes = list(zip(case.shape, self.patch_size, strict=False))
         if self._fixed:
             cut_at(pixels, classes, [patch_begin(n, m, 0.5) for n, m in sizes], out)
             return number
@@ -138,7 +164,8 @@ class SliceDataset(TrainingDataset):
         shares = where if self.crop == "random" else (0.5, 0.5)
         begin = [patch_begin(n, m, share) for (n, m), share in zip(sizes, shares, strict=True)]
         if chosen is not None and self.crop == "random":
-            rows, columns = np.nonzero(classes == wanted)
+            majority = classes if name == "label" else case.plane("label", z)
+            rows, columns = np.nonzero(majority == wanted)
             at = pick(third, len(rows))
             voxel = int(rows[at]), int(columns[at])
             begin = [begin_around(n, m, v) for (n, m), v in zip(sizes, voxel, strict=True)]
@@ -196,9 +223,10 @@ class PatchDataset(TrainingDataset):
         number = index // self.samples_per_case
         case = self.cases[number]
         generator = sample_generator(self.seed, epoch, index)
+        name, readers = self._chosen(case, key)
         augmented_patch(
             case.volume("image", private=True),
-            case.volume("label", private=True),
+            case.volume(name, private=True)[readers],
             self._begin(case, generator, forced=forced),
             spacing=self.spacings[number],
             settings=self.augmentation,
@@ -229,10 +257,17 @@ class VolumeDataset(Dataset[Sample]):
     Args:
         cases: The cases in the order of their indices.
         mask_background: Whether background outside the patient is ignored.
+        readers: Whether to return the labels of several readers, and their mean as posterior.
     """
 
-    def __init__(self, cases: Sequence[CachedCase], *, mask_background: bool = False) -> None:
-        self.cases, self.mask_background = list(cases), mask_background
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        *,
+        mask_background: bool = False,
+        readers: bool = False,
+    ) -> None:
+        self.cases, self.mask_background, self.readers = list(cases), mask_background, readers
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -255,6 +290,10 @@ class VolumeDataset(Dataset[Sample]):
         if "posterior" in case.arrays:
             shares = np.ascontiguousarray(case.volume("posterior"))
             sample["posterior"] = torch.from_numpy(to_probs(shares))
+        if self.readers and case.num_readers > 1:
+            labels = np.ascontiguousarray(case.volume("readers"))
+            classes = case.arrays["slices"].shape[0]
+            sample |= readers_truth(labels, classes, mask_background=self.mask_background)
         return sample
 
 
@@ -318,6 +357,21 @@ def write_targets(labels: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def mean_labels(readers: Tensor, num_classes: int) -> Tensor:
+    """Return the share of readers who labeled each class, -100 where one of them is.
+
+    Args:
+        readers: int64 ``(N, R, *S)``, -100 where ignored.
+        num_classes: Number of classes C.
+
+    Returns:
+        Soft labels, float32 ``(N, C, *S)``.
+    """
+    classes = [(readers == index).float().mean(dim=1) for index in range(num_classes)]
+    ignored = (readers == IGNORE_INDEX).any(dim=1, keepdim=True)
+    return torch.stack(classes, dim=1).masked_fill_(ignored, IGNORE_INDEX)
+
+
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     """Stack samples to a batch; labels become int64 and ignored voxels -100."""
     label = torch.stack([sample["label"] for sample in samples])
@@ -330,6 +384,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         "spacing": torch.stack([sample["spacing"] for sample in samples]),
         "scored": torch.tensor([sample["scored"] for sample in samples]),
     }
-    if all("posterior" in sample for sample in samples):
-        batch["posterior"] = torch.stack([sample["posterior"] for sample in samples])
+    for name in ("posterior", "readers"):
+        if all(name in sample for sample in samples):
+            batch[name] = torch.stack([sample[name] for sample in samples])
     return batch

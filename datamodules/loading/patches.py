@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from datamodules.reading.checks import IGNORED
 
-Pair = tuple[Tensor, Tensor]  # a patch: float32 image (M, *size) and uint8 label (*size,)
+Pair = tuple[Tensor, Tensor]  # a patch: float32 image (M, *size) and uint8 label ([R,] *size)
 
 
 def empty(shape: Sequence[int], dtype: DTypeLike) -> Tensor:
@@ -64,24 +65,27 @@ def cut_at(
 
     Args:
         pixels: ``(M, *S)``, any float type; writable, as torch wants it.
-        classes: uint8 ``(*S,)``, 255 for ignored voxels.
+        classes: uint8 ``(*S,)``, 255 for ignored voxels; ``(R, *S)`` of several readers.
         begin: First voxel on each axis; negative where the patch is padded in front.
-        out: Where image and label are written: float32 ``(M, *size)`` and uint8 ``(*size,)``.
+        out: Where image and label are written: float32 ``(M, *size)`` and uint8 ``(*size,)`` or
+            ``(R, *size)``.
         mirror: Axes on which the patch is mirrored.
 
     Returns:
         ``out``.
     """
     image, label = out
-    source, target = _overlap(tuple(begin), tuple(label.shape), classes.shape, tuple(mirror))
-    read, labels = pixels[(slice(None), *source)], classes[source]
+    axes = len(begin)
+    size, lengths = tuple(label.shape[-axes:]), classes.shape[-axes:]
+    source, target = _overlap(tuple(begin), size, lengths, tuple(mirror))
+    read, labels = pixels[source], classes[source]
     if mirror:
-        read = np.flip(read, tuple(axis + 1 for axis in mirror)).copy()
-        labels = np.flip(labels, tuple(mirror)).copy()
+        flipped = tuple(axis - axes for axis in mirror)
+        read, labels = np.flip(read, flipped).copy(), np.flip(labels, flipped).copy()
     if target is not None:
         image.zero_()
         label.fill_(IGNORED)
-        image, label = image[(slice(None), *target)], label[target]
+        image, label = image[target], label[target]
     image.copy_(torch.from_numpy(read))
     label.copy_(torch.from_numpy(labels))
     return out
@@ -90,8 +94,8 @@ def cut_at(
 @lru_cache(maxsize=256)
 def _overlap(
     begin: tuple[int, ...], size: tuple[int, ...], lengths: tuple[int, ...], mirror: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...] | None]:
-    """Return what of an array is in a patch, and where in the patch; None for all of it."""
+) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
+    """Return what of an array's last axes is in a patch, and where in the patch; None for all."""
     source, target = [], []
     for axis, (first, wanted, length) in enumerate(zip(begin, size, lengths, strict=True)):
         low, high = max(first, 0), min(first + wanted, length)
@@ -99,4 +103,4 @@ def _overlap(
         low, high = low - first, high - first
         target.append(slice(wanted - high, wanted - low) if axis in mirror else slice(low, high))
     whole = all(part == slice(0, wanted) for part, wanted in zip(target, size, strict=True))
-    return tuple(source), None if whole else tuple(target)
+    return (..., *source), None if whole else (..., *target)

@@ -13,6 +13,7 @@ In 3D linear interpolation is a weighted sum of the rows of a table, for which t
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,25 +68,33 @@ def rotated_patch(
 
     Args:
         pixels: float ``(M, *S)``; writable, as torch wants it.
-        classes: uint8 ``(*S,)``, 255 for ignored voxels.
+        classes: uint8 ``(*S,)``, 255 for ignored voxels; ``(R, *S)`` of several readers, of whom
+            each is mapped alike.
         begin: First voxel of the patch on each axis, were it not rotated.
         matrix: ``(d, d)``, see :func:`rotation_matrix`.
         out: Where image and label are written, contiguous: float32 ``(M, *size)`` and uint8
-            ``(*size,)``.
+            ``(*size,)`` or ``(R, *size)``.
     """
-    lengths, half = np.array(classes.shape), (np.array(out[1].shape) - 1) / 2
+    axes = len(begin)
+    lengths, half = np.array(classes.shape[-axes:]), (np.array(out[1].shape[-axes:]) - 1) / 2
     center = np.array(begin) + half
     reach = np.abs(matrix) @ half + 1e-6
     low = np.floor(center - reach).astype(int).clip(0, lengths - 1)
     high = (np.ceil(center + reach).astype(int) + 1).clip(low + 1, lengths)
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    pixels, classes, center = pixels[(slice(None), *box)], classes[box], center - low
-    if classes.ndim == 2:
+    ends = zip(low, high, strict=True)
+    box: tuple[Any, ...] = (..., *(slice(int(a), int(b)) for a, b in ends))
+    pixels, classes, center = pixels[box], classes[box], center - low
+    classes = classes.reshape(-1, *classes.shape[-axes:])
+    out = out[0], out[1].view(-1, *out[1].shape[-axes:])
+    if axes == 2:
         _rotate_slice(pixels, classes, center, matrix, out)
     elif matrix[2, :2].any() or matrix[:2, 2].any():
         _tilt(pixels, classes, center, matrix, out)
     else:
         _rotate_columns(pixels, classes, center, matrix, out)
+
+
+# Below, labels are (R, *S) and (R, *size), also of a single reader.
 
 
 def _offsets(size: Sequence[int]) -> list[np.ndarray]:
@@ -97,16 +106,16 @@ def _rotate_slice(
     pixels: np.ndarray, classes: np.ndarray, center: np.ndarray, matrix: np.ndarray, out: Pair
 ) -> None:
     image, label = out
-    extent = np.array(classes.shape)  # from -1 to 1 in torch's coordinates
+    extent = np.array(classes.shape[1:])  # from -1 to 1 in torch's coordinates
     scaled = np.column_stack([matrix * (2 / extent)[:, None], (2 * center + 1) / extent - 1])
-    x, y = (torch.from_numpy(places.astype(np.float32)) for places in _offsets(label.shape))
-    grid = torch.empty(1, *label.shape, 2)
+    x, y = (torch.from_numpy(places.astype(np.float32)) for places in _offsets(label.shape[1:]))
+    grid = torch.empty(1, *label.shape[1:], 2)
     for k, (a, b, c) in enumerate(scaled[::-1].tolist()):  # torch begins with the last axis
         torch.add(x[:, None] * a, y * b + c, out=grid[0, ..., k])
     source = torch.from_numpy(pixels).float()[None]
     image.copy_(F.grid_sample(source, grid, align_corners=False)[0])
-    marks = torch.from_numpy(classes).float()[None, None] - IGNORED  # torch pads by 0
-    nearest = F.grid_sample(marks, grid, mode="nearest", align_corners=False)[0, 0]
+    marks = torch.from_numpy(classes).float()[None] - IGNORED  # torch pads by 0
+    nearest = F.grid_sample(marks, grid, mode="nearest", align_corners=False)[0]
     label.copy_(nearest.add_(IGNORED))
 
 
@@ -124,8 +133,8 @@ def _rotate_columns(
     pixels: np.ndarray, classes: np.ndarray, center: np.ndarray, matrix: np.ndarray, out: Pair
 ) -> None:
     image, label = out
-    height, width, depth = classes.shape
-    x, y, z = _offsets(label.shape)
+    height, width, depth = classes.shape[1:]
+    x, y, z = _offsets(label.shape[1:])
     row = (center[0] + matrix[0, 0] * x[:, None] + matrix[0, 1] * y).ravel()
     column = (center[1] + matrix[1, 0] * x[:, None] + matrix[1, 1] * y).ravel()
     level = center[2] + matrix[2, 2] * z
@@ -146,13 +155,13 @@ def _rotate_columns(
             torch.mul(columns.index_select(1, below), share_below, out=piece)
             piece.addcmul_(columns.index_select(1, above), share_above)
 
-    places = zip((row, column, level), classes.shape, strict=True)
+    places = zip((row, column, level), classes.shape[1:], strict=True)
     (i, no_row), (j, no_column), (k, no_level) = (_nearest(*each) for each in places)
-    levels = np.ascontiguousarray(classes).reshape(height * width, depth).take(k, axis=1)
-    found = label.flatten(0, 1).numpy()
-    np.take(levels, i * width + j, axis=0, out=found, mode="clip")
-    found[no_row | no_column] = IGNORED
-    found[:, no_level] = IGNORED
+    for reader, found in zip(classes, label.flatten(1, 2).numpy(), strict=True):
+        levels = np.ascontiguousarray(reader).reshape(height * width, depth).take(k, axis=1)
+        np.take(levels, i * width + j, axis=0, out=found, mode="clip")
+        found[no_row | no_column] = IGNORED
+        found[:, no_level] = IGNORED
 
 
 def _neighbors(places: np.ndarray, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -179,15 +188,16 @@ def _tilt(
     pixels: np.ndarray, classes: np.ndarray, center: np.ndarray, matrix: np.ndarray, out: Pair
 ) -> None:
     image, label = out
-    marks = np.pad(classes, 1, constant_values=IGNORED)
-    framed = torch.from_numpy(np.zeros((*marks.shape, len(pixels)), np.float32))  # outside is 0
+    marks = np.pad(classes, ((0, 0), (1, 1), (1, 1), (1, 1)), constant_values=IGNORED)
+    extent, size = marks.shape[1:], label.shape[1:]
+    framed = torch.from_numpy(np.zeros((*extent, len(pixels)), np.float32))  # outside is 0
     framed[1:-1, 1:-1, 1:-1] = torch.from_numpy(pixels).movedim(0, -1)
-    table, flat = framed.flatten(0, 2), marks.ravel()
-    strides = np.array([marks[0].size, marks.shape[2], 1], np.int32)
+    table, flat = framed.flatten(0, 2), marks.reshape(len(marks), -1)
+    strides = np.array([extent[1] * extent[2], extent[2], 1], np.int32)
     corners = np.array(list(product((0, 1), repeat=3)), np.int32) @ strides
-    highest = np.nextafter(np.array(marks.shape, np.float32) - 1, np.float32(0))  # has one above it
-    steps = [matrix[:, axis, None] * places for axis, places in enumerate(_offsets(label.shape))]
-    for block in _blocks(label.shape):
+    highest = np.nextafter(np.array(extent, np.float32) - 1, np.float32(0))  # has one above it
+    steps = [matrix[:, axis, None] * places for axis, places in enumerate(_offsets(size))]
+    for block in _blocks(size):
         x, y, z = (step[:, part] for step, part in zip(steps, block, strict=True))
         plane = (x[:, :, None] + y[:, None, :] + center[:, None, None] + 1).astype(np.float32)
         places = plane[..., None] + z.astype(np.float32)[:, None, None]
@@ -198,7 +208,7 @@ def _tilt(
         share -= below
         first = _row(below, strides)
         nearest = first + _row(share > 0.5, strides)
-        label[block] = torch.from_numpy(flat.take(nearest)).view(shape)
+        label[(slice(None), *block)] = torch.from_numpy(flat.take(nearest, axis=1)).view(-1, *shape)
         found = _sum_of_rows(table, first[:, None] + corners, _corner_weights(share))
         image[(slice(None), *block)] = found.view(*shape, -1).movedim(-1, 0)
 

@@ -1,9 +1,9 @@
 """The ``transform`` hook: anybody's augmentation of training samples, repeatable and checked.
 
 A transform is any callable that takes and returns a dict: ``image`` float32 ``(M, *S)`` and
-``label`` int64 ``(1, *S)``, whose ignored voxels are -100. MONAI's dictionary transforms are such
-callables; :class:`TorchIOTransform` and :class:`BatchgeneratorsTransform` adapt those of the other
-two libraries.
+``label`` int64 ``(1, *S)``, whose ignored voxels are -100; ``(R, *S)`` if the mean of R readers is
+trained on. MONAI's dictionary transforms are such callables; :class:`TorchIOTransform` and
+:class:`BatchgeneratorsTransform` adapt those of the other two libraries.
 """
 
 import random
@@ -74,15 +74,16 @@ def apply(
     Args:
         transform: See the module.
         image: float32 ``(M, *S)``.
-        label: int64 ``(*S,)``.
+        label: int64 ``(*S,)``, or ``(R, *S)`` of several readers.
         seed: Seed, epoch and index, of which its draws are a function.
 
     Raises:
         TransformError: What it returns is no dict, or of another shape, or its image has values
             that are not finite, or its label some that are not integers.
     """
+    channels = label if label.ndim == image.ndim else label[None]
     with _seeded(transform, seed):
-        changed = transform({"image": image.clone(), "label": label[None].clone()})
+        changed = transform({"image": image.clone(), "label": channels.clone()})
     _write(changed, "image", image)
     _write(changed, "label", label)
 

@@ -12,9 +12,9 @@ from datamodules.case import Case, Problem
 from datamodules.reading.nifti import is_volume, oddities
 from datamodules.reading.pictures import is_picture
 from datamodules.reading.posterior import Shares, load_shares
+from datamodules.reading.readers import IGNORED, majority, unite_ignored
 from datamodules.reading.volumes import NiftiError, Volume, read_image, read_label
 
-IGNORED = 255  # the value of an ignored voxel on disk; -100 in batches
 OUTSIDE = 254  # background outside the patient: class 0, or ignored with mask_background
 _TOLERANCE = 0.2  # voxels by which two grids of one case may differ at a corner
 _OWN_LABELS = "Use the dataset's own labels, or map them to these values."
@@ -32,11 +32,13 @@ class RawCase:
     Attributes:
         image: float32 ``(M, X, Y, Z)``.
         label: uint8 ``(X, Y, Z)``: class indices, 255 for ignored voxels, 254 for background
-            outside the patient; or None.
+            outside the patient; or None. Of several readers it is the majority.
         posterior: uint16 shares ``(C, X, Y, Z)`` (:mod:`datamodules.reading.posterior`), or None.
         file_affine: The affine in the first image's file.
         affine: The same grid with the true voxel size.
         notes: What is right but should be known.
+        readers: uint8 ``(R, X, Y, Z)``, the labels of several readers; None of a single one. A
+            voxel that one of them ignores is 255 in all.
     """
 
     image: np.ndarray
@@ -45,6 +47,7 @@ class RawCase:
     file_affine: np.ndarray
     affine: np.ndarray
     notes: tuple[str, ...] = ()
+    readers: np.ndarray | None = None
 
 
 def read_case(
@@ -105,18 +108,21 @@ def read_case(
     if filled != count and not problems:
         rule = f"the image must have {count} channel{'s' * (count != 1)}, as the dataset"
         note(case.images[0], rule, f"{filled}", "Convert it, or leave it out with a split file.")
-    label, notes = None, []
-    if case.label is not None and (volume := read(read_label, case.label)) is not None:
+    labels: list[np.ndarray] = []
+    notes: list[str] = []
+    for path in case.label_files:
+        if (volume := read(read_label, path)) is None:
+            continue
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
-            note(case.label, *fault)
+            note(path, *fault)
         if fault := label_fault(
-            volume.data, label_map, ways_out, scaling=volume.scaling, colors=pictures
+            volume.data, label_map, ways_out, scaling=volume.scaling, colors=is_picture(path)
         ):
-            note(case.label, *fault)
+            note(path, *fault)
         else:
-            label = map_labels(volume.data, label_map)
+            labels.append(map_labels(volume.data, label_map))
             if noise := label_noise(volume.data):
-                notes.append(f"{case.label}: labels are up to {noise:.1g} off integers: rounded.")
+                notes.append(f"{path}: labels are up to {noise:.1g} off integers: rounded.")
     posterior = None
     if case.posterior is not None and first is not None:
         try:
@@ -127,7 +133,12 @@ def read_case(
         return None, problems
     notes += header_notes(case)
     affines = first.file_affine, first.affine
-    return RawCase(channels, label, posterior, *affines, tuple(notes)), []
+    if len(labels) < 2:
+        label = labels[0] if labels else None
+        return RawCase(channels, label, posterior, *affines, tuple(notes)), []
+    readers = unite_ignored(np.stack(labels))
+    label = majority(readers, num_classes)
+    return RawCase(channels, label, posterior, *affines, tuple(notes), readers), []
 
 
 def header_notes(case: Case) -> list[str]:

@@ -151,6 +151,9 @@ OPTIONS = (
            "data.init_args.division.fold", int, metavar="K"),
     Option("train_patients", TRAIN, "use N of the training patients, for learning curves",
            "data.init_args.division.train_patients", at_least_one, metavar="N", resume=False),
+    Option("raters", TRAIN, "label of training samples with several readers (docs/own-data.md)",
+           "data.init_args.sampling.raters", choices=("majority", "sample", "first", "mean"),
+           resume=False),
     Option("adapt", TRAIN, "what an adaptive loss observes: the validation split, or training "
            "patients held out for it", "data.init_args.division.adapt",
            choices=("val", "holdout"), resume=False),
