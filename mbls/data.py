@@ -23,6 +23,7 @@ __all__ = [
     "datamodule_of",
     "is_datamodule",
     "missing_from",
+    "readers_in",
 ]
 
 PICTURE = "picture"  # description in the header of a case that was read from a PNG or the like
@@ -42,7 +43,10 @@ class Batch(TypedDict):
     index: Tensor  # int64 (N,), position of each case in its part of the split
     spacing: Tensor  # float32 (N, len(S)) in mm
     scored: Tensor  # bool (N,), False for a case that only pads a rank
-    posterior: NotRequired[Tensor]  # float32 (N, C, *S), if p(label | image) is known
+    posterior: NotRequired[Tensor]  # float32 (N, C, *S), if p(label | image) is known, or the
+    # mean of several readers
+    readers: NotRequired[Tensor]  # integers (N, R, *S), IGNORE_INDEX for ignored voxels: the labels
+    # of R readers, to test against each; label is their majority
 
 
 class DataModule(Protocol):
@@ -161,6 +165,15 @@ def datamodule_of(trainer: Trainer) -> DataModule | None:
     """
     data = getattr(trainer, "datamodule", None)  # set by Lightning, untyped
     return data if is_datamodule(data) else None
+
+
+def readers_in(data: object, split: str) -> int:
+    """Return the largest number of readers of a case, or 0 if no case has several.
+
+    It is that of ``num_readers(split)``, which a datamodule whose batches have ``readers`` has.
+    """
+    count = getattr(data, "num_readers", lambda split: 1)(split)
+    return count if count > 1 else 0
 
 
 def cases_of(loaders: Any) -> int:

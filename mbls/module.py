@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mbls import __version__
-from mbls.data import IGNORE_INDEX, Batch, DataModule, cases_of, datamodule_of, missing_from
+from mbls.data import (
+    IGNORE_INDEX,
+    Batch,
+    DataModule,
+    cases_of,
+    datamodule_of,
+    missing_from,
+    readers_in,
+)
 from mbls.inference import (
     Window,
     describe_inferer,
@@ -114,6 +122,7 @@ class SegmentationModule(LightningModule):
     val_histogram: CalibrationHistogram
     val_dice: DiceScore
     test_histogram: CalibrationHistogram
+    test_readers: nn.ModuleList  # a histogram against each reader's labels, if there are several
     test_fine: FineHistogram
     test_dice: DiceScore
     test_hd95: HausdorffDistance95
@@ -186,6 +195,7 @@ class SegmentationModule(LightningModule):
         self.divisor = divisor
         self.main_head = main_head
         self.n_bins = check_n_bins(n_bins)
+        self.test_readers = nn.ModuleList()
         self.train_means = EpochMeans()
         self._warned_of_accumulation = False
         if isinstance(loss, Loss):
@@ -358,7 +368,7 @@ class SegmentationModule(LightningModule):
         if stage in ("fit", "validate"):
             self._make_val_metrics(len(data.cases("val")))
         if stage == "test":
-            self._make_test_metrics(len(data.cases("test")))
+            self._make_test_metrics(len(data.cases("test")), readers_in(data, "test"))
 
     def on_validation_start(self) -> None:
         """Without a datamodule, create the metrics for the first loader's cases."""
@@ -378,11 +388,13 @@ class SegmentationModule(LightningModule):
         self.val_histogram = histogram.to(self.device)
         self.val_dice = DiceScore(num_cases=cases, **settings).to(self.device)
 
-    def _make_test_metrics(self, cases: int) -> None:
+    def _make_test_metrics(self, cases: int, readers: int = 0) -> None:
         settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
         self.test_fine = FineHistogram(**settings).to(self.device)
         settings["num_cases"] = cases
         self.test_histogram = CalibrationHistogram(regions=REGIONS, **settings).to(self.device)
+        each = (CalibrationHistogram(**settings) for _ in range(readers))
+        self.test_readers = nn.ModuleList(each).to(self.device)
         self.test_dice = DiceScore(**settings).to(self.device)
         self.test_hd95 = HausdorffDistance95(**settings).to(self.device)
         self.test_nsd = NormalizedSurfaceDice(**settings).to(self.device)
@@ -439,6 +451,7 @@ class SegmentationModule(LightningModule):
         probs = torch.softmax(logits, dim=1, out=logits)  # in-place: a map of a CT takes 4 GB
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
         self._score(batch, probs, self.test_histogram, self.test_fine, self.test_dice)
+        self._score_readers(batch, probs)
         where = {"spacing": batch["spacing"], "index": batch["index"]}
         measured = self.test_hd95.measure(probs, batch["label"], **where)
         for metric in (self.test_hd95, self.test_nsd):
@@ -449,7 +462,7 @@ class SegmentationModule(LightningModule):
         """Log the test metrics, after the callbacks have written their files, and reset them."""
         self._log_scores("test", self.test_histogram, self.test_dice.compute())
         others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
-        for metric in (self.test_histogram, *others):
+        for metric in (self.test_histogram, *self.test_readers, *others):
             metric.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -596,6 +609,25 @@ class SegmentationModule(LightningModule):
             histogram.update(probs, label, posterior=posterior, **shared)
             for metric in others:
                 metric.update(probs, label, **shared)
+
+    def _score_readers(self, batch: Batch, probs: Tensor) -> None:
+        """Score each reader's labels, if the batch has those of several.
+
+        Raises:
+            SettingError: There are more readers than the datamodule states.
+        """
+        if "readers" not in batch:
+            return
+        labels = batch["readers"].unbind(dim=1)
+        if len(labels) > len(self.test_readers):
+            raise SettingError(
+                f"A batch has labels of {len(labels)} readers, but num_readers('test') of the "
+                f"datamodule states {len(self.test_readers) or 1}: add it, or leave out readers."
+            )
+        where = {"index": batch["index"], "spacing": batch["spacing"]}
+        with torch.autocast(probs.device.type, enabled=False):
+            for histogram, label in zip(self.test_readers, labels, strict=False):
+                cast(CalibrationHistogram, histogram).update(probs, label.to(probs.device), **where)
 
 
 def never_validates(trainer: Trainer) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,7 +14,7 @@ from torch import Tensor
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import datamodule_of
 from mbls.evaluation import TestRun, results_table, summary_table, write_results
-from mbls.metrics import dice_scores
+from mbls.metrics import CalibrationHistogram, dice_scores
 from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
 from mbls.plots.worst_cases import Picture, WorstPictures, save_pictures, worst_of
@@ -75,7 +75,8 @@ class TestResults(Callback):
         assert isinstance(pl_module, SegmentationModule)
         histogram, fine = pl_module.test_histogram, pl_module.test_fine
         dice, hd95, nsd = pl_module.test_dice, pl_module.test_hd95, pl_module.test_nsd
-        metrics = (histogram, fine, dice, hd95, nsd)
+        readers = cast(list[CalibrationHistogram], list(pl_module.test_readers))
+        metrics = (histogram, *readers, fine, dice, hd95, nsd)
         data, numbers = datamodule_of(trainer), [str(k) for k in range(len(hd95.scored))]
         cases = numbers if data is None else data.cases("test")
         patients = numbers if data is None else data.patients("test")
@@ -92,6 +93,7 @@ class TestResults(Callback):
                         run = TestRun.of(
                             histogram, dice, cases=cases, patients=patients,
                             meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
+                            readers=readers,
                         )  # fmt: skip
                         self._metrics = write_results(folder, run)
                         self._write_pictures(folder, worst_of(pictures, self.pictures))
@@ -167,4 +169,4 @@ class TestResults(Callback):
             "inference": pl_module.inference,
             "precision": str(trainer.precision),
             "n_bins": pl_module.n_bins,
-        }
+        } | ({"posterior": "readers"} if len(pl_module.test_readers) else {})

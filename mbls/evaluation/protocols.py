@@ -17,6 +17,7 @@ from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.bootstrap import interval, mean_of_draws
 from mbls.metrics.calibration import average_error, expected_error, maximum_error
 from mbls.metrics.dice import dice_scores
+from mbls.metrics.estimates import case_values
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Protocol:
         n_bins: Number of bins.
         digits: Decimals to which each volume's value is rounded before averaging.
         channels: ``"seen"``: top label and classes up to the largest label of the volume;
-            ``"foreground"``: each foreground class against the rest, no top label.
+            ``"foreground"``: each foreground class against the rest, no top label; ``"readers"``:
+            top label against each reader's labels, averaged.
         dice: If True, the protocol includes a Dice, in which an absent structure scores 1.
     """
 
@@ -41,7 +43,7 @@ class Protocol:
     pooling: Literal["per_case", "weighted"]
     n_bins: int = 15
     digits: int | None = None
-    channels: Literal["seen", "foreground"] = "seen"
+    channels: Literal["seen", "foreground", "readers"] = "seen"
     dice: bool = False
 
 
@@ -67,6 +69,14 @@ PROTOCOLS = (
         "per_case",
     ),
     Protocol(
+        "curvas",  # the published code has 50 bins, which do not divide 60
+        "CURVAS challenge of several raters (Riera-Marin et al. 2025, arXiv:2505.08685)",
+        "all",
+        "per_case",
+        n_bins=60,
+        channels="readers",
+    ),
+    Protocol(
         "acl",
         "average calibration losses (Barfoot et al. 2024, arXiv:2403.06759)",
         "all",
@@ -87,6 +97,9 @@ def protocol_values(bins: CalibrationBins, protocol: Protocol) -> dict[str, np.n
         bins: Histogram per case.
         protocol: The protocol.
     """
+    if protocol.channels == "readers":
+        settings: Any = {"region": protocol.region, "n_bins": protocol.n_bins}
+        return {"ece": case_values(bins, "readers_ece", **settings)}
     tables = bins.table(protocol.region, protocol.n_bins)
     if protocol.channels == "foreground":
         classes = tables[:, :, 2 : 1 + bins.num_classes]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mbls.evaluation.summary import summarize
 from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.catalog import shown_in
+from mbls.metrics.catalog import further_keys, shown_in
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values
 from mbls.metrics.fine import FineHistogram
@@ -37,7 +37,8 @@ class TestRun:
         cases: Name of each case.
         patients: Patient of each case, the unit of resampling.
         meta: ``dataset`` (str), ``origin`` (``"real"`` or ``"phantom"``), ``class_names``, and
-            any other description of the test; JSON values only. ``n_bins`` is 15 by default.
+            any other description of the test; JSON values only. ``n_bins`` is 15 by default;
+            ``posterior`` is ``"readers"`` if the posterior is the mean of several readers.
         surfaces: ``{"hd95": ..., "nsd": ...}``, each float64 ``(cases, classes + unions)``.
         fine: Fine histogram of the same cases, if counted.
 
@@ -85,14 +86,19 @@ class TestRun:
         hd95: HausdorffDistance95 | None = None,
         nsd: NormalizedSurfaceDice | None = None,
         fine: FineHistogram | None = None,
+        readers: Sequence[CalibrationHistogram] = (),
     ) -> "TestRun":
         """Return the counts of metrics that were made with ``num_cases``, in order of case index.
 
-        Call it on one process after the states have been synced (such as in ``sync_context``).
+        ``readers`` are those against each reader's labels. Call it on one process after the states
+        have been synced (such as in ``sync_context``).
         """
+        bins = histogram.bins()
+        if readers:
+            bins = bins.with_readers([each.bins() for each in readers])
         surfaces = {"hd95": hd95, "nsd": nsd}
         return cls(
-            histogram.bins(), dice.counts.cpu().numpy(), cases, patients, meta,
+            bins, dice.counts.cpu().numpy(), cases, patients, meta,
             {name: metric.scores() for name, metric in surfaces.items() if metric is not None},
             None if fine is None else fine.bins(),
         )  # fmt: skip
@@ -127,7 +133,11 @@ class TestRun:
                     columns[f"{metric}/{self.names[channel]}"] = values[:, place]
         chosen = shown_in("csv", "top", "classes", "score")
         keys = [m.key for m in chosen]
-        keys += [f"true_{m.key}" for m in chosen if m.true and self.bins.truth is not None]
+        keys += further_keys(
+            chosen,
+            posterior=self.bins.truth is not None,
+            readers=self.bins.readers is not None,
+        )
         for region in self.bins.regions:
             for key in keys:
                 values = case_values(self.bins, key, region=region, n_bins=self.n_bins)

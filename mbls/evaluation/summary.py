@@ -12,7 +12,7 @@ from mbls.metrics.bootstrap import (
     mean_of_draws,
     patient_weights,
 )
-from mbls.metrics.catalog import shown_in
+from mbls.metrics.catalog import further_keys, shown_in
 from mbls.metrics.estimates import POOLINGS, Pooling, estimate
 from mbls.metrics.fine_bins import TACE_THRESHOLD, FineBins, fine_values
 
@@ -65,7 +65,7 @@ def summarize(run: "TestRun") -> dict[str, Any]:
         **{
             p.name: protocol_entries(bins, run.dice, p, run.names, weights)
             for p in PROTOCOLS
-            if p.region in bins.regions
+            if p.region in bins.regions and (p.channels != "readers" or bins.readers is not None)
         },
         **overlaps,
     }
@@ -88,10 +88,8 @@ def sound_entries(
     settings: dict[str, Any] = {"region": region, "pooling": pooling, "n_bins": run.n_bins}
     chosen = shown_in("json", "top", "classes", "score")
     by_channel = {f"ece/{run.names[c]}": f"ece/{c}" for c in bins.channels[1:]}
-    metrics = {m.key: m.key for m in chosen}
-    metrics |= {
-        f"true_{m.key}": f"true_{m.key}" for m in chosen if m.true and bins.truth is not None
-    }
+    known = {"posterior": bins.truth is not None, "readers": bins.readers is not None}
+    metrics = {key: key for key in [*(m.key for m in chosen), *further_keys(chosen, **known)]}
     metrics |= by_channel
     entries = {name: entry(*estimate(bins, m, **settings)) for name, m in metrics.items()}
     floors = {m.key: f"{m.key}_floor" for m in chosen if m.floor}

@@ -1,6 +1,7 @@
 """Tables of one test on screen, from its ``metrics.json``; they fit 80 columns."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.evaluation.summary import NOT_PROTOCOLS
-from mbls.metrics.catalog import NamedMetric, find_metric, shown_in
-from mbls.plots.labels import POOLING_LABELS, region_label, run_labels, test_labels
+from mbls.metrics.catalog import NamedMetric, find_metric, further_keys, shown_in
+from mbls.plots.labels import (
+    POOLING_LABELS,
+    further_label,
+    region_label,
+    run_labels,
+    test_labels,
+)
 
 __all__ = ["results_table", "summary_table"]
 
@@ -66,6 +73,11 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     for metric in shown_in("summary"):
         cells = [metrics["sound"][r][p][metric.key] for r, p in forms]
         table.add_row(escape(metric.label), *map(_in_line, cells))
+    if metrics["meta"].get("posterior") == "readers":
+        for key in ("true_ece", "readers_ece"):
+            cells = [metrics["sound"][r][p][key] for r, p in forms]
+            label = f"ECE {further_label(key, metrics['meta'])}"
+            table.add_row(escape(textwrap.fill(label, 16)), *map(_in_line, cells))
     return table
 
 
@@ -84,6 +96,8 @@ def _summary_caption(metrics: Mapping[str, Any]) -> str:
         known = metrics["sound"].get(region, {}).get(pooling, {}).get("ece", {}).get("n_cases")
         if known is not None and known < meta["n_cases"]:
             text += f" {region_label(region).capitalize()}: {known} of {meta['n_cases']} cases."
+    if meta.get("posterior") == "readers":
+        text += " Labels: the majority of several readers."
     if meta["origin"] == "phantom":
         text += f" PHANTOM: synthetic images, no statement about {meta['dataset']}."
     return text
@@ -120,6 +134,11 @@ def caption(metrics: Mapping[str, Any]) -> str:
         "Structures absent from a label are skipped in overlaps. "
         f"{meta['floored_voxels']} voxels floored in NLL."
     )
+    if meta.get("posterior") == "readers":
+        text += (
+            " Labels: the majority of several readers. Against the readers' mean: expected for a "
+            "reader drawn at random; against each reader: the mean of their errors."
+        )
     if meta["origin"] == "phantom":
         text += (
             f" PHANTOM: synthetic images in {meta['dataset']}'s layout, no statement about "
@@ -160,10 +179,11 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
     headings = [f"{region_label(r)},\n{POOLING_LABELS[p]}" for r, p in shown]
     table = _table("Calibration, protocol sound", "metric", headings)
     columns = [metrics["sound"][r][p] for r, p in shown]
-    known = metrics["meta"]["origin"] == "phantom"
     for metric in shown_in("screen"):
         further = {"corrected": f"{metric.key}_corrected"}
-        further |= {"true value": f"true_{metric.key}"} if known else {}
+        for key in further_keys([metric], posterior=True, readers=True):
+            label = further_label(key, metrics["meta"])
+            further["true value" if label == "true" else label] = key
         if not any(metric.key in c for c in columns):
             continue
         cells = [c.get(metric.key) for c in columns]
@@ -174,7 +194,8 @@ def _calibration(metrics: Mapping[str, Any]) -> Table:
             table.add_row("  noise floor", *floors, style="dim")
         for label, key in further.items():
             if any(key in c for c in columns):
-                table.add_row(f"  {label}", *[_shown(c.get(key), digits=digits) for c in columns])
+                name = textwrap.fill(f"  {label}", 18, subsequent_indent="  ")
+                table.add_row(name, *[_shown(c.get(key), digits=digits) for c in columns])
     for name in _unions(metrics):
         cells = [c.get(f"ece/{name}") for c in columns]
         table.add_row(f"ECE of {escape(name)}", *map(_shown, cells))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -14,11 +15,14 @@ from mbls.metrics.archives import load_arrays
 AXES = ("case", "region", "channel", "cell", "quantity")
 QUANTITIES = ("voxels", "hits", "confidence")
 SCORES = ("voxels", "brier", "nll", "floored")
+Against = Literal["label", "posterior", "readers"]
+"""What confidences are compared with: the label, its known distribution, or each reader's label."""
 _OWN = (
     *(
         "cells",
         "sums",
         "truth",
+        "readers",
         "cells_axes",
         "sums_axes",
         "region",
@@ -28,6 +32,7 @@ _OWN = (
     ),
     *("cell_lower_edge", "num_classes", "pooled"),
 )
+_OPTIONAL = ("truth", "readers")
 
 
 @dataclass
@@ -45,6 +50,8 @@ class CalibrationBins:
         channels: Names along the channel axis: ``"top"``, the classes, the unions.
         num_classes: Number of classes.
         pooled: True if the single case is the sum of all cases.
+        readers: int64 ``(cases, R, regions, channels, 61, 3)``, the cells against the label of each
+            of R readers, zero where a reader or a region was not counted; None for one reader.
     """
 
     cells: np.ndarray
@@ -54,6 +61,7 @@ class CalibrationBins:
     channels: tuple[str, ...]
     num_classes: int
     pooled: bool
+    readers: np.ndarray | None = None
 
     @classmethod
     def from_states(
@@ -78,15 +86,24 @@ class CalibrationBins:
         known = None if truth is None else _host(truth, pooled)
         return cls(counted, scored, known, tuple(regions), tuple(channels), num_classes, pooled)
 
+    def with_readers(self, each: Sequence["CalibrationBins"]) -> "CalibrationBins":
+        """Return these bins with those against each reader's label, of the same cases."""
+        readers = np.zeros((len(self.cells), len(each), *self.cells.shape[1:]), np.int64)
+        for reader, bins in enumerate(each):
+            readers[:, reader, [self.region(name) for name in bins.regions]] = bins.cells
+        return replace(self, readers=readers)
+
     def pool(self) -> "CalibrationBins":
         """Return the sum over cases, as one case."""
         truth = None if self.truth is None else self.truth.sum(0, keepdims=True)
+        readers = None if self.readers is None else self.readers.sum(0, keepdims=True)
         return replace(
             self,
             cells=self.cells.sum(0, keepdims=True),
             sums=self.sums.sum(0, keepdims=True),
             truth=truth,
             pooled=True,
+            readers=readers,
         )
 
     def region(self, name: str) -> int:
@@ -99,29 +116,26 @@ class CalibrationBins:
             raise ValueError(f"region must be one of those counted, {self.regions}, got {name!r}.")
         return self.regions.index(name)
 
-    def table(self, region: str, n_bins: int, *, expected: bool = False) -> np.ndarray:
+    def table(self, region: str, n_bins: int, *, against: Against = "label") -> np.ndarray:
         """Return voxels, hits and summed confidences in ``n_bins`` right-closed bins.
 
         Args:
             region: Region of the voxels.
             n_bins: A divisor of 60; the cell of exact zeros joins the first bin.
-            expected: If True, the expectation over the posterior instead of the labels.
+            against: The labels, the expectation over their posterior, or each reader's labels.
 
         Returns:
-            float64 ``(3, cases, channels, n_bins)``.
+            float64 ``(3, cases, channels, n_bins)``, or ``(3, cases, R, channels, n_bins)`` of R
+            readers.
 
         Raises:
-            ValueError: If the region was not counted, ``n_bins`` does not divide 60, or no
-                posterior is known.
+            ValueError: If the region was not counted, ``n_bins`` does not divide 60, or there is
+                no posterior or a single reader.
         """
-        check_n_bins(n_bins)
-        cells = self.truth if expected else self.cells
-        if cells is None:
-            raise ValueError("The expected histogram needs a posterior, and none was given.")
-        voxels, hits, confidence = np.moveaxis(cells[:, self.region(region)], -1, 0)
+        voxels, hits, confidence = self._quantities(region, n_bins, against)
         per = GRID_BINS // n_bins
         edges = np.concatenate([[0.0], grid_edges()[:-1]])
-        if expected:
+        if against == "posterior":
             parts = [_merge(a, per) / FIXED_ONE for a in (voxels, hits, confidence)]
         else:
             whole = _merge(voxels * edges, per)
@@ -132,25 +146,31 @@ class CalibrationBins:
             ]
         return np.stack([np.asarray(p, dtype=np.float64) for p in parts])
 
-    def integers(self, region: str, n_bins: int, *, expected: bool = False) -> np.ndarray:
+    def integers(self, region: str, n_bins: int, *, against: Against = "label") -> np.ndarray:
         """Return :meth:`table` as integers, whose sums over cases are exact.
 
         Returns:
-            int64 ``(cases, channels, n_bins, 3)``: voxels, hits, hits minus confidences in units
-            of 2**-30; with ``expected`` all three are in that unit.
+            int64 ``(cases, channels, n_bins, 3)``, or ``(cases, R, channels, n_bins, 3)`` of R
+            readers: voxels, hits, hits minus confidences in units of 2**-30; against the posterior
+            all three are in that unit.
         """
-        check_n_bins(n_bins)
-        cells = self.truth if expected else self.cells
-        if cells is None:
-            raise ValueError("The expected histogram needs a posterior, and none was given.")
-        voxels, hits, confidence = np.moveaxis(cells[:, self.region(region)], -1, 0)
-        if expected:
+        voxels, hits, confidence = self._quantities(region, n_bins, against)
+        if against == "posterior":
             gap = hits - confidence
         else:
             edges = np.concatenate([[0.0], grid_edges()[:-1]]) * FIXED_ONE
             gap = hits * FIXED_ONE - (voxels * edges.astype(np.int64) + confidence)
         per = GRID_BINS // n_bins
         return np.stack([_merge(a, per) for a in (voxels, hits, gap)], axis=-1)
+
+    def _quantities(self, region: str, n_bins: int, against: Against) -> np.ndarray:
+        """Return voxels, hits and confidences of a region: ``(3, cases, [R,] channels, 61)``."""
+        check_n_bins(n_bins)
+        cells = {"label": self.cells, "posterior": self.truth, "readers": self.readers}[against]
+        if cells is None:
+            need = "a posterior" if against == "posterior" else "labels of several readers"
+            raise ValueError(f"The histogram against {against} needs {need}, and none was given.")
+        return np.moveaxis(cells[..., self.region(region), :, :, :], -1, 0)
 
     def scores(self, region: str) -> dict[str, np.ndarray]:
         """Return by case: voxels, mean Brier score and mean NLL, and floored voxels."""
@@ -178,8 +198,8 @@ class CalibrationBins:
             "num_classes": np.array(self.num_classes),
             "pooled": np.array(self.pooled),
         }
-        if self.truth is not None:
-            arrays["truth"] = self.truth
+        further = {"truth": self.truth, "readers": self.readers}
+        arrays |= {name: array for name, array in further.items() if array is not None}
         clash = sorted(set(arrays) & set(extra or {}))
         if clash:
             raise ValueError(f"extra must not reuse the histogram's own names, got {clash}.")
@@ -193,7 +213,7 @@ class CalibrationBins:
             ValueError: The file is not such a histogram, or too large when unpacked.
         """
         arrays = load_arrays(path)
-        missing = [name for name in _OWN if name not in arrays and name != "truth"]
+        missing = [name for name in _OWN if name not in arrays and name not in _OPTIONAL]
         if missing or arrays["cells"].shape[3:] != (GRID_CELLS, len(QUANTITIES)):
             raise ValueError(
                 f"{path} must contain a calibration histogram with axes {AXES} and {GRID_CELLS} "
@@ -207,6 +227,7 @@ class CalibrationBins:
             tuple(arrays["channel"].tolist()),
             int(arrays["num_classes"]),
             bool(arrays["pooled"]),
+            arrays.get("readers"),
         )
         return bins, {name: arrays[name] for name in arrays if name not in _OWN}
 

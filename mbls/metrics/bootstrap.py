@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from mbls.metrics._kernel.fixed_point import FIXED_ONE, LOG_ONE
-from mbls.metrics.bins import CalibrationBins
-from mbls.metrics.estimates import Pooling, case_values, table_values
+from mbls.metrics.bins import Against, CalibrationBins
+from mbls.metrics.estimates import Pooling, case_values, compared, table_values
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -84,18 +84,23 @@ def corrected(
 
 
 def drawn_tables(
-    bins: CalibrationBins, weights: np.ndarray, region: str, n_bins: int, *, expected: bool = False
+    bins: CalibrationBins,
+    weights: np.ndarray,
+    region: str,
+    n_bins: int,
+    *,
+    against: Against = "label",
 ) -> Iterator[np.ndarray]:
-    """Yield the pooled tables of blocks of draws, ``(3, block, channels, n_bins)`` each.
+    """Yield the pooled tables of blocks of draws, ``(3, block, [R,] channels, n_bins)`` each.
 
     They equal :meth:`CalibrationBins.table` of the drawn cases, computed from integer sums.
     """
-    sums = bins.integers(region, n_bins, expected=expected)
+    sums = bins.integers(region, n_bins, against=against)
     scale = FIXED_ONE
     for start in range(0, len(weights), _BLOCK):
         block = weights[start : start + _BLOCK]
         count, hits, gap = np.moveaxis(exact_sums(block, sums), -1, 0)
-        if expected:
+        if against == "posterior":
             count, hits = count / scale, hits / scale
         yield np.stack([count, hits, hits - gap / scale])
 
@@ -151,12 +156,13 @@ def drawn_values(
     with np.errstate(invalid="ignore", divide="ignore"):
         result["brier"] = sums[:, 1] / FIXED_ONE / sums[:, 0]
         result["nll"] = sums[:, 2] / LOG_ONE / sums[:, 0]
-    for expected in (False, True):
-        chosen = [m for m in metrics if m.startswith("true_") == expected and m not in result]
+    kinds: tuple[Against, ...] = ("label", "posterior", "readers")
+    for against in kinds:
+        chosen = [m for m in metrics if compared(m)[0] == against and m not in result]
         if chosen:
             blocks = [
-                [table_values(bins, t, m.removeprefix("true_"), region=region) for m in chosen]
-                for t in drawn_tables(bins, weights, region, n_bins, expected=expected)
+                [table_values(bins, t, m, region=region) for m in chosen]
+                for t in drawn_tables(bins, weights, region, n_bins, against=against)
             ]
             drawn = np.concatenate([np.stack(b) for b in blocks], axis=1)
             result |= dict(zip(chosen, drawn, strict=True))

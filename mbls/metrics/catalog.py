@@ -3,7 +3,7 @@
 To add a metric of the histogram, add an entry to :data:`METRICS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +19,15 @@ from mbls.metrics.calibration import (
 )
 from mbls.metrics.floor import debiased_square, expected_error_floor
 
-__all__ = ["METRICS", "Estimator", "NamedMetric", "find_metric", "logged_metrics", "shown_in"]
+__all__ = [
+    "METRICS",
+    "Estimator",
+    "NamedMetric",
+    "find_metric",
+    "further_keys",
+    "logged_metrics",
+    "shown_in",
+]
 
 Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Place = Literal["json", "csv", "screen", "summary", "report"]
@@ -43,6 +51,8 @@ class NamedMetric:
         floor: Expected value for a calibrated model (``<key>_floor``), called like ``value``.
         corrected: If True, ``<key>_corrected`` is added for pooled voxels.
         true: If True, ``true_<key>`` is added if the posterior is known.
+        readers: If True, ``readers_<key>``, the mean of the values against each reader's labels, is
+            added if there are several readers.
         shown: ``"json"`` (metrics.json), ``"csv"`` (cases.csv), ``"screen"`` and its ``"summary"``
             after a test, ``"report"``.
         logged: Names in the logs of validation and test, with their regions; voxels are pooled.
@@ -57,6 +67,7 @@ class NamedMetric:
     floor: Estimator | None = None
     corrected: bool = False
     true: bool = False
+    readers: bool = False
     shown: tuple[Place, ...] = EVERYWHERE
     logged: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,12 +80,12 @@ def expected_error_l2(count: np.ndarray, hits: np.ndarray, confidence: np.ndarra
 METRICS = (
     NamedMetric(
         "ece", "ECE", "top", expected_error,
-        floor=expected_error_floor, corrected=True, true=True,
+        floor=expected_error_floor, corrected=True, true=True, readers=True,
         shown=(*EVERYWHERE, "summary"), logged={"ece": "all", "ece_label": "label"},
     ),
     NamedMetric(
         "cece", "class-wise ECE", "classes", expected_error,
-        floor=expected_error_floor, corrected=True, true=True,
+        floor=expected_error_floor, corrected=True, true=True, readers=True,
         shown=(*EVERYWHERE, "summary"), logged={"cece": "all"},
     ),
     NamedMetric("adaptive_ece", "equal-mass ECE", "fine", shown=("json", "screen")),
@@ -107,6 +118,18 @@ METRICS = (
     NamedMetric("nsd", "NSD", "overlap", better="more"),
 )  # fmt: skip
 """All metrics, in the order of files and tables."""
+
+
+def further_keys(metrics: Sequence[NamedMetric], *, posterior: bool, readers: bool) -> list[str]:
+    """Return the keys of metrics against a posterior and against several readers.
+
+    Args:
+        metrics: The metrics.
+        posterior: Whether the posterior is known.
+        readers: Whether there are several readers.
+    """
+    keys = [f"true_{m.key}" for m in metrics if posterior and m.true]
+    return keys + [f"readers_{m.key}" for m in metrics if readers and m.readers]
 
 
 def shown_in(place: Place, *of: str) -> list[NamedMetric]:

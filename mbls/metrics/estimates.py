@@ -5,11 +5,12 @@ from typing import Literal
 import numpy as np
 
 from mbls.metrics import catalog
-from mbls.metrics.bins import CalibrationBins
+from mbls.metrics.bins import Against, CalibrationBins
 from mbls.metrics.catalog import Estimator
 
 Pooling = Literal["pooled", "per_case"]
 POOLINGS: tuple[Pooling, ...] = ("pooled", "per_case")
+PREFIXES: dict[str, Against] = {"true": "posterior", "readers": "readers"}
 
 
 def class_channels(bins: CalibrationBins, region: str) -> list[int]:
@@ -31,18 +32,30 @@ def case_values(
         bins: The histogram.
         metric: A key of :data:`mbls.metrics.catalog.METRICS`, or its noise floor ``"ece_floor"``;
             metrics of the top label also as ``"ece/<channel>"`` for one class or union. The prefix
-            ``"true_"`` uses the expectation over the posterior instead of the labels.
+            ``"true_"`` uses the expectation over the posterior instead of the labels, and
+            ``"readers_"`` averages the values against each reader's labels.
         region: Region of the voxels.
         n_bins: A divisor of 60.
 
     Raises:
-        ValueError: If the metric or region is unknown, or no posterior is known for ``"true_"``.
+        ValueError: If the metric or region is unknown, or no posterior is known for ``"true_"``,
+            or there is a single reader for ``"readers_"``.
     """
     if any(m.key == metric and m.of == "score" for m in catalog.METRICS):
         return bins.scores(region)[metric]
-    expected = metric.startswith("true_")
-    table = bins.table(region, n_bins, expected=expected)
-    return table_values(bins, table, metric.removeprefix("true_"), region=region)
+    table = bins.table(region, n_bins, against=compared(metric)[0])
+    return table_values(bins, table, metric, region=region)
+
+
+def compared(metric: str) -> tuple[Against, str]:
+    """Return what a metric of :func:`case_values` compares with, and its name without prefix.
+
+    Example:
+        >>> compared("ece"), compared("readers_cece")
+        (('label', 'ece'), ('readers', 'cece'))
+    """
+    prefix, _, key = metric.partition("_")
+    return (PREFIXES[prefix], key) if prefix in PREFIXES else ("label", metric)
 
 
 def table_values(
@@ -52,8 +65,9 @@ def table_values(
 
     Args:
         bins: The histogram, for its channels.
-        table: ``(3, ..., channels, n_bins)``, from :meth:`CalibrationBins.table`.
-        metric: See :func:`case_values`, without prefix; not a score.
+        table: ``(3, ..., channels, n_bins)``, from :meth:`CalibrationBins.table`; with a last
+            axis ``R`` before the channels for the prefix ``"readers_"``, over which is averaged.
+        metric: See :func:`case_values`; not a score.
         region: Region of the table.
 
     Returns:
@@ -62,7 +76,10 @@ def table_values(
     Raises:
         ValueError: If the metric is unknown.
     """
-    key, _, channel = metric.partition("/")
+    against, name = compared(metric)
+    if against == "readers":
+        return _mean_of_readers(table_values(bins, table, name, region=region))
+    key, _, channel = name.partition("/")
     for entry in catalog.METRICS:
         estimators = {entry.key: entry.value, f"{entry.key}_floor": entry.floor}
         value: Estimator | None = estimators.get(key)
@@ -76,6 +93,13 @@ def table_values(
         f"metric must be one of {known}, or of the first with '/' and a channel of "
         f"{bins.channels}, got {metric!r}."
     )
+
+
+def _mean_of_readers(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis without NaN: readers who labeled nothing in a region."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(-1) / known.sum(-1)
 
 
 def estimate(

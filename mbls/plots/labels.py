@@ -44,6 +44,20 @@ def data_label(meta: Mapping[str, Any]) -> str:
     return f"{meta['dataset']} ({origin_label(meta)})"
 
 
+def further_label(key: str, meta: Mapping[str, Any]) -> str:
+    """Return what the value of a key ``true_...`` or ``readers_...`` is compared with.
+
+    Example:
+        >>> further_label("true_ece", {}), further_label("readers_ece", {})
+        ('true', 'against each reader, averaged')
+        >>> further_label("true_ece", {"posterior": "readers"})
+        "against the readers' mean"
+    """
+    if key.startswith("readers_"):
+        return "against each reader, averaged"
+    return "against the readers' mean" if meta.get("posterior") == "readers" else "true"
+
+
 def run_labels(meta: Mapping[str, Any]) -> list[str]:
     """Return network, loss and seed of a run, if known."""
     forms = {"network": "{}", "loss": "{}", "seed": "seed {}"}

@@ -1,4 +1,4 @@
-"""True and measured calibration errors on a phantom, whose posterior is known."""
+"""Measured calibration errors, and those against a phantom's posterior or the readers' mean."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mbls.metrics.catalog import shown_in
 from mbls.plots.across import across_figure, name_rows
-from mbls.plots.labels import POOLING_LABELS, region_label
+from mbls.plots.labels import POOLING_LABELS, further_label, region_label
 from mbls.plots.style import BLACK, BLUE, ORANGE, caption, panels, small
 
 __all__ = ["measured_figure", "truth_figure"]
@@ -23,14 +23,18 @@ MARKS: dict[str, tuple[float, dict[str, Any]]] = {  # height within a row, and s
     "corrected": (0.14, {"marker": "s", "color": BLUE, "markersize": 4}),
     "true": (0, {"marker": "|", "color": ORANGE, "markersize": 14, "markeredgewidth": 1.6}),
 }
-LINES = "Lines: 95 % intervals over patients. True: expected over the labels' distribution."
+LINES = "Lines: 95 % intervals over patients."
+EXPECTED = {
+    "true": "True: expected over the labels' distribution.",
+    "against the readers' mean": "Against the readers' mean: expected for a drawn reader.",
+}
 
 Limits = tuple[float | None, float | None, float | None]
 """A value and the limits of its interval; None or NaN if undefined."""
 
 
 def truth_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Draw the measured and the true errors of a test.
+    """Draw the measured and the true errors of a test, or those against the readers' mean.
 
     Args:
         metrics: Content of ``metrics.json``, from :func:`mbls.evaluation.write_results` or the
@@ -42,9 +46,12 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
     sound, meta = metrics["sound"], metrics["meta"]
     forms = [(r, p) for r in REGIONS if r in sound for p in POOLINGS]
     if not forms or any("true_ece" not in sound[r][p] for r, p in forms):
-        raise ValueError("True errors need a known posterior (a phantom); this test had none.")
+        raise ValueError(
+            "True errors need a known posterior (of a phantom, or of several readers); this test "
+            "had none."
+        )
     names = [f"{textwrap.fill(region_label(r), 24)},\n{POOLING_LABELS[p]}" for r, p in forms]
-    chosen = [m for m in shown_in("json") if m.true]
+    chosen, true = [m for m in shown_in("json") if m.true], further_label("true_ece", meta)
     figure, grid, columns = panels(len(chosen), heights=(1,), shape=1.4)
     for position, metric in enumerate(chosen):
         row, column = divmod(position, columns)
@@ -53,32 +60,39 @@ def truth_figure(metrics: Mapping[str, Any]) -> Figure:
                 "true": f"true_{metric.key}"}  # fmt: skip
         rows = [{kind: _limits(sound[r][p].get(key)) for kind, key in keys.items()}
                 for r, p in forms]  # fmt: skip
-        _draw(axes, rows, signed=metric.better is None)
+        _draw(axes, rows, true=true, signed=metric.better is None)
         name_rows(axes, names if column == 0 else [""] * len(names))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(metric.label, fontsize=8)
         small(axes, x="error")
     _explain(figure)
     about: dict[str, Any] = {"region": "each region", "pooling": "pooled and per case"}
-    caption(figure, meta, cases=meta["n_cases"], n_bins=meta["n_bins"], legend=LINES, **about)
+    caption(figure, meta, cases=meta["n_cases"], n_bins=meta["n_bins"],
+            legend=f"{LINES} {EXPECTED[true]}", **about)  # fmt: skip
     return figure
 
 
 def measured_figure(
-    values: Mapping[str, Mapping[str, tuple[Limits, Limits]]], *, caption: Sequence[str]
+    values: Mapping[str, Mapping[str, tuple[Limits, Limits]]],
+    *,
+    caption: Sequence[str],
+    true: str = "true",
 ) -> Figure:
     """Draw a panel per measure and a row per loss: measured and true errors.
 
     Args:
         values: By measure and loss: the corrected measured error, and the true one.
         caption: Lines about the data and computation.
+        true: Label of the true error (:func:`~mbls.plots.labels.further_label`).
     """
     names = list(next(iter(values.values())))
-    figure = across_figure([*caption, LINES], height=0.9 + 0.28 * max(len(names), 2))
+    figure = across_figure(
+        [*caption, f"{LINES} {EXPECTED[true]}"], height=0.9 + 0.28 * max(len(names), 2)
+    )
     grid = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, (measure, by_loss) in zip(grid, values.items(), strict=True):
         pairs = [by_loss[name] for name in names]
-        _draw(axes, [{"corrected": measured, "true": true} for measured, true in pairs])
+        _draw(axes, [{"corrected": m, "true": t} for m, t in pairs], true=true)
         small(axes, x=textwrap.fill(measure, 24))
     name_rows(grid[0], names)
     _explain(figure)
@@ -89,13 +103,16 @@ def _limits(cell: Mapping[str, Any] | None) -> Limits:
     return (cell["value"], cell["low"], cell["high"]) if cell else (None, None, None)
 
 
-def _draw(axes: Axes, rows: Sequence[Mapping[str, Limits]], *, signed: bool = False) -> None:
+def _draw(
+    axes: Axes, rows: Sequence[Mapping[str, Limits]], *, true: str, signed: bool = False
+) -> None:
     for place, row in enumerate(rows):
         for kind, (value, low, high) in row.items():
             if value is None or np.isnan(value):
                 continue
             offset, style = MARKS[kind]
-            axes.plot(value, place + offset, linestyle="", label=kind, **style)
+            label = true if kind == "true" else kind
+            axes.plot(value, place + offset, linestyle="", label=label, **style)
             if low is not None and high is not None:
                 axes.hlines(place + offset, low, high, color=style["color"], linewidth=1.2)
     axes.grid(axis="x", linewidth=0.3)

@@ -12,7 +12,7 @@ from mbls.evaluation.summary import row_means
 from mbls.metrics.catalog import shown_in
 from mbls.metrics.estimates import case_values
 from mbls.plots.case_spread import case_spread_figure
-from mbls.plots.labels import region_label
+from mbls.plots.labels import further_label, region_label
 from mbls.plots.multipliers import multiplier_lines, multipliers_figure
 from mbls.plots.side_by_side import side_by_side_figure
 from mbls.plots.style import remove_caption
@@ -177,13 +177,17 @@ def _measured(analysis: Analysis) -> Iterator[Drawn]:
         for label, (m, true) in known.items()
     }
     caption = _about(analysis, SHOWN_REGIONS, "pooled, bias over patients subtracted")
-    alt = "Measured and true errors: " + "; ".join(
-        f"{label}, {n}: measured {m[0]:.4f}, true {t[0]:.4f}"
+    true = further_label("true_ece", analysis.group.first.meta)
+    alt = f"Measured errors, and {true}: " + "; ".join(
+        f"{label}, {n}: measured {m[0]:.4f}, {true} {t[0]:.4f}"
         for label, by_loss in values.items()
         for n, (m, t) in by_loss.items()
     )
-    figure = measured_figure(values, caption=caption)
-    yield Drawn("true_error", "Measured and true calibration error", alt, figure)
+    figure = measured_figure(values, caption=caption, true=true)
+    title = "Measured and true calibration error"
+    if true != "true":
+        title = "Calibration error against the majority and against the readers' mean"
+    yield Drawn("true_error", title, alt, figure)
 
 
 def _sweeps(analysis: Analysis) -> Iterator[Drawn]:

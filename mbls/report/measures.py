@@ -14,10 +14,11 @@ from mbls.evaluation import PROTOCOLS, TestRun, protocol_values
 from mbls.evaluation.summary import row_means
 from mbls.evaluation.table import PUBLISHED, overlap_label
 from mbls.metrics.bootstrap import drawn_values, mean_of_draws, patient_weights
-from mbls.metrics.catalog import find_metric, shown_in
+from mbls.metrics.catalog import find_metric, further_keys, shown_in
 from mbls.metrics.dice import dice_scores
 from mbls.metrics.estimates import Pooling
-from mbls.plots.labels import POOLING_LABELS, region_label
+from mbls.metrics.regions import CODE_REGIONS
+from mbls.plots.labels import POOLING_LABELS, further_label, region_label
 from mbls.report.runs import Run
 
 __all__ = ["Measure", "Section", "patient_draws", "sample", "sections_of"]
@@ -74,12 +75,10 @@ class Section:
 def sections_of(run: Run) -> list[Section]:
     """Return the tables for which a run's test has values."""
     meta, metrics = run.meta, run.metrics
-    known = "true_ece" in metrics["sound"]["all"]["pooled"]
     sections = [_overlap(metrics, meta)]
     for region, pooling in CALIBRATED:
         if region in metrics["sound"]:
-            truth = known and region != "boundary"
-            sections.append(_calibration(region, pooling, known=truth))
+            sections.append(_calibration(region, pooling, metrics, meta))
     sections += [_structures(metrics, meta)]
     return sections + [_published(p.name) for p in PROTOCOLS if p.name in metrics and p.dice]
 
@@ -100,7 +99,9 @@ def _structures(metrics: dict[str, Any], meta: dict[str, Any]) -> Section:
     return Section("Dice of each structure", "overlap", "", "per_case", chosen, lead=False)
 
 
-def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
+def _calibration(
+    region: str, pooling: Pooling, metrics: dict[str, Any], meta: dict[str, Any]
+) -> Section:
     where, lead = f"{region}/{pooling}", (region, pooling) in CALIBRATED[:2]
     chosen = [m for m in shown_in("report", "top", "classes", "score") if m.better or not lead]
     measures = []
@@ -108,11 +109,13 @@ def _calibration(region: str, pooling: Pooling, *, known: bool) -> Section:
         corrected = m.corrected and pooling == "pooled"
         key, label = f"{m.key}{'_corrected' * corrected}", m.label + ", corrected" * corrected
         measures.append(Measure(f"{key}/{where}", label, m.key, m.better, m.digits, corrected))
-    measures += [
-        Measure(f"true_{m.key}/{where}", f"true {m.label}", f"true_{m.key}", m.better, m.digits)
-        for m in chosen
-        if known and m.true
-    ]
+    there = metrics["sound"]["all"]["pooled"] if region in CODE_REGIONS else {}
+    for m in chosen:
+        for key in further_keys([m], posterior=True, readers=True):
+            if key in there:
+                what = further_label(key, meta)
+                label = f"true {m.label}" if what == "true" else f"{m.label} {what}"
+                measures.append(Measure(f"{key}/{where}", label, key, m.better, m.digits))
     title = f"Calibration, {region_label(region)}, {POOLING_LABELS[pooling]}"
     return Section(title, "sound", region, pooling, tuple(measures), lead)
 

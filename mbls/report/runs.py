@@ -213,11 +213,13 @@ def _joined(parts: Sequence[TestRun]) -> TestRun:
     """Return one test with the cases of several."""
     first = parts[0]
     known = [part.bins.truth for part in parts if part.bins.truth is not None]
+    readers = [part.bins.readers for part in parts if part.bins.readers is not None]
     bins = replace(
         first.bins,
         cells=np.concatenate([part.bins.cells for part in parts]),
         sums=np.concatenate([part.bins.sums for part in parts]),
         truth=np.concatenate(known) if len(known) == len(parts) else None,
+        readers=np.concatenate(readers) if len(readers) == len(parts) else None,
     )
     shared = [name for name in first.surfaces if all(name in part.surfaces for part in parts)]
     return replace(

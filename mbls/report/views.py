@@ -80,7 +80,12 @@ def _legend(section: Section) -> tuple[str, ...]:
             "Pooled ECE and class-wise ECE: bootstrap bias over patients subtracted, with "
             f"Student's interval, whose coverage was {POOLED_COVERAGE} in simulations."
         )
-    if any(m.metric.startswith("true_") for m in section.measures):
+    if any(m.metric.startswith("readers_") for m in section.measures):
+        texts.append(
+            "Against the readers' mean: expectation over a reader drawn at random. Against each "
+            "reader: the mean of the errors against each reader's labels."
+        )
+    elif any(m.metric.startswith("true_") for m in section.measures):
         texts.append("True: expectation over the phantom's known label distribution.")
     return tuple(texts)
 

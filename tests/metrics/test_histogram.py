@@ -315,7 +315,7 @@ def test_truth_is_the_mean_over_drawn_labels(region):
     drawn.update(probs.expand(400, -1, -1, -1), draws[:, 0])
     once.update(probs, draws[0], posterior=posterior)
     measured = drawn.bins().table(region, 5) / 400
-    expected = once.bins().table(region, 5, expected=True)
+    expected = once.bins().table(region, 5, against="posterior")
     # 900 voxels, 400 draws: a bin's mean count is off by at most sqrt(n/4/400), 5 sigma < 4.
     np.testing.assert_allclose(measured, expected, atol=4)
     assert np.abs(measured - expected).max() > 0
