@@ -22,6 +22,10 @@ from tests.grouped import GROUPS
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+LATER = {("division", "train_patients"), ("division", "external"), ("sampling", "raters")}
+"""Fields that came after the groups, which no earlier configuration has."""
+
+
 def earlier(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration as earlier versions wrote it, with one argument a setting."""
     found = copy.deepcopy(config)
@@ -34,7 +38,7 @@ def earlier(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_field_is_in_the_table() -> None:
     known = {(name, f.name) for name, group in GROUPS.items() for f in fields(group)}
-    assert set(MOVED.values()) == known
+    assert set(MOVED.values()) == known - LATER
 
 
 def test_settings_of_other_classes_stay() -> None:
@@ -65,6 +69,7 @@ def test_later_files_and_options_change_the_fields_that_they_state(
     assert found["preprocessing"] == stated["preprocessing"] | quick
     assert found["sampling"] == {
         "patch_size": [48, 48], "crop": "random", "foreground": 0.5, "samples_per_case": 1,
+        "raters": "majority",
     }  # fmt: skip
 
 
@@ -88,6 +93,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     old = earlier(config)
     assert not old["data"]["init_args"].keys() & GROUPS.keys()
     file.write_text(yaml.safe_dump(old))
+    for group, name in LATER:
+        config["data"]["init_args"][group].pop(name, None)
     assert read_run_config(file) == config
     card = json.loads((found / "run.json").read_text())
     (found / "run.json").write_text(json.dumps(card | {"config_hash": "of the earlier version"}))
