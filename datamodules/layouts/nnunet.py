@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.case import Case, DataError, Problem
-from datamodules.layouts.found import Found, file_name, read_json
+from datamodules.layouts.found import Found, file_name, read_json, repeated
 from datamodules.layouts.inputs import listing
 from datamodules.layouts.labels import Value
 from datamodules.reading.pictures import is_picture
@@ -38,6 +38,9 @@ def read_nnunet(root: Path) -> Found:
         problems += wrong
         if images == "imagesTs":
             test = {case.id for case in found}
+    for name in repeated(case.id for case in cases):
+        rule, fix = "a case must have a name of its own", "Rename the one in imagesTs and labelsTs."
+        problems.append(Problem(name, str(root), rule, "one in imagesTr and one in imagesTs", fix))
     if not cases and not problems:
         rule = f"{_WHAT} must have cases in imagesTr and labelsTr"
         fix = "Name images case_0000.nii.gz, one file a channel, and labels case.nii.gz."

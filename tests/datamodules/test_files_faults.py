@@ -52,6 +52,13 @@ def rows(change: Callable[[list[str]], list[str]]) -> Fault:
 
 
 IMAGE, LABEL = volume(0)
+
+
+def twice(root: Path) -> None:
+    for name in ("images{}/case_000_0000.nii.gz", "labels{}/case_000.nii.gz"):
+        save(root / name.format("Ts"), LABEL)
+
+
 MASK = np.where(np.arange(32 * 40).reshape(40, 32) % 7 < 3, 255, 0).astype(np.uint8)
 FAULTS: list[tuple[str, str, Fault, str, str]] = [
     # layout, name, fault, in the path or case, in rule, finding or fix
@@ -77,6 +84,7 @@ FAULTS: list[tuple[str, str, Fault, str, str]] = [
     ("nnunet", "4D", nifti("imagesTr/case_000_0000.nii.gz", np.stack([IMAGE] * 2, -1)),
      "case_000", "3D"),
     ("nnunet", "another size", nifti("labelsTr/case_000.nii.gz", LABEL[1:]), "case_000", "shape"),
+    ("nnunet", "a test case of the same name", twice, "case_000", "imagesTs"),
     ("decathlon", "no dataset.json", remove("dataset.json"), "data", "dataset.json"),
     ("decathlon", "of nnU-Net", json_with(modality=None, channel_names={"0": "CT"}),
      "dataset.json", "DATASET=nnunet"),
