@@ -79,9 +79,14 @@ def read_labels(labels: Mapping[str, Value], source: str) -> Classes:
     for name, value in single.items():
         if names[value] != name:
             wrong("two labels must not have one value", f"{names[value]} and {name}: {value}")
+    void = {value for name in ignored for value in values[name]}
+    for name, found in values.items():
+        if name not in ignored and (both := void.intersection(found)):
+            rule = f"the value of {ignored[0]} must be of no other label"
+            wrong(rule, f"{min(both)} in {name}, too")
     zero = values[background][0]
     inside = {value for found in regions.values() for value in found}
-    others = {zero, *(value for name in ignored for value in values[name])}
+    others = {zero, *void}
     order = [value for value in dict.fromkeys([*names, *sorted(inside)]) if value not in others]
     if not any(isinstance(stated, str) for stated in labels.values()):
         order.sort()  # colors keep the order of the table
@@ -100,7 +105,7 @@ def read_labels(labels: Mapping[str, Value], source: str) -> Classes:
     return Classes(
         tuple(class_names),
         tuple(keys[: len(class_names)]),
-        label_map | {value: IGNORED for name in ignored for value in values[name]},
+        label_map | dict.fromkeys(void, IGNORED),
         dict(zip(keys[len(class_names) :], unions.values(), strict=True)),
     )
 
