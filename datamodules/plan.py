@@ -60,7 +60,8 @@ class Plan:
     ) -> tuple[Preprocessing, Sampling]:
         """Return the settings with the plan in place of ``auto``."""
         if preprocessing.spacing == "auto":
-            spacing, antialias = self.spacing[:spatial_dims], self.antialias
+            spacing = self.spacing[:spatial_dims]
+            antialias = self.antialias or preprocessing.antialias
             preprocessing = replace(preprocessing, spacing=spacing, antialias=antialias)
         if preprocessing.normalize == "auto":
             alone = len(set(self.normalize)) == 1 and "window" not in self.normalize
@@ -256,20 +257,21 @@ def _foreground(case: Case, channel: int, background: Sequence[int]) -> np.ndarr
         volume = read_image(path, pixel_size=case.pixel_size, stacked=case.stacked).data
         data = volume[channel if len(case.images) == 1 else 0]
         if case.label is None:
-            return data.ravel()
+            return data[np.isfinite(data)]
         label = read_label(case.label, pixel_size=case.pixel_size).data
     except NiftiError:
         return np.empty(0, np.float32)
-    if label.shape != data.shape:
-        return np.empty(0, np.float32)
+    if label.shape != data.shape or not np.isfinite(data).all():
+        return np.empty(0, np.float32)  # listed when the case is checked
     inside = data[~np.isin(label, list(background))]
     return inside if inside.size else data.ravel()
 
 
 def _key(cases: Sequence[Case], settings: Sequence[object]) -> str:
-    """Return the hash of the settings and of the files' names, sizes and times."""
+    """Return the hash of the settings and of how the cases are read from which files."""
     digest = hashlib.sha256(json.dumps(settings).encode())
     for case in cases:
+        digest.update(f"{case.pixel_size}:{case.stacked};".encode())
         for path in case.sources:
             try:
                 stat = path.stat()

@@ -197,12 +197,16 @@ def _is_verified(stamp: Path, files: Sequence[Path]) -> bool:
 
 
 def source_key(case: Case) -> str:
-    """Return a hash of the path, size and modification time of the files a case is read from."""
+    """Return a hash of the path, size and modification time of the files a case is read from.
+
+    That of pictures depends on ``pixel_size``, too, which their files do not say.
+    """
     stats = [(path.stat(), str(path.resolve())) for path in case.sources]  # OSError comes first
     sources: list[Any] = [[path, stat.st_size, stat.st_mtime_ns] for stat, path in stats]
     if case.readers:  # a cache of an earlier commit has the first reader's label alone
         sources.append("readers")
-    return _digest(sources)
+    size = [float(length) for length in case.pixel_size]
+    return _digest(sources if size == [1.0, 1.0] else [*sources, size])
 
 
 def content_key(case: Case) -> str:

@@ -21,6 +21,7 @@ from datamodules import (
     TableDataModule,
 )
 from datamodules.files import FilesDataModule
+from datamodules.layouts.labels import read_labels
 from tests.datamodules.tiny_files import (
     save,
     volume,
@@ -237,6 +238,50 @@ def test_the_plan_is_kept_until_a_file_changes(
     )
     assert made("nnunet", root, tmp_path / "cache").preprocessing.spacing == (1, 1)
     assert len(read) == 10
+
+
+def test_another_pixel_size_gives_another_plan_and_cache(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data")
+    for size in ((1.0, 1.0), (0.5, 0.25)):
+        data = made("images", root, tmp_path / "cache", pixel_size=size)
+        assert data.preprocessing.spacing == size
+    for size in ((1.0, 1.0), (0.5, 0.25)):
+        settings = Preprocessing(orientation=None, normalize="zscore")
+        data = made("images", root, tmp_path / "cache", pixel_size=size, preprocessing=settings)
+        data.prepare(progress=False)
+        data.setup("test")
+        batch = next(iter(data.test_dataloader()))
+        assert batch["spacing"][0, :2].tolist() == list(size)
+
+
+def test_smoothing_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    root = write_nnunet(tmp_path / "data")
+    auto = Preprocessing(spacing="auto", normalize="auto", antialias=True)
+    assert made("nnunet", root, tmp_path / "cache", preprocessing=auto).preprocessing.antialias
+    assert not made("nnunet", root, tmp_path / "cache").preprocessing.antialias
+
+
+def test_the_window_of_ct_is_chosen_without_damaged_cases(tmp_path: Path) -> None:
+    root = write_nnunet(tmp_path / "data", channels=("CT",))
+    image = volume(0)[0]
+    image[10, 12] = np.nan
+    save(root / "imagesTr" / "case_000_0000.nii.gz", image)
+    data = made("nnunet", root, tmp_path / "cache")
+    (problem,) = data.check(progress=False)
+    assert (problem.case, problem.rule) == ("case_000", "voxels must be finite")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "whole": [1, 2], "core": 1, "ignore": 2},
+        {"background": 0, "shell": 1, "core": 2, "ignore": 1},
+        {"background": 0, "shell": 1, "ignore": 0},
+    ],
+)
+def test_an_ignored_value_of_another_label_is_refused(labels: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="ignore must be of no other label"):
+        read_labels(labels, "here")
 
 
 def test_a_data_root_is_needed() -> None:
