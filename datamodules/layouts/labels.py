@@ -80,8 +80,8 @@ def read_labels(labels: Mapping[str, Value], source: str) -> Classes:
         if names[value] != name:
             wrong("two labels must not have one value", f"{names[value]} and {name}: {value}")
     void = {value for name in ignored for value in values[name]}
-    for name, found in values.items():
-        if name not in ignored and (both := void.intersection(found)):
+    for name, own in values.items():
+        if name not in ignored and (both := void.intersection(own)):
             rule = f"the value of {ignored[0]} must be of no other label"
             wrong(rule, f"{min(both)} in {name}, too")
     zero = values[background][0]
