@@ -28,7 +28,7 @@ __all__ = [
     "with_nulls",
 ]
 
-_NULL = re.compile(r"^--([\w.]+\.init_args\.\w+)\.(\w+)[=\n]null$", re.MULTILINE)
+_FIELD = re.compile(r"--([\w.]+\.init_args\.\w+)\.(\w+)(=null)?")
 Settings = list[tuple[str, str | None]]
 """Options of LightningCLI in order: ``("config", "base.yaml"), ("trainer.max_epochs", "3")``."""
 
@@ -308,8 +308,16 @@ def with_nulls(args: Sequence[str]) -> list[str]:
         >>> with_nulls(["--data.init_args.division.fold", "null"])
         ['--data.init_args.division={"fold": null}']
     """
-    text = "\n".join(args)
-    return _NULL.sub(r'--\1={"\2": null}', text).split("\n") if args else []
+    found: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        match = _FIELD.fullmatch(arg)
+        value = "null" if match is None or match[3] else next(rest, None)
+        if match is None or value != "null":
+            found += [arg] if match is None or value is None else [arg, value]
+        else:
+            found.append(f'--{match[1]}={{"{match[2]}": null}}')
+    return found
 
 
 def given(options: argparse.Namespace) -> Iterator[tuple[Option, Any]]:
