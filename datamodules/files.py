@@ -8,6 +8,7 @@ config.yaml (:attr:`FilesDataModule.planned`), so a trained network does not cha
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +27,7 @@ from datamodules.plan import describe, make_plan
 from datamodules.reading.checks import IGNORED
 from datamodules.settings import Sampling
 from datamodules.splits import Division
+from mbls.runtime.ranks import is_first
 
 AUTO_PREPROCESSING = Preprocessing(spacing="auto", normalize="auto")
 AUTO_SAMPLING = Sampling(patch_size="auto", crop="random", foreground=0.3333)
@@ -339,5 +341,8 @@ class TableDataModule(FilesDataModule):
         return [replace(case, **extra) for case in cases]  # type: ignore[arg-type]
 
 
+@cache
 def _say(text: str) -> None:
-    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    """Print a text on rank 0, once in a process, which may make several datamodules."""
+    if is_first():
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
