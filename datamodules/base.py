@@ -512,7 +512,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         split = resolve_split(survey, self._division())
         if self.division.train_patients is not None and not self.division.external:
             split = fewer(split, self.division.train_patients)
-        if self.adapt == "val":
+        if self.adapt == "val" or self.division.external:
             return split
         return hold_out(split, self.division.holdout_fraction)
 

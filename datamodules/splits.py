@@ -253,6 +253,9 @@ def resolve_split(survey: Survey, division: Division, *, refold: bool = False) -
         split, source = {"train": [], "val": [], "test": sorted(survey.patients)}, "all patients"
         if file is not None:
             (split, _), source = read_split(file, fold, external=True), str(file)
+            if "test" not in split:
+                rule, fix = "the split file must have the part test", 'Write {"test": [...]}.'
+                raise DataError([Problem("", source, rule, "folds of train and val", fix)])
             split = {"train": [], "val": [], "test": split["test"]}
         problems = split_problems(split, survey.patients, source, needed=("test",))
         if problems:

@@ -17,6 +17,9 @@ from PIL import Image
 
 from datamodules import DataError, HippocampusDataModule
 from mbls.cli import main
+from mbls.commands.evaluate import tag_of
+from mbls.config.options import with_nulls
+from mbls.config.runs import root_name
 from tests import tiny
 from tests.datamodules.tiny_files import write_decathlon, write_images, write_json, write_nnunet
 
@@ -109,6 +112,60 @@ def test_own_data_at_another_place_keep_their_split(
     )
     assert first["meta"]["n_cases"] == again["meta"]["n_cases"]
     assert first["dice"] == again["dice"]
+
+
+def test_another_site_with_some_of_the_names_is_warned_of(
+    nnunet: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, run = nnunet
+    shutil.copytree(root, tmp_path / "part")
+    trained = json.loads((run / "run.json").read_text())["trained_on"]
+    for file in tmp_path.glob(f"part/*/{trained[0]}*"):
+        file.unlink()
+    options = ["--cache", str(tmp_path / "cache"), "--accelerator", "cpu"]
+    assert main(["evaluate", str(run), "--data-root", str(tmp_path / "part"), *options]) == 0
+    assert f"{len(trained) - 1} patients" in capfd.readouterr().out
+    unseen = sorted({f"case_{k:03d}" for k in range(16)} - set(trained))
+    split = tmp_path / "unseen.json"
+    split.write_text(json.dumps({"test": unseen}))
+    more = ["--split", str(split), *options]
+    assert main(["evaluate", str(run), "--data-root", str(tmp_path / "part"), *more]) == 0
+    assert "Warning" not in capfd.readouterr().out
+
+
+def test_folds_of_nnunet_have_no_test_part_for_another_site(
+    nnunet: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, run = nnunet
+    site = write_nnunet(tmp_path / "SiteD", cases=4)
+    folds = tmp_path / "splits_final.json"
+    folds.write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
+    options = ["--cache", str(tmp_path / "cache"), "--accelerator", "cpu"]
+    given = ["--data-root", str(site), "--split", str(folds), "--fold", "0"]
+    assert main(["evaluate", str(run), *given, *options]) != 0
+    assert "must have the part test" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("root", "name"), [("a/SiteB", "SiteB"), ("a/b/..", "a"), ("a/cases.csv", "a"), ("b.csv", "b")]
+)
+def test_a_site_is_named_by_its_folder_or_table(root: str, name: str) -> None:
+    assert root_name(Path(root)) == name
+    given = [("data.init_args.division.external", "true"), ("data.init_args.root", root)]
+    assert tag_of("best", given, {}) == f"best-{name}"
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (["--data.init_args.division.fold=null"], ['--data.init_args.division={"fold": null}']),
+        (["--data.init_args.labels", '{"background": 0,\n"liver": 1}'], None),
+        (["--data.init_args.sampling.crop", "random", "--data.init_args.patient", "null"], None),
+        (["--data.init_args.division.fold"], None),
+    ],
+)
+def test_nulls_in_fields_keep_other_arguments(args: list[str], found: list[str] | None) -> None:
+    assert with_nulls(args) == (found or args)
 
 
 @pytest.mark.parametrize(

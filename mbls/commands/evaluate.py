@@ -8,7 +8,7 @@ from typing import Any
 from mbls.config.choices import below
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
-from mbls.config.runs import setting_value
+from mbls.config.runs import root_name, setting_value
 from mbls.runtime.errors import CheckpointError, RunFolderError
 from mbls.runtime.ranks import print_once
 
@@ -40,7 +40,7 @@ def main(args: list[str]) -> int:
     config = read_run_config(options.run / "config.yaml")
     given = [*overrides(options), *rest]
     if options.data_root is not None:
-        given = [*external_test(options.run, config, options.data_root), *given]
+        given = [*external_test(options.run, config, options.data_root, given), *given]
     tag = options.tag or tag_of(name, given, config)
     settings += [("run.tag", tag), ("verbose", "false"), ("results.verbose", "false"), *given]
 
@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def external_test(run: Path, config: Mapping[str, Any], root: Path) -> Settings:
+def external_test(run: Path, config: Mapping[str, Any], root: Path, given: Settings) -> Settings:
     """Return the settings that test a run on all labeled patients of another folder.
 
     There are none if the folder is that of the run, or has all patients that it was trained on:
@@ -69,7 +69,7 @@ def external_test(run: Path, config: Mapping[str, Any], root: Path) -> Settings:
         (f"{division}.train_patients", "null"),
     ]
     if below(config, "data", "init_args", "name") is not None:
-        settings.append(("data.init_args.name", root.stem))  # of its cache
+        settings.append(("data.init_args.name", root_name(root)))  # of its cache
     here: Settings = [("config", str(run / "config.yaml")), ("data.init_args.root", str(root))]
     data = datamodule_of([*here, *settings])
     trained = json.loads((run / "run.json").read_text()).get("trained_on") or []
@@ -80,8 +80,17 @@ def external_test(run: Path, config: Mapping[str, Any], root: Path) -> Settings:
             "true --tag NAME."
         )
         return []
+    if set(trained) & set(data.patients("test")):  # a split file may leave them out
+        data = datamodule_of([*here, *settings, *given])
+    if seen := sorted(set(trained) & set(data.patients("test"))):
+        print_once(
+            f"Warning: {len(seen)} patients in {root} have the names of patients that {run} was "
+            f"trained or validated on ({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}). "
+            "If they are the same, this is not a valid test: name the others in a split file, "
+            "SPLIT=FILE (--split FILE)."
+        )
     trained_as = below(config, "run", "dataset")
-    return [*settings, ("run.dataset", f"{trained_as} on {root.absolute().stem}")]
+    return [*settings, ("run.dataset", f"{trained_as} on {root_name(root)}")]
 
 
 def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
@@ -101,7 +110,8 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
     """
     parts = [Path(checkpoint).stem]
     if setting_value(given, "data.init_args.division.external") == "true":
-        parts.append(Path(str(setting_value(given, "data.init_args.root"))).stem)
+        root = setting_value(given, "data.init_args.root")
+        parts.append("external" if root is None else root_name(Path(root)))
     for name, default in TAGGED.items():
         value, own = setting_value(given, name), below(run, *name.split("."))
         if value in (None, "null", str(default if own is None else own)):

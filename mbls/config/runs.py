@@ -1,6 +1,7 @@
 """Convert the options of ``mbls train`` to LightningCLI's settings, for a new or resumed run."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mbls.config.specs import parse_loss
 from mbls.runtime.errors import ChoiceError, RunFolderError
 from mbls.runtime.jobs import has_begun
 
-__all__ = ["chosen_names", "require", "run_settings", "setting_value"]
+__all__ = ["chosen_names", "require", "root_name", "run_settings", "setting_value"]
 
 
 def run_settings(options: argparse.Namespace, rest: Settings) -> Settings:
@@ -103,7 +104,13 @@ def dataset_name(dataset: str, root: Path | None) -> str:
     arguments = below(read_yaml(choose("data", dataset)), "data", "init_args")
     if root is None or "name" not in (arguments or {}) or arguments["name"] is not None:
         return Path(dataset).stem
-    return root.absolute().parent.name if root.stem == "cases" else root.absolute().stem
+    return root_name(root)
+
+
+def root_name(root: Path) -> str:
+    """Return the name of the dataset in a folder or table: that of the folder for ``cases.csv``."""
+    root = Path(os.path.normpath(root.absolute()))
+    return root.parent.name if root.stem == "cases" else root.stem
 
 
 def default_network(options: argparse.Namespace, preset: str) -> str:

@@ -240,6 +240,14 @@ def test_the_plan_is_kept_until_a_file_changes(
     assert len(read) == 10
 
 
+def test_an_external_test_set_has_no_holdout(tmp_path: Path) -> None:
+    root = write_nnunet(tmp_path / "data", cases=4)
+    division = Division(external=True, adapt="holdout")
+    data = made("nnunet", root, tmp_path / "cache", division=division)
+    data.prepare(progress=False)
+    assert len(data.cases("test")) == 4
+
+
 def test_another_pixel_size_gives_another_plan_and_cache(tmp_path: Path) -> None:
     root = write_images(tmp_path / "data")
     for size in ((1.0, 1.0), (0.5, 0.25)):
