@@ -60,7 +60,7 @@ from mbls.config.identity import config_hash
 from mbls.config.moved import updated
 from mbls.config.options import Settings, to_argv, with_nulls
 from mbls.config.parse_errors import explain
-from mbls.config.plan import fill_plan
+from mbls.config.plan import fill_img_size, fill_plan
 from mbls.config.preparation import prepare_once
 from mbls.module import SegmentationModule
 from mbls.runtime.allocator import keep_freed_memory
@@ -81,7 +81,7 @@ LINKS = {  # property of the datamodule -> arguments of the model
     "unions": ("model.unions",),
     "in_channels": ("model.network.init_args.in_channels",),
     "spatial_dims": ("model.network.init_args.spatial_dims", "model.spatial_dims"),
-    "patch_size": ("model.patch_size", "model.network.init_args.img_size"),
+    "patch_size": ("model.patch_size",),
     "crop": ("model.crop",),
 }
 
@@ -155,6 +155,7 @@ class CommandLine(LightningCLI):
             raise UsageError(message) from error
         command = self.config["subcommand"]
         fill_plan(self.config[command].data)
+        fill_img_size(self.config[command])
         path = self.config[command].get("ckpt_path")
         if self.config[command].run.resume and command == "fit":
             return  # the checkpoint is chosen once the folder is locked

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from mbls.runtime.errors import setting_errors
 
-__all__ = ["fill_plan"]
+__all__ = ["fill_img_size", "fill_plan"]
 
 
 def fill_plan(data: Namespace) -> None:
@@ -34,3 +34,15 @@ def fill_plan(data: Namespace) -> None:
     for name, value in datamodule.planned.items():
         group = isinstance(data.init_args.get(name), Namespace)  # a dataclass
         data.init_args[name] = Namespace(value) if group else value
+
+
+def fill_img_size(config: Namespace) -> None:
+    """Give the patch size to a network that takes it as ``img_size``, unless it is given.
+
+    Args:
+        config: The configuration of a run; changed in place.
+    """
+    network = config.model.network.get("init_args") or Namespace()
+    sampling = config.data.init_args.get("sampling")
+    if "img_size" in network and network.img_size is None and isinstance(sampling, Namespace):
+        network["img_size"] = list(sampling.patch_size)

@@ -21,7 +21,8 @@ class NNUNet(DynUNet):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         out_channels: Classes, background included.
-        img_size: Size of a training sample, one value for each axis; at least 16 on one.
+        img_size: Size of a training sample, one value for each axis; at least 16 on one. A command
+            line gives the datamodule's ``patch_size``.
         features: Channels of the first level.
         max_features: Largest number of channels.
         deep_supervision: If True, the coarser outputs are trained too.
@@ -40,15 +41,15 @@ class NNUNet(DynUNet):
         in_channels: int,
         out_channels: int,
         *,
-        img_size: Sequence[int],
+        img_size: Sequence[int] | None = None,
         features: int = 32,
         max_features: int = 320,
         deep_supervision: bool = False,
     ) -> None:
-        if len(img_size) != spatial_dims or max(img_size) < 4 * SMALLEST:
+        if img_size is None or len(img_size) != spatial_dims or max(img_size) < 4 * SMALLEST:
             raise ValueError(
                 f"img_size must have {spatial_dims} values, one of them >= {4 * SMALLEST}, "
-                f"got {list(img_size)}. Choose another patch_size."
+                f"got {img_size}. Choose another patch_size."
             )
         strides = plan_strides(img_size)
         super().__init__(

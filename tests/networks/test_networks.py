@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "experiments/configs/network"
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if "." not in path.stem)
 SMALL = sorted(path for path in FOLDER.glob("*.yaml") if "." in path.stem)
 CHANNELS = {"in_channels": 1, "out_channels": 4}
-PLANNED = ("mbls.networks.NNUNet",)  # take the patch size, which is linked
+PLANNED = ("mbls.networks.NNUNet",)  # take the patch size
 named = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 every = pytest.mark.parametrize("path", CONFIGS + SMALL, ids=lambda path: path.stem)
 
@@ -84,7 +84,7 @@ def test_configured_network_states_every_argument(path: Path) -> None:
     network, _, _ = settings(path)
     stated = yaml.safe_load(path.read_text())["model"]["network"]["init_args"]
     parsed = parser.parse_object({"network": network})
-    linked = {*CHANNELS, "spatial_dims", *(["img_size"] * (network["class_path"] in PLANNED))}
+    linked = {*CHANNELS, "spatial_dims"}
     assert set(stated) | linked == set(vars(parsed.network.init_args))
 
 
@@ -112,8 +112,8 @@ def test_thin_axes_are_halved_at_the_deeper_levels() -> None:
     assert plan_strides((64, 64, 16)) == [[1] * 3, [2, 2, 1], [2, 2, 1], [2] * 3, [2] * 3]
 
 
-@pytest.mark.parametrize("size", [(12, 12), (64, 64, 64), (64,)])
-def test_sizes_that_no_network_is_planned_for(size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("size", [(12, 12), (64, 64, 64), (64,), None])
+def test_sizes_that_no_network_is_planned_for(size: tuple[int, ...] | None) -> None:
     with pytest.raises(ValueError, match=r"img_size.*2 values.*16"):
         NNUNet(2, 1, 3, img_size=size)
 
