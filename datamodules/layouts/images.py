@@ -8,6 +8,8 @@ from datamodules.case import Case, DataError, Problem
 from datamodules.layouts.found import Found, file_name, repeated
 from datamodules.layouts.inputs import listing
 from datamodules.layouts.labels import Value, labels_of_values, listed, values_in
+from datamodules.reading.checks import has_color_labels
+from datamodules.reading.pictures import has_colors, is_picture
 from datamodules.reading.volumes import (
     SUFFIXES,
     NiftiError,
@@ -21,6 +23,11 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagesTr")
 LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "labelsTr")
 _ENDINGS = ("_mask", "_label", "_labels", "_seg", "_segmentation", "_gt", "-mask", "-label")
 _SEARCHED = 60  # label files that are read for their values
+_WHITE = 255  # foreground of one class, ignored in other masks, or the end of a smoothed edge
+_NAME = (
+    "Or name the labels: --data.init_args.labels "
+    """'{"background": 0, "class": 1, "ignore": 255}'."""
+)
 
 
 def read_images(
@@ -96,15 +103,36 @@ _RULE = "an image must have a label of its name"
 
 
 def find_labels(cases: Sequence[Case]) -> dict[str, Value]:
-    """Return a table of the values in the label files of some of the cases."""
-    values: set[int] = set()
-    for case in listed_cases(cases, _SEARCHED):
-        for path in case.label_files:
-            try:
-                values |= values_in(read_label(path, pixel_size=case.pixel_size).data)
-            except NiftiError:
-                continue  # listed when the case is checked
+    """Return a table of the values in the label files of some of the cases.
+
+    Raises:
+        DataError: The values are those of compressed or smoothed masks, or mean something else.
+    """
+    files = [path for case in listed_cases(cases, _SEARCHED) for path in case.label_files]
+    for path in files:
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            rule = "masks whose classes are to be found must not be JPEG, which changes values"
+            raise DataError([Problem("", str(path), rule, path.name, f"Save it as PNG. {_NAME}")])
+    values = _values_of(files, colors=False)
+    if has_color_labels(values):
+        values = _values_of(files, colors=True)
+    others = sorted(values - {0, _WHITE})
+    if _WHITE in values and others and not has_color_labels(values) and others[0] < _WHITE:
+        rule = "masks with 255 must have no values but 0 and 255, unless labels are named"
+        found = ", ".join(map(str, others[:5])) + ", ..." * (len(others) > 5)
+        fix = f"Save masks of one class as 0 and 255, without smoothing. {_NAME}"
+        raise DataError([Problem("", str(files[0].parent), rule, f"{found} and 255", fix)])
     return labels_of_values(values)
+
+
+def _values_of(files: Sequence[Path], *, colors: bool) -> set[int]:
+    values: set[int] = set()
+    for path in files:
+        try:
+            values |= values_in(read_label(path, colors=colors).data)
+        except NiftiError:
+            continue  # listed when the case is checked
+    return values
 
 
 def find_channels(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -116,7 +144,8 @@ def find_channels(cases: Sequence[Case]) -> tuple[str, ...]:
         except NiftiError:
             continue  # listed when the case is checked
     count = counts.most_common(1)[0][0] if counts else 1
-    if count == 3 and len(cases[0].images) == 1:
+    first = cases[0].images if cases else ()
+    if count == 3 and len(first) == 1 and is_picture(first[0]) and has_colors(first[0]):
         return ("red", "green", "blue")
     return tuple(f"channel {number}" for number in range(count)) if count > 1 else ("image",)
 

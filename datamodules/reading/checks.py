@@ -1,6 +1,6 @@
 """Read a case from its files and validate its content."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -110,8 +110,9 @@ def read_case(
         note(case.images[0], rule, f"{filled}", "Convert it, or leave it out with a split file.")
     labels: list[np.ndarray] = []
     notes: list[str] = []
+    colors = has_color_labels(label_map)
     for path in case.label_files:
-        if (volume := read(read_label, path)) is None:
+        if (volume := read(read_label, path, colors=colors)) is None:
             continue
         if first is not None and (fault := grid_fault(shape, first.affine, volume)):
             note(path, *fault)
@@ -139,6 +140,14 @@ def read_case(
     readers = unite_ignored(np.stack(labels))
     label = majority(readers, num_classes)
     return RawCase(channels, label, posterior, *affines, tuple(notes), readers), []
+
+
+def has_color_labels(values: Iterable[int]) -> bool:
+    """Return True if label values are codes of colors: one has red, or more than 16 bits.
+
+    Every gray but black has, so a dataset without needs no distinction of grays and colors.
+    """
+    return max(values, default=0) > 0xFFFF
 
 
 def header_notes(case: Case) -> list[str]:

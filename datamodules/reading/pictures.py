@@ -11,7 +11,8 @@ from datamodules.reading.nifti import NiftiError, Volume, access_fault
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 _ALPHA = {"RGBA": "RGB", "LA": "L", "PA": "P"}
 _FIX = "Save it again as PNG, TIFF or .npy."
-_DEEP = (2, 6)  # color types of PNG with red, green and blue
+_DEEP = (2, 4, 6)  # color types of PNG of which PIL keeps 8 bits: all but gray and palette
+_BITS = 258  # tag of TIFF: bits of each channel
 
 
 def is_picture(path: Path) -> bool:
@@ -40,22 +41,32 @@ def read_picture(
     return Volume(data if dtype is None else data.astype(dtype), affine, affine)
 
 
-def read_mask(path: Path, *, pixel_size: Sequence[float] = (1.0, 1.0)) -> Volume:
+def read_mask(
+    path: Path, *, pixel_size: Sequence[float] = (1.0, 1.0), colors: bool = False
+) -> Volume:
     """Read a label picture ``(X, Y, Z)``: its values, or codes of its colors.
 
     A picture with a palette has the indices as values. The code of a color is ``65536 * red + 256
     * green + blue``; if all colors are gray, the values are those of the gray.
 
+    Args:
+        path: The file.
+        pixel_size: Size of a pixel in mm along X and Y.
+        colors: Whether the labels of the dataset are colors. Then palettes and grays of 8 bits are
+            colors, too: white is white also in a picture without any other color.
+
     Raises:
         NiftiError: As :func:`read_picture`.
     """
-    data = _pixels(path, resolve=False)
+    data = _pixels(path, resolve=colors)
+    if colors and data.ndim == 3 and data.dtype == np.uint8:
+        data = np.stack([data] * 3, axis=-1)
     if data.ndim == 4:
         first, others = data[..., :1], data[..., 1:]
         if data.shape[-1] not in (1, 3) or data.dtype != np.uint8:
             found = f"{data.shape[-1]} channels of {data.dtype}"
             raise NiftiError("a mask must have one channel, or red, green and blue", found, _FIX)
-        if (first == others).all():
+        if (first == others).all() and not colors:
             data = data[..., 0]
         else:
             red, green, blue = np.moveaxis(data.astype(np.int32), -1, 0)
@@ -94,6 +105,16 @@ def channels_in(path: Path) -> int:
         return 3 if mode in ("RGB", "P", "YCbCr", "CMYK", "LAB", "HSV") else 1
 
 
+def has_colors(path: Path) -> bool:
+    """Return True if a picture has red, green and blue in 8 bits, without reading its pixels.
+
+    Raises:
+        NiftiError: As :func:`read_picture`, for what the header can tell.
+    """
+    deep = path.suffix.lower() == ".npy" and _array(path, mapped=True).dtype != np.uint8
+    return channels_in(path) == 3 and not deep
+
+
 def _affine(pixel_size: Sequence[float]) -> np.ndarray:
     return np.diag([*(float(size) for size in pixel_size), 1.0, 1.0])
 
@@ -105,8 +126,8 @@ def _pixels(path: Path, *, resolve: bool) -> np.ndarray:
         array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
         return np.expand_dims(np.swapaxes(array, 0, 1), 2)
     with _opened(path) as image:
-        if image.format == "PNG" and _deep_color(path):
-            rule = "a color PNG must have 8 bits a channel"
+        if _deep_color(image, path):
+            rule = f"a {image.format} of several channels must have 8 bits a channel"
             raise NiftiError(rule, "16, of which 8 would be lost", "Save it as .npy, or in 8 bits.")
         pages = []
         for page in range(getattr(image, "n_frames", 1)):
@@ -157,8 +178,13 @@ def _array(path: Path, *, mapped: bool = False) -> np.ndarray:
     return array
 
 
-def _deep_color(path: Path) -> bool:
-    """Return True if a PNG stores colors in 16 bits, of which PIL drops 8."""
+def _deep_color(image: Image.Image, path: Path) -> bool:
+    """Return True if a PNG or TIFF stores several channels in 16 bits, of which PIL drops 8."""
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(_BITS, ())
+        return len(bits) > 1 and max(bits) > 8
+    if image.format != "PNG":
+        return False
     with path.open("rb") as file:
         header = file.read(26)
     return len(header) == 26 and header[24] == 16 and header[25] in _DEEP

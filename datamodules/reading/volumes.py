@@ -84,14 +84,21 @@ def read_image(
     return Volume(data, volume.file_affine, volume.affine, volume.scaling)
 
 
-def read_label(path: Path, *, pixel_size: Sequence[float] = (1.0, 1.0)) -> Volume:
+def read_label(
+    path: Path, *, pixel_size: Sequence[float] = (1.0, 1.0), colors: bool = False
+) -> Volume:
     """Read a label map ``(X, Y, Z)`` of integers; colors are ``65536 r + 256 g + b``.
+
+    Args:
+        path: The label file.
+        pixel_size: Size of a pixel in mm, for pictures.
+        colors: Whether labels are colors, see :func:`~datamodules.reading.pictures.read_mask`.
 
     Raises:
         NiftiError: As :func:`read_image`.
     """
     if pictures.is_picture(path):
-        return pictures.read_mask(path, pixel_size=pixel_size)
+        return pictures.read_mask(path, pixel_size=pixel_size, colors=colors)
     return nifti.read_volume(path)
 
 

@@ -240,6 +240,29 @@ def test_the_plan_is_kept_until_a_file_changes(
     assert len(read) == 10
 
 
+def test_channels_of_an_array_are_colors_in_8_bits_only(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", color=True, suffix=".npy")
+    for path in (root / "images").iterdir():
+        np.save(path, np.load(path) / np.float32(255))
+    data = made("images", root, tmp_path / "cache")
+    assert data.channels == ("channel 0", "channel 1", "channel 2")
+    assert data.preprocessing.normalize == "zscore"
+
+
+def test_white_among_colors_is_one_class_in_all_masks(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", color=True)
+    for number, path in enumerate(sorted((root / "masks").iterdir())):
+        pixels = np.array(Image.open(path))
+        pixels[pixels[..., 2] > 0] = 255
+        if number == 3:  # black and white alone
+            pixels[pixels[..., 1] == 0] = 0
+        Image.fromarray(pixels).save(path)
+    data = made("images", root, tmp_path / "cache")
+    labels = {"background": "#000000", "class 1": "#ff0000", "class 2": "#ffffff"}
+    assert data.planned["labels"] == labels
+    assert data.check(progress=False) == []
+
+
 def test_an_external_test_set_has_no_holdout(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path / "data", cases=4)
     division = Division(external=True, adapt="holdout")
@@ -311,3 +334,5 @@ def test_color_pictures_of_nnunet_have_their_channels_in_one_file(tmp_path: Path
     data = made("nnunet", root, tmp_path / "cache")
     assert data.in_channels == 3
     assert data.check(progress=False) == []
+    inputs = data.input_cases(root / "imagesTr")
+    assert [case.id for case in inputs] == [f"case_{number}" for number in range(10)]

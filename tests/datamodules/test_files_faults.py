@@ -51,6 +51,12 @@ def rows(change: Callable[[list[str]], list[str]]) -> Fault:
     return write
 
 
+def jpeg_masks(root: Path) -> None:
+    for path in (root / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+
+
 IMAGE, LABEL = volume(0)
 
 
@@ -104,6 +110,11 @@ FAULTS: list[tuple[str, str, Fault, str, str]] = [
     ("images", "RGB among gray", png("images/p0_0.png", np.dstack([MASK] * 3)), "p0_0",
      "1 channel"),
     ("images", "broken", text("images/p0_0.png", "x"), "p0_0", "picture"),
+    ("images", "JPEG masks", jpeg_masks, "masks", "JPEG"),
+    ("images", "0 and 1 among 0 and 255", png("masks/p0_0_mask.png", MASK // 255), "masks",
+     "1 and 255"),
+    ("images", "smoothed masks", png("masks/p0_0_mask.png", np.roll(MASK, 1) // 2 + MASK // 2),
+     "masks", "smoothing"),
     ("table", "no table", remove("cases.csv"), "data", "CSV"),
     ("table", "no case", rows(lambda r: [r[0].replace("case", "id"), *r[1:]]), "cases.csv", "case"),
     ("table", "no label", rows(lambda r: [r[0].replace("label", "x"), *r[1:]]), "cases.csv",
@@ -113,6 +124,9 @@ FAULTS: list[tuple[str, str, Fault, str, str]] = [
     ("table", "an empty field", rows(lambda r: [*r[:3], r[3].rpartition(",")[0] + ","]), "c2",
      "line 4"),
     ("table", "a file that is not there", remove("data/i4.nii.gz"), "c4", "exist"),
+    ("table", "an unknown mark", rows(
+        lambda r: [f"{line},{['test', 'x', '0'][min(k, 2)]}" for k, line in enumerate(r)]),
+     "c0", "'x' in line 2"),
     ("table", "a patient in two parts", rows(
         lambda r: [f"{line},{['test', '1', '0'][min(k, 2)]}" for k, line in enumerate(r)]),
      "c1", "one part"),

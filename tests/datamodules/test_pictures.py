@@ -1,6 +1,8 @@
 """PNG, JPEG, TIFF and .npy are read exactly, or refused with a way out."""
 
+import struct
 from pathlib import Path
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -152,3 +154,40 @@ def test_refused_arrays(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(NiftiError, match=r"npy|real numbers"):
         read_picture(tmp_path / "a.npy")
+
+
+def test_white_is_a_color_where_labels_are_colors(tmp_path: Path) -> None:
+    white = np.full((5, 7), 255, np.uint8)
+    gray, rgb = saved(tmp_path / "l.png", white), saved(tmp_path / "c.png", white, "RGB")
+    palette = saved(tmp_path / "p.png", white, "P")
+    for path in (gray, rgb):
+        assert set(read_mask(path).data.flat) == {255}
+        assert set(read_mask(path, colors=True).data.flat) == {0xFFFFFF}
+    assert set(read_mask(palette, colors=True).data.flat) == {0xFFFFFF}
+
+
+def test_16_bits_of_several_channels_are_refused_in_tiff_and_gray_with_alpha(
+    tmp_path: Path,
+) -> None:
+    pixels = np.arange(3 * 4, dtype="<u2").reshape(2, 2, 3) * 5000
+    entries = [(256, 4, 2), (257, 4, 2), (258, 3, 3), (259, 3, 1), (262, 3, 2), (273, 4, 8),
+               (277, 3, 3), (278, 4, 2), (279, 4, pixels.nbytes)]  # fmt: skip
+    bits = 8 + pixels.nbytes
+    table = struct.pack("<H", len(entries))
+    for tag, kind, value in entries:
+        count, value = (3, bits) if tag == 258 else (1, value)
+        table += struct.pack("<HHII", tag, kind, count, value)
+    head = struct.pack("<2sHI", b"II", 42, bits + 6)
+    data = head + pixels.tobytes() + struct.pack("<3H", 16, 16, 16) + table + bytes(4)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(NiftiError, match="8 bits a channel"):
+        read_picture(tmp_path / "a.tif")
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc32(name + body))
+
+    rows = b"".join(b"\0" + struct.pack(">4H", 1000, 65535, 1001, 65535) for _ in range(2))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 2, 2, 16, 4, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(png + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b""))
+    with pytest.raises(NiftiError, match="8 bits a channel"):
+        read_picture(tmp_path / "a.png")
