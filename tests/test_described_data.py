@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from datamodules import DataError, HippocampusDataModule
+from mbls.callbacks.predictions import PredictionWriter, _is_foreign
 from mbls.cli import main
 from mbls.commands.evaluate import tag_of
 from mbls.config.options import with_nulls
@@ -209,6 +210,20 @@ def test_pictures_are_predicted_as_pictures(tmp_path: Path) -> None:
     assert main(["predict", "--input", str(inputs), *args]) == 0  # its own are replaced
     Image.fromarray(255 - pixels).save(out / "p0_0.png")
     assert main(["predict", "--input", str(inputs), *args]) != 0
+
+
+@pytest.mark.parametrize(
+    ("largest", "shape", "dtype"),
+    [(255, (4, 3), np.uint8), (300, (4, 3), np.uint16), (0xFF0000, (4, 3, 3), np.uint8)],
+)
+def test_pictures_of_a_dataset_are_of_one_kind(
+    largest: int, shape: tuple[int, ...], dtype: Any, tmp_path: Path
+) -> None:
+    nothing = np.zeros((4, 3), np.uint8)  # no class that needs colors or 16 bits
+    PredictionWriter(output=tmp_path)._save_picture("a.png", nothing, largest=largest)
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert (pixels.shape, pixels.dtype) == (shape, dtype)
+    assert not _is_foreign(tmp_path / "a.png")
 
 
 @pytest.fixture

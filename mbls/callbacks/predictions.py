@@ -209,17 +209,20 @@ class PredictionWriter(BasePredictionWriter):
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
         for name, array in zip(self._names(case, header), arrays, strict=True):
             if name.endswith(".png"):
-                self._save_picture(name, array[:, :, 0].T)
+                self._save_picture(name, array[:, :, 0].T, largest=max(values))
             else:
                 self._save(name, array, affine, header, "label" if array is label else "estimate")
 
-    def _save_picture(self, name: str, label: np.ndarray) -> None:
-        """Write a label map ``(H, W)`` as a PNG, values of more than 16 bits as colors."""
-        if label.max() > 0xFFFF:
+    def _save_picture(self, name: str, label: np.ndarray, *, largest: int) -> None:
+        """Write a label map ``(H, W)`` as a PNG, of one kind for all cases of a dataset.
+
+        It has colors if the largest value of a class has more than 16 bits.
+        """
+        if largest > 0xFFFF:
             shifts = np.array([16, 8, 0])
-            label = (label[..., None] >> shifts & 0xFF).astype(np.uint8)
+            label = (label.astype(np.int32)[..., None] >> shifts & 0xFF).astype(np.uint8)
         else:
-            label = label.astype(np.uint8 if label.max() <= 0xFF else np.uint16)
+            label = label.astype(np.uint8 if largest <= 0xFF else np.uint16)
         about = PngInfo()
         about.add_text("Description", _mark(label.tobytes()))
         with replacing(Path(str(self.output)) / name) as file:
