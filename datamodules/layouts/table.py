@@ -15,6 +15,7 @@ from datamodules.reading.volumes import is_image
 
 _IMAGE = re.compile(r"image(?:_(\w+))?")
 _LABEL = re.compile(r"(?:label|reader)(?:_?(\w+))?")
+_YES, _NO = ("1", "1.0", "true", "yes", "test"), ("", "0", "0.0", "false", "no", "train")
 _KNOWN = "case, patient, image or image_<channel>, label or reader_<name>, test"
 _FIX = f"Columns are: {_KNOWN}."
 
@@ -89,8 +90,12 @@ def read_table(
                 pixel_size=pixel_size,
             )
         )
-        if str(row.get("test", "")).strip().lower() in ("1", "true", "yes", "test"):
+        stated = str(row.get("test", "")).lower()
+        if stated in _YES:
             test.add(cases[-1].id)
+        elif stated not in _NO:
+            rule, fix = "test must be 1 for cases of the test set, else 0 or empty", "Correct it."
+            wrong(rule, f"{stated!r} in line {number}", fix, name)
     for name in repeated(case.id for case in cases):
         wrong("a case must be in one row", "more than one", "Rename one of them.", name)
     if labels is None:
