@@ -20,11 +20,12 @@ from datamodules.layouts.found import Found, group_patients
 from datamodules.layouts.images import read_images
 from datamodules.layouts.inputs import find_inputs, group_inputs
 from datamodules.layouts.labels import Value, read_labels
-from datamodules.layouts.nnunet import read_nnunet
+from datamodules.layouts.nnunet import colors_in, read_nnunet
 from datamodules.layouts.table import read_table
 from datamodules.parallel import console
 from datamodules.plan import describe, make_plan
 from datamodules.reading.checks import IGNORED
+from datamodules.reading.pictures import is_picture
 from datamodules.settings import Sampling
 from datamodules.splits import Division
 from mbls.runtime.ranks import is_first
@@ -216,8 +217,11 @@ class NNUNetDataModule(FilesDataModule):
         return read_nnunet(root)
 
     def input_cases(self, path: Path) -> list[Case]:
-        """Return the cases of a file or folder; ``_0000`` is not part of a case's name."""
-        if path.is_dir() and self.in_channels > 1:
+        """Return the cases of a file or folder; ``_0000`` is not part of a case's name.
+
+        Color pictures have all channels in one file, as for training.
+        """
+        if path.is_dir() and self.in_channels > 1 and not self._are_colors(path):
             return group_inputs(path, [(f"_{k:04d}",) for k in range(self.in_channels)])
         cases = find_inputs(path, self.is_input)
         return [
@@ -225,6 +229,10 @@ class NNUNetDataModule(FilesDataModule):
             for case in cases
             for name in (case.id.removesuffix("_0000"),)
         ]
+
+    def _are_colors(self, folder: Path) -> bool:
+        pictures = sorted(filter(is_picture, folder.iterdir()))
+        return bool(pictures) and colors_in(pictures[0]) == self.in_channels
 
 
 class DecathlonDataModule(FilesDataModule):

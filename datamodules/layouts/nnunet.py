@@ -130,7 +130,7 @@ def cases_in(images: Path, masks: Path, channels: int) -> tuple[list[Case], list
     labels = {stem(path): path for path in sorted(filter(is_image, masks.iterdir()))}
     cases = []
     for name, own in sorted(files.items()):
-        if set(own) == {0} and channels > 1 and _colors(own[0]) == channels and name in labels:
+        if set(own) == {0} and channels > 1 and colors_in(own[0]) == channels and name in labels:
             cases.append(Case(name, name, (own[0],), labels[name]))
             continue
         lacking = sorted(set(range(channels)) - set(own))
@@ -154,7 +154,7 @@ def cases_in(images: Path, masks: Path, channels: int) -> tuple[list[Case], list
     return cases, problems
 
 
-def _colors(path: Path) -> int:
+def colors_in(path: Path) -> int:
     """Return the number of channels of a picture, which nnU-Net keeps in one file; else 0."""
     try:
         return count_channels(path) if is_picture(path) else 0
