@@ -68,8 +68,7 @@ def read_case(
     problems: list[Problem] = []
     label_map = label_map if case.scheme is None else dict(case.scheme.classes)
     ways_out = _OWN_LABELS if case.scheme is None else case.scheme.fix
-    pictures = case.label is not None and is_picture(case.label)
-    if pictures:
+    if case.label is not None and is_picture(case.label):
         ways_out = _OWN_PIXELS
 
     def note(path: Path, rule: str, found: str, fix: str) -> None:
