@@ -38,7 +38,7 @@ from datamodules.reading.checks import RawCase
 from datamodules.reading.examination import CaseFacts, Examination, patch_notes
 from datamodules.reading.grids import Box
 from datamodules.reading.truth import native_truth
-from datamodules.reading.volumes import case_grid, source_header
+from datamodules.reading.volumes import NiftiError, case_grid, source_header
 from datamodules.settings import (
     Sampling,
     check_batch,
@@ -304,7 +304,11 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def source_header(self, case_id: str) -> nib.Nifti1Header:
         """Return the header of a predicted case's first file: its sform, qform and voxel size."""
         case = next(case for case in self._part("predict") if case.id == case_id)
-        return source_header(case)
+        try:
+            return source_header(case)
+        except NiftiError as error:
+            path = str(case.images[0])
+            raise DataError([Problem(case_id, path, error.rule, error.found, error.fix)]) from error
 
     def fold_splits(self, folds: int) -> list[Split]:
         """Return ``folds`` splits by patient, each validating on another part; test is the same.

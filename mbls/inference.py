@@ -137,7 +137,7 @@ def pad_to_multiple(
         (torch.Size([1, 1, 160, 224]), torch.Size([1, 1, 154, 214]))
     """
     sizes = image.shape[2:]
-    strides = per_axis(divisor, len(sizes))
+    strides = (divisor,) * len(sizes) if isinstance(divisor, int) else tuple(divisor)
     margins = [-size % stride for size, stride in zip(sizes, strides, strict=True)]
     if all(s + margin == d for s, margin, d in zip(sizes, margins, strides, strict=True)):
         margins[-1] += (least - 1) * strides[-1]
@@ -152,11 +152,6 @@ def pad_to_multiple(
         for part in (start, margin - start)
     ]
     return F.pad(image, pads, mode="replicate"), crop
-
-
-def per_axis(divisor: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """Return a divisor for each of ``axes`` spatial axes."""
-    return (divisor,) * axes if isinstance(divisor, int) else tuple(divisor)
 
 
 def split_heads(output: Tensor | Sequence[Tensor], spatial_dims: int) -> list[Tensor]:

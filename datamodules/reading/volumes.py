@@ -54,9 +54,9 @@ def source_header(case: Case) -> nib.Nifti1Header:
     That of a picture of one page has the description :data:`mbls.data.PICTURE`.
     """
     path = case.images[0]
+    shape, affine, _ = case_grid(case)  # or its error
     if nifti.is_volume(path):
         return nib.load(path).header
-    shape, affine, _ = case_grid(case)
     header = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), affine).header
     if shape[2] == 1:
         header["descrip"] = PICTURE

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mbls.inference import per_axis
 from mbls.runtime.errors import SettingError
 
 __all__ = ["check_patch"]
@@ -33,7 +32,7 @@ def check_patch(network: nn.Module, batch: Sequence[int], *, divisor: int | Sequ
         SettingError: The network fails on a patch of this size.
     """
     count, channels, *patch = batch
-    strides = per_axis(divisor, len(patch))
+    strides = (divisor,) * len(patch) if isinstance(divisor, int) else tuple(divisor)
     padded = [-(-size // stride) * stride for size, stride in zip(patch, strides, strict=True)]
     try:
         twin = copy.deepcopy(network).to("meta").train()

@@ -228,7 +228,7 @@ def test_predict_a_folder(acdc: Path, module) -> None:
     ("name", "match"),
     [
         ("nowhere", "the input must exist, found no such file"),
-        ("Info.cfg", "must be a NIfTI file, found Info.cfg"),
+        ("Info.cfg", "must be an image, found Info.cfg"),
         (".", "must contain images to predict, found Info.cfg"),
     ],
 )
@@ -242,7 +242,7 @@ def test_predict_nothing(tmp_path: Path, module, name: str, match: str) -> None:
 def test_predict_two_of_one_name(tmp_path: Path, module) -> None:
     for suffix in (".nii", ".nii.gz"):
         save(tmp_path / f"a{suffix}", blobs(0)[0])
-    with pytest.raises(DataError, match="a unique name, found a as"):
+    with pytest.raises(DataError, match="a unique name, found a in"):
         module(None, predict_input=tmp_path).predict_dataloader()
 
 

@@ -195,7 +195,7 @@ def test_wrong_grid() -> None:
         ({"orientation": "LRS"}, "three axis codes"),
         ({"spacing": (0.0, 1.0)}, "spacing must be positive"),
         ({"spacing": (float("nan"), 1.0)}, "spacing must be positive"),
-        ({"normalize": "minmax"}, "normalize must be zscore or .* or window, got 'minmax'"),
+        ({"normalize": "zcore"}, "normalize must be zscore or .* or none, got 'zcore'"),
         ({"percentiles": (99.0, 1.0)}, "percentiles must rise"),
         ({"dtype": "int8"}, "dtype must be float16 or float32"),
         ({"normalize": "window"}, "window must be given for normalize: window"),
