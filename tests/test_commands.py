@@ -49,6 +49,14 @@ def test_fit_validate_test_and_predict_from_layered_files(
         (["--model.loss", "mbls.losses.LabelSmoothingLoss"], "its alpha label_smoothing"),
         (["--model.loss.init_args.margn", "3"], "margn"),
         (["--data.init_args.sise", "3"], "sise"),
+        (
+            ["--data", "datamodules.ACDCDataModule", "--data.init_args.division.val_fracton", "0"],
+            "'val_fracton' of division. Did you mean 'val_fraction'",
+        ),
+        (
+            ["--data", "datamodules.ACDCDataModule", "--data.init_args.samplig.crop", "random"],
+            "Did you mean 'sampling'",
+        ),
         (["--los", "ce"], "--los. Did you mean --loss"),
         (["--loss.margin", "8"], "--loss.margin.* LOSS=mbls:margin=8"),
         (["--loss", "mbls:margn=8"], "'margn' of loss mbls. Did you mean 'margin'"),
@@ -88,6 +96,9 @@ def test_wrong_argument_is_refused_before_training(
          "'trainer.max_epoch' (FILE, line 2). Did you mean 'trainer.max_epochs'"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n    batchsize: 3\n",
          "'batchsize' of datamodules.ACDCDataModule (FILE, line 4). Did you mean 'batch_size'"),
+        ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n"
+         "    division: {val_fracton: 0.2}\n",
+         "'val_fracton' of division (FILE, line 4). Did you mean 'val_fraction'"),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  init_args:\n    window: [0, 1]\n",
          "data.init_args.window (FILE, line 4) is now data.init_args.preprocessing.window."),
         ("data:\n  class_path: datamodules.ACDCDataModule\n  batch_size: 3\n",

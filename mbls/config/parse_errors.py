@@ -1,5 +1,6 @@
 """Short versions of jsonargparse's errors: the option, its file and line, the nearest name."""
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -37,10 +38,22 @@ def explain(text: str, *, options: Iterable[str], configs: Sequence[str | Path] 
     if found := re.search(r"unrecognized arguments: (.*)", text, re.DOTALL):
         names = [arg.partition("=")[0] for arg in found[1].split()]
         name = next((name for name in names if name.startswith("--")), names[0])
+        group, _, field = name.removeprefix("--").partition(".")
+        cls = _class_of(text, found)
+        if fields := _fields(cls, group):
+            hint = did_you_mean(field, fields, cutoff=0.5)
+            return f"Unknown setting {field!r} of {group}.{hint}"
+        if arguments := _settings(cls):
+            hint = did_you_mean(group, arguments, cutoff=0.5)
+            return f"Unknown setting {group!r} of {cls}.{hint}"
         hint = did_you_mean(name, [f"--{option}" for option in options]).replace("'", "")
         return f"Unknown option {name}.{hint}"
     if found := re.search(r"does not accept option '([^']+)'", text):
         where = _place(files, key=found[1].rpartition(".")[2])
+        named = re.search(r"Group '([^']+)' does not", text)
+        if named and (fields := _fields(_class_of(text, found), named[1])):
+            hint = did_you_mean(found[1], fields, cutoff=0.5)
+            return f"Unknown setting {found[1]!r} of {named[1]}{where}.{hint}"
         return f"Unknown setting {found[1]!r}{where}.{did_you_mean(found[1], options)}"
     misplaced = "Not a valid subclass of" in text or "Option 'class_path' is not accepted" in text
     if misplaced and (message := _next_to_class_path(files)):
@@ -74,21 +87,33 @@ def _class_of(text: str, found: re.Match[str]) -> str:
     return (before[-1:] or after[:1] or ["?"])[0]
 
 
+def _fields(class_path: str, group: str) -> list[str]:
+    """Return the fields of a dataclass that is an argument's default, none if there is no such."""
+    for found in _parameters(class_path):
+        if found.name == group and dataclasses.is_dataclass(found.default):
+            return [field.name for field in dataclasses.fields(found.default)]
+    return []
+
+
 def _settings(class_path: str) -> list[str]:
     """Return the arguments of a class, including those of its bases if it takes ``**kwargs``."""
+    return [found.name for found in _parameters(class_path)]
+
+
+def _parameters(class_path: str) -> list[inspect.Parameter]:
     module, _, name = class_path.rpartition(".")
-    names: list[str] = []
+    found: list[inspect.Parameter] = []
     try:
         made = getattr(importlib.import_module(module), name)
         for step in made.__mro__ if inspect.isclass(made) else [made]:
             call = vars(step).get("__init__") if inspect.isclass(step) else step
             parameters = inspect.signature(call).parameters.values() if call else ()
-            names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            found += [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
             if call and not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
     except (ImportError, AttributeError, TypeError, ValueError):  # not a Python class
-        return names
-    return names
+        return found
+    return found
 
 
 def _no_module(module: str, class_path: str, where: str) -> str:
