@@ -9,6 +9,7 @@ from nibabel.affines import voxel_sizes
 from datamodules.case import Case, Problem
 from datamodules.reading.checks import IGNORED, RawCase
 from datamodules.reading.grids import Grid, axis_codes
+from datamodules.reading.pictures import is_picture
 
 QUANTILES = (0.0, 1.0, 50.0, 99.0, 100.0)  # percent
 
@@ -80,6 +81,7 @@ def case_facts(
 ) -> CaseFacts:
     """Return the facts of a valid case, optionally with its picture."""
     spacing = voxel_sizes(raw.affine)
+    turned = None if any(map(is_picture, case.images)) else "LPS"
     volumes: tuple[float, ...] = ()
     ignored = 0.0
     if raw.label is not None:
@@ -100,7 +102,7 @@ def case_facts(
         volumes=volumes,
         ignored=ignored,
         notes=raw.notes,
-        picture=picture(raw, num_classes, window) if pictured else None,
+        picture=picture(raw, num_classes, window, turned) if pictured else None,
     )
 
 
@@ -108,10 +110,14 @@ def picture(
     raw: RawCase,
     num_classes: int,
     window: Callable[[int], tuple[float, float] | None] = lambda channel: None,
+    orientation: str | None = "LPS",
 ) -> Picture:
-    """Return the slice with most foreground (the middle one without any)."""
+    """Return the slice with most foreground (the middle one without any), X to the right, Y down.
+
+    Volumes are turned to ``orientation`` first; None leaves pictures as they are.
+    """
     label = np.zeros(raw.image.shape[1:], np.uint8) if raw.label is None else raw.label
-    grid = Grid(label.shape, raw.affine, "LPS")
+    grid = Grid(label.shape, raw.affine, orientation)
     seen = grid.forward(np.where(label < num_classes, label, 0)[None], linear=False)[0].numpy()
     area = np.count_nonzero(seen, axis=(0, 1))
     z = int(area.argmax()) if area.any() else seen.shape[2] // 2
