@@ -88,7 +88,10 @@ class FilesDataModule(SegmentationDataModule):
             if division.split is None and found.split is not None:
                 division = replace(division, split=found.split, fold=division.fold or 0)
                 _say(f"Split: fold {division.fold} of {found.split} (FOLD=k for another).")
+        unnamed = self.labels is None
         classes = read_labels(labels, f"labels of {name}")
+        if unnamed:
+            _say(f"Classes: {', '.join(f'{key} ({value})' for key, value in labels.items())}.")
         if "auto" in auto:
             plan = make_plan(
                 found.cases,

@@ -237,7 +237,7 @@ def describe(plan: Plan) -> str:
     return (
         f"Planned from the headers of {plan.cases} cases, median shape "
         f"{' x '.join(map(str, plan.shape))}: voxel size {spacing}, normalize {norms}, "
-        f"patch_size {list(plan.patch_size)}."
+        f"patch_size {list(plan.patch_size)}{', antialias' * plan.antialias}."
     )
 
 

@@ -263,6 +263,20 @@ def test_white_among_colors_is_one_class_in_all_masks(tmp_path: Path) -> None:
     assert data.check(progress=False) == []
 
 
+def test_pictures_of_the_contact_sheet_are_upright(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data")
+    for folder in ("images", "masks"):
+        pixels = np.zeros((40, 32), np.uint8)
+        pixels[:5, :9] = 255
+        name = "p0_0.png" if folder == "images" else "p0_0_mask.png"
+        Image.fromarray(pixels).save(root / folder / name)
+    facts = made("images", root, tmp_path / "cache").examine(pictures=10, progress=False).facts
+    seen = next(case.picture for case in facts if case.id == "p0_0")
+    assert seen is not None
+    np.testing.assert_array_equal(seen.label.T[:5, :9], 1)
+    np.testing.assert_array_equal(seen.image[0].T > 0, pixels > 0)
+
+
 def test_an_external_test_set_has_no_holdout(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path / "data", cases=4)
     division = Division(external=True, adapt="holdout")
