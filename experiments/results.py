@@ -51,7 +51,7 @@ def _args(*, every: int, gamma: float) -> str:
     )
 
 
-HIPPOCAMPUS = "DATASET=hippocampus DIM=2 NETWORK=unet PRESET=small"
+HIPPOCAMPUS = "DATASET=hippocampus DIM=2 PRESET=small"
 BENCHMARKS = (
     Benchmark("hippocampus", HIPPOCAMPUS, "all 187 training patients"),
     Benchmark(
@@ -66,7 +66,7 @@ BENCHMARKS = (
     ),
     Benchmark(
         "nuclei",
-        "DATASET=images NETWORK=unet PRESET=small EPOCHS=24 DATA_ROOT=/path/to/DSB2018_nuclei "
+        "DATASET=images PRESET=small EPOCHS=24 DATA_ROOT=/path/to/DSB2018_nuclei "
         f"{_args(every=2, gamma=0.87)}",
         "nuclei in fluorescence microscopy, 256 x 256 pixels",
     ),

@@ -11,6 +11,7 @@ from mbls.plots import truth_figure
 from mbls.report.build import views_of
 from mbls.report.figures import figures_of
 from tests.evaluation.counted import counted
+from tests.report import fake
 from tests.report.fake import analysis_of, write_run
 from tests.test_module import fit, module
 
@@ -30,6 +31,9 @@ def misses(monkeypatch):
         shown=(*EVERYWHERE, "summary"), logged={"misses_near": "boundary"},
     )  # fmt: skip
     monkeypatch.setattr(catalog, "METRICS", (*METRICS, entry))
+    fake.count_test.cache_clear()  # its tests lack the metric
+    yield
+    fake.count_test.cache_clear()
 
 
 @pytest.mark.usefixtures("misses")
