@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,4 @@ def file_name(text: str) -> str:
 
 def repeated(ids: Iterable[str]) -> list[str]:
     """Return the ids that occur more than once."""
-    seen: set[str] = set()
-    return sorted({name for name in ids if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-
-
-Reader = Callable[[Path], Found]
+    return sorted(name for name, count in Counter(ids).items() if count > 1)
