@@ -57,6 +57,7 @@ def test_margins(space: tuple[int, ...], ties: bool, norm: str) -> None:
     torch.testing.assert_close(fast, slow)
     first = [torch.autograd.grad(v, logits, weight, create_graph=True)[0] for v in (fast, slow)]
     torch.testing.assert_close(*first)
+    torch.testing.assert_close(torch.autograd.grad(fast, logits, weight, True)[0], first[1])
     if norm == "l2":
         torch.testing.assert_close(
             *(torch.autograd.grad(slope.square().sum(), logits)[0] for slope in first)
@@ -81,4 +82,18 @@ def test_penalties_of_a_constraint(penalty) -> None:
     torch.testing.assert_close(*first)
     torch.testing.assert_close(
         *(torch.autograd.grad((slope * h).sum(), h)[0] for slope in first)  # h: hinge has none
+    )
+
+
+@pytest.mark.parametrize("numbers", [1, 24, 100])
+def test_margins_do_not_depend_on_the_pieces(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a voxel, of part of an image, of some images."""
+    logits = (9 * torch.randn(5, 4, 3, 4, dtype=torch.float64)).requires_grad_()
+    weight = torch.randn(5, 3, 4, dtype=torch.float64)
+    whole = margin_penalty(logits, 2.0)
+    expected = torch.autograd.grad(whole, logits, weight)[0]
+    monkeypatch.setattr("mbls.losses.mbls.PIECE", numbers)
+    assert torch.equal(margin_penalty(logits, 2.0), whole)
+    assert torch.equal(
+        torch.autograd.grad(margin_penalty(logits, 2.0), logits, weight)[0], expected
     )
