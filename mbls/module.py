@@ -26,6 +26,7 @@ from mbls.data import (
     missing_from,
     readers_in,
 )
+from mbls.evaluation.scoring import TestMetrics
 from mbls.inference import (
     Window,
     describe_inferer,
@@ -42,9 +43,6 @@ from mbls.metrics import (
     REGIONS,
     CalibrationHistogram,
     DiceScore,
-    FineHistogram,
-    HausdorffDistance95,
-    NormalizedSurfaceDice,
     check_n_bins,
     estimate,
 )
@@ -121,12 +119,7 @@ class SegmentationModule(LightningModule):
     adapts_on: str | None  # cases that an adaptive loss observes in this run
     val_histogram: CalibrationHistogram
     val_dice: DiceScore
-    test_histogram: CalibrationHistogram
-    test_readers: nn.ModuleList  # a histogram against each reader's labels, if there are several
-    test_fine: FineHistogram
-    test_dice: DiceScore
-    test_hd95: HausdorffDistance95
-    test_nsd: NormalizedSurfaceDice
+    test_metrics: TestMetrics
 
     def __init__(
         self,
@@ -195,7 +188,6 @@ class SegmentationModule(LightningModule):
         self.divisor = divisor
         self.main_head = main_head
         self.n_bins = check_n_bins(n_bins)
-        self.test_readers = nn.ModuleList()
         self.train_means = EpochMeans()
         self._warned_of_accumulation = False
         if isinstance(loss, Loss):
@@ -389,15 +381,8 @@ class SegmentationModule(LightningModule):
         self.val_dice = DiceScore(num_cases=cases, **settings).to(self.device)
 
     def _make_test_metrics(self, cases: int, readers: int = 0) -> None:
-        settings: dict[str, Any] = {"num_classes": self.num_classes, "unions": self.unions}
-        self.test_fine = FineHistogram(**settings).to(self.device)
-        settings["num_cases"] = cases
-        self.test_histogram = CalibrationHistogram(regions=REGIONS, **settings).to(self.device)
-        each = (CalibrationHistogram(**settings) for _ in range(readers))
-        self.test_readers = nn.ModuleList(each).to(self.device)
-        self.test_dice = DiceScore(**settings).to(self.device)
-        self.test_hd95 = HausdorffDistance95(**settings).to(self.device)
-        self.test_nsd = NormalizedSurfaceDice(**settings).to(self.device)
+        metrics = TestMetrics(self.num_classes, cases, unions=self.unions, readers=readers)
+        self.test_metrics = metrics.to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score a volume of the first loader; let an adaptive loss observe one of the last loader.
@@ -411,7 +396,7 @@ class SegmentationModule(LightningModule):
         logits = self.volume_logits(batch["image"])
         if validates:
             probs = torch.softmax(logits, dim=1, out=None if loss else logits)  # saves memory
-            self._score(batch, probs, self.val_histogram, self.val_dice)
+            self._score_validation(batch, probs)
         if loss:
             with torch.autocast(logits.device.type, enabled=False):
                 loss.observe(logits.to(batch["label"].device), batch["label"])
@@ -450,20 +435,14 @@ class SegmentationModule(LightningModule):
             batch, logits = self._native(batch, logits)
         probs = torch.softmax(logits, dim=1, out=logits)  # in-place: a map of a CT takes 4 GB
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
-        self._score(batch, probs, self.test_histogram, self.test_fine, self.test_dice)
-        self._score_readers(batch, probs)
-        where = {"spacing": batch["spacing"], "index": batch["index"]}
-        measured = self.test_hd95.measure(probs, batch["label"], **where)
-        for metric in (self.test_hd95, self.test_nsd):
-            metric.update(probs, batch["label"], measured=measured, **where)
+        self.test_metrics.update(probs, batch)
         return {"batch": batch, "probs": probs}
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics, after the callbacks have written their files, and reset them."""
-        self._log_scores("test", self.test_histogram, self.test_dice.compute())
-        others = (self.test_fine, self.test_dice, self.test_hd95, self.test_nsd)
-        for metric in (self.test_histogram, *self.test_readers, *others):
-            metric.reset()
+        metrics = self.test_metrics
+        self._log_scores("test", metrics.histogram, metrics.dice.compute())
+        metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer resamples."""
@@ -594,40 +573,11 @@ class SegmentationModule(LightningModule):
         self.log_dict(shown, sync_dist=True, reduce_fx="max")
         return shown
 
-    def _score(
-        self,
-        batch: Batch,
-        probs: Tensor,
-        histogram: CalibrationHistogram,
-        *others: FineHistogram | DiceScore,
-    ) -> None:
-        shared = {"spacing": batch["spacing"], "index": batch["index"]}
-        label, posterior = batch["label"].to(probs.device), batch.get("posterior")
-        if posterior is not None:
-            posterior = posterior.to(probs.device)
+    def _score_validation(self, batch: Batch, probs: Tensor) -> None:
+        label = batch["label"].to(probs.device)
         with torch.autocast(probs.device.type, enabled=False):
-            histogram.update(probs, label, posterior=posterior, **shared)
-            for metric in others:
-                metric.update(probs, label, **shared)
-
-    def _score_readers(self, batch: Batch, probs: Tensor) -> None:
-        """Score each reader's labels, if the batch has those of several.
-
-        Raises:
-            SettingError: There are more readers than the datamodule states.
-        """
-        if "readers" not in batch:
-            return
-        labels = batch["readers"].unbind(dim=1)
-        if len(labels) > len(self.test_readers):
-            raise SettingError(
-                f"A batch has labels of {len(labels)} readers, but num_readers('test') of the "
-                f"datamodule states {len(self.test_readers) or 1}: add it, or leave out readers."
-            )
-        where = {"index": batch["index"], "spacing": batch["spacing"]}
-        with torch.autocast(probs.device.type, enabled=False):
-            for histogram, label in zip(self.test_readers, labels, strict=False):
-                cast(CalibrationHistogram, histogram).update(probs, label.to(probs.device), **where)
+            for metric in (self.val_histogram, self.val_dice):
+                metric.update(probs, label, spacing=batch["spacing"], index=batch["index"])
 
 
 def never_validates(trainer: Trainer) -> bool:

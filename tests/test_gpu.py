@@ -218,10 +218,10 @@ def test_output_device_does_not_change_the_scores(
         assert scored is not None
         assert scored["probs"].device.type == scored["batch"]["label"].device.type
         assert scored["probs"].device.type == (output_device or device)
-        metrics = (module.test_histogram, module.test_dice, module.test_hd95, module.test_nsd)
-        assert all(metric.device.type == device for metric in metrics)
-        found.append((module.test_histogram.sums, module.test_dice.counts))
-        assert module.test_histogram.sums[0, 0, 0] == label.numel()
+        metrics = module.test_metrics
+        assert all(metric.device.type == device for metric in metrics.metrics())
+        found.append((metrics.histogram.sums, metrics.dice.counts))
+        assert metrics.histogram.sums[0, 0, 0] == label.numel()
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3 if device == "cuda" else 0, atol=0)
 

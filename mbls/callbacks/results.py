@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import datamodule_of
-from mbls.evaluation import TestRun, results_table, summary_table, write_results
-from mbls.metrics import CalibrationHistogram, dice_scores
+from mbls.evaluation import results_table, summary_table, write_results
+from mbls.metrics import dice_scores
 from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
 from mbls.plots.worst_cases import Picture, WorstPictures, save_pictures, worst_of
@@ -65,7 +65,7 @@ class TestResults(Callback):
             return
         assert isinstance(pl_module, SegmentationModule)
         scored = outputs["batch"]
-        counts = pl_module.test_dice.counts[int(scored["index"][0])].cpu().numpy()
+        counts = pl_module.test_metrics.dice.counts[int(scored["index"][0])].cpu().numpy()
         scores = dice_scores(counts)[1 : pl_module.num_classes]
         known = scores[~np.isnan(scores)]
         self._worst.update(scored, outputs["probs"], float(known.mean()) if known.size else np.nan)
@@ -73,28 +73,23 @@ class TestResults(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results, before the module resets its metrics."""
         assert isinstance(pl_module, SegmentationModule)
-        histogram, fine = pl_module.test_histogram, pl_module.test_fine
-        dice, hd95, nsd = pl_module.test_dice, pl_module.test_hd95, pl_module.test_nsd
-        readers = cast(list[CalibrationHistogram], list(pl_module.test_readers))
-        metrics = (histogram, *readers, fine, dice, hd95, nsd)
-        data, numbers = datamodule_of(trainer), [str(k) for k in range(len(hd95.scored))]
+        metrics = pl_module.test_metrics
+        data = datamodule_of(trainer)
+        numbers = [str(k) for k in range(len(metrics.hd95.scored))]
         cases = numbers if data is None else data.cases("test")
         patients = numbers if data is None else data.patients("test")
         self._metrics = None
         ranks = range(trainer.world_size)
         pictures = [p for r in ranks for p in trainer.strategy.broadcast(self._worst.kept, r)]
         with ExitStack() as synced:
-            for metric in metrics:
+            for metric in metrics.metrics():
                 synced.enter_context(metric.sync_context())
 
             def write() -> None:
-                if self._complete(hd95.scored):
+                if self._complete(metrics.hd95.scored):
                     with self._staging_folder(trainer) as folder:
-                        run = TestRun.of(
-                            histogram, dice, cases=cases, patients=patients,
-                            meta=self._meta(trainer, pl_module), hd95=hd95, nsd=nsd, fine=fine,
-                            readers=readers,
-                        )  # fmt: skip
+                        meta = self._meta(trainer, pl_module)
+                        run = metrics.run(cases=cases, patients=patients, meta=meta)
                         self._metrics = write_results(folder, run)
                         self._write_pictures(folder, worst_of(pictures, self.pictures))
 
@@ -163,10 +158,9 @@ class TestResults(Callback):
             "class_names": list(pl_module.class_keys if data is None else data.class_names),
             "class_keys": list(pl_module.class_keys),
             "tag": run.tag,
-            "nsd_tolerance_mm": pl_module.test_nsd.tolerance,
             "grid": pl_module.grid,
             "mirror": list(pl_module.mirror),
             "inference": pl_module.inference,
             "precision": str(trainer.precision),
             "n_bins": pl_module.n_bins,
-        } | ({"posterior": "readers"} if len(pl_module.test_readers) else {})
+        }

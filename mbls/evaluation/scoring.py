@@ -1,0 +1,114 @@
+"""The metrics of a test: one object that counts cases, for a trainer's test and for files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mbls.data import Batch
+from mbls.evaluation.run import TestRun
+from mbls.metrics import (
+    REGIONS,
+    CalibrationHistogram,
+    DiceScore,
+    FineHistogram,
+    HausdorffDistance95,
+    NormalizedSurfaceDice,
+)
+from mbls.runtime.errors import SettingError
+
+__all__ = ["TestMetrics"]
+
+
+class TestMetrics(nn.Module):
+    """Count the cases of a test, one at a time.
+
+    Args:
+        num_classes: Number of classes, background included.
+        num_cases: Number of cases.
+        unions: Named sets of classes that are scored together.
+        readers: Number of readers whose labels are scored one by one; 0 for a single label.
+    """
+
+    __test__ = False  # not a test class of pytest
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_cases: int,
+        *,
+        unions: Mapping[str, Sequence[int]] | None = None,
+        readers: int = 0,
+    ) -> None:
+        super().__init__()
+        settings: dict[str, Any] = {"num_classes": num_classes, "unions": unions}
+        self.fine = FineHistogram(**settings)
+        settings["num_cases"] = num_cases
+        self.histogram = CalibrationHistogram(regions=REGIONS, **settings)
+        self.readers = nn.ModuleList(CalibrationHistogram(**settings) for _ in range(readers))
+        self.dice = DiceScore(**settings)
+        self.hd95 = HausdorffDistance95(**settings)
+        self.nsd = NormalizedSurfaceDice(**settings)
+
+    def update(self, probs: Tensor, batch: Batch) -> None:
+        """Count a batch of whole volumes.
+
+        Args:
+            probs: Probabilities ``(N, C, *S)``.
+            batch: Their label, index and spacing, and posterior and readers if known.
+
+        Raises:
+            SettingError: There are more readers than were stated.
+        """
+        where: dict[str, Any] = {"spacing": batch["spacing"], "index": batch["index"]}
+        label, posterior = batch["label"].to(probs.device), batch.get("posterior")
+        if posterior is not None:
+            posterior = posterior.to(probs.device)
+        with torch.autocast(probs.device.type, enabled=False):
+            self.histogram.update(probs, label, posterior=posterior, **where)
+            self.fine.update(probs, label, **where)
+            self.dice.update(probs, label, **where)
+            self._update_readers(probs, batch, where)
+            measured = self.hd95.measure(probs, label, **where)
+            for metric in (self.hd95, self.nsd):
+                metric.update(probs, label, measured=measured, **where)
+
+    def _update_readers(self, probs: Tensor, batch: Batch, where: Mapping[str, Any]) -> None:
+        if "readers" not in batch:
+            return
+        labels = batch["readers"].unbind(dim=1)
+        if len(labels) > len(self.readers):
+            raise SettingError(
+                f"A batch has labels of {len(labels)} readers, but num_readers('test') of the "
+                f"datamodule states {len(self.readers) or 1}: add it, or leave out readers."
+            )
+        for histogram, label in zip(self.readers, labels, strict=False):
+            cast(CalibrationHistogram, histogram).update(probs, label.to(probs.device), **where)
+
+    def metrics(self) -> Iterator[Any]:
+        """Yield the torchmetrics objects, to be synced over ranks and reset."""
+        yield from (self.histogram, *self.readers, self.fine, self.dice, self.hd95, self.nsd)
+
+    def reset(self) -> None:
+        """Start again."""
+        for metric in self.metrics():
+            metric.reset()
+
+    def run(
+        self, *, cases: Sequence[str], patients: Sequence[str], meta: Mapping[str, Any]
+    ) -> TestRun:
+        """Return the counts, in order of case index.
+
+        Call it on one process after the states have been synced (such as in ``sync_context``).
+        """
+        readers = cast(list[CalibrationHistogram], list(self.readers))
+        return TestRun.of(
+            self.histogram, self.dice, cases=cases, patients=patients,
+            meta={
+                **meta,
+                "nsd_tolerance_mm": self.nsd.tolerance,
+                **({"posterior": "readers"} if readers else {}),
+            },
+            hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
+        )  # fmt: skip
