@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datamodules.reading.nifti import NiftiError, Volume, access_fault
 
@@ -12,6 +12,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 _ALPHA = {"RGBA": "RGB", "LA": "L", "PA": "P"}
 _FIX = "Save it again as PNG, TIFF or .npy."
 _DEEP = (2, 4, 6)  # color types of PNG of which PIL keeps 8 bits: all but gray and palette
+_TURN = 274  # tag of EXIF: how a camera was held; 5 to 8 swap the axes
 _BITS = 258  # tag of TIFF: bits of each channel
 
 
@@ -26,7 +27,8 @@ def read_picture(
     """Read a picture as a volume ``(X, Y, Z)``, or ``(X, Y, Z, C)`` if it has colors.
 
     X runs to the right and Y down, as in the picture; the pages of a TIFF are slices. A palette is
-    resolved to colors, and an alpha channel that is opaque everywhere is dropped.
+    resolved to colors, an alpha channel that is opaque everywhere is dropped, and a photograph is
+    turned as its EXIF orientation says.
 
     Args:
         path: The file; an array of ``.npy`` is ``(H, W)``, or ``(H, W, C)``.
@@ -88,7 +90,8 @@ def picture_grid(
         height, width = _array(path, mapped=True).shape[:2]
         return (width, height, 1), affine, affine
     with _opened(path) as image:
-        return (*image.size, getattr(image, "n_frames", 1)), affine, affine
+        size = image.size[::-1] if image.getexif().get(_TURN, 1) >= 5 else image.size
+        return (*size, getattr(image, "n_frames", 1)), affine, affine
 
 
 def channels_in(path: Path) -> int:
@@ -133,7 +136,8 @@ def _pixels(path: Path, *, resolve: bool) -> np.ndarray:
         for page in range(getattr(image, "n_frames", 1)):
             image.seek(page)
             try:
-                pages.append(np.asarray(_opaque(image, resolve=resolve)))
+                upright = ImageOps.exif_transpose(image) if image.getexif() else image
+                pages.append(np.asarray(_opaque(upright, resolve=resolve)))
             except (OSError, ValueError, SyntaxError) as error:
                 raise NiftiError("the picture must be complete", str(error), _FIX) from error
     if any(page.shape != pages[0].shape for page in pages):

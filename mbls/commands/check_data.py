@@ -126,7 +126,9 @@ def summary(facts: Sequence[Any], data: Any, root: Path, *, name: str) -> Table:
         volumes = [fact.volumes[k] for fact in labeled]
         missing = sum(volume == 0 for volume in volumes)
         note = f"absent in {missing}" if missing else ""
-        _row(table, f"{name} (ml)", [v for v in volumes if v > 0], note)
+        flat = all(fact.shape[-1] == 1 for fact in facts)  # slices of 1 mm, as pictures are
+        sizes = [1000 * v if flat else v for v in volumes if v > 0]
+        _row(table, f"{name} ({'mm3' if flat else 'ml'})", sizes, note)
     if any(fact.ignored for fact in facts):
         _row(table, "ignored voxels (%)", [100 * fact.ignored for fact in facts])
     return table

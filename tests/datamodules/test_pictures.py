@@ -191,3 +191,14 @@ def test_16_bits_of_several_channels_are_refused_in_tiff_and_gray_with_alpha(
     (tmp_path / "a.png").write_bytes(png + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b""))
     with pytest.raises(NiftiError, match="8 bits a channel"):
         read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_photographs_are_turned_as_exif_says(tmp_path: Path, turn: int) -> None:
+    upright = {1: GRAY, 3: np.rot90(GRAY, 2), 6: np.rot90(GRAY, -1), 8: np.rot90(GRAY)}[turn]
+    exif = Image.Exif()
+    exif[274] = turn
+    Image.fromarray(GRAY).save(tmp_path / "a.png", exif=exif)
+    volume = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(volume.data[:, :, 0], upright.T)
+    assert picture_grid(tmp_path / "a.png")[0] == volume.data.shape
