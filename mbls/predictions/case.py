@@ -23,6 +23,7 @@ class Prediction:
         spacing: Voxel size along ``*S`` in mm.
         zero: What a probability of 0 stands for, half the smallest step of the file's numbers.
         regions: True if the channels are regions that may overlap, each a binary problem.
+        image: Image ``(M, *S)`` that the network saw, if known.
     """
 
     case: str
@@ -31,11 +32,16 @@ class Prediction:
     spacing: tuple[float, ...]
     zero: float = 2.0**-150
     regions: bool = False
+    image: Tensor | None = None
 
     def log_probs(self) -> Tensor:
         """Return log-probabilities ``(C, *S)``, float32 or float64; 0 counts as :attr:`zero`."""
-        least = max(self.zero, torch.finfo(self.probs.dtype).tiny)
-        return self.probs.clamp_min(least).log()
+        return self.log_of(self.probs)
+
+    def log_of(self, probs: Tensor) -> Tensor:
+        """Return logarithms of some of the probabilities."""
+        least = max(self.zero, torch.finfo(probs.dtype).tiny)
+        return probs.clamp_min(least).log_()
 
     def binary(self, region: int) -> "Prediction":
         """Return one region as a problem of two classes, the rest first."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = [
+    "CalibratorError",
     "CheckpointError",
     "ChoiceError",
     "FirstRankError",
@@ -65,6 +66,10 @@ class MissingExtraError(UserError, ImportError):
 
 class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be used."""
+
+
+class CalibratorError(UserError, ValueError):
+    """A calibrator cannot be fitted, read or applied."""
 
 
 class RunFolderError(UserError, ValueError):

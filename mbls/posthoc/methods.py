@@ -1,0 +1,75 @@
+"""The table of calibration methods."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mbls.posthoc.base import Calibrator
+from mbls.posthoc.fit import Fit
+from mbls.posthoc.newton_fit import TemperatureFit, VectorFit, VectorTIFit
+from mbls.posthoc.regions import Regions
+from mbls.posthoc.scaling import Temperature, Vector, VectorTI
+from mbls.runtime.errors import CalibratorError
+
+__all__ = ["METHODS", "Method", "calibrator_class", "new_fit"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A calibration method.
+
+    Attributes:
+        kind: Class of the calibrator.
+        fit: Makes a fit, of a number of classes and a seed.
+        description: What it does, one line.
+        paper: Its source.
+        extra: The extra of the package that it needs, if any.
+    """
+
+    kind: type[Calibrator]
+    fit: Callable[[int, int], Fit]
+    description: str
+    paper: str
+    extra: str | None = None
+
+
+GUO = "Guo et al. 2017, arXiv:1706.04599"
+METHODS: dict[str, Method] = {
+    "temperature": Method(
+        Temperature, lambda C, seed: TemperatureFit(C), "p^(1/T): one number, labels stay", GUO
+    ),
+    "vector": Method(
+        Vector, lambda C, seed: VectorFit(C), "a weight and a bias for each class's log p", GUO
+    ),
+    "vector_ti": Method(
+        VectorTI, lambda C, seed: VectorTIFit(C),
+        "vector scaling of centered log p, which needs no logits",
+        "Guo et al. 2017, arXiv:1706.04599; Kirscher et al. 2026, arXiv:2607.01902",
+    ),
+}  # fmt: skip
+"""The methods by name."""
+
+
+def new_fit(method: str, num_classes: int, seed: int) -> Fit:
+    """Return a new fit.
+
+    Raises:
+        CalibratorError: There is no such method.
+    """
+    return _method(method).fit(num_classes, seed)
+
+
+def calibrator_class(method: object) -> type[Calibrator]:
+    """Return the class of a method's calibrators.
+
+    Raises:
+        CalibratorError: There is no such method.
+    """
+    return Regions if method == Regions.method else _method(method).kind
+
+
+def _method(name: object) -> Method:
+    if not isinstance(name, str) or name not in METHODS:
+        raise CalibratorError(
+            f"There is no calibration method {name!r}: choose one of {', '.join(METHODS)}."
+        )
+    return METHODS[name]
