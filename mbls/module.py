@@ -1,6 +1,7 @@
 """The LightningModule: a network, a loss and metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -47,6 +48,8 @@ from mbls.metrics import (
     estimate,
 )
 from mbls.metrics.catalog import logged_metrics
+from mbls.posthoc.base import Calibrator
+from mbls.posthoc.ensemble import mean_log_probs
 from mbls.runtime.errors import CheckpointError, SettingError
 
 __all__ = ["SegmentationModule"]
@@ -114,6 +117,13 @@ class SegmentationModule(LightningModule):
         main_head: The head that predicts, if the network returns several. All are trained, with
             weights that halve with the distance from it.
         n_bins: Bins of the calibration errors of validation and test; a divisor of 60.
+
+    Attributes:
+        members: Further networks of an ensemble, whose probabilities are averaged with those of
+            ``network`` in a test and a prediction; a plain list, not part of the module's state.
+        calibrator: Post-hoc calibrator of the probabilities of a test and a prediction, if any.
+        on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
+            any, such as to fit a calibrator.
     """
 
     adapts_on: str | None  # cases that an adaptive loss observes in this run
@@ -190,6 +200,9 @@ class SegmentationModule(LightningModule):
         self.n_bins = check_n_bins(n_bins)
         self.train_means = EpochMeans()
         self._warned_of_accumulation = False
+        self.members: list[nn.Module] = []
+        self.calibrator: Calibrator | None = None
+        self.on_validated: Callable[[Batch, Tensor], None] | None = None
         if isinstance(loss, Loss):
             loss.bind(num_classes)
         check_parts(loss, num_classes, spatial_dims)
@@ -198,21 +211,51 @@ class SegmentationModule(LightningModule):
 
     # Forward -----------------------------------------------------------------------------------
 
-    def heads(self, image: Tensor) -> list[Tensor]:
-        """Return the logits ``(N, C, *S)`` of every head for ``(N, M, *S)``, at the input size."""
+    def heads(self, image: Tensor, network: nn.Module | None = None) -> list[Tensor]:
+        """Return the logits ``(N, C, *S)`` of every head for ``(N, M, *S)``, at the input size.
+
+        Args:
+            image: Slices or patches.
+            network: A member of the ensemble; None for the module's own network.
+        """
+        network = self.network if network is None else network
         chosen = self.training or tuple(image.shape[2:]) == self.patch_size
         least = 1 if chosen else 2  # the user chooses a patch's size, but not a slice's
         padded, crop = pad_to_multiple(image, self.divisor, least=least)
-        heads = split_heads(self.network(padded), spatial_dims=image.ndim - 2)
+        heads = split_heads(network(padded), spatial_dims=image.ndim - 2)
         return [_resize(head, padded.shape[2:])[crop] for head in heads]
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, network: nn.Module | None = None) -> Tensor:
         """Return the main head's logits ``(N, C, *S)`` for slices or patches ``(N, M, *S)``."""
-        return self.heads(image)[self.main_head]
+        return self.heads(image, network)[self.main_head]
 
-    def volume_logits(self, image: Tensor) -> Tensor:
+    def volume_logits(self, image: Tensor, network: nn.Module | None = None) -> Tensor:
         """Return float32 logits ``(N, C, *S)`` for whole volumes ``(N, M, *S)``."""
-        return volume_logits(image, self.forward, self.inferer, mirror=self.mirror)
+        forward = partial(self.forward, network=network)
+        return volume_logits(image, forward, self.inferer, mirror=self.mirror)
+
+    def all_logits(self, image: Tensor) -> list[Tensor]:
+        """Return the logits ``(N, C, *S)`` of whole volumes from each network of the ensemble.
+
+        A calibrator that looks at the image, such as local temperature scaling, is applied here, on
+        the grid of the image; others in :meth:`probabilities`, on that of the output.
+        """
+        found = [self.volume_logits(image, network) for network in (None, *self.members)]
+        if self.calibrator is None or not self.calibrator.needs_image:
+            return found
+        return [self.calibrator.apply(mean_log_probs(found), image, dim=1)]
+
+    def probabilities(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the probabilities ``(N, C, *S)`` for the logits of each network.
+
+        They are the softmax, its mean over an ensemble, and what the calibrator makes of it. The
+        logits of a single network are overwritten.
+        """
+        if self.calibrator is not None and not self.calibrator.needs_image:
+            return self.calibrator.apply(mean_log_probs(logits), dim=1).exp_()
+        if len(logits) == 1:  # in-place: a map of a CT takes 4 GB
+            return torch.softmax(logits[0], dim=1, out=logits[0])
+        return mean_log_probs(logits).exp_()
 
     def loss_terms(self, logits: Tensor, target: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Return the named, weighted addends of the loss, computed in float32 or wider."""
@@ -393,13 +436,15 @@ class SegmentationModule(LightningModule):
         validates = dataloader_idx == 0
         if not bool(batch["scored"].all()) or not (validates or loss):
             return
-        logits = self.volume_logits(batch["image"])
-        if validates:
-            probs = torch.softmax(logits, dim=1, out=None if loss else logits)  # saves memory
-            self._score_validation(batch, probs)
+        logits = self.all_logits(batch["image"])
         if loss:
-            with torch.autocast(logits.device.type, enabled=False):
-                loss.observe(logits.to(batch["label"].device), batch["label"])
+            with torch.autocast(logits[0].device.type, enabled=False):
+                loss.observe(logits[0].to(batch["label"].device), batch["label"])
+        if validates:
+            probs = self.probabilities(logits)
+            self._score_validation(batch, probs)
+            if self.on_validated is not None:
+                self.on_validated(batch, probs)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, and let an adaptive loss adapt before checkpoints."""
@@ -430,12 +475,13 @@ class SegmentationModule(LightningModule):
         """Score a volume, and return the batch and probabilities for callbacks."""
         if not bool(batch["scored"].all()):
             return None
-        logits = self.volume_logits(batch["image"])
+        logits = self.all_logits(batch["image"])
         if self.grid == "native":
             batch, logits = self._native(batch, logits)
-        probs = torch.softmax(logits, dim=1, out=logits)  # in-place: a map of a CT takes 4 GB
+        before = None if self.calibrator is None else mean_log_probs(logits).argmax(dim=1)
+        probs = self.probabilities(logits)
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
-        self.test_metrics.update(probs, batch)
+        self.test_metrics.update(probs, batch, before=before)
         return {"batch": batch, "probs": probs}
 
     def on_test_epoch_end(self) -> None:
@@ -444,9 +490,12 @@ class SegmentationModule(LightningModule):
         self._log_scores("test", metrics.histogram, metrics.dice.compute())
         metrics.reset()
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return logits ``(N, C, *S)`` on the cache's grid; the prediction writer resamples."""
-        return self.volume_logits(batch["image"])
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
+        """Return the logits ``(N, C, *S)`` of each network on the cache's grid.
+
+        The prediction writer resamples them.
+        """
+        return self.all_logits(batch["image"])
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -541,7 +590,7 @@ class SegmentationModule(LightningModule):
                 "remove the callback."
             )
 
-    def _native(self, batch: Batch, logits: Tensor) -> tuple[Batch, Tensor]:
+    def _native(self, batch: Batch, logits: Sequence[Tensor]) -> tuple[Batch, list[Tensor]]:
         """Return a case's label and logits ``(1, C, *S)`` on the grid of its file."""
         data = datamodule_of(self.trainer)
         if data is None:
@@ -550,10 +599,10 @@ class SegmentationModule(LightningModule):
                 "only dataloaders: leave out grid, or give a datamodule."
             )
         (case,) = batch["case"]
-        restored, _ = data.restore(case, logits[0])
-        truth = {name: value.to(logits.device) for name, value in data.truth(case).items()}
+        restored = [data.restore(case, each[0])[0][None] for each in logits]
+        truth = {name: value.to(logits[0].device) for name, value in data.truth(case).items()}
         scored = truth | {"case": batch["case"], "index": batch["index"]}  # and no image
-        return cast(Batch, scored), restored[None]
+        return cast(Batch, scored), restored
 
     def _log_scores(
         self, stage: str, histogram: CalibrationHistogram, dice: Tensor

@@ -11,6 +11,7 @@ from mbls.callbacks.diagrams import Diagrams
 from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.multipliers import MultiplierFigure
 from mbls.callbacks.nan_guard import NaNGuard
+from mbls.callbacks.post_hoc import PostHoc
 from mbls.callbacks.predictions import PredictionWriter
 from mbls.callbacks.progress import EpochLines, ProgressBar
 from mbls.callbacks.results import TestResults
@@ -29,6 +30,7 @@ __all__ = [
     "MetricsCSV",
     "MultiplierFigure",
     "NaNGuard",
+    "PostHoc",
     "PredictionWriter",
     "ProgressBar",
     "Resumption",

@@ -3,12 +3,13 @@
 import gzip
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from nibabel.spatialimages import HeaderDataError
@@ -18,9 +19,12 @@ from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from torch import Tensor
 
+from mbls.callbacks.post_hoc import PostHoc
 from mbls.data import CONTRACT, PICTURE, DataModule, datamodule_of
+from mbls.module import SegmentationModule
+from mbls.posthoc.ensemble import UNCERTAINTIES, pairwise_dice, uncertainty
 from mbls.runtime.errors import OutputError, RunFolderError
-from mbls.runtime.files import clear_incoming, replacing
+from mbls.runtime.files import clear_incoming, replace_file, replacing
 from mbls.runtime.locks import LOCK, try_lock_folder, unlock
 from mbls.runtime.rank_zero import share_errors
 
@@ -54,6 +58,10 @@ class PredictionWriter(BasePredictionWriter):
         probabilities: If True, write the probabilities as well.
         overwrite: If True, replace files that are not predictions of this writer, such as labels
             or manually corrected predictions; its own files are always replaced.
+        uncertainty: If True, write the maps of :func:`mbls.posthoc.ensemble.uncertainty`, float32,
+            as ``<case>_entropy.nii.gz`` and, of an ensemble, ``<case>_mutual_information.nii.gz``
+            and ``<case>_variance.nii.gz``; and ``uncertainty.csv``, with their means and the
+            pairwise Dice of each case. They are those before calibration.
     """
 
     def __init__(
@@ -62,8 +70,12 @@ class PredictionWriter(BasePredictionWriter):
         output: Path | None = None,
         probabilities: bool = False,
         overwrite: bool = False,
+        uncertainty: bool = False,
     ) -> None:
         super().__init__(write_interval="batch")
+        self.uncertainty = uncertainty
+        self._maps: tuple[str, ...] = ()
+        self._rows: list[dict[str, Any]] = []
         self.output = None if output is None else Path(output)
         self.probabilities, self.overwrite = probabilities, overwrite
         self._error: OutputError | RunFolderError | None = None
@@ -102,6 +114,9 @@ class PredictionWriter(BasePredictionWriter):
                 f"The output folder {self.output} cannot be written ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
             )
+        several = any(isinstance(each, PostHoc) and each.members for each in _callbacks(trainer))
+        self._maps = UNCERTAINTIES if several else UNCERTAINTIES[:1]
+        self._rows = []
         if trainer.is_global_zero and self._error is None:
             try:
                 self._claim(data)
@@ -141,6 +156,15 @@ class PredictionWriter(BasePredictionWriter):
         yield f"{case}.png" if _is_picture(header) else f"{case}.nii.gz"
         if self.probabilities:
             yield f"{case}_prob.nii.gz"
+        if self.uncertainty:
+            yield from (f"{case}_{name}.nii.gz" for name in self._maps)
+
+    def _note(self, case: str, logits: Sequence[Tensor], maps: Mapping[str, Tensor]) -> None:
+        """Keep the numbers of a case for ``uncertainty.csv``."""
+        labels = [each.argmax(dim=0) for each in logits]
+        means = {f"mean_{name}": float(values.mean()) for name, values in maps.items()}
+        agreement = pairwise_dice(labels, len(logits[0]))
+        self._rows.append({"case": case, **means, "pairwise_dice": agreement})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Unlock the folder."""
@@ -163,21 +187,27 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Tensor,
+        prediction: Sequence[Tensor],
         batch_indices: Sequence[int] | None,
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Write the cases of a batch, except those that only pad a rank."""
+        assert isinstance(pl_module, SegmentationModule)
         for n, case in enumerate(batch["case"] if self._error is None else ()):
             if bool(batch["scored"][n]):
                 data = datamodule_of(trainer)
                 assert data is not None  # checked in setup
-                logits, affine = data.restore(case, prediction[n].cpu())
+                restored = [data.restore(case, logits[n].cpu()) for logits in prediction]
+                logits, affine = [each for each, _ in restored], restored[0][1]
                 header, values = data.source_header(case), data.label_values(case)
+                maps = uncertainty(logits) if self.uncertainty else {}
+                if self.uncertainty:
+                    self._note(case, logits, maps)
+                probs = pl_module.probabilities([each[None].float() for each in logits])[0]
                 try:
-                    self._write(case, logits, affine, header, values)
+                    self._write(case, probs, maps, affine, header, values)
                 except OutputError as error:  # raised at the end, on all ranks
                     self._error = error
         if trainer.world_size == 1:
@@ -188,8 +218,13 @@ class PredictionWriter(BasePredictionWriter):
         share_errors(trainer, self._error)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the output folder."""
+        """Write ``uncertainty.csv``, and print the output folder."""
+        ranks = range(trainer.world_size)
+        rows = [row for rank in ranks for row in trainer.strategy.broadcast(self._rows, rank)]
         if trainer.is_global_zero:
+            if rows:
+                table = pd.DataFrame(rows).sort_values("case")
+                replace_file(Path(str(self.output)) / "uncertainty.csv", _csv(table))
             Console().print(
                 f"Predictions: {self.output}", soft_wrap=True, highlight=False, markup=False
             )
@@ -197,16 +232,17 @@ class PredictionWriter(BasePredictionWriter):
     def _write(
         self,
         case: str,
-        logits: Tensor,
+        probs: Tensor,
+        maps: Mapping[str, Tensor],
         affine: np.ndarray,
         header: nib.Nifti1Header,
         values: Sequence[int],
     ) -> None:
-        probs = logits.float().softmax(dim=0)
         classes = probs.argmax(dim=0).numpy()  # of the written probabilities, including ties
         label = label_values(values)[classes]
         label = label.reshape(header.get_data_shape()[:3])  # the image may have two axes
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
+        arrays += [values.numpy().reshape(label.shape) for values in maps.values()]
         for name, array in zip(self._names(case, header), arrays, strict=True):
             if name.endswith(".png"):
                 self._save_picture(name, array[:, :, 0].T, largest=max(values))
@@ -258,6 +294,14 @@ def label_values(values: Sequence[int]) -> np.ndarray:
     low, high = min(values), max(values)
     fits = (t for t in LABEL_TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
     return np.array(values, dtype=next(fits))
+
+
+def _callbacks(trainer: Trainer) -> Sequence[object]:
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return str(table.to_csv(index=False, lineterminator="\n")).encode()
 
 
 def _mark(voxels: bytes) -> str:

@@ -163,4 +163,13 @@ class TestResults(Callback):
             "inference": pl_module.inference,
             "precision": str(trainer.precision),
             "n_bins": pl_module.n_bins,
+            **_post_hoc(pl_module),
         }
+
+
+def _post_hoc(module: SegmentationModule) -> dict[str, Any]:
+    """Return the calibrator and the number of networks, if they are not those of a plain run."""
+    calibrator, networks = module.calibrator, 1 + len(module.members)
+    return ({} if calibrator is None else {"calibrator": calibrator.method}) | (
+        {} if networks == 1 else {"networks": networks}
+    )

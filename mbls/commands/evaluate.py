@@ -1,18 +1,23 @@
-"""``mbls evaluate RUN``: test a checkpoint of a run again; the run folder is enough."""
+"""``mbls evaluate RUN``: test a checkpoint of a run again, or an ensemble of several runs."""
 
+import itertools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mbls.config.choices import below
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.config.runs import root_name, setting_value
-from mbls.runtime.errors import CheckpointError, RunFolderError
+from mbls.runtime.errors import CheckpointError, RunFolderError, UsageError
+from mbls.runtime.files import replace_file, writing
 from mbls.runtime.ranks import print_once
 
-__all__ = ["main", "run_settings", "tag_of"]
+__all__ = ["ensemble_folder", "main", "members_of", "run_settings", "tag_of"]
 
 TAGGED = {  # settings that appear in a test's name, and their defaults
     "data.init_args.division.split": None,
@@ -28,6 +33,10 @@ TAGGED = {  # settings that appear in a test's name, and their defaults
 def main(args: list[str]) -> int:
     """Test one checkpoint of a run and write ``test/<tag>/``."""
     options, rest = parse(parser("evaluate", main.__doc__), args)
+    if (options.run is None) == (options.runs is None):
+        raise UsageError('Name one run folder, or several for their ensemble: --runs "A B".')
+    if options.runs is not None:
+        options.run = ensemble_folder(options.runs)
     name = options.ckpt or "best"
     if name.endswith(".ckpt") and options.tag is None:
         path = Path(name)
@@ -119,7 +128,8 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         text = {"split": Path(value).stem, "fold": f"fold{value}", "n_bins": f"{value}bins",
                 "mirror": "mirrored-" + "".join(filter(str.isdigit, value))}  # fmt: skip
         parts.append(text.get(name.rpartition(".")[2], value))
-    return "-".join(parts)
+    calibrator = setting_value(given, "post_hoc.calibrator")
+    return "-".join(parts) + ("" if calibrator is None else f"+{Path(calibrator).stem}")
 
 
 def run_settings(folder: Path, which: str) -> Settings:
@@ -137,5 +147,56 @@ def run_settings(folder: Path, which: str) -> Settings:
         )
     from mbls.callbacks import find_checkpoint
 
-    checkpoint = find_checkpoint(folder, which)
+    first, *_ = members_of(folder) or [folder]
+    checkpoint = find_checkpoint(first, which)
     return [("config", str(config)), ("ckpt_path", str(checkpoint)), ("run.folder", str(folder))]
+
+
+def members_of(folder: Path) -> list[Path]:
+    """Return the runs of an ensemble's folder; none if it is that of a single run."""
+    card = folder / "run.json"
+    members = json.loads(card.read_text()).get("members", []) if card.is_file() else []
+    return [Path(member) for member in members]
+
+
+def ensemble_folder(runs: Sequence[Path]) -> Path:
+    """Return the folder of the results of an ensemble, ``ensemble-<n>`` above its runs.
+
+    It is a run folder without checkpoints: ``run.json`` names the members, and ``config.yaml`` is
+    that of the first with the others as ``post_hoc.members``.
+
+    Raises:
+        RunFolderError: One is not a finished run, or is named twice.
+    """
+    members = [run.resolve() for run in runs]
+    if len(set(members)) < len(members):
+        raise RunFolderError(
+            f"The runs of an ensemble must differ, got {' '.join(map(str, runs))}."
+        )
+    cards = []
+    for run in members:
+        if not (run / "run.json").is_file() or not (run / "config.yaml").is_file():
+            raise RunFolderError(f"{run} is not a run folder: it has no run.json or config.yaml.")
+        cards.append(json.loads((run / "run.json").read_text()))
+        if not cards[-1].get("finished"):
+            raise RunFolderError(f"{run} is not finished: resume it, or leave it out.")
+    parent = Path(os.path.commonpath([run.parent for run in members]))
+    for number in itertools.count(1):
+        folder = parent / f"ensemble-{len(runs)}{f'-{number}' if number > 1 else ''}"
+        if not folder.exists() or members_of(folder) == members:
+            break
+    seen = sorted({patient for card in cards for patient in card.get("trained_on") or ()})
+    losses = {card["loss"] for card in cards}
+    card = cards[0] | {
+        "members": [str(member) for member in members],
+        "trained_on": seen,
+        "loss": losses.pop() if len(losses) == 1 else "several losses",
+        "wall_seconds": sum(each.get("wall_seconds", 0) for each in cards),
+    }
+    config = read_run_config(members[0] / "config.yaml")
+    config["post_hoc"] = {"members": [str(member) for member in members[1:]]}
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        replace_file(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        replace_file(folder / "run.json", (json.dumps(card, indent=2) + "\n").encode())
+    return folder

@@ -4,7 +4,7 @@ Logits are resampled to each input's grid before the softmax. With ``--config`` 
 ``--run``, all arguments are passed to LightningCLI's ``predict``.
 """
 
-from mbls.commands.evaluate import run_settings
+from mbls.commands.evaluate import ensemble_folder, run_settings
 from mbls.config.options import overrides, parse, parser, to_argv
 from mbls.runtime.errors import UsageError
 
@@ -24,6 +24,10 @@ def main(args: list[str]) -> int:
 
 def _from_run(args: list[str]) -> list[str]:
     options, rest = parse(parser("predict", main.__doc__), args)
+    if options.runs is not None:
+        if options.run is not None:
+            raise UsageError("Give --run, or --runs for an ensemble, not both.")
+        options.run = ensemble_folder(options.runs)
     for name in ("run", "input", "output"):
         if getattr(options, name) is None:
             raise UsageError(f"--{name} is needed. See mbls predict --help.")

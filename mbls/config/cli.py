@@ -33,6 +33,7 @@ from mbls.callbacks import (
     GracefulStop,
     MultiplierFigure,
     NaNGuard,
+    PostHoc,
     PredictionWriter,
     ProgressBar,
     Resumption,
@@ -98,6 +99,7 @@ CALLBACKS: dict[str, type[Callback]] = {  # of every run, by their names in conf
     "step_seed": StepSeed,
     "multipliers": MultiplierFigure,
     "diagrams": Diagrams,
+    "post_hoc": PostHoc,
     "results": TestResults,
     "predictions": PredictionWriter,
 }

@@ -5,8 +5,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
-from mbls.data import Batch
+from mbls.data import IGNORE_INDEX, Batch
 from mbls.evaluation.run import TestRun
 from mbls.metrics import (
     REGIONS,
@@ -19,6 +20,28 @@ from mbls.metrics import (
 from mbls.runtime.errors import SettingError
 
 __all__ = ["TestMetrics"]
+
+
+class ChangedVoxels(Metric):
+    """Number of labeled voxels of each case whose predicted class a calibrator changes."""
+
+    count: Tensor
+    known: Tensor
+
+    def __init__(self, num_cases: int) -> None:
+        super().__init__()
+        self.add_state("count", torch.zeros(num_cases, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("known", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
+
+    def update(self, changed: Tensor, label: Tensor, index: Tensor) -> None:
+        """Add cases ``(N, *S)``."""
+        counts = (changed & (label != IGNORE_INDEX)).flatten(1).sum(dim=1)
+        self.count[index.to(counts.device)] += counts
+        self.known = torch.ones_like(self.known)
+
+    def compute(self) -> dict[str, list[int]]:
+        """Return ``changed_voxels`` of each case; nothing if no case was compared."""
+        return {"changed_voxels": self.count.tolist()} if bool(self.known) else {}
 
 
 class TestMetrics(nn.Module):
@@ -50,13 +73,16 @@ class TestMetrics(nn.Module):
         self.dice = DiceScore(**settings)
         self.hd95 = HausdorffDistance95(**settings)
         self.nsd = NormalizedSurfaceDice(**settings)
+        self.changed = ChangedVoxels(num_cases)
 
-    def update(self, probs: Tensor, batch: Batch) -> None:
+    def update(self, probs: Tensor, batch: Batch, *, before: Tensor | None = None) -> None:
         """Count a batch of whole volumes.
 
         Args:
             probs: Probabilities ``(N, C, *S)``.
             batch: Their label, index and spacing, and posterior and readers if known.
+            before: Predicted classes ``(N, *S)`` before the probabilities were calibrated, to count
+                the voxels whose class changes.
 
         Raises:
             SettingError: There are more readers than were stated.
@@ -70,6 +96,8 @@ class TestMetrics(nn.Module):
             self.fine.update(probs, label, **where)
             self.dice.update(probs, label, **where)
             self._update_readers(probs, batch, where)
+            if before is not None:
+                self.changed.update(before != probs.argmax(dim=1), label, batch["index"])
             measured = self.hd95.measure(probs, label, **where)
             for metric in (self.hd95, self.nsd):
                 metric.update(probs, label, measured=measured, **where)
@@ -89,6 +117,7 @@ class TestMetrics(nn.Module):
     def metrics(self) -> Iterator[Any]:
         """Yield the torchmetrics objects, to be synced over ranks and reset."""
         yield from (self.histogram, *self.readers, self.fine, self.dice, self.hd95, self.nsd)
+        yield self.changed
 
     def reset(self) -> None:
         """Start again."""
@@ -109,6 +138,7 @@ class TestMetrics(nn.Module):
                 **meta,
                 "nsd_tolerance_mm": self.nsd.tolerance,
                 **({"posterior": "readers"} if readers else {}),
+                **self.changed.compute(),
             },
             hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
         )  # fmt: skip

@@ -1,0 +1,158 @@
+"""What is done with trained networks: ensembles, post-hoc calibrators, and data for their fit."""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import numpy as np
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
+from mbls.data import Batch, DataModule, datamodule_of
+from mbls.module import SegmentationModule
+from mbls.posthoc.base import Calibrator
+from mbls.runtime.errors import RunFolderError, SettingError
+from mbls.runtime.files import writing
+
+__all__ = ["PostHoc", "member_network"]
+
+NETWORK = "network."  # prefix of a network's weights in a checkpoint
+
+
+class PostHoc(Callback):
+    """Average further networks, and calibrate, in a test or a prediction.
+
+    Args:
+        members: Run folders whose ``best`` networks form an ensemble with that of the checkpoint.
+        calibrator: JSON file of a calibrator, see :mod:`mbls.posthoc`.
+        keep: Folder for the probabilities and labels of each validated case, as
+            ``<number>.npz``, to which a calibrator is fitted.
+        images: If True, the images are kept too.
+
+    Raises:
+        SettingError: At the start of a test: a member or the calibrator has seen a test patient.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: Sequence[Path] = (),
+        calibrator: Path | None = None,
+        keep: Path | None = None,
+        images: bool = False,
+    ) -> None:
+        self.members = [Path(member) for member in members]
+        self.keep, self.images = keep, images
+        self.calibrator = None if calibrator is None else Path(calibrator)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the networks and the calibrator."""
+        if stage == "fit":
+            return
+        assert isinstance(pl_module, SegmentationModule)
+        patients = self._tested(trainer, stage)
+        data = datamodule_of(trainer)
+        networks = [member_network(member, pl_module, data) for member in self.members]
+        for member in self.members:
+            card = json.loads((member / "run.json").read_text())
+            _refuse_seen(f"{member} was trained or validated", card.get("trained_on"), patients)
+        pl_module.members = [network.to(pl_module.device).eval() for network in networks]
+        if self.calibrator is not None:
+            calibrator = Calibrator.load(self.calibrator)
+            if calibrator.card.class_names != pl_module.class_keys:
+                raise SettingError(
+                    f"{self.calibrator} is of the classes {', '.join(calibrator.card.class_names)}"
+                    f", the network of {', '.join(pl_module.class_keys)}: fit one to this run."
+                )
+            _refuse_seen(f"{self.calibrator} was fitted", calibrator.card.patients, patients)
+            pl_module.calibrator = calibrator
+        if self.keep is not None:
+            pl_module.on_validated = self._save
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the networks to the device of the module, which is set after :meth:`setup`."""
+        assert isinstance(pl_module, SegmentationModule)
+        for network in pl_module.members:
+            network.to(pl_module.device)
+
+    on_validation_start = on_predict_start = on_test_start
+
+    def _tested(self, trainer: Trainer, stage: str) -> set[str]:
+        data = datamodule_of(trainer)
+        return set(data.patients("test")) if stage == "test" and data is not None else set()
+
+    def _save(self, batch: Batch, probs: Tensor) -> None:
+        arrays = {"probs": probs[0], "label": batch["label"][0]}
+        arrays["spacing"] = batch["spacing"][0]
+        if self.images:
+            arrays["image"] = batch["image"][0]
+        path = Path(str(self.keep)) / f"{int(batch['index'][0])}.npz"
+        with writing(path):
+            files: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
+            np.savez(path, **files)
+
+
+def member_network(run: Path, module: SegmentationModule, data: DataModule | None) -> nn.Module:
+    """Return the network of a run with the weights of its best checkpoint, on the CPU.
+
+    Args:
+        run: The run folder.
+        module: The module whose ensemble it joins.
+        data: The data of the ensemble, for the arguments that the command line links.
+
+    Raises:
+        RunFolderError: It is not a run folder.
+        CheckpointError: It has no best checkpoint.
+        SettingError: It has other classes or other inputs than the module.
+    """
+    if not (run / "config.yaml").is_file():
+        raise RunFolderError(f"{run} is not a run folder: it has no config.yaml.")
+    checkpoint = read_checkpoint(find_checkpoint(run, "best"))
+    wanted = {"class_keys": list(module.class_keys), "inference": module.inference}
+    for name, value in wanted.items():
+        if (found := checkpoint["mbls"].get(name)) != value:
+            raise SettingError(
+                f"The networks of an ensemble must have the same {name}: {run} has {found}, the "
+                f"first {value}."
+            )
+    stated = yaml.safe_load((run / "config.yaml").read_text())["model"]["network"]
+    network = _built(stated, module, data)
+    weights = {
+        name.removeprefix(NETWORK): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(NETWORK)
+    }
+    network.load_state_dict(weights)
+    return network
+
+
+def _built(
+    stated: Mapping[str, Any], module: SegmentationModule, data: DataModule | None
+) -> nn.Module:
+    """Return the network of a configuration, which leaves out what the data decide."""
+    linked = {"out_channels": module.num_classes}
+    if data is not None:
+        linked |= {"in_channels": data.in_channels, "spatial_dims": data.spatial_dims}
+    accepted = inspect.signature(locate(stated["class_path"])).parameters  # type: ignore[arg-type]
+    given = dict(stated.get("init_args") or {})
+    given |= {k: v for k, v in linked.items() if k in accepted and given.get(k) is None}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network")
+    whole = {"network": {"class_path": stated["class_path"], "init_args": given}}
+    network: nn.Module = parser.instantiate(parser.parse_object(whole)).network
+    return network
+
+
+def _refuse_seen(what: str, seen: Any, patients: set[str]) -> None:
+    if both := sorted(set(seen or ()) & patients):
+        raise SettingError(
+            f"{what} on {len(both)} of the test patients ({', '.join(both[:3])}"
+            f"{', ...' if len(both) > 3 else ''}): this would be no valid test. Use a split whose "
+            "test patients it has not seen (SPLIT=FILE, --split)."
+        )
