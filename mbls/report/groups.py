@@ -27,7 +27,7 @@ class Arm:
     Attributes:
         name: Loss in the form of ``LOSS=``, with the settings that were given and those that
             distinguish it, e.g. ``mbls:margin=3``.
-        loss: Name of the loss's file.
+        loss: Name of the loss's file, with what was done with the trained networks: ``ce+ts``.
         settings: Settings that distinguish it from other arms with its network and loss.
         runs: One run per seed.
     """
@@ -104,7 +104,7 @@ def comparable(run: Run) -> dict[str, Any]:
         "mirrored axes": ", ".join(map(str, meta.get("mirror") or [])) or "none",
         "inference": meta.get("inference", "not stated"),
         "bins": meta["n_bins"],
-        "test": run.tag,
+        "test": run.tag.partition("+")[0],
     }
 
 
@@ -137,9 +137,9 @@ def _training(run: Run) -> str:
     return str((_family(run), sorted(settings.items())))
 
 
-def _family(run: Run) -> tuple[str, str]:
-    """Return the names of network and loss."""
-    return str(run.card["network"]), _loss_name(run)
+def _family(run: Run) -> tuple[str, str, str]:
+    """Return the names of network and loss, and what was done with the trained networks."""
+    return str(run.card["network"]), _loss_name(run), run.post_hoc
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -192,11 +192,11 @@ def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
 def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
     """Return the arms with one run per seed (the last one), and the runs left out."""
     several = len({run.card["network"] for run in runs}) > 1
-    families: dict[tuple[str, str], list[Run]] = {}
+    families: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         families.setdefault(_family(run), []).append(run)
     arms, out = [], []
-    for (network, loss), members in families.items():
+    for (network, loss, post_hoc), members in families.items():
         settings = [_settings(run) for run in members]
         names = _varying(settings)
         by_values: dict[str, list[int]] = {}
@@ -208,7 +208,8 @@ def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
             name = _arm_name(loss, {n: first[n] for n in names if n in first}, members[places[0]])
             by_seed = {members[p].seed: members[p] for p in places}
             chosen = [by_seed[seed] for seed in sorted(by_seed)]
-            arms.append(Arm(f"{network} {name}" if several else name, loss, own, tuple(chosen)))
+            name = (f"{network} {name}" if several else name) + post_hoc
+            arms.append(Arm(name, loss + post_hoc, own, tuple(chosen)))
             for run in (members[p] for p in places):
                 if (kept := by_seed[run.seed]) is not run:
                     reason = f"same seed as {kept.folder}, and no common setting differs"

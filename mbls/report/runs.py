@@ -3,6 +3,7 @@
 Reads JSON, CSV, YAML and ``bins.npz``, never a pickle.
 """
 
+import glob
 import json
 import os
 import re
@@ -22,6 +23,10 @@ from mbls.plots.worst_cases import load_pictures
 from mbls.runtime.errors import ReportError
 
 __all__ = ["LeftOut", "RuleTest", "Run", "find_runs"]
+
+
+SHORT = {"temperature": "ts", "vector": "vs"}
+"""Names of calibrators in tables, where the field has one."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,13 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """Description of the test."""
         return dict(self.metrics["meta"])
+
+    @property
+    def post_hoc(self) -> str:
+        """What was done with the trained networks, for a name: ``" x5"``, ``"+ts"``, or nothing."""
+        networks, method = self.meta.get("networks", 1), self.meta.get("calibrator")
+        ensemble = "" if networks == 1 else f" x{networks}"
+        return ensemble + ("" if method is None else f"+{SHORT.get(method, method)}")
 
     @property
     def seed(self) -> int:
@@ -145,7 +157,11 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
                 f"{place} is not a folder. RUNS must be run folders or folders above them."
             )
         folders |= dict.fromkeys(run_folders(place, seen))
-    found = [_read(folder, tag) for folder in sorted(folders, key=natural_key)]
+    found = [
+        _read(folder, each)
+        for folder in sorted(folders, key=natural_key)
+        for each in [tag, *calibrated_tags(folder, tag)]
+    ]
     runs = [one for one in found if isinstance(one, Run)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     left_out += [one for run in runs for one in run.damaged]
@@ -176,6 +192,12 @@ def run_folders(place: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             yield Path(folder)
 
 
+def calibrated_tags(folder: Path, tag: str) -> list[str]:
+    """Return the tests of a run that differ from ``tag`` in a calibrator, ``best+temperature``."""
+    found = (folder / "test").glob(f"{glob.escape(tag)}+*/metrics.json")
+    return sorted(path.parent.name for path in found)
+
+
 def natural_key(path: Path | str) -> list[tuple[int, float, str]]:
     """Return a key that sorts ``margin=5`` before ``margin=10``."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
@@ -201,6 +223,8 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
             folder, tag, card, config, metrics, cases=tuple(counted.cases),
             patients=tuple(counted.patients), **_read_optional(folder, tag, config),
         )  # fmt: skip
+        if run.post_hoc:  # the training's own rows have these
+            run = replace(run, epochs=[], by_rule={})
         if counted.meta != {k: run.meta[k] for k in counted.meta}:
             return LeftOut(folder, f"test/{tag}: metrics.json and bins.npz are of different tests")
         int(card["seed"]), config["model"]["loss"], run.meta["n_bins"]
