@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
-TARGETS := help install train slurm benchmark evaluate report predict data check-data splits cache-info cache-clean \
+TARGETS := help install train slurm benchmark evaluate calibrate report predict data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared docs hooks clean
 
@@ -23,19 +23,20 @@ vars.slurm := DATASET LOSS NETWORK PRESET LOGGER DIM DATA_ROOT CACHE SPLIT SEED 
 vars.data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.check-data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.splits := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT FOLDS OUTPUT
-vars.evaluate := DATA_ROOT CACHE SPLIT PATIENT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN CKPT TAG GRID MIRROR
-vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN CKPT MIRROR INPUT OUTPUT PROBABILITIES OVERWRITE
+vars.evaluate := DATA_ROOT CACHE SPLIT PATIENT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN RUNS CALIBRATOR CKPT TAG GRID MIRROR
+vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN RUNS CALIBRATOR CKPT MIRROR INPUT OUTPUT PROBABILITIES UNCERTAINTY OVERWRITE
+vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN METHOD GRID MIRROR
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
 vars.report := OUTPUT RUNS REFERENCE NO_CAPTIONS NO_PICTURES
-SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
+SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
 #: LOSS           with settings of its own as mbls:margin=8,alpha=0.3 (train, slurm)
 #: NETWORK        default: unet, in 3D unet3d, with --preset paper unet_paper (train, benchmark, slurm)
 #: PRESET         default: quick on a phantom, paper with --data-root (train, benchmark, slurm, data, check-data, splits)
 #: LOGGER         trackers next to metrics.csv, several with commas (train, benchmark, slurm)
 #: DIM            2, 3: slices or volumes; default: what the network needs (train, benchmark, slurm, data, check-data, splits)
-#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict)
-#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, cache-info, cache-clean)
+#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate)
+#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, cache-info, cache-clean)
 #: SPLIT          JSON file: the patients of each part, or folds (train, benchmark, slurm, data, check-data, splits, evaluate)
 #: SEED           default: 0 (train, slurm)
 #: PATIENT        regular expression that finds the patient in a case's name, for data in a known format (train, benchmark, slurm, data, check-data, splits, evaluate)
@@ -46,16 +47,20 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES OVERWRITE NO_CAPTION
 #: EPOCHS         how many to train; with RESUME=1 the new total (train, benchmark, slurm)
 #: BATCH_SIZE     samples a step, over all ranks (train, benchmark, slurm)
 #: SELECT         dice, nll, ece, compromise: which epoch is best (default: dice; docs/statistics.md) (train, benchmark, slurm)
-#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict)
+#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict, calibrate)
 #: DEVICES        processes a node, or auto (train, benchmark, evaluate, predict)
 #: DEVICES        processes a node (default: 1) (slurm)
 #: NODES          machines (train, benchmark, slurm, evaluate, predict)
-#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict)
-#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict)
+#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict, calibrate)
+#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict, calibrate)
 #: SYNC_BATCHNORM batch norm over all GPUs (train, benchmark, slurm)
 #: VERBOSE        print all numbers of the test (train, benchmark, slurm, evaluate)
 #: RUN            run folder: to write (train), or to read (train, predict)
 #: RUN            run folder (evaluate)
+#: RUNS           run folders whose networks form an ensemble, in place of RUN (evaluate, predict)
+#: CALIBRATOR     JSON file of a calibrator (make calibrate) (evaluate, predict)
+#: RUN            run folder: fit on validation patients, report on test patients (calibrate)
+#: METHOD         temperature (default), vector, isotonic, ..., or several with commas (docs/calibration.md) (calibrate)
 #: RESUME         continue the run in RUN from its last checkpoint (train)
 #: LOSSES         such as "ce mbls:margin=3 mbls:margin=10,alpha=0.3" (benchmark, slurm)
 #: SEEDS          such as "0 1 2" (benchmark, slurm)
@@ -68,11 +73,12 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES OVERWRITE NO_CAPTION
 #: DRY            print the command, or the batch script, and stop (train, slurm)
 #: CKPT           best, last, or a file (default: best) (evaluate, predict)
 #: TAG            folder below test/ (default: the checkpoint's name and what differs from the run, best-native-mirrored-01) (evaluate)
-#: GRID           preprocessed, native: where to score: on the cache's grid, or on that of the files (evaluate)
-#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict)
+#: GRID           preprocessed, native: where to score: on the cache's grid, or on that of the files (evaluate, calibrate)
+#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict, calibrate)
 #: INPUT          a NIfTI file, or a folder of them (predict)
 #: OUTPUT         folder for the label maps (predict)
 #: PROBABILITIES  write class probabilities too (predict)
+#: UNCERTAINTY    write maps of the uncertainty, and its numbers for each case (predict)
 #: OVERWRITE      replace files in OUTPUT that are no predictions of mbls (predict)
 #: OUTPUT         where to write (default: report/ in RUNS, or above several) (report)
 #: OUTPUT         default: splits/<dataset>-<folds>.json (splits)
@@ -146,15 +152,18 @@ benchmark: install  ## Train LOSSES with SEEDS (and FOLDS), JOBS at a time, and 
 slurm: install  ## Train in a batch job: NODES DEVICES TIME, an array with LOSSES SEEDS FOLDS
 	@$(BIN)/python -m experiments.slurm $(OPTIONS) $(ARGS)
 
-evaluate: install  ## Test a checkpoint of RUN again
-	$(call needs,RUN)
-	@$(MBLS) evaluate "$(RUN)" $(OPTIONS) $(ARGS)
+evaluate: install  ## Test a checkpoint of RUN again, or the ensemble of RUNS="A B"
+	$(if $(RUN),,$(call needs,RUNS))
+	@$(MBLS) evaluate $(if $(RUN),"$(RUN)") $(OPTIONS) $(ARGS)
+
+calibrate: install  ## Fit METHOD on the validation patients of RUN, report before and after on its test patients
+	@$(MBLS) calibrate $(OPTIONS) $(ARGS)
 
 report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML file
 	@$(MBLS) report $(or $(RUNS),runs) $(OPTIONS) $(ARGS)
 
-predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN into OUTPUT
-	$(call needs,RUN)$(call needs,INPUT)$(call needs,OUTPUT)
+predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN, or the ensemble of RUNS, into OUTPUT
+	$(if $(RUN),,$(call needs,RUNS))$(call needs,INPUT)$(call needs,OUTPUT)
 	@$(MBLS) predict $(OPTIONS) $(ARGS)
 
 data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache

@@ -7,6 +7,7 @@ LightningCLI. Imports nothing heavy: a typo is reported at once.
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,14 @@ def axes(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def folders(text: str) -> list[Path]:
+    """Parse folders that are separated by spaces."""
+    parts = shlex.split(text)
+    if len(parts) < 2:
+        raise argparse.ArgumentTypeError(f'must be two or more folders, "A B", got {text!r}')
+    return [Path(part) for part in parts]
+
+
 @dataclass(frozen=True)
 class Option:
     """An option of one or more commands.
@@ -79,7 +88,8 @@ class Option:
         alias: A second name.
         resume: If True, it is allowed when a run is resumed.
         make: If True, it is also a variable of make.
-        positional: Empty for an option; "1" for one positional argument, "+" for several.
+        positional: Empty for an option; "1" for one positional argument, "?" for one or
+            none, "+" for several.
     """
 
     name: str
@@ -123,6 +133,7 @@ class Option:
 TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
+SCORED = "evaluate predict calibrate"
 
 OPTIONS = (
     Option("dataset", f"{TRAIN} {DATA}", kind="data", resume=False),
@@ -136,10 +147,10 @@ OPTIONS = (
            kind="logger", resume=False),
     Option("dim", f"{TRAIN} {DATA}", "slices or volumes; default: what the network needs",
            type=int, choices=(2, 3), resume=False),
-    Option("data_root", f"{TRAIN} {DATA} {AGAIN}",
+    Option("data_root", f"{TRAIN} {DATA} {SCORED}",
            "the dataset's folder; without it a phantom is written to data/",
            "data.init_args.root", Path, metavar="FOLDER"),
-    Option("cache", f"{TRAIN} {DATA} {AGAIN} cache-info cache-clean",
+    Option("cache", f"{TRAIN} {DATA} {SCORED} cache-info cache-clean",
            "folder of the preprocessed data (default: cache)",
            "data.init_args.cache_dir", Path, metavar="FOLDER"),
     Option("split", f"{TRAIN} {DATA} evaluate", "JSON file: the patients of each part, or folds",
@@ -163,21 +174,30 @@ OPTIONS = (
            metavar="N"),
     Option("select", TRAIN, "which epoch is best (default: dice; docs/statistics.md)",
            "checkpoint.select", choices=RULES, resume=False),
-    Option("window", f"{TRAIN} {AGAIN}", "evaluate on windows of the training size, or whole "
+    Option("window", f"{TRAIN} {SCORED}", "evaluate on windows of the training size, or whole "
            "slices", "model.window", choices=("patch", "padded", "whole")),
     Option("devices", f"train benchmark {AGAIN}", "processes a node, or auto", "trainer.devices",
            metavar="N"),
     Option("devices", "slurm", "processes a node (default: 1)", "trainer.devices", at_least_one,
            metavar="N"),
     Option("nodes", f"{TRAIN} {AGAIN}", "machines", "trainer.num_nodes", at_least_one, metavar="N"),
-    Option("accelerator", f"{TRAIN} {AGAIN}", "cpu, gpu, auto", "trainer.accelerator"),
-    Option("precision", f"{TRAIN} {AGAIN}", "32-true, bf16-mixed, 16-mixed", "trainer.precision"),
+    Option("accelerator", f"{TRAIN} {SCORED}", "cpu, gpu, auto", "trainer.accelerator"),
+    Option("precision", f"{TRAIN} {SCORED}", "32-true, bf16-mixed, 16-mixed",
+           "trainer.precision"),
     Option("sync_batchnorm", TRAIN, "batch norm over all GPUs", "trainer.sync_batchnorm", bool),
     Option("verbose", f"{TRAIN} evaluate", "print all numbers of the test", "results.verbose",
            bool),
     Option("run", "train predict", "run folder: to write (train), or to read", "run.folder", Path,
            metavar="FOLDER"),
-    Option("run", "evaluate", "run folder", "run.folder", Path, positional="1"),
+    Option("run", "evaluate", "run folder", "run.folder", Path, positional="?"),
+    Option("runs", AGAIN, "run folders whose networks form an ensemble, in place of RUN",
+           type=folders, metavar="FOLDERS"),
+    Option("calibrator", AGAIN, "JSON file of a calibrator (make calibrate)",
+           "post_hoc.calibrator", Path, metavar="FILE"),
+    Option("run", "calibrate", "run folder: fit on validation patients, report on test patients",
+           type=Path, metavar="FOLDER"),
+    Option("method", "calibrate", "temperature (default), vector, isotonic, ..., or several with "
+           "commas (docs/calibration.md)"),
     Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
            bool),
     Option("job", "train", "batch job of this run; queued again, it resumes in its --run",
@@ -204,9 +224,9 @@ OPTIONS = (
     Option("tag", "evaluate", "folder below test/ (default: the checkpoint's name and what differs "
            "from the run, best-native-mirrored-01)", "run.tag"),
     Option("tag", "report", "which test of each run (default: best)", make=False),
-    Option("grid", "evaluate", "where to score: on the cache's grid, or on that of the files",
-           "model.grid", choices=("preprocessed", "native")),
-    Option("mirror", AGAIN, "average logits over mirrorings along these axes, e.g. 0,1",
+    Option("grid", "evaluate calibrate", "where to score: on the cache's grid, or on that of the "
+           "files", "model.grid", choices=("preprocessed", "native")),
+    Option("mirror", SCORED, "average logits over mirrorings along these axes, e.g. 0,1",
            "model.mirror", axes, metavar="AXES"),
     Option("input", "predict", "a NIfTI file, or a folder of them", "data.init_args.predict_input",
            Path, metavar="PATH"),
@@ -214,6 +234,8 @@ OPTIONS = (
            metavar="FOLDER"),
     Option("probabilities", "predict", "write class probabilities too", "predictions.probabilities",
            bool),
+    Option("uncertainty", "predict", "write maps of the uncertainty, and its numbers for each case",
+           "predictions.uncertainty", bool),
     Option("overwrite", "predict", "replace files in OUTPUT that are no predictions of mbls",
            "predictions.overwrite", bool),
     Option("output", "report", "where to write (default: report/ in RUNS, or above several)",

@@ -1,0 +1,136 @@
+"""Two tests of the same cases, before and after calibration: differences with intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from mbls.evaluation.run import TestRun
+from mbls.metrics.bootstrap import drawn_values, interval, mean_of_draws, patient_weights
+from mbls.metrics.estimates import Pooling, estimate
+
+__all__ = ["Difference", "changed_share", "differences", "differences_table"]
+
+CALIBRATION: tuple[tuple[str, str, str, Pooling], ...] = (  # heading, metric, region, pooling
+    ("ECE, all voxels", "ece", "all", "pooled"),
+    ("ECE, foreground", "ece", "label", "per_case"),
+    ("class-wise ECE, foreground", "cece", "label", "per_case"),
+    ("NLL, all voxels", "nll", "all", "pooled"),
+    ("Brier score, all voxels", "brier", "all", "pooled"),
+    ("true ECE, all voxels", "true_ece", "all", "pooled"),
+)
+OVERLAPS = (("Dice", "dice"), ("HD95 (mm)", "hd95"))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric before and after, over the same cases.
+
+    Attributes:
+        name: The metric, for a table.
+        before: Its value before.
+        after: Its value after.
+        interval: 95 % interval of ``after - before`` over patients; None with a single patient.
+    """
+
+    name: str
+    before: float
+    after: float
+    interval: tuple[float, float] | None
+
+    @property
+    def change(self) -> float:
+        """``after - before``."""
+        return self.after - self.before
+
+
+def differences(before: TestRun, after: TestRun) -> list[Difference]:
+    """Return the metrics of two tests of the same cases, and their paired differences.
+
+    Both tests are resampled together, patient by patient; percentile intervals.
+
+    Raises:
+        ValueError: The cases differ.
+    """
+    if list(before.cases) != list(after.cases):
+        raise ValueError(
+            f"Both tests must have the same cases in the same order, got {len(before.cases)} and "
+            f"{len(after.cases)}."
+        )
+    weights = patient_weights(after.patients) if len(set(after.patients)) > 1 else None
+    found = []
+    for name, metric, region, pooling in CALIBRATION:
+        if metric.startswith("true_") and (before.bins.truth is None or after.bins.truth is None):
+            continue
+
+        def value(run: TestRun, m: str = metric, r: str = region, p: Pooling = pooling) -> float:
+            return estimate(run.bins, m, region=r, pooling=p, n_bins=run.n_bins)[0]
+
+        def drawn(
+            run: TestRun, w: np.ndarray, m: str = metric, r: str = region, p: Pooling = pooling
+        ) -> np.ndarray:
+            return drawn_values(run.bins, [m], w, region=r, pooling=p, n_bins=run.n_bins)[m]
+
+        found.append(_difference(name, before, after, weights, value, drawn))
+    for name, key in OVERLAPS:
+        if key in before.overlaps and key in after.overlaps:
+            found.append(_overlap(name, key, before, after, weights))
+    return found
+
+
+def _difference(
+    name: str,
+    before: TestRun,
+    after: TestRun,
+    weights: np.ndarray | None,
+    value: Callable[[TestRun], float],
+    drawn: Callable[[TestRun, np.ndarray], np.ndarray],
+) -> Difference:
+    limits = None if weights is None else interval(drawn(after, weights) - drawn(before, weights))
+    return Difference(name, value(before), value(after), limits)
+
+
+def _overlap(
+    name: str, key: str, before: TestRun, after: TestRun, weights: np.ndarray | None
+) -> Difference:
+    """Return the difference of a mean over classes and cases, of the pairs where both exist."""
+    classes = slice(1, before.bins.num_classes)
+    one, other = (run.overlaps[key][:, classes] for run in (before, after))
+    known = ~(np.isnan(one) | np.isnan(other))
+    one, other = _case_means(one, known), _case_means(other, known)
+    limits = None
+    if weights is not None:
+        limits = interval(mean_of_draws((other - one)[:, None], weights)[:, 0])
+    return Difference(name, _mean(one), _mean(other), limits)
+
+
+def _case_means(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: np.ndarray = np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+    return means
+
+
+def _mean(values: np.ndarray) -> float:
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def changed_share(after: TestRun) -> float | None:
+    """Return the share of labeled voxels whose class the calibrator changed, if it was counted."""
+    changed = after.meta.get("changed_voxels")
+    return None if changed is None else sum(changed) / float(after.bins.sums[:, 0, 0].sum())
+
+
+def differences_table(found: Sequence[Difference], *, title: str) -> Table:
+    """Return a table with a row a metric."""
+    table = Table(title=title)
+    for heading in ("metric", "before", "after", "change [95 % over patients]"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for each in found:
+        limits = each.interval
+        reach = "" if limits is None else f" [{limits[0]:+.4f}, {limits[1]:+.4f}]"
+        table.add_row(
+            each.name, f"{each.before:.4f}", f"{each.after:.4f}", f"{each.change:+.4f}{reach}"
+        )
+    return table

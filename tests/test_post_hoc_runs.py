@@ -1,0 +1,190 @@
+"""Calibrated and averaged networks of finished runs: fit, test, prediction and report."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mbls.cli import main
+from mbls.commands.calibrate import fit_on_validation
+from mbls.commands.evaluate import ensemble_folder, members_of
+from mbls.evaluation import TestRun
+from mbls.evaluation.paired import differences
+from mbls.posthoc.base import Calibrator
+from mbls.report.build import build_report
+from tests import few, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two seeds of a short 2D run on a fake ACDC download, tested."""
+    folder = tmp_path_factory.mktemp("acdc")
+    args = few.acdc_args(folder)
+    for seed in ("0", "1"):
+        assert main(["train", *args, "--seed", seed]) == 0
+    return sorted((folder / "runs").glob("*/*/seed*"))
+
+
+@pytest.fixture(scope="module")
+def calibrated(runs: list[Path]) -> Path:
+    """The first run with two calibrators, fitted on its validation patients."""
+    assert main(["calibrate", "--run", str(runs[0]), "--method", "temperature,vector"]) == 0
+    return runs[0]
+
+
+def counted(run: Path, tag: str) -> TestRun:
+    return TestRun.load(run / "test" / tag / "bins.npz")
+
+
+def test_a_temperature_is_fitted_on_validation_patients(calibrated: Path) -> None:
+    file = calibrated / "calibrators/temperature.json"
+    card = Calibrator.load(file).card
+    before, after = counted(calibrated, "best"), counted(calibrated, "best+temperature")
+    trained = json.loads((calibrated / "run.json").read_text())["trained_on"]
+    assert set(card.patients) <= set(trained)
+    assert not set(card.patients) & set(after.patients)
+    assert after.meta["calibrator"] == "temperature"
+    assert not np.array_equal(before.bins.cells, after.bins.cells)
+    assert np.array_equal(before.dice, after.dice)  # a temperature changes no label
+    assert after.meta["changed_voxels"] == [0] * len(after.cases)
+    assert not list(calibrated.glob(".calibration*"))
+    written = json.loads((calibrated / "test/best+temperature/calibration.json").read_text())
+    assert [row["metric"] for row in written["differences"]][:1] == ["ECE, all voxels"]
+
+
+def test_a_vector_counts_the_voxels_whose_class_changes(calibrated: Path) -> None:
+    before, after = counted(calibrated, "best"), counted(calibrated, "best+vector")
+    changed = after.meta["changed_voxels"]
+    assert sum(changed) > 0
+    # predicted voxels of a class that came or went are a part of those that changed
+    moved = np.abs(after.dice[:, :, 1] - before.dice[:, :, 1])[:, : len(after.meta["class_names"])]
+    assert (moved.sum(axis=1) <= 2 * np.array(changed)).all()
+
+
+def test_differences_are_those_of_the_two_tests(calibrated: Path) -> None:
+    before, after = counted(calibrated, "best"), counted(calibrated, "best+temperature")
+    found = {each.name: each for each in differences(before, after)}
+    for name, run in (("before", before), ("after", after)):
+        pooled = run.summary()["sound"]["all"]["pooled"]
+        assert getattr(found["NLL, all voxels"], name) == pytest.approx(pooled["nll"]["value"])
+    assert found["Dice"].change == 0
+    assert all(each.change == 0 for each in differences(before, before))
+
+
+def test_a_calibrator_never_sees_a_test_patient(
+    calibrated: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    file = tmp_path / "seen.json"
+    content = json.loads((calibrated / "calibrators/temperature.json").read_text())
+    patient = counted(calibrated, "best").patients[0]
+    file.write_text(json.dumps(content | {"patients": [patient]}))
+    error = refusal("evaluate", str(calibrated), "--calibrator", str(file))
+    assert patient in error
+    assert "fitted" in error
+
+
+def test_predictions_are_calibrated_on_the_way(calibrated: Path, tmp_path: Path) -> None:
+    source = next((calibrated.parents[3] / "ACDC").rglob("*frame01.nii.gz"))
+    maps = {}
+    for name, more in {"raw": [], "cal": ["temperature"]}.items():
+        files = [str(calibrated / f"calibrators/{each}.json") for each in more]
+        options = ["--probabilities", *(["--calibrator", *files] if files else [])]
+        args = ["--run", str(calibrated), "--input", str(source), "--output", str(tmp_path / name)]
+        assert main(["predict", *args, *options]) == 0
+        (file,) = (tmp_path / name).glob("*_prob.nii.gz")
+        maps[name] = torch.from_numpy(np.asarray(nib.load(file).dataobj)).movedim(-1, 0)
+    calibrator = Calibrator.load(calibrated / "calibrators/temperature.json")
+    expected = calibrator.apply(maps["raw"].clamp_min(1e-38).log(), dim=0).exp()
+    torch.testing.assert_close(maps["cal"], expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(maps["raw"], maps["cal"], atol=1e-4)
+
+
+def test_an_ensemble_is_the_mean_of_its_networks_probabilities(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    source = next((runs[0].parents[3] / "ACDC").rglob("*frame01.nii.gz"))
+    wanted = {"one": ["--run", str(runs[0])], "other": ["--run", str(runs[1])]}
+    wanted["both"] = ["--runs", " ".join(f"'{run}'" for run in runs)]
+    maps = {}
+    for name, chosen in wanted.items():
+        args = [*chosen, "--input", str(source), "--output", str(tmp_path / name)]
+        assert main(["predict", *args, "--probabilities", "--uncertainty"]) == 0
+        (file,) = (tmp_path / name).glob("*_prob.nii.gz")
+        maps[name] = np.asarray(nib.load(file).dataobj, dtype=np.float64)
+    mean = (maps["one"] + maps["other"]) / 2
+    np.testing.assert_allclose(maps["both"], mean, atol=1e-6)
+    (file,) = (tmp_path / "both").glob("*_entropy.nii.gz")
+    entropy = -(mean * np.log(mean)).sum(-1)
+    np.testing.assert_allclose(nib.load(file).get_fdata(), entropy, atol=1e-5)
+    assert list((tmp_path / "both").glob("*_mutual_information.nii.gz"))
+    assert not list((tmp_path / "one").glob("*_mutual_information.nii.gz"))
+    with (tmp_path / "both/uncertainty.csv").open() as table:
+        (row,) = csv.DictReader(table)
+    labels = [maps[name].argmax(-1) for name in ("one", "other")]
+    both = [(labels[0] == k) & (labels[1] == k) for k in range(1, mean.shape[-1])]
+    sizes = [(labels[0] == k).sum() + (labels[1] == k).sum() for k in range(1, mean.shape[-1])]
+    dice = np.mean([2 * b.sum() / s for b, s in zip(both, sizes, strict=True) if s])
+    assert float(row["pairwise_dice"]) == pytest.approx(dice, abs=1e-5)
+
+
+def test_an_ensemble_is_tested_calibrated_and_reported(
+    runs: list[Path], calibrated: Path, tmp_path: Path
+) -> None:
+    named = " ".join(f"'{run}'" for run in runs)
+    assert main(["evaluate", "--runs", named]) == 0
+    folder = ensemble_folder(runs)
+    assert members_of(folder) == [run.resolve() for run in runs]
+    assert folder.name == "ensemble-2"
+    assert counted(folder, "best").meta["networks"] == 2
+    assert main(["calibrate", "--run", str(folder)]) == 0
+    output = tmp_path / "report"
+    (analysis, *others) = build_report([folder.parent], output, draws=100)
+    assert not others
+    names = {arm.name for arm in analysis.group.arms}
+    assert names == {"mbls", "mbls+ts", "mbls+vs", "mbls x2", "mbls x2+ts"}
+
+
+def test_runs_of_an_ensemble_must_fit(
+    runs: list[Path],
+    tmp_path: Path,
+    refusal: Callable[..., str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert "differ" in refusal("evaluate", "--runs", f"'{runs[0]}' '{runs[0]}'")
+    assert "not a run folder" in refusal("evaluate", "--runs", f"'{runs[0]}' '{tmp_path}'")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--runs", f"'{runs[0]}'"])
+    assert "two or more folders" in capfd.readouterr().err
+    other = tmp_path / "other"
+    assert tiny.fit(*few.acdc_args(tmp_path), "--run", str(other)) == 0
+    card = json.loads((other / "run.json").read_text())
+    seen = counted(runs[0], "best").patients[0]
+    (other / "run.json").write_text(json.dumps(card | {"trained_on": [seen]}))
+    assert seen in refusal("evaluate", "--runs", f"'{runs[0]}' '{other}'")
+
+
+def test_what_is_kept_for_a_fit_is_removed_when_it_fails(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mbls.posthoc.fit", broken)
+    with pytest.raises(ZeroDivisionError):
+        fit_on_validation(runs[1], ["temperature"], [])
+    assert not list(runs[1].glob(".calibration*"))
+
+
+def test_an_ensembles_config_is_that_of_its_first_run(runs: list[Path]) -> None:
+    folder = ensemble_folder(runs)
+    own, first = (yaml.safe_load((f / "config.yaml").read_text()) for f in (folder, runs[0]))
+    assert own["post_hoc"]["members"] == [str(runs[1].resolve())]
+    assert own["model"] == first["model"]
