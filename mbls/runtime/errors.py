@@ -14,6 +14,7 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteError",
     "OutputError",
+    "PredictionError",
     "ReportError",
     "RunFolderError",
     "SettingError",
@@ -78,6 +79,10 @@ class RunFolderError(UserError, ValueError):
 
 class OutputError(UserError, ValueError):
     """An output file cannot be written."""
+
+
+class PredictionError(UserError, ValueError):
+    """Predictions or their labels cannot be read, or are not what they should be."""
 
 
 class ReportError(UserError, ValueError):
