@@ -48,8 +48,8 @@ def common_order(
     if len(left) > 1:
         raise PredictionError(
             f"The axes of {names[0]} {shapes[0][0]} may be {' or '.join(left)}: all labels' "
-            f"shapes, such as {shapes[0][1]}, fit both. Say which, AXES={left[0]} (--axes); that of "
-            "nnU-Net is czyx."
+            f"shapes, such as {shapes[0][1]}, fit both. Say which, AXES={left[0]} (--axes); "
+            "nnU-Net's is czyx."
         )
     return left[0]
 
