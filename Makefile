@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
-TARGETS := help install train slurm benchmark evaluate calibrate report predict data check-data splits cache-info cache-clean \
+TARGETS := help install train slurm benchmark evaluate predict audit calibrate report data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared docs hooks clean
 
@@ -28,6 +28,7 @@ vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN R
 vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN METHOD GRID MIRROR
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
+vars.audit := VERBOSE PREDICTIONS LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.report := OUTPUT RUNS REFERENCE NO_CAPTIONS NO_PICTURES
 SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
 #: LOSS           with settings of its own as mbls:margin=8,alpha=0.3 (train, slurm)
@@ -55,6 +56,7 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict, calibrate)
 #: SYNC_BATCHNORM batch norm over all GPUs (train, benchmark, slurm)
 #: VERBOSE        print all numbers of the test (train, benchmark, slurm, evaluate)
+#: VERBOSE        print all numbers (audit)
 #: RUN            run folder: to write (train), or to read (train, predict)
 #: RUN            run folder (evaluate)
 #: RUNS           run folders whose networks form an ensemble, in place of RUN (evaluate, predict)
@@ -86,6 +88,18 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: REFERENCE      loss that the others are compared with (report)
 #: NO_CAPTIONS    figures without the lines above them, for a paper (report)
 #: NO_PICTURES    no slices of patients: without the worst cases (report)
+#: PREDICTIONS    probability maps: a results folder of nnU-Net v2, or a folder of .npz or NIfTI files (audit)
+#: LABELS         folder of the label files (default: those of nnU-Net's results, if they are found) (audit)
+#: NAME           what tables call the predictions (default: the folder's name) (audit)
+#: DATASET        the dataset's name in tables (default: its folder's name) (audit)
+#: SEED           number of the training, if several have one NAME (default: 0) (audit)
+#: OUTPUT         run folder to write (default: runs/audit/NAME) (audit)
+#: PATIENT        regular expression that finds the patient in a case's name (default: each case is a patient) (audit)
+#: FORMAT         nnunet, npz, nifti, nifti-per-class: what the files are, if not found by itself (audit)
+#: AXES           cxyz, czyx, xyzc, zyxc: order of an array's axes, c for the classes, if their shapes leave it open (audit)
+#: CLASS_NAMES    names of the classes, background first (default: those of a dataset.json) (audit)
+#: LABEL_VALUES   value of each class in the label files, such as 0,1,2,4 (default: those of a dataset.json, or 0, 1, ...) (audit)
+#: REGIONS        overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": name and label values of each channel (audit)
 #: YES            do not ask (cache-clean)
 #: ALL            remove every cache (cache-clean)
 #: DAYS           also remove caches last written to N days ago (cache-clean)
@@ -115,6 +129,7 @@ OPTIONS = $(strip $(foreach name,$(filter-out $(LEFT_OUT),$(vars.$@)),$(call opt
 train: LEFT_OUT = $(if $(call on,RESUME),$(filter-out $(GIVEN),DATASET LOSS))
 evaluate: LEFT_OUT := RUN
 report: LEFT_OUT := RUNS
+audit: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
@@ -165,6 +180,10 @@ report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML
 predict: install  ## Segment INPUT (a NIfTI file or a folder) with RUN, or the ensemble of RUNS, into OUTPUT
 	$(if $(RUN),,$(call needs,RUNS))$(call needs,INPUT)$(call needs,OUTPUT)
 	@$(MBLS) predict $(OPTIONS) $(ARGS)
+
+audit: install  ## Score PREDICTIONS, probability maps of any program, against LABELS
+	$(call needs,PREDICTIONS)
+	@$(MBLS) audit "$(PREDICTIONS)" $(OPTIONS) $(ARGS)
 
 data: install  ## Write the phantom where there is no DATA_ROOT, and build the cache
 	@$(MBLS) data $(OPTIONS) $(ARGS)

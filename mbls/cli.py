@@ -32,6 +32,7 @@ COMMANDS = {
     "train": ("mbls.commands.train", "train on a dataset with a loss, test the best checkpoint"),
     "evaluate": ("mbls.commands.evaluate", "test a run's checkpoint again"),
     "predict": ("mbls.commands.predict", "segment NIfTI files with a run's checkpoint"),
+    "audit": ("mbls.commands.audit", "score probability maps of any program, such as nnU-Net's"),
     "calibrate": ("mbls.commands.calibrate", "fit a post-hoc calibrator, report before and after"),
     "benchmark": ("mbls.commands.benchmark", "train, test and compare losses over seeds"),
     "report": ("mbls.commands.report", "compare finished runs: tables, figures, one HTML file"),

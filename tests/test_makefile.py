@@ -9,7 +9,11 @@ import pytest
 from mbls.config.options import OPTIONS, parser
 from tests.processes import MBLS, ROOT
 
-NEEDED = {"evaluate": ["RUN=r"], "predict": ["RUN=r", "INPUT=i", "OUTPUT=o"]}
+NEEDED = {
+    "evaluate": ["RUN=r"],
+    "predict": ["RUN=r", "INPUT=i", "OUTPUT=o"],
+    "audit": ["PREDICTIONS=p"],
+}
 SWITCHES = {option.name.upper() for option in OPTIONS if option.type is bool}
 
 

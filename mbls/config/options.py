@@ -72,6 +72,14 @@ def folders(text: str) -> list[Path]:
     return [Path(part) for part in parts]
 
 
+def names(text: str) -> list[str]:
+    """Parse names separated by commas, ``"background,liver"``."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f'must be names that differ, "a,b,c", got {text!r}')
+    return found
+
+
 @dataclass(frozen=True)
 class Option:
     """An option of one or more commands.
@@ -187,6 +195,7 @@ OPTIONS = (
     Option("sync_batchnorm", TRAIN, "batch norm over all GPUs", "trainer.sync_batchnorm", bool),
     Option("verbose", f"{TRAIN} evaluate", "print all numbers of the test", "results.verbose",
            bool),
+    Option("verbose", "audit", "print all numbers", type=bool),
     Option("run", "train predict", "run folder: to write (train), or to read", "run.folder", Path,
            metavar="FOLDER"),
     Option("run", "evaluate", "run folder", "run.folder", Path, positional="?"),
@@ -246,6 +255,28 @@ OPTIONS = (
     Option("reference", "report", "loss that the others are compared with", metavar="LOSS"),
     Option("no_captions", "report", "figures without the lines above them, for a paper", type=bool),
     Option("no_pictures", "report", "no slices of patients: without the worst cases", type=bool),
+    Option("predictions", "audit", "probability maps: a results folder of nnU-Net v2, or a folder "
+           "of .npz or NIfTI files", type=Path, positional="1"),
+    Option("labels", "audit", "folder of the label files (default: those of nnU-Net's results, if "
+           "they are found)", type=Path, metavar="FOLDER"),
+    Option("name", "audit", "what tables call the predictions (default: the folder's name)"),
+    Option("dataset", "audit", "the dataset's name in tables (default: its folder's name)"),
+    Option("seed", "audit", "number of the training, if several have one NAME (default: 0)",
+           type=int),
+    Option("output", "audit", "run folder to write (default: runs/audit/NAME)", type=Path,
+           metavar="FOLDER"),
+    Option("patient", "audit", "regular expression that finds the patient in a case's name "
+           "(default: each case is a patient)", metavar="REGEX"),
+    Option("format", "audit", "what the files are, if not found by itself",
+           choices=("nnunet", "npz", "nifti", "nifti-per-class")),
+    Option("axes", "audit", "order of an array's axes, c for the classes, if their shapes leave it "
+           "open", choices=("cxyz", "czyx", "xyzc", "zyxc")),
+    Option("class_names", "audit", "names of the classes, background first (default: those of a "
+           "dataset.json)", type=names, metavar="A,B,C"),
+    Option("label_values", "audit", "value of each class in the label files, such as 0,1,2,4 "
+           "(default: those of a dataset.json, or 0, 1, ...)", type=numbers, metavar="NUMBERS"),
+    Option("regions", "audit", 'overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": '
+           "name and label values of each channel", metavar="LIST"),
     Option("sheet", "check-data", "contact sheet (default: data/<dataset>-sheet.png)", type=Path,
            metavar="FILE", make=False),
     Option("pictures", "check-data", "cases on the contact sheet; 0 for no sheet (default: 24)",

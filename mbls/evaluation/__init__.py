@@ -3,7 +3,7 @@
 from mbls.evaluation.protocols import PROTOCOLS, Protocol, protocol_values
 from mbls.evaluation.results import Results, from_bins, load_results, write_results
 from mbls.evaluation.run import TestRun
-from mbls.evaluation.table import results_table, summary_table
+from mbls.evaluation.table import regions_table, results_table, summary_table
 
 __all__ = [
     "PROTOCOLS",
@@ -13,6 +13,7 @@ __all__ = [
     "from_bins",
     "load_results",
     "protocol_values",
+    "regions_table",
     "results_table",
     "summary_table",
     "write_results",

@@ -19,7 +19,7 @@ from mbls.plots.labels import (
     test_labels,
 )
 
-__all__ = ["results_table", "summary_table"]
+__all__ = ["regions_table", "results_table", "summary_table"]
 
 Cell = Mapping[str, Any]
 
@@ -78,6 +78,29 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
             cells = [metrics["sound"][r][p][key] for r, p in forms]
             label = f"ECE {further_label(key, metrics['meta'])}"
             table.add_row(escape(textwrap.fill(label, 16)), *map(_in_line, cells))
+    return table
+
+
+def regions_table(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a table with a row for each region, each scored as a problem of two classes.
+
+    Args:
+        metrics: Content of ``metrics.json`` of each region.
+    """
+    first = next(iter(metrics.values()))
+    forms = [(r, p) for r, p in MAIN_FORMS if r in first["sound"]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold",
+                  caption_justify="left", caption_style="")  # fmt: skip
+    table.title = escape(_title(first))
+    table.caption = escape(f"Each region against the rest. {_summary_caption(first)}")
+    table.add_column("")
+    shown = [m for m in shown_in("summary") if m.key in ("ece", "nll")]
+    for heading in ("Dice", *(f"{m.label},\n{region_label(r)}" for m in shown for r, _ in forms)):
+        table.add_column(heading, justify="right")
+    for found in metrics.values():
+        cells = [found["sound"][r][p][m.key] for m in shown for r, p in forms]
+        name = str(found["meta"].get("region", found["meta"]["class_names"][-1]))
+        table.add_row(escape(name), *(_shown(cell) for cell in (found["dice"]["mean"], *cells)))
     return table
 
 

@@ -32,8 +32,8 @@ _MM = {1: 1000.0, 3: 0.001}  # NIfTI's codes of meter and micron
 class PredictionFolder:
     """A folder of probability maps and one of labels; a :class:`mbls.predictions.Source`.
 
-    Made by :func:`mbls.predictions.open_predictions`. Maps of float16, uint8 and scaled integers are widened to
-    float32, and renormalized where their sums are off by their own rounding.
+    Made by :func:`mbls.predictions.open_predictions`. Maps of float16, uint8 and scaled integers
+    are widened to float32, and renormalized where their sums are off by their own rounding.
 
     Attributes:
         root: The folder of the predictions.

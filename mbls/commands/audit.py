@@ -1,0 +1,283 @@
+"""``mbls audit PREDICTIONS --labels LABELS``: score probability maps of any program.
+
+The results are those of a test of a run of mbls, and ``mbls report`` compares them with runs.
+"""
+
+import importlib.metadata
+import json
+import platform
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from rich.console import Console
+
+from mbls.callbacks.run_card import PACKAGES, commit
+from mbls.config.options import parse, parser
+from mbls.data import Batch
+from mbls.evaluation import TestRun, regions_table, results_table, summary_table, write_results
+from mbls.evaluation.scoring import TestMetrics
+from mbls.predictions import Prediction, PredictionFolder, open_predictions
+from mbls.runtime.clock import duration, stamped
+from mbls.runtime.errors import RunFolderError, UsageError
+from mbls.runtime.files import replace_file, replace_files, writing
+from mbls.runtime.locks import locked_folder
+from mbls.runtime.ranks import print_once
+
+__all__ = ["audit_meta", "main", "score", "scored_cases", "write_audit"]
+
+ABOUT = """Score probability maps of any program against labels: an nnU-Net v2 results folder, .npz
+or NIfTI. Writes what a test of a run leaves; mbls report compares it with runs."""
+TAG = "best"
+N_BINS = 15
+PATIENCE = 600.0  # seconds to wait for another audit that writes to the same folder
+_NAME = re.compile(r"[\w.+-]+")
+
+
+def main(args: list[str]) -> int:
+    """Score the predictions in a folder, write the results, and print a summary."""
+    options, rest = parse(parser("audit", ABOUT), args)
+    if rest:
+        raise UsageError(f"Unknown option --{rest[0][0]}. See mbls audit --help.")
+    name = options.name or re.sub(r"[^\w.+-]+", "-", options.predictions.resolve().name)
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--name must have letters, digits and . + - _ only, got {name!r}: the report's tables "
+            "call the predictions so (make: NAME)."
+        )
+    output = options.output or Path("runs") / "audit" / name
+    asked = {"predictions": str(options.predictions.resolve())}
+    check_output(output, asked)
+    source = open_predictions(
+        options.predictions, labels=options.labels, name=options.dataset, format=options.format,
+        class_names=options.class_names, label_values=options.label_values,
+        regions=options.regions, axes=options.axes, patient=options.patient,
+    )  # fmt: skip
+    console = Console()
+    for note in opening_notes(source):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    seed = options.seed or 0
+    lines: list[str] = []
+    predictions = scored_cases(source, lines.append)
+    runs = score(predictions, source, audit_meta(source, name=name, seed=seed))
+    card = audit_card(source, name=name, seed=seed) | {"audit": asked | audit_facts(source)}
+    card["command"] = shlex.join(["mbls", "audit", *args])
+    found = write_audit(output, runs, card, log="".join(f"{line}\n" for line in lines))
+    for note in renormalized_note(source):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if source.kind == "regions" and not options.verbose:
+        console.print(regions_table(found))
+    else:
+        for metrics in found.values():
+            console.print((results_table if options.verbose else summary_table)(metrics))
+    places = [output / region / "test" / TAG for region in found]
+    for place in places:
+        console.print(f"Results: {place}", soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+def check_output(output: Path, asked: Mapping[str, str]) -> None:
+    """Refuse a folder that has something else than an earlier audit of the same predictions.
+
+    Raises:
+        RunFolderError: It has a run, or an audit of another folder.
+    """
+    cards = [output / "run.json", *sorted(output.glob("*/run.json"))]
+    for card in (card for card in cards if card.is_file()):
+        try:
+            earlier = json.loads(card.read_text()).get("audit") or {}
+        except (OSError, ValueError, AttributeError):
+            earlier = {}
+        if earlier.get("predictions") != asked["predictions"]:
+            what = earlier.get("predictions", "something else")
+            raise RunFolderError(
+                f"{card.parent} has results of {what}. Choose another NAME (--name) or folder, "
+                "OUTPUT=FOLDER (--output)."
+            )
+
+
+def scored_cases(source: PredictionFolder, log: Callable[[str], object]) -> Iterator[Prediction]:
+    """Yield the predictions one by one, and print a line for each when it has been scored."""
+    number = len(source.cases)
+    begin = time.monotonic()
+    for done, case in enumerate(source.cases, 1):
+        start = time.monotonic()
+        yield source.read(case)
+        seconds = time.monotonic() - start
+        left = (time.monotonic() - begin) / done * (number - done)
+        line = f"case {done} of {number}, {case}: {seconds:.1f} s, {duration(left)} left"
+        print_once(stamped(line))
+        log(stamped(line))
+
+
+def score(
+    predictions: Iterable[Prediction], source: PredictionFolder, meta: Mapping[str, Any]
+) -> dict[str, TestRun]:
+    """Return the counts of predictions, each read once.
+
+    Args:
+        predictions: Those of all cases of ``source``, in its order.
+        source: Where they are from: names of the cases and classes.
+        meta: Description of the test.
+
+    Returns:
+        One test, by the name ``"."``; of regions, one of two classes each by the region's name.
+    """
+    whole = source.kind == "classes"
+    settings: dict[str, Any] = {"unions": source.unions} if whole else {}
+    names = (".",) if whole else tuple(map(folder_name, source.class_names))
+    classes = len(source.class_names) if whole else 2
+    metrics = {n: TestMetrics(classes, len(source.cases), **settings) for n in names}
+    with torch.inference_mode():
+        for number, prediction in enumerate(predictions):
+            for place, one in enumerate(metrics.values()):
+                part = prediction if whole else prediction.binary(place)
+                one.update(part.probs[None], batch_of(part, number))
+    described = {
+        name: {**meta, **({} if whole else region_meta(source.class_names[place]))}
+        for place, name in enumerate(names)
+    }
+    return {
+        name: one.run(cases=source.cases, patients=source.patients, meta=described[name])
+        for name, one in metrics.items()
+    }
+
+
+def batch_of(prediction: Prediction, number: int) -> Batch:
+    """Return a case as a batch of one, with its number."""
+    found = {
+        "label": prediction.label[None],
+        "case": [prediction.case],
+        "index": torch.tensor([number]),
+        "spacing": torch.tensor([prediction.spacing], dtype=torch.float32),
+    }
+    return cast(Batch, found)
+
+
+def audit_meta(source: PredictionFolder, *, name: str, seed: int = 0) -> dict[str, Any]:
+    """Return the description of a test of predictions, for ``metrics.json`` and ``bins.npz``."""
+    keys = [re.sub(r"\W+", "_", one.lower()).strip("_") for one in source.class_names]
+    return {
+        "dataset": source.name,
+        "loss": name,
+        "seed": seed,
+        "origin": source.origin,
+        "data_fingerprint": None,
+        "class_names": list(source.class_names),
+        "class_keys": keys,
+        "grid": "native",
+        "inference": "another program's",
+        "n_bins": N_BINS,
+    }
+
+
+def region_meta(region: str) -> dict[str, Any]:
+    """Return what differs in the description of a region's test."""
+    return {
+        "class_names": [f"outside {region}", region],
+        "class_keys": ["outside", folder_name(region)],
+        "region": region,
+    }
+
+
+def folder_name(region: str) -> str:
+    """Return a region's name as that of a folder.
+
+    Example:
+        >>> folder_name("whole tumor")
+        'whole-tumor'
+    """
+    return re.sub(r"[^\w.+-]+", "-", region).strip(".-") or "region"
+
+
+def audit_card(source: PredictionFolder, *, name: str, seed: int = 0) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
+    return {
+        "dataset": source.name,
+        "network": None,
+        "loss": name,
+        "preset": None,
+        "seed": seed,
+        "fold": None,
+        "data_origin": source.origin,
+        "data_fingerprint": None,
+        "cases": {"test": len(source.cases)},
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+        "finished": True,
+    }
+
+
+def audit_facts(source: PredictionFolder) -> dict[str, Any]:
+    """Return what was read, for ``run.json``."""
+    labels = sorted({str(one.label.parent) for one in source.found.values()})
+    return {
+        "labels": labels[:10],
+        "format": source.format,
+        "axes": source.axes,
+        "folds": sorted(set(source.folds)) if source.folds is not None else None,
+        "notes": source.notes,
+        "renormalized": dict(source.renormalized),
+    }
+
+
+def write_audit(
+    output: Path, runs: Mapping[str, TestRun], card: Mapping[str, Any], *, log: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Write run folders that a report reads, and return the content of each ``metrics.json``.
+
+    Args:
+        output: The run folder; the folder of those of the regions.
+        runs: Result of :func:`score`.
+        card: Content of ``run.json``.
+        log: Content of ``audit.log``.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    found = {}
+    for name, run in runs.items():
+        folder, test = output / name, output / name / "test" / TAG
+        with writing(test):
+            test.mkdir(parents=True, exist_ok=True)
+        own = dict(card) | {"dataset": run.meta["dataset"]}
+        config = {"seed_everything": card["seed"], "model": {"loss": card["loss"]}}
+        with (
+            locked_folder(test, patience=PATIENCE),
+            writing(test),
+            replace_files(test, mark="metrics.json") as incoming,
+        ):
+            found[name] = write_results(incoming, run)
+            replace_file(folder / "config.yaml", yaml.safe_dump(config).encode())
+            replace_file(folder / "audit.log", log.encode())
+        replace_file(folder / "run.json", (json.dumps(own, indent=2) + "\n").encode())
+    return found
+
+
+def opening_notes(source: PredictionFolder) -> list[str]:
+    """Return what a user should know before the cases are read."""
+    folds = sorted(set(source.folds)) if source.folds is not None else []
+    kind = "regions" if source.kind == "regions" else "classes"
+    held = f", validation of fold {', '.join(map(str, folds))}" if folds else ""
+    first = (
+        f"{source.name}: {len(source.cases)} cases{held} ({source.format}, axes {source.axes}); "
+        f"{len(source.class_names)} {kind}: {', '.join(source.class_names)}."
+    )
+    return [first, *source.notes]
+
+
+def renormalized_note(source: PredictionFolder) -> list[str]:
+    """Return how many voxels were renormalized, if any."""
+    if not source.renormalized:
+        return []
+    voxels, cases = sum(source.renormalized.values()), len(source.renormalized)
+    return [
+        f"{voxels} voxels of {cases} cases renormalized: their sums were off by the rounding of "
+        "the stored numbers."
+    ]
