@@ -165,13 +165,12 @@ def audit_meta(source: PredictionFolder, *, name: str, seed: int = 0) -> dict[st
     return {
         "dataset": source.name,
         "loss": name,
-        "seed": seed,
+        **({"seed": seed} if seed else {}),
         "origin": source.origin,
         "data_fingerprint": None,
         "class_names": list(source.class_names),
         "class_keys": keys,
         "grid": "native",
-        "inference": "another program's",
         "n_bins": N_BINS,
     }
 

@@ -18,6 +18,11 @@ FAMILY = (
     *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
 )
 """Settings that a report shows in other ways."""
+LABELS_ALONE = ("dataset", "origin", "test cases", "names of the cases", "classes", "bins", "test")
+"""Facts that an audit must share with a run, apart from the labeled voxels of each case.
+
+The others say how a run of mbls reads data and predicts, which says nothing about an audit.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,9 @@ def groups_of(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
     kept, incomplete = with_folds_merged(single, facts=comparable, key=_training)
     repeated += incomplete
     tested: dict[tuple[str, ...], list[Run]] = {}
-    for run in kept:
-        tested.setdefault(tuple(map(str, comparable(run).values())), []).append(run)
+    for run in sorted(kept, key=lambda run: run.audited):  # runs of mbls first
+        facts = comparable(_on_the_same_labels(run, kept))
+        tested.setdefault(tuple(map(str, facts.values())), []).append(run)
     groups = []
     for members in tested.values():
         arms, again = _arms(members)
@@ -106,6 +112,23 @@ def comparable(run: Run) -> dict[str, Any]:
         "bins": meta["n_bins"],
         "test": run.tag.partition("+")[0],
     }
+
+
+def _on_the_same_labels(run: Run, among: Sequence[Run]) -> Run:
+    """Return for an audit a run of mbls that was tested on the same labels, else the run itself.
+
+    The labels are the same if the cases, the classes and the labeled voxels of each are.
+    """
+    if not run.audited:
+        return run
+    facts = comparable(run)
+    for other in among:
+        theirs = {} if other.audited or other.folds else comparable(other)
+        if run.labeled == other.labeled and all(
+            theirs.get(name) == facts[name] for name in LABELS_ALONE
+        ):
+            return other
+    return run
 
 
 def differing(one: Group, other: Group) -> list[str]:
@@ -191,7 +214,7 @@ def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
 
 def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
     """Return the arms with one run per seed (the last one), and the runs left out."""
-    several = len({run.card["network"] for run in runs}) > 1
+    several = len({run.card["network"] for run in runs if not run.audited}) > 1
     families: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         families.setdefault(_family(run), []).append(run)
@@ -208,7 +231,8 @@ def _arms(runs: Sequence[Run]) -> tuple[tuple[Arm, ...], list[LeftOut]]:
             name = _arm_name(loss, {n: first[n] for n in names if n in first}, members[places[0]])
             by_seed = {members[p].seed: members[p] for p in places}
             chosen = [by_seed[seed] for seed in sorted(by_seed)]
-            name = (f"{network} {name}" if several else name) + post_hoc
+            prefixed = several and not chosen[0].audited
+            name = (f"{network} {name}" if prefixed else name) + post_hoc
             arms.append(Arm(name, loss + post_hoc, own, tuple(chosen)))
             for run in (members[p] for p in places):
                 if (kept := by_seed[run.seed]) is not run:
@@ -267,6 +291,15 @@ def _short(name: str, among: Sequence[str]) -> str:
 def _notes(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return notes on differences between the runs other than loss, network and seed."""
     notes = []
+    audited = dict.fromkeys(_loss_name(run) for run in runs if run.audited)
+    if audited:
+        notes.append(
+            f"{', '.join(audited)}: predictions of another program, scored by mbls audit on the "
+            "same labels; how it was trained and predicts is unknown."
+        )
+    runs = [run for run in runs if not run.audited]
+    if not runs:
+        return tuple(notes)
     notes += _fold_note(runs[0])
     training = [
         {n: v for n, v in _settings(r).items() if not n.startswith(("model.loss", "model.network"))}

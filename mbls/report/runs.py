@@ -4,6 +4,7 @@ Reads JSON, CSV, YAML and ``bins.npz``, never a pickle.
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -42,6 +43,7 @@ class Run:
         epochs: Rows of ``metrics.csv``; empty if it is missing or damaged.
         cases: Name of each test case.
         patients: Patient of each test case.
+        labeled: Hash of the labeled voxels of each case and class.
         pictured: True if pictures of its worst cases can be read.
         by_rule: Test results of the checkpoints that each selection rule chose.
         damaged: Optional files that cannot be read.
@@ -58,6 +60,7 @@ class Run:
     epochs: list[dict[str, Any]]
     cases: tuple[str, ...]
     patients: tuple[str, ...]
+    labeled: str = ""
     pictured: bool = False
     by_rule: dict[str, "RuleTest"] = field(default_factory=dict)
     damaged: "tuple[LeftOut, ...]" = ()
@@ -80,6 +83,11 @@ class Run:
     def seed(self) -> int:
         """The run's seed."""
         return int(self.card["seed"])
+
+    @property
+    def audited(self) -> bool:
+        """True for predictions of another program, which ``mbls audit`` scored."""
+        return "audit" in self.card
 
     @property
     def test(self) -> Path:
@@ -221,7 +229,8 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
         counted = TestRun.load(test / "bins.npz")
         run = Run(
             folder, tag, card, config, metrics, cases=tuple(counted.cases),
-            patients=tuple(counted.patients), **_read_optional(folder, tag, config),
+            patients=tuple(counted.patients), labeled=_labeled(counted),
+            **_read_optional(folder, tag, config),
         )  # fmt: skip
         if run.post_hoc:  # the training's own rows have these
             run = replace(run, epochs=[], by_rule={})
@@ -231,6 +240,11 @@ def _read(folder: Path, tag: str) -> Run | LeftOut:
     except Exception as error:  # damaged files raise many kinds of errors
         return LeftOut(folder, _unreadable(error))
     return run
+
+
+def _labeled(counted: TestRun) -> str:
+    voxels = np.ascontiguousarray(counted.dice[:, : counted.bins.num_classes, 2], np.int64)
+    return hashlib.sha256(voxels.tobytes()).hexdigest()
 
 
 def _joined(parts: Sequence[TestRun]) -> TestRun:
