@@ -182,9 +182,7 @@ class Calibrator(ABC):
                 tuple(content["patients"]), content["report"],
             )  # fmt: skip
             if card.num_classes != content["num_classes"]:
-                raise ValueError(
-                    f"{content['num_classes']} classes with {card.num_classes} names"
-                )
+                raise ValueError(f"{content['num_classes']} classes with {card.num_classes} names")
             return kind.from_parameters(card, content["parameters"])
         except (KeyError, TypeError, ValueError) as error:
             raise CalibratorError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Newton", "Sums", "minimize"]
+__all__ = ["Newton", "Sums", "minimize", "solve"]
 
 LAST_STEP = 3e-5
 """Relative size of the last step: the error left is of the order of its square."""
@@ -36,6 +36,13 @@ class Sums(NamedTuple):
     def change(self, step: Tensor) -> Tensor:
         """Return the change of the value by a small step ``(P,)``, to second order."""
         return self.gradient @ step + step @ self.hessian @ step / 2
+
+
+def solve(hessian: Tensor, right: Tensor) -> Tensor:
+    """Solve a system of a positive semidefinite matrix, whose zeros are raised a little."""
+    diagonal = hessian.diagonal()
+    least = 1e-12 * float(diagonal.max().clamp_min(1e-280))
+    return torch.linalg.solve(hessian + least * torch.eye(len(diagonal)).double(), right)
 
 
 @dataclass
@@ -102,9 +109,7 @@ class Newton:
             self._best.step, self.at = step, at
 
     def _direction(self, sums: Sums) -> Tensor:
-        least = 1e-12 * sums.hessian.diagonal().max().clamp_min(1e-300)
-        hessian = sums.hessian + least * torch.eye(len(self.at), dtype=torch.float64)
-        step = -torch.linalg.lstsq(hessian, sums.gradient[:, None]).solution[:, 0]
+        step = -solve(sums.hessian, sums.gradient)
         if self.bounds is None:
             return step
         low, high = self.bounds

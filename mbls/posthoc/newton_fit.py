@@ -10,7 +10,7 @@ from torch import Tensor
 from mbls.posthoc.base import Calibrator, Card
 from mbls.posthoc.fit import Fit
 from mbls.posthoc.held_out import held_out
-from mbls.posthoc.newton import Newton, Sums, minimize
+from mbls.posthoc.newton import Newton, Sums, minimize, solve
 from mbls.posthoc.scaling import (
     Temperature,
     Vector,
@@ -96,9 +96,7 @@ class NewtonFit(Fit):
     def _start(self, log_probs: Tensor, label: Tensor) -> Tensor:
         """Return the minimum over the sample."""
         newton = Newton(self.identity, self.bounds)
-        return minimize(
-            newton, lambda at: self._with_ridge(self.sums(log_probs, label, at), at)
-        )
+        return minimize(newton, lambda at: self._with_ridge(self.sums(log_probs, label, at), at))
 
     def _with_ridge(self, sums: Sums, at: Tensor) -> Sums:
         weight, moved = self.ridge * sums.voxels, at - self.identity
@@ -147,7 +145,7 @@ class NewtonFit(Fit):
         if len(each) < 2:
             return torch.full_like(self.at, math.nan)
         scores = torch.stack([sums.gradient + sums.hessian @ step for sums in each])
-        influence = torch.linalg.lstsq(self.sum.hessian, scores.T).solution
+        influence = solve(self.sum.hessian, scores.T)
         return influence.square().sum(dim=1).mul(len(each) / (len(each) - 1)).sqrt()
 
     def _held_out_changes(self, step: Tensor) -> list[float]:
@@ -160,8 +158,7 @@ class NewtonFit(Fit):
         for name, kept in self.of_patients.items():
             sums = self._full(kept)
             score = sums.gradient + sums.hessian @ step
-            others = self.sum.hessian - sums.hessian
-            moved = torch.linalg.lstsq(others, score[:, None]).solution[:, 0]
+            moved = solve(self.sum.hessian - sums.hessian, score)
             value = sums.value + sums.change(step + moved)
             changes.append((float(value) - self.before[name]) / sums.voxels)
         return changes
@@ -198,7 +195,9 @@ class VectorFit(NewtonFit):
         weight, bias = at.view(2, -1).tolist()
         known = bool(errors.isfinite().all())
         names = ("weight_se", "bias_se")
-        report |= dict(zip(names, errors.view(2, -1).tolist() if known else (None, None), strict=True))
+        report |= dict(
+            zip(names, errors.view(2, -1).tolist() if known else (None, None), strict=True)
+        )
         report["ridge"] = self.ridge
         return self.kind(card, tuple(weight), tuple(bias)).reported(**report)
 

@@ -14,7 +14,9 @@ from tests.posthoc.cases import case, region_case
 FITTED: dict[str, Calibrator] = {}
 
 
-@pytest.fixture(params=[m for m in METHODS if not METHODS[m].extra and not METHODS[m].kind.needs_image])
+@pytest.fixture(
+    params=[m for m in METHODS if not METHODS[m].extra and not METHODS[m].kind.needs_image]
+)
 def fitted(request: pytest.FixtureRequest) -> Calibrator:
     """A calibrator of each method, fitted once."""
     name = request.param
@@ -88,9 +90,7 @@ def test_an_ambiguous_axis_is_refused() -> None:
         ({"parameters": {"temperature": 1.0, "more": 2}}, "damaged"),
     ],
 )  # fmt: skip
-def test_damaged_files_are_refused(
-    change: dict[str, object], message: str, tmp_path: Path
-) -> None:
+def test_damaged_files_are_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "calibrator.json"
     content = fit("temperature", [case("a")]).to_json() | change
     path.write_text(json.dumps(content))

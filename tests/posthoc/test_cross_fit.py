@@ -80,7 +80,9 @@ def test_errors(cases: list[Prediction]) -> None:
     with pytest.raises(CalibratorError, match="at least two groups of patients, got 1"):
         cross_fit("temperature", cases, dict.fromkeys("abcdef", 0), patients=PATIENTS)
     with pytest.raises(CalibratorError, match="f has no group"):
-        cross_fit("temperature", cases, dict(zip("abcde", range(5), strict=True)), patients=PATIENTS)
+        cross_fit(
+            "temperature", cases, dict(zip("abcde", range(5), strict=True)), patients=PATIENTS
+        )
     with pytest.raises(CalibratorError, match="b-0 has no patient"):
         fit("temperature", cases, patients={"a-0": "a", "a-1": "a"})
     with pytest.raises(CalibratorError, match="no calibration method 'temprature'"):

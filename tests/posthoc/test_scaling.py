@@ -85,7 +85,9 @@ def test_a_known_temperature_is_given_back_within_its_interval() -> None:
     covered = 0
     for _ in range(40):
         temperatures = (1.5 * torch.randn(12).mul(0.1).exp()).tolist()
-        found = fit("temperature", [case(str(n), temperature=t) for n, t in enumerate(temperatures)])
+        found = fit(
+            "temperature", [case(str(n), temperature=t) for n, t in enumerate(temperatures)]
+        )
         covered += abs(found.temperature - 1.5) < 2.2 * found.report["temperature_se"]  # t of 11
     assert 34 <= covered <= 40  # 95 % of 40 are 38; binomial, 34 with probability 0.03
 
