@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mbls.posthoc.base import Calibrator
+from mbls.posthoc.classwise import Beta, HistogramBinning, Isotonic
+from mbls.posthoc.classwise_fit import ClasswiseFit
 from mbls.posthoc.fit import Fit
 from mbls.posthoc.newton_fit import TemperatureFit, VectorFit, VectorTIFit
 from mbls.posthoc.regions import Regions
@@ -35,15 +37,30 @@ class Method:
 GUO = "Guo et al. 2017, arXiv:1706.04599"
 METHODS: dict[str, Method] = {
     "temperature": Method(
-        Temperature, lambda C, seed: TemperatureFit(C), "p^(1/T): one number, labels stay", GUO
+        Temperature, lambda n, seed: TemperatureFit(n), "p^(1/T): one number, labels stay", GUO
     ),
     "vector": Method(
-        Vector, lambda C, seed: VectorFit(C), "a weight and a bias for each class's log p", GUO
+        Vector, lambda n, seed: VectorFit(n), "a weight and a bias for each class's log p", GUO
     ),
     "vector_ti": Method(
-        VectorTI, lambda C, seed: VectorTIFit(C),
+        VectorTI, lambda n, seed: VectorTIFit(n),
         "vector scaling of centered log p, which needs no logits",
         "Guo et al. 2017, arXiv:1706.04599; Kirscher et al. 2026, arXiv:2607.01902",
+    ),
+    "isotonic": Method(
+        Isotonic, lambda n, seed: ClasswiseFit(Isotonic, n),
+        "a nondecreasing function of each class's p, then division by the sum",
+        "Zadrozny and Elkan 2002, KDD",
+    ),
+    "beta": Method(
+        Beta, lambda n, seed: ClasswiseFit(Beta, n),
+        "a ln p - b ln(1 - p) + c for each class, then division by the sum",
+        "Kull et al. 2017, AISTATS",
+    ),
+    "histogram": Method(
+        HistogramBinning, lambda n, seed: ClasswiseFit(HistogramBinning, n),
+        "the share of hits in 15 bins of each class's p, then division by the sum",
+        "Zadrozny and Elkan 2001, ICML",
     ),
 }  # fmt: skip
 """The methods by name."""

@@ -31,7 +31,12 @@ class Sums(NamedTuple):
 
     def plus(self, other: "Sums") -> "Sums":
         """Return the sum of both."""
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+        return Sums(
+            self.voxels + other.voxels,
+            self.value + other.value,
+            self.gradient + other.gradient,
+            self.hessian + other.hessian,
+        )
 
     def change(self, step: Tensor) -> Tensor:
         """Return the change of the value by a small step ``(P,)``, to second order."""

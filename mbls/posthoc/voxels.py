@@ -89,12 +89,13 @@ def pieces(prediction: Prediction, seed: int) -> Iterator[Piece]:
             yield Piece(prediction.case, probs, log_probs, target, rank, region=region)
 
 
-def _check(case: str, probs: Tensor, label: Tensor, C: int) -> None:
+def _check(case: str, probs: Tensor, label: Tensor, num_classes: int) -> None:
     low, high = torch.aminmax(label)
-    if low < 0 or high >= C:
+    if low < 0 or high >= num_classes:
         raise CalibratorError(
             f"Case {case} has the label {int(low if low < 0 else high)}, but its probabilities are "
-            f"of {C} classes: labels must be 0 to {C - 1}, or {IGNORE_INDEX} for ignored voxels."
+            f"of {num_classes} classes: labels must be 0 to {num_classes - 1}, or {IGNORE_INDEX} "
+            "for ignored voxels."
         )
     smallest, largest = torch.aminmax(probs)
     if not (smallest >= 0 and largest <= 1.001):  # also NaN

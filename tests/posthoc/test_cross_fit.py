@@ -93,7 +93,7 @@ def test_errors(cases: list[Prediction]) -> None:
     with pytest.raises(CalibratorError, match="No voxel of the cases has a label"):
         fit("temperature", [ignored])
     with pytest.raises(CalibratorError, match=r"x has 3 channels, but the class names are .*'3'"):
-        fit("temperature", [cases[0], case("x", C=3)])
+        fit("temperature", [cases[0], case("x", classes=3)])
     for value in (4, -1):
         wrong = replace(cases[0], label=torch.full_like(cases[0].label, value))
         with pytest.raises(CalibratorError, match=f"a-0 has the label {value}.* 0 to 3"):
