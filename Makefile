@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
-TARGETS := help install train slurm benchmark evaluate predict audit calibrate report data check-data splits cache-info cache-clean \
+TARGETS := help install train slurm benchmark evaluate predict audit calibrate apply ensemble report data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-shared docs hooks clean
 
@@ -25,11 +25,13 @@ vars.check-data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.splits := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT FOLDS OUTPUT
 vars.evaluate := DATA_ROOT CACHE SPLIT PATIENT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN RUNS CALIBRATOR CKPT TAG GRID MIRROR
 vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN RUNS CALIBRATOR CKPT MIRROR INPUT OUTPUT PROBABILITIES UNCERTAINTY OVERWRITE
-vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN METHOD GRID MIRROR
+vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN PREDICTIONS GROUPS METHOD GRID MIRROR LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
 vars.audit := VERBOSE PREDICTIONS LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.report := OUTPUT RUNS REFERENCE NO_CAPTIONS NO_PICTURES
+vars.apply := LABELS FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS CALIBRATOR PREDICTIONS OUTPUT
+vars.ensemble := LABELS NAME FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS PREDICTIONS OUTPUT
 SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
 #: LOSS           with settings of its own as mbls:margin=8,alpha=0.3 (train, slurm)
 #: NETWORK        default: unet, in 3D unet3d, with --preset paper unet_paper (train, benchmark, slurm)
@@ -62,6 +64,8 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: RUNS           run folders whose networks form an ensemble, in place of RUN (evaluate, predict)
 #: CALIBRATOR     JSON file of a calibrator (make calibrate) (evaluate, predict)
 #: RUN            run folder: fit on validation patients, report on test patients (calibrate)
+#: PREDICTIONS    or a folder of predictions, which are cross-fitted (calibrate)
+#: GROUPS         groups of patients of a cross-fit (default: the folds of nnU-Net's validation, else 5) (calibrate)
 #: METHOD         temperature (default), vector, isotonic, ..., or several with commas (docs/calibration.md) (calibrate)
 #: RESUME         continue the run in RUN from its last checkpoint (train)
 #: LOSSES         such as "ce mbls:margin=3 mbls:margin=10,alpha=0.3" (benchmark, slurm)
@@ -89,17 +93,22 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: NO_CAPTIONS    figures without the lines above them, for a paper (report)
 #: NO_PICTURES    no slices of patients: without the worst cases (report)
 #: PREDICTIONS    probability maps: a results folder of nnU-Net v2, or a folder of .npz or NIfTI files (audit)
-#: LABELS         folder of the label files (default: those of nnU-Net's results, if they are found) (audit)
-#: NAME           what tables call the predictions (default: the folder's name) (audit)
-#: DATASET        the dataset's name in tables (default: its folder's name) (audit)
-#: SEED           number of the training, if several have one NAME (default: 0) (audit)
-#: OUTPUT         run folder to write (default: runs/audit/NAME) (audit)
-#: PATIENT        regular expression that finds the patient in a case's name (default: each case is a patient) (audit)
-#: FORMAT         nnunet, npz, nifti, nifti-per-class: what the files are, if not found by itself (audit)
-#: AXES           cxyz, czyx, xyzc, zyxc: order of an array's axes, c for the classes, if their shapes leave it open (audit)
-#: CLASS_NAMES    names of the classes, background first (default: those of a dataset.json) (audit)
-#: LABEL_VALUES   value of each class in the label files, such as 0,1,2,4 (default: those of a dataset.json, or 0, 1, ...) (audit)
-#: REGIONS        overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": name and label values of each channel (audit)
+#: LABELS         folder of the label files (default: those of nnU-Net's results, if they are found); of apply and ensemble, files on the grid of each case (audit, calibrate, apply, ensemble)
+#: NAME           what tables call the predictions (default: the folder's name) (audit, calibrate, ensemble)
+#: DATASET        the dataset's name in tables (default: its folder's name) (audit, calibrate)
+#: SEED           number of the training, if several have one NAME (default: 0) (audit, calibrate)
+#: OUTPUT         run folder to write (default: runs/audit/NAME) (audit, calibrate)
+#: PATIENT        regular expression that finds the patient in a case's name (default: each case is a patient) (audit, calibrate)
+#: FORMAT         nnunet, npz, nifti, nifti-per-class: what the files are, if not found by itself (audit, calibrate, apply, ensemble)
+#: AXES           cxyz, czyx, xyzc, zyxc: order of an array's axes, c for the classes, if their shapes leave it open (audit, calibrate, apply, ensemble)
+#: CLASS_NAMES    names of the classes, background first (default: those of a dataset.json) (audit, calibrate, apply, ensemble)
+#: LABEL_VALUES   value of each class in the label files, such as 0,1,2,4 (default: those of a dataset.json, or 0, 1, ...) (audit, calibrate, apply, ensemble)
+#: REGIONS        overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": name and label values of each channel (audit, calibrate, apply, ensemble)
+#: CALIBRATOR     JSON file of a calibrator (make calibrate) (apply)
+#: PREDICTIONS    probability maps, as of audit (apply)
+#: OUTPUT         folder to write, in the format of PREDICTIONS (apply)
+#: PREDICTIONS    folders of probability maps, as of audit (ensemble)
+#: OUTPUT         folder to write, in the format of the first (ensemble)
 #: YES            do not ask (cache-clean)
 #: ALL            remove every cache (cache-clean)
 #: DAYS           also remove caches last written to N days ago (cache-clean)
@@ -129,7 +138,8 @@ OPTIONS = $(strip $(foreach name,$(filter-out $(LEFT_OUT),$(vars.$@)),$(call opt
 train: LEFT_OUT = $(if $(call on,RESUME),$(filter-out $(GIVEN),DATASET LOSS))
 evaluate: LEFT_OUT := RUN
 report: LEFT_OUT := RUNS
-audit: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
+audit calibrate ensemble: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
+apply: LEFT_OUT := CALIBRATOR PREDICTIONS OUTPUT
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
@@ -171,8 +181,17 @@ evaluate: install  ## Test a checkpoint of RUN again, or the ensemble of RUNS="A
 	$(if $(RUN),,$(call needs,RUNS))
 	@$(MBLS) evaluate $(if $(RUN),"$(RUN)") $(OPTIONS) $(ARGS)
 
-calibrate: install  ## Fit METHOD on the validation patients of RUN, report before and after on its test patients
-	@$(MBLS) calibrate $(OPTIONS) $(ARGS)
+calibrate: install  ## Fit METHOD on RUN's validation patients, or cross-fit it on PREDICTIONS; before and after
+	$(if $(RUN),,$(call needs,PREDICTIONS))
+	@$(MBLS) calibrate $(if $(PREDICTIONS),"$(PREDICTIONS)") $(OPTIONS) $(ARGS)
+
+apply: install  ## Write PREDICTIONS calibrated by CALIBRATOR to OUTPUT, in their format
+	$(call needs,CALIBRATOR)$(call needs,PREDICTIONS)$(call needs,OUTPUT)
+	@$(MBLS) apply "$(CALIBRATOR)" "$(PREDICTIONS)" "$(OUTPUT)" $(OPTIONS) $(ARGS)
+
+ensemble: install  ## Average the folders of PREDICTIONS="A B" to OUTPUT, with maps of the uncertainty
+	$(call needs,PREDICTIONS)$(call needs,OUTPUT)
+	@$(MBLS) ensemble $(PREDICTIONS) $(OPTIONS) $(ARGS)
 
 report: install  ## Compare the runs in or below RUNS: tables, figures, one HTML file
 	@$(MBLS) report $(or $(RUNS),runs) $(OPTIONS) $(ARGS)

@@ -34,6 +34,8 @@ COMMANDS = {
     "predict": ("mbls.commands.predict", "segment NIfTI files with a run's checkpoint"),
     "audit": ("mbls.commands.audit", "score probability maps of any program, such as nnU-Net's"),
     "calibrate": ("mbls.commands.calibrate", "fit a post-hoc calibrator, report before and after"),
+    "apply": ("mbls.commands.apply", "calibrate probability maps of any program, in their format"),
+    "ensemble": ("mbls.commands.ensemble", "average probability maps of several folders"),
     "benchmark": ("mbls.commands.benchmark", "train, test and compare losses over seeds"),
     "report": ("mbls.commands.report", "compare finished runs: tables, figures, one HTML file"),
     "data": ("mbls.commands.data", "write the phantom where no data is given, build the cache"),

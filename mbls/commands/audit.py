@@ -3,6 +3,7 @@
 The results are those of a test of a run of mbls, and ``mbls report`` compares them with runs.
 """
 
+import argparse
 import importlib.metadata
 import json
 import platform
@@ -29,7 +30,16 @@ from mbls.runtime.files import replace_file, replace_files, writing
 from mbls.runtime.locks import locked_folder
 from mbls.runtime.ranks import print_once
 
-__all__ = ["audit_meta", "main", "score", "scored_cases", "write_audit"]
+__all__ = [
+    "audit_meta",
+    "main",
+    "prepared",
+    "print_notes",
+    "score",
+    "scored_cases",
+    "source_of",
+    "write_audit",
+]
 
 ABOUT = """Score probability maps of any program against labels: an nnU-Net v2 results folder, .npz
 or NIfTI. Writes what a test of a run leaves; mbls report compares it with runs."""
@@ -44,32 +54,12 @@ def main(args: list[str]) -> int:
     options, rest = parse(parser("audit", ABOUT), args)
     if rest:
         raise UsageError(f"Unknown option --{rest[0][0]}. See mbls audit --help.")
-    name = options.name or re.sub(r"[^\w.+-]+", "-", options.predictions.resolve().name)
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"--name must have letters, digits and . + - _ only, got {name!r}: the report's tables "
-            "call the predictions so (make: NAME)."
-        )
-    output = options.output or Path("runs") / "audit" / name
-    asked = {"predictions": str(options.predictions.resolve())}
-    check_output(output, asked)
-    source = open_predictions(
-        options.predictions, labels=options.labels, name=options.dataset, format=options.format,
-        class_names=options.class_names, label_values=options.label_values,
-        regions=options.regions, axes=options.axes, patient=options.patient,
-    )  # fmt: skip
+    output, source, card = prepared(options, shlex.join(["mbls", "audit", *args]))
     console = Console()
-    for note in opening_notes(source):
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    seed = options.seed or 0
     lines: list[str] = []
-    predictions = scored_cases(source, lines.append)
-    runs = score(predictions, source, audit_meta(source, name=name, seed=seed))
-    card = audit_card(source, name=name, seed=seed) | {"audit": asked | audit_facts(source)}
-    card["command"] = shlex.join(["mbls", "audit", *args])
+    runs = score(scored_cases(source, lines.append), source, audit_meta(source, card))
     found = write_audit(output, runs, card, log="".join(f"{line}\n" for line in lines))
-    for note in renormalized_note(source):
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    print_notes(renormalized_note(source))
     if source.kind == "regions" and not options.verbose:
         console.print(regions_table(found))
     else:
@@ -79,6 +69,48 @@ def main(args: list[str]) -> int:
     for place in places:
         console.print(f"Results: {place}", soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+def prepared(
+    options: argparse.Namespace, command: str
+) -> tuple[Path, PredictionFolder, dict[str, Any]]:
+    """Return where results are written, the opened predictions, and the content of ``run.json``.
+
+    Raises:
+        UsageError: The name has other characters than tables show.
+        RunFolderError: The output has something else.
+        PredictionError: The predictions or labels cannot be read.
+    """
+    name = options.name or re.sub(r"[^\w.+-]+", "-", options.predictions.resolve().name)
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--name must have letters, digits and . + - _ only, got {name!r}: the report's tables "
+            "call the predictions so (make: NAME)."
+        )
+    output = options.output or Path("runs") / "audit" / name
+    asked = {"predictions": str(options.predictions.resolve())}
+    check_output(output, asked)
+    source = source_of(options, options.predictions)
+    print_notes(opening_notes(source))
+    card = audit_card(source, name=name, seed=options.seed or 0)
+    return output, source, card | {"audit": asked | audit_facts(source), "command": command}
+
+
+def source_of(options: argparse.Namespace, predictions: Path, **others: Any) -> PredictionFolder:
+    """Return a folder of predictions, opened as the options of a command say."""
+    settings: dict[str, Any] = {
+        "labels": options.labels, "name": getattr(options, "dataset", None),
+        "format": options.format, "class_names": options.class_names,
+        "label_values": options.label_values, "regions": options.regions, "axes": options.axes,
+        "patient": getattr(options, "patient", None),
+    }  # fmt: skip
+    return open_predictions(predictions, **settings | others)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what a user should know."""
+    for note in notes:
+        Console().print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def check_output(output: Path, asked: Mapping[str, str]) -> None:
@@ -116,7 +148,10 @@ def scored_cases(source: PredictionFolder, log: Callable[[str], object]) -> Iter
 
 
 def score(
-    predictions: Iterable[Prediction], source: PredictionFolder, meta: Mapping[str, Any]
+    predictions: Iterable[Prediction],
+    source: PredictionFolder,
+    meta: Mapping[str, Any],
+    calibrate: Callable[[Prediction], Prediction] | None = None,
 ) -> dict[str, TestRun]:
     """Return the counts of predictions, each read once.
 
@@ -124,6 +159,7 @@ def score(
         predictions: Those of all cases of ``source``, in its order.
         source: Where they are from: names of the cases and classes.
         meta: Description of the test.
+        calibrate: What is done to each prediction before it is scored.
 
     Returns:
         One test, by the name ``"."``; of regions, one of two classes each by the region's name.
@@ -135,9 +171,11 @@ def score(
     metrics = {n: TestMetrics(classes, len(source.cases), **settings) for n in names}
     with torch.inference_mode():
         for number, prediction in enumerate(predictions):
+            scored = prediction if calibrate is None else calibrate(prediction)
             for place, one in enumerate(metrics.values()):
-                part = prediction if whole else prediction.binary(place)
-                one.update(part.probs[None], batch_of(part, number))
+                part, raw = (each if whole else each.binary(place) for each in (scored, prediction))
+                before = None if calibrate is None else raw.probs.argmax(dim=0)[None]
+                one.update(part.probs[None], batch_of(part, number), before=before)
     described = {
         name: {**meta, **({} if whole else region_meta(source.class_names[place]))}
         for place, name in enumerate(names)
@@ -159,13 +197,13 @@ def batch_of(prediction: Prediction, number: int) -> Batch:
     return cast(Batch, found)
 
 
-def audit_meta(source: PredictionFolder, *, name: str, seed: int = 0) -> dict[str, Any]:
+def audit_meta(source: PredictionFolder, card: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description of a test of predictions, for ``metrics.json`` and ``bins.npz``."""
     keys = [re.sub(r"\W+", "_", one.lower()).strip("_") for one in source.class_names]
     return {
         "dataset": source.name,
-        "loss": name,
-        **({"seed": seed} if seed else {}),
+        "loss": card["loss"],
+        **({"seed": card["seed"]} if card["seed"] else {}),
         "origin": source.origin,
         "data_fingerprint": None,
         "class_names": list(source.class_names),
@@ -227,7 +265,12 @@ def audit_facts(source: PredictionFolder) -> dict[str, Any]:
 
 
 def write_audit(
-    output: Path, runs: Mapping[str, TestRun], card: Mapping[str, Any], *, log: str = ""
+    output: Path,
+    runs: Mapping[str, TestRun],
+    card: Mapping[str, Any],
+    *,
+    log: str = "",
+    tag: str = TAG,
 ) -> dict[str, dict[str, Any]]:
     """Write run folders that a report reads, and return the content of each ``metrics.json``.
 
@@ -236,13 +279,14 @@ def write_audit(
         runs: Result of :func:`score`.
         card: Content of ``run.json``.
         log: Content of ``audit.log``.
+        tag: Name of the results' folder below ``test/``.
 
     Raises:
         OutputError: The folder cannot be written.
     """
     found = {}
     for name, run in runs.items():
-        folder, test = output / name, output / name / "test" / TAG
+        folder, test = output / name, output / name / "test" / tag
         with writing(test):
             test.mkdir(parents=True, exist_ok=True)
         own = dict(card) | {"dataset": run.meta["dataset"]}

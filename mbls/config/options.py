@@ -142,6 +142,8 @@ TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
 SCORED = "evaluate predict calibrate"
+AUDIT = "audit calibrate"
+FOREIGN = "audit calibrate apply ensemble"
 
 OPTIONS = (
     Option("dataset", f"{TRAIN} {DATA}", kind="data", resume=False),
@@ -205,6 +207,10 @@ OPTIONS = (
            "post_hoc.calibrator", Path, metavar="FILE"),
     Option("run", "calibrate", "run folder: fit on validation patients, report on test patients",
            type=Path, metavar="FOLDER"),
+    Option("predictions", "calibrate", "or a folder of predictions, which are cross-fitted",
+           type=Path, positional="?"),
+    Option("groups", "calibrate", "groups of patients of a cross-fit (default: the folds of "
+           "nnU-Net's validation, else 5)", type=at_least_one, metavar="K"),
     Option("method", "calibrate", "temperature (default), vector, isotonic, ..., or several with "
            "commas (docs/calibration.md)"),
     Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
@@ -257,26 +263,37 @@ OPTIONS = (
     Option("no_pictures", "report", "no slices of patients: without the worst cases", type=bool),
     Option("predictions", "audit", "probability maps: a results folder of nnU-Net v2, or a folder "
            "of .npz or NIfTI files", type=Path, positional="1"),
-    Option("labels", "audit", "folder of the label files (default: those of nnU-Net's results, if "
-           "they are found)", type=Path, metavar="FOLDER"),
-    Option("name", "audit", "what tables call the predictions (default: the folder's name)"),
-    Option("dataset", "audit", "the dataset's name in tables (default: its folder's name)"),
-    Option("seed", "audit", "number of the training, if several have one NAME (default: 0)",
+    Option("labels", FOREIGN, "folder of the label files (default: those of nnU-Net's results, if "
+           "they are found); of apply and ensemble, files on the grid of each case",
+           type=Path, metavar="FOLDER"),
+    Option("name", f"{AUDIT} ensemble", "what tables call the predictions (default: the folder's "
+           "name)"),
+    Option("dataset", AUDIT, "the dataset's name in tables (default: its folder's name)"),
+    Option("seed", AUDIT, "number of the training, if several have one NAME (default: 0)",
            type=int),
-    Option("output", "audit", "run folder to write (default: runs/audit/NAME)", type=Path,
+    Option("output", AUDIT, "run folder to write (default: runs/audit/NAME)", type=Path,
            metavar="FOLDER"),
-    Option("patient", "audit", "regular expression that finds the patient in a case's name "
+    Option("patient", AUDIT, "regular expression that finds the patient in a case's name "
            "(default: each case is a patient)", metavar="REGEX"),
-    Option("format", "audit", "what the files are, if not found by itself",
+    Option("format", FOREIGN, "what the files are, if not found by itself",
            choices=("nnunet", "npz", "nifti", "nifti-per-class")),
-    Option("axes", "audit", "order of an array's axes, c for the classes, if their shapes leave it "
+    Option("axes", FOREIGN, "order of an array's axes, c for the classes, if their shapes leave it "
            "open", choices=("cxyz", "czyx", "xyzc", "zyxc")),
-    Option("class_names", "audit", "names of the classes, background first (default: those of a "
+    Option("class_names", FOREIGN, "names of the classes, background first (default: those of a "
            "dataset.json)", type=names, metavar="A,B,C"),
-    Option("label_values", "audit", "value of each class in the label files, such as 0,1,2,4 "
+    Option("label_values", FOREIGN, "value of each class in the label files, such as 0,1,2,4 "
            "(default: those of a dataset.json, or 0, 1, ...)", type=numbers, metavar="NUMBERS"),
-    Option("regions", "audit", 'overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": '
+    Option("regions", FOREIGN, 'overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": '
            "name and label values of each channel", metavar="LIST"),
+    Option("calibrator", "apply", "JSON file of a calibrator (make calibrate)", type=Path,
+           positional="1"),
+    Option("predictions", "apply", "probability maps, as of audit", type=Path, positional="1"),
+    Option("output", "apply", "folder to write, in the format of PREDICTIONS", type=Path,
+           positional="1"),
+    Option("predictions", "ensemble", "folders of probability maps, as of audit", type=Path,
+           positional="+"),
+    Option("output", "ensemble", "folder to write, in the format of the first", type=Path,
+           metavar="FOLDER"),
     Option("sheet", "check-data", "contact sheet (default: data/<dataset>-sheet.png)", type=Path,
            metavar="FILE", make=False),
     Option("pictures", "check-data", "cases on the contact sheet; 0 for no sheet (default: 24)",

@@ -39,7 +39,11 @@ class ChangedVoxels(Metric):
         self.count[index.to(counts.device)] += counts
         self.known = torch.ones_like(self.known)
 
-    def compute(self) -> dict[str, list[int]]:
+    def compute(self) -> Tensor:
+        """Return the number of each case ``(cases,)``."""
+        return self.count
+
+    def meta(self) -> dict[str, list[int]]:
         """Return ``changed_voxels`` of each case; nothing if no case was compared."""
         return {"changed_voxels": self.count.tolist()} if bool(self.known) else {}
 
@@ -138,7 +142,7 @@ class TestMetrics(nn.Module):
                 **meta,
                 "nsd_tolerance_mm": self.nsd.tolerance,
                 **({"posterior": "readers"} if readers else {}),
-                **self.changed.compute(),
+                **self.changed.meta(),
             },
             hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
         )  # fmt: skip

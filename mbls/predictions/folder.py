@@ -11,6 +11,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from torch import Tensor
 
+from mbls.data import IGNORE_INDEX
 from mbls.predictions.axes import from_stored, to_stored
 from mbls.predictions.case import Prediction
 from mbls.predictions.checks import checked
@@ -43,6 +44,7 @@ class PredictionFolder:
         axes: Order of the axes of the stored arrays.
         notes: What a user should know: cases left out, quantized numbers.
         origin: ``"phantom"`` if the labels are those of a phantom of mbls, else ``"real"``.
+        labeled: False if there are no labels: each voxel is ignored.
         renormalized: Voxels that were renormalized, of each case read so far that has any.
     """
 
@@ -56,6 +58,7 @@ class PredictionFolder:
     notes: list[str]
     origin: Literal["real", "phantom"] = "real"
     dataset_json: Path | None = None
+    labeled: bool = True
     renormalized: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -100,8 +103,12 @@ class PredictionFolder:
             self.renormalized[case] = changed
         with reading(one.label):
             image: Any = nib.load(one.label)
-            data = np.asanyarray(image.dataobj)
-        label = self.channels.encode(data.reshape(grid_of(image)), f"{case} ({one.label})")
+            data = np.asanyarray(image.dataobj) if self.labeled else None
+        if data is None:
+            shape = probs.shape if self.channels.regions else probs.shape[1:]
+            label = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
+        else:
+            label = self.channels.encode(data.reshape(grid_of(image)), f"{case} ({one.label})")
         return Prediction(
             case, probs, label, _spacing(image), _zero(one.stored), self.channels.regions
         )  # fmt: skip
@@ -143,7 +150,7 @@ class PredictionFolder:
         path = paths[0].with_name(f"{case}{end}")
         if path in paths:
             path = paths[0].with_name(f"{case}_label{end}")
-        save_nifti(path, self.channels.label_map(kept).reshape(label.shape), label)
+        save_nifti(path, self.channels.label_map(kept).reshape(label.shape[:3]), label)
         return [*paths, path]
 
     def _one(self, case: str) -> Found:

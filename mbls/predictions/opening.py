@@ -1,5 +1,6 @@
 """Open a folder of predictions of any layout; only headers are read."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from mbls.predictions.names import NIFTI, label_files, patients_of, stem
 from mbls.predictions.stored import reading
 from mbls.runtime.errors import PredictionError
 
-__all__ = ["open_predictions"]
+__all__ = ["open_predictions", "own_grids"]
 
 LIKELY = {"nnunet": ("czyx",), "npz": ORDERS, "nifti": ("xyzc", "cxyz"),
           "nifti-per-class": ("cxyz",)}  # fmt: skip
@@ -34,6 +35,7 @@ def open_predictions(
     folder: Path,
     *,
     labels: Path | None = None,
+    labeled: bool = True,
     name: str | None = None,
     format: Format | None = None,
     class_names: Sequence[str] | None = None,
@@ -49,6 +51,9 @@ def open_predictions(
             ``nnUNetv2_predict --save_probabilities``), or a folder of ``.npz``, of NIfTI with an
             axis of classes, or of one NIfTI a class, also within folders of the cases' names.
         labels: Folder of the label files, NIfTI; of nnU-Net's results, by default those beside.
+        labeled: If False, only the grids of the files in ``labels`` are read; by default they are
+            the label maps next to the predictions, or the predictions themselves. All voxels are
+            then ignored.
         name: Name for tables; by default that of the dataset's folder.
         format: One of :data:`FORMATS`, if it must not be detected.
         class_names: Names of the classes, background first; default: those of a ``dataset.json``.
@@ -64,13 +69,15 @@ def open_predictions(
     """
     folder = Path(folder)
     layout = detect(folder, format)
-    labels = labels_beside(layout, folder) if labels is None else Path(labels)
-    if labels is None:
+    if labels is None and labeled:
+        labels = labels_beside(layout, folder)
+    if labels is None and labeled:
         raise PredictionError(
             f"The labels of {folder} are needed: LABELS=FOLDER (--labels); nnU-Net's are in "
             "nnUNet_raw/DatasetXXX/labelsTr."
         )
-    files = label_files(labels)
+    files = own_grids(layout) if labels is None else label_files(Path(labels))
+    labels = folder if labels is None else Path(labels)
     known = _known_channels(layout, labels, regions)
     found, notes = find(layout, files, class_names or (known.names if known else ()))
     grids = [_label_header(one) for one in found]
@@ -98,7 +105,34 @@ def open_predictions(
         [*notes, *_quantized(found)],
         _origin(labels),
         layout.dataset_json,
+        labeled,
     )
+
+
+def own_grids(layout: Layout) -> dict[str, Path]:
+    """Return a file with the grid of each case: its predicted label map, or the map itself.
+
+    Raises:
+        PredictionError: An ``.npz`` has no label map next to it.
+    """
+    found: dict[str, Path] = {}
+    maps: dict[str, Path] = {}
+    for folder, _ in layout.folders:
+        for path in (path for path in sorted(folder.rglob("*")) if path.name.endswith(NIFTI)):
+            with reading(path):
+                axes = sum(size > 1 for size in nib.load(path).shape[3:])
+            (maps if axes else found)[stem(path)] = path
+        for path in sorted(folder.rglob("*.npz")):
+            if stem(path) not in found:
+                raise PredictionError(
+                    f"{path} has no geometry, and there is no label map {stem(path)}.nii.gz next "
+                    "to it. Name a folder with a NIfTI file of each case: LABELS=FOLDER (--labels)."
+                )
+    for name, path in maps.items():  # case_prob of case, if there is a label map
+        case = re.sub(r"[_-](probs?|probabilities|softmax)$", "", name)
+        if case not in found:
+            found[case] = path
+    return found
 
 
 def _known_channels(layout: Layout, labels: Path, regions: str | None) -> Channels | None:
@@ -139,6 +173,8 @@ def _named(
 def _label_header(one: Found) -> tuple[tuple[int, ...], np.ndarray]:
     with reading(one.label):
         image: Any = nib.load(one.label)
+        if one.label in one.stored.paths and len(image.shape) > 3:
+            return image.shape[:3], image.affine
         return grid_of(image), image.affine
 
 

@@ -1,0 +1,192 @@
+"""Predictions of other programs: cross-fitted, applied and averaged, in the form of nnU-Net v2."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from mbls.cli import main
+from mbls.evaluation import TestRun
+from mbls.posthoc import Calibrator, Regions
+from mbls.predictions import open_predictions
+
+TEMPERATURE = 2.0
+SHAPE = (16, 15, 12)
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+CLASSES = {"labels": {"background": 0, "left": 1, "right": 2}, "file_ending": ".nii.gz"}
+REGIONS = {
+    "labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2],
+    "file_ending": ".nii.gz",
+}  # fmt: skip
+
+
+def nifti(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
+
+
+def write_case(root: Path, labels: Path, case: str, seed: int, *, regions: bool = False) -> None:
+    """Write probabilities that are too sharp by a temperature, and a label that is drawn."""
+    draw = torch.Generator().manual_seed(seed)
+    if regions:
+        whole = 2 * torch.randn(SHAPE, generator=draw, dtype=torch.float64)
+        inside = torch.rand(SHAPE, generator=draw, dtype=torch.float64) < whole.sigmoid()
+        most = torch.rand(SHAPE, generator=draw, dtype=torch.float64) < 0.9
+        label = inside.long() + (inside & most).long()
+        core = (whole.sigmoid() * 0.9).logit()
+        probs = torch.stack([whole, core]).mul(TEMPERATURE).sigmoid()
+    else:
+        logits = 2 * torch.randn(3, *SHAPE, generator=draw, dtype=torch.float64)
+        truth = logits.softmax(dim=0)
+        steps = torch.rand(SHAPE, generator=draw, dtype=torch.float64)
+        label = (truth.cumsum(dim=0) < steps).sum(dim=0).clamp_max(2)
+        probs = (logits * TEMPERATURE).softmax(dim=0)
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        root / f"{case}.npz", probabilities=probs.float().numpy().transpose(0, 3, 2, 1)
+    )
+    nifti(root / f"{case}.nii.gz", probs.argmax(dim=0).numpy().astype(np.uint8))
+    nifti(labels / f"{case}.nii.gz", label.numpy().astype(np.uint8))
+
+
+def trained(folder: Path, *, regions: bool = False) -> tuple[Path, Path]:
+    """Return a results folder of nnU-Net v2 with two folds of three cases, and the labels."""
+    root, labels = folder / "Dataset001_Tiny" / "trainer", folder / "labelsTr"
+    for number in range(6):
+        place = root / f"fold_{number % 2}" / "validation"
+        write_case(place, labels, f"case_{number:03d}", number, regions=regions)
+    (root / "dataset.json").write_text(json.dumps(REGIONS if regions else CLASSES))
+    return root, labels
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The predictions, and the folder of their calibration."""
+    folder = tmp_path_factory.mktemp("nnunet")
+    root, labels = trained(folder)
+    args = ["--labels", str(labels), "--output", str(folder / "out"), "--name", "nnunet"]
+    assert main(["calibrate", str(root), *args, "--method", "temperature,isotonic"]) == 0
+    return root, folder / "out"
+
+
+def test_a_known_temperature_is_found_and_removed(calibrated: tuple[Path, Path]) -> None:
+    _, output = calibrated
+    found = Calibrator.load(output / "calibrators/temperature.json")
+    error = found.card.report["temperature_se"]
+    assert abs(found.temperature - TEMPERATURE) < max(4 * error, 0.05)
+    assert len(found.card.cases) == 6
+    before, after = (
+        TestRun.load(output / "test" / tag / "bins.npz") for tag in ("best", "best+temperature")
+    )
+    values = [run.summary()["sound"]["all"]["pooled"]["ece"] for run in (before, after)]
+    assert values[0]["value"] > 0.1
+    assert values[1]["value"] < 2 * values[1]["floor"] + 0.01
+    assert after.meta["groups"] == 2
+    assert after.meta["changed_voxels"] == [0] * 6
+    differences = json.loads((output / "test/best+isotonic/calibration.json").read_text())
+    ece = differences["differences"][0]
+    assert ece["after"] < ece["before"]
+    assert ece["interval"][1] < 0
+
+
+def test_a_report_shows_each_calibration(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    assert main(["report", str(calibrated[1]), "--output", str(output), "--no-pictures"]) == 0
+    table = (output / "table.md").read_text()
+    assert all(name in table for name in ("nnunet+ts", "nnunet+isotonic"))
+
+
+def test_applied_predictions_keep_their_format(
+    calibrated: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, output = calibrated
+    file = output / "calibrators/temperature.json"
+    assert main(["apply", str(file), str(root), str(tmp_path / "new")]) == 0
+    source = open_predictions(root, labels=root.parents[1] / "labelsTr")
+    written = open_predictions(tmp_path / "new", labels=root.parents[1] / "labelsTr")
+    assert (written.format, written.axes, written.folds) == ("nnunet", "czyx", source.folds)
+    calibrator = Calibrator.load(file)
+    for case in source.cases:
+        expected = calibrator.apply(source.read(case).log_probs(), dim=0).exp()
+        torch.testing.assert_close(written.read(case).probs, expected)
+        fold = f"fold_{int(case[-1]) % 2}/validation/{case}.nii.gz"
+        image = nib.load(tmp_path / "new" / fold)
+        np.testing.assert_array_equal(image.affine, AFFINE)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), expected.argmax(dim=0).numpy())
+
+
+def test_regions_are_calibrated_each_on_its_own(tmp_path: Path) -> None:
+    root, labels = trained(tmp_path, regions=True)
+    args = ["--labels", str(labels), "--output", str(tmp_path / "out"), "--groups", "3"]
+    assert main(["calibrate", str(root), *args]) == 0
+    found = Calibrator.load(tmp_path / "out/calibrators/temperature.json")
+    assert isinstance(found, Regions)
+    assert found.calibrators[0].temperature == pytest.approx(TEMPERATURE, abs=0.1)
+    for region in ("whole", "core"):
+        rows = json.loads(
+            (tmp_path / "out" / region / "test/best+temperature/calibration.json").read_text()
+        )
+        assert rows["differences"][0]["after"] < rows["differences"][0]["before"]
+    assert (
+        main(
+            [
+                "apply",
+                str(tmp_path / "out/calibrators/temperature.json"),
+                str(root),
+                str(tmp_path / "new"),
+            ]
+        )
+        == 0
+    )
+    image = nib.load(tmp_path / "new/fold_0/validation/case_000.nii.gz")
+    assert set(np.unique(np.asarray(image.dataobj))) == {0, 1, 2}
+
+
+def test_folders_are_averaged(tmp_path: Path) -> None:
+    labels, folders = tmp_path / "labels", [tmp_path / "one", tmp_path / "two"]
+    for number, folder in enumerate(folders):
+        for case in range(3):
+            write_case(folder, labels, f"c{case}", 10 * number + case)
+        (folder / "dataset.json").write_text(json.dumps(CLASSES))
+    (folders[1] / "c2.npz").unlink()
+    args = ["--output", str(tmp_path / "mean")]
+    assert main(["ensemble", *map(str, folders), *args]) == 0
+    sources = [open_predictions(f, labels=labels) for f in (*folders, tmp_path / "mean")]
+    assert sources[2].cases == ("c0", "c1")
+    for case in sources[2].cases:
+        one, two, mean = (source.read(case).probs.double() for source in sources)
+        torch.testing.assert_close(mean, (one + two) / 2, rtol=0, atol=1e-7)
+        found = nib.load(
+            tmp_path / f"mean/uncertainty/{case}_mutual_information.nii.gz"
+        ).get_fdata()
+        entropy = [-(p * p.clamp_min(1e-300).log()).sum(dim=0) for p in (mean, one, two)]
+        expected = entropy[0] - (entropy[1] + entropy[2]) / 2
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    with (tmp_path / "mean/uncertainty.csv").open() as table:
+        assert [row["case"] for row in csv.DictReader(table)] == ["c0", "c1"]
+
+
+def test_what_does_not_fit_is_refused(
+    calibrated: tuple[Path, Path], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    root, output = calibrated
+    file = str(output / "calibrators/temperature.json")
+    other, labels = tmp_path / "other", tmp_path / "labels"
+    other.mkdir()
+    np.savez(other / "a.npz", np.full((4, *SHAPE[::-1]), 0.25, np.float32))
+    nifti(other / "a.nii.gz", np.zeros(SHAPE, np.uint8))
+    nifti(labels / "a.nii.gz", np.zeros(SHAPE, np.uint8))
+    assert "3 classes" in refusal("apply", file, str(other), str(tmp_path / "x"))
+    assert "'temperatur'" in refusal("calibrate", str(root), "--method", "temperatur")
+    assert "RUN" in refusal("calibrate", "--method", "temperature")
+    assert "two or more" in refusal("ensemble", str(root), "--output", str(tmp_path / "y"))
+    assert "same classes" in refusal(
+        "ensemble", str(root), str(other), "--output", str(tmp_path / "y")
+    )
+    (other / "a.nii.gz").unlink()
+    assert "no geometry" in refusal("apply", file, str(other), str(tmp_path / "x"))
