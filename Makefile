@@ -61,7 +61,7 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: VERBOSE        print all numbers (audit)
 #: RUN            run folder: to write (train), or to read (train, predict)
 #: RUN            run folder (evaluate)
-#: RUNS           run folders whose networks form an ensemble, in place of RUN (evaluate, predict)
+#: RUNS           run folders, or checkpoints, whose networks form an ensemble (evaluate, predict)
 #: CALIBRATOR     JSON file of a calibrator (make calibrate) (evaluate, predict)
 #: RUN            run folder: fit on validation patients, report on test patients (calibrate)
 #: PREDICTIONS    or a folder of predictions, which are cross-fitted (calibrate)

@@ -152,6 +152,14 @@ def test_an_ensemble_is_tested_calibrated_and_reported(
     assert names == {"mbls", "mbls+ts", "mbls+vs", "mbls x2", "mbls x2+ts"}
 
 
+def test_checkpoints_of_a_run_are_averaged(runs: list[Path]) -> None:
+    best, last = (runs[0] / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    assert main(["evaluate", "--runs", f"'{best}' '{last}'"]) == 0
+    folder = ensemble_folder([best, last])
+    assert members_of(folder) == [best.resolve(), last.resolve()]
+    assert counted(folder, "best").meta["networks"] == 2
+
+
 def test_runs_of_an_ensemble_must_fit(
     runs: list[Path],
     tmp_path: Path,

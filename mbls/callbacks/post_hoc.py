@@ -29,7 +29,8 @@ class PostHoc(Callback):
     """Average further networks, and calibrate, in a test or a prediction.
 
     Args:
-        members: Run folders whose ``best`` networks form an ensemble with that of the checkpoint.
+        members: Run folders, of which the best checkpoints are taken, or checkpoints in them,
+            whose networks form an ensemble with that of the tested checkpoint.
         calibrator: JSON file of a calibrator, see :mod:`mbls.posthoc`.
         keep: Folder for the probabilities and labels of each validated case, as
             ``<number>.npz``, to which a calibrator is fitted.
@@ -60,7 +61,7 @@ class PostHoc(Callback):
         data = datamodule_of(trainer)
         networks = [member_network(member, pl_module, data) for member in self.members]
         for member in self.members:
-            card = json.loads((member / "run.json").read_text())
+            card = json.loads((_folder_of(member) / "run.json").read_text())
             _refuse_seen(f"{member} was trained or validated", card.get("trained_on"), patients)
         pl_module.members = [network.to(pl_module.device).eval() for network in networks]
         if self.calibrator is not None:
@@ -102,7 +103,7 @@ def member_network(run: Path, module: SegmentationModule, data: DataModule | Non
     """Return the network of a run with the weights of its best checkpoint, on the CPU.
 
     Args:
-        run: The run folder.
+        run: The run folder, or a checkpoint in it.
         module: The module whose ensemble it joins.
         data: The data of the ensemble, for the arguments that the command line links.
 
@@ -111,9 +112,11 @@ def member_network(run: Path, module: SegmentationModule, data: DataModule | Non
         CheckpointError: It has no best checkpoint.
         SettingError: It has other classes or other inputs than the module.
     """
+    path = run if run.suffix == ".ckpt" else None
+    run = _folder_of(run)
     if not (run / "config.yaml").is_file():
         raise RunFolderError(f"{run} is not a run folder: it has no config.yaml.")
-    checkpoint = read_checkpoint(find_checkpoint(run, "best"))
+    checkpoint = read_checkpoint(path or find_checkpoint(run, "best"))
     wanted = {"class_keys": list(module.class_keys), "inference": module.inference}
     for name, value in wanted.items():
         if (found := checkpoint["mbls"].get(name)) != value:
@@ -130,6 +133,10 @@ def member_network(run: Path, module: SegmentationModule, data: DataModule | Non
     }
     network.load_state_dict(weights)
     return network
+
+
+def _folder_of(member: Path) -> Path:
+    return member.resolve().parents[1] if member.suffix == ".ckpt" else member
 
 
 def _built(

@@ -19,6 +19,7 @@ from mbls.runtime.ranks import print_once
 
 __all__ = ["ensemble_folder", "main", "members_of", "run_settings", "tag_of"]
 
+CHECKPOINT = ".ckpt"
 TAGGED = {  # settings that appear in a test's name, and their defaults
     "data.init_args.division.split": None,
     "data.init_args.division.fold": None,
@@ -148,12 +149,12 @@ def run_settings(folder: Path, which: str) -> Settings:
     from mbls.callbacks import find_checkpoint
 
     first, *_ = members_of(folder) or [folder]
-    checkpoint = find_checkpoint(first, which)
+    checkpoint = first if first.suffix == CHECKPOINT else find_checkpoint(first, which)
     return [("config", str(config)), ("ckpt_path", str(checkpoint)), ("run.folder", str(folder))]
 
 
 def members_of(folder: Path) -> list[Path]:
-    """Return the runs of an ensemble's folder; none if it is that of a single run."""
+    """Return the runs or checkpoints of an ensemble's folder; none if it is that of one run."""
     card = folder / "run.json"
     members = json.loads(card.read_text()).get("members", []) if card.is_file() else []
     return [Path(member) for member in members]
@@ -165,22 +166,19 @@ def ensemble_folder(runs: Sequence[Path]) -> Path:
     It is a run folder without checkpoints: ``run.json`` names the members, and ``config.yaml`` is
     that of the first with the others as ``post_hoc.members``.
 
+    Args:
+        runs: Run folders, of which the best checkpoints are taken, or checkpoints in them.
+
     Raises:
         RunFolderError: One is not a finished run, or is named twice.
     """
     members = [run.resolve() for run in runs]
     if len(set(members)) < len(members):
-        raise RunFolderError(
-            f"The runs of an ensemble must differ, got {' '.join(map(str, runs))}."
-        )
-    cards = []
-    for run in members:
-        if not (run / "run.json").is_file() or not (run / "config.yaml").is_file():
-            raise RunFolderError(f"{run} is not a run folder: it has no run.json or config.yaml.")
-        cards.append(json.loads((run / "run.json").read_text()))
-        if not cards[-1].get("finished"):
-            raise RunFolderError(f"{run} is not finished: resume it, or leave it out.")
-    parent = Path(os.path.commonpath([run.parent for run in members]))
+        named = " ".join(map(str, runs))
+        raise RunFolderError(f"The runs of an ensemble must differ, got {named}.")
+    folders = [m.parents[1] if m.suffix == CHECKPOINT else m for m in members]
+    cards = [_finished_card(folder) for folder in folders]
+    parent = Path(os.path.commonpath([run.parent for run in folders]))
     for number in itertools.count(1):
         folder = parent / f"ensemble-{len(runs)}{f'-{number}' if number > 1 else ''}"
         if not folder.exists() or members_of(folder) == members:
@@ -193,10 +191,20 @@ def ensemble_folder(runs: Sequence[Path]) -> Path:
         "loss": losses.pop() if len(losses) == 1 else "several losses",
         "wall_seconds": sum(each.get("wall_seconds", 0) for each in cards),
     }
-    config = read_run_config(members[0] / "config.yaml")
+    config = read_run_config(folders[0] / "config.yaml")
     config["post_hoc"] = {"members": [str(member) for member in members[1:]]}
     with writing(folder):
         folder.mkdir(exist_ok=True)
         replace_file(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         replace_file(folder / "run.json", (json.dumps(card, indent=2) + "\n").encode())
     return folder
+
+
+def _finished_card(run: Path) -> dict[str, Any]:
+    """Return the content of a finished run's ``run.json``."""
+    if not (run / "run.json").is_file() or not (run / "config.yaml").is_file():
+        raise RunFolderError(f"{run} is not a run folder: it has no run.json or config.yaml.")
+    card: dict[str, Any] = json.loads((run / "run.json").read_text())
+    if not card.get("finished"):
+        raise RunFolderError(f"{run} is not finished: resume it, or leave it out.")
+    return card

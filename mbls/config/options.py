@@ -201,7 +201,7 @@ OPTIONS = (
     Option("run", "train predict", "run folder: to write (train), or to read", "run.folder", Path,
            metavar="FOLDER"),
     Option("run", "evaluate", "run folder", "run.folder", Path, positional="?"),
-    Option("runs", AGAIN, "run folders whose networks form an ensemble, in place of RUN",
+    Option("runs", AGAIN, "run folders, or checkpoints, whose networks form an ensemble",
            type=folders, metavar="FOLDERS"),
     Option("calibrator", AGAIN, "JSON file of a calibrator (make calibrate)",
            "post_hoc.calibrator", Path, metavar="FILE"),
@@ -316,7 +316,8 @@ def parser(command: str, about: str | None, *, prog: str | None = None) -> argpa
         prog: How it is called, if not ``mbls <command>``.
     """
     options = [option for option in OPTIONS if option.of(command)]
-    places = "".join(f"{option.name.upper()} " for option in options if option.positional)
+    forms = {"1": "{} ", "?": "[{}] ", "+": "{} ... "}
+    places = "".join(forms[o.positional].format(o.name.upper()) for o in options if o.positional)
     p = argparse.ArgumentParser(prog=prog or f"mbls {command}", usage=f"%(prog)s {places}[options]",
                                 allow_abbrev=False, description=about)  # fmt: skip
     p.set_defaults(command=command)
