@@ -207,6 +207,7 @@ def compare(before: Path, after: Path, *, title: str) -> None:
     content = {"before": before.name, "differences": rows, "changed_share": changed}
     (after / "calibration.json").write_text(json.dumps(content, indent=1) + "\n")
     console = Console()
-    console.print(differences_table(found, title=title))
+    number = len(set(runs[1].patients))
+    console.print(differences_table(found, title=title, patients=number))
     if changed is not None:
         console.print(f"Voxels whose class changes: {100 * changed:.3f} %", highlight=False)

@@ -122,9 +122,10 @@ def changed_share(after: TestRun) -> float | None:
     return None if changed is None else sum(changed) / float(after.bins.sums[:, 0, 0].sum())
 
 
-def differences_table(found: Sequence[Difference], *, title: str) -> Table:
-    """Return a table with a row a metric."""
+def differences_table(found: Sequence[Difference], *, title: str, patients: int) -> Table:
+    """Return a table with a row a metric, of a test of some number of patients."""
     table = Table(title=title)
+    table.caption = f"Percentile intervals over {patients} patients, too short where these are few."
     for heading in ("metric", "before", "after", "change [95 % over patients]"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for each in found:
