@@ -14,6 +14,7 @@ import yaml
 from mbls.cli import main
 from mbls.commands.calibrate import fit_on_validation
 from mbls.commands.evaluate import ensemble_folder, members_of
+from mbls.config.options import parse, parser
 from mbls.evaluation import TestRun
 from mbls.evaluation.paired import differences
 from mbls.posthoc.base import Calibrator
@@ -196,3 +197,11 @@ def test_an_ensembles_config_is_that_of_its_first_run(runs: list[Path]) -> None:
     own, first = (yaml.safe_load((f / "config.yaml").read_text()) for f in (folder, runs[0]))
     assert own["post_hoc"]["members"] == [str(runs[1].resolve())]
     assert own["model"] == first["model"]
+
+
+def test_the_value_of_a_setting_is_no_run_folder() -> None:
+    args = ["--runs", "a b", "--results.show", "false", "--trainer.devices=2"]
+    options, rest = parse(parser("evaluate", None), args)
+    assert options.run is None
+    assert options.runs == [Path("a"), Path("b")]
+    assert rest == [("results.show", "false"), ("trainer.devices", "2")]

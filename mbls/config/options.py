@@ -332,7 +332,7 @@ def parse(p: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Nam
     Raises:
         UsageError: An option without a dot is unknown to both; the message has the nearest name.
     """
-    options, rest = p.parse_known_args(args)
+    options, rest = p.parse_known_args(_joined(args))
     settings = list(_pairs(rest))
     own = [flag for flag in p._option_string_actions if flag.startswith("--")]
     for name, _ in settings:
@@ -346,6 +346,20 @@ def parse(p: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Nam
             hint = hint.replace("'", "")
             raise UsageError(f"Unknown option --{name}.{hint} See {p.prog} --help.")
     return options, settings
+
+
+def _joined(args: Sequence[str]) -> list[str]:
+    """Return arguments with ``--a.b value`` as ``--a.b=value``: argparse would take the value of an
+    option that it does not know for a positional argument.
+    """
+    found: list[str] = []
+    for before, arg in zip(["", *args], args, strict=False):
+        setting = before.startswith("--") and "." in before and "=" not in before
+        if setting and not arg.startswith("--"):
+            found[-1] += f"={arg}"
+        else:
+            found.append(arg)
+    return found
 
 
 def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
