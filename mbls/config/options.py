@@ -349,8 +349,9 @@ def parse(p: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Nam
 
 
 def _joined(args: Sequence[str]) -> list[str]:
-    """Return arguments with ``--a.b value`` as ``--a.b=value``: argparse would take the value of an
-    option that it does not know for a positional argument.
+    """Return arguments with ``--a.b value`` as ``--a.b=value``.
+
+    Argparse would take the value of an option that it does not know for a positional argument.
     """
     found: list[str] = []
     for before, arg in zip(["", *args], args, strict=False):
