@@ -118,7 +118,8 @@ def fit_bins(
 def _count(piece: Piece, num_classes: int) -> Tensor:
     """Return voxels, hits and confidences ``(C, 4096, 3)`` of a piece, int64 on the CPU."""
     metric = FineHistogram(num_classes, regions=("all",))
-    metric.to(piece.probs.device).update(piece.probs[None], piece.label[None])
+    probs = piece.probs.contiguous()  # otherwise the histogram splits it voxel by voxel
+    metric.to(probs.device).update(probs[None], piece.label[None])
     return metric.cells[0, 1:].cpu()
 
 
