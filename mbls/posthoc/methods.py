@@ -7,6 +7,13 @@ from mbls.posthoc.base import Calibrator
 from mbls.posthoc.classwise import Beta, HistogramBinning, Isotonic
 from mbls.posthoc.classwise_fit import ClasswiseFit
 from mbls.posthoc.fit import Fit
+from mbls.posthoc.matrix import (
+    ClassConditional,
+    Dirichlet,
+    EnsembleTemperature,
+    FiducioFit,
+    Matrix,
+)
 from mbls.posthoc.newton_fit import TemperatureFit, VectorFit, VectorTIFit
 from mbls.posthoc.regions import Regions
 from mbls.posthoc.scaling import Temperature, Vector, VectorTI
@@ -61,6 +68,26 @@ METHODS: dict[str, Method] = {
         HistogramBinning, lambda n, seed: ClasswiseFit(HistogramBinning, n),
         "the share of hits in 15 bins of each class's p, then division by the sum",
         "Zadrozny and Elkan 2001, ICML",
+    ),
+    "matrix": Method(
+        Matrix, lambda n, seed: FiducioFit(Matrix),
+        "an affine map of log p that needs no logits, fitted to a sample",
+        "Kirscher et al. 2026, arXiv:2607.01902", extra="fiducio",
+    ),
+    "dirichlet": Method(
+        Dirichlet, lambda n, seed: FiducioFit(Dirichlet),
+        "an affine map of log p, fitted to a sample",
+        "Kull et al. 2019, arXiv:1910.12656", extra="fiducio",
+    ),
+    "ensemble_temperature": Method(
+        EnsembleTemperature, lambda n, seed: FiducioFit(EnsembleTemperature),
+        "a mean of scaled, original and equal p, fitted to a sample; labels stay",
+        "Zhang et al. 2020, arXiv:2003.07329", extra="fiducio",
+    ),
+    "class_conditional": Method(
+        ClassConditional, lambda n, seed: FiducioFit(ClassConditional),
+        "a matrix for each predicted class, fitted to a sample; the order of classes stays",
+        "Kirscher et al. 2026, arXiv:2607.01902", extra="fiducio",
     ),
 }  # fmt: skip
 """The methods by name."""
