@@ -95,6 +95,24 @@ def _row(size: int, method: str, results: Sequence[tuple[float, bool]]) -> dict[
     }
 
 
+def table(path: Path = RESULTS) -> str:
+    """Return the Markdown table: improved, and (neither improved nor warned of), in percent."""
+    with path.open() as file:
+        rows = {(row["T"], row["patients"], row["method"]): row for row in csv.DictReader(file)}
+    groups = [(str(mean), method) for mean in TEMPERATURES for method in METHODS]
+    lines = ["| patients | " + " | ".join(f"{m}, T = {mean}" for mean, m in groups) + " |"]
+    lines.append("|---" * (1 + len(groups)) + "|")
+    for size in SIZES:
+        cells = [rows[mean, str(size), method] for mean, method in groups]
+        shown = [f"{_percent(c['improved'])} ({_percent(c['wrongly_trusted'])})" for c in cells]
+        lines.append(" | ".join([f"| {size}", *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.0f}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Simulate and write the CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.benchmarks import data, ddp, evaluation, metrics, shared, steps
+from experiments.benchmarks import data, ddp, evaluation, metrics, posthoc, shared, steps
 
 
 def test_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +39,14 @@ def test_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
     evaluation.main(["--shape", "20,24,4", "--rounds", "1"])
     torch.set_num_threads(threads)
     assert "published" in capsys.readouterr().out
+
+
+def test_posthoc(tmp_path: Path) -> None:
+    pytest.importorskip("fiducio")
+    posthoc.write_cases(tmp_path, cases=2, size=12, classes=3)
+    found = [fit(tmp_path) for fit in (posthoc.by_mbls, posthoc.by_fiducio, posthoc.by_torch)]
+    assert found == pytest.approx([found[0]] * 3, rel=1e-3)
+    assert found[0] == pytest.approx(1.4, rel=0.1)
 
 
 def test_distances() -> None:

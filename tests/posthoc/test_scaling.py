@@ -9,6 +9,7 @@ from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
+from mbls.metrics import ClasswiseCalibrationError
 from mbls.posthoc import METHODS, Card, Temperature, Vector, VectorTI, fit
 from mbls.posthoc.newton_fit import RIDGE
 from mbls.predictions import Prediction
@@ -171,3 +172,23 @@ def test_standard_errors_need_two_patients() -> None:
     found = fit("temperature", [case("a")])
     assert found.report["temperature_se"] is None
     assert not math.isnan(found.report["nll_after"])
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_errors_fall_to_their_floor(method: str) -> None:
+    """After the calibration they are as large as those of the posterior that drew the labels."""
+    fitted, test = ([case(str(n), temperature=1.4) for n in range(20)] for _ in range(2))
+    found = fit(method, fitted)
+    errors = {name: ClasswiseCalibrationError(4) for name in ("before", "after", "posterior")}
+    distance = 0.0
+    for each in test:
+        posterior = (each.log_probs() / 1.4).softmax(0)
+        calibrated = found.apply(each.log_probs()).exp()
+        distance = max(distance, float((calibrated - posterior).abs().mean()))
+        shown = (each.probs, calibrated, posterior)
+        for error, probs in zip(errors.values(), shown, strict=True):
+            error.update(probs[None], each.label[None])
+    before, after, floor = (float(error.compute()) for error in errors.values())
+    assert before > 5 * floor
+    assert after < 1.6 * floor
+    assert distance < 0.005
