@@ -84,14 +84,13 @@ def _misfit(
                 '--regions "NAME=VALUE,VALUE ..." (make: REGIONS).'
             )
     head = f"{name} has the shape {shape}, and its label {label}"
-    for permuted in map("".join, itertools.permutations("xyz")):
-        for one in (f"c{permuted}", f"{permuted}c"):
-            if _fits(shape, label, one, channels):
-                return (
-                    f"{head}: the axes are swapped. They are {one}, and must be "
-                    f"{' or '.join(orders)}; transpose the array before saving it"
-                    + (f", or say AXES={one} (--axes)." if one in ORDERS else ".")
-                )
+    for one in map("".join, itertools.permutations("cxyz")):
+        if _fits(shape, label, one, channels):
+            return (
+                f"{head}: the axes are swapped. They are {one}, and must be "
+                f"{' or '.join(orders)}; transpose the array before saving it"
+                + (f", or say AXES={one} (--axes)." if one in ORDERS else ".")
+            )
     return (
         f"{head}: they are not on one grid. Resample the logits to the label's grid before the "
         "softmax, and export again."

@@ -19,7 +19,7 @@ from mbls.predictions.classes import (
     Channels,
 )
 from mbls.predictions.layouts import Format, Found
-from mbls.predictions.names import NIFTI
+from mbls.predictions.names import NIFTI, stem
 from mbls.predictions.stored import Stored, load_map, reading, save_map, save_nifti
 from mbls.runtime.errors import PredictionError
 from mbls.runtime.files import replace_file
@@ -148,7 +148,7 @@ class PredictionFolder:
         label: Any = nib.load(one.label)
         end = next(end for end in NIFTI if one.label.name.lower().endswith(end))
         path = paths[0].with_name(f"{case}{end}")
-        if path in paths:
+        if stem(path) in map(stem, paths):
             path = paths[0].with_name(f"{case}_label{end}")
         save_nifti(path, self.channels.label_map(kept).reshape(label.shape[:3]), label)
         return [*paths, path]
@@ -156,7 +156,7 @@ class PredictionFolder:
     def _one(self, case: str) -> Found:
         if case not in self.found:
             raise PredictionError(
-                f"{self.root} has no case {case!r}; the first is {self.cases[0]}."
+                f"{self.root} has no labeled case {case!r}; one is {self.cases[0]!r}."
             )
         return self.found[case]
 

@@ -81,7 +81,8 @@ def open_predictions(
     known = _known_channels(layout, labels, regions)
     found, notes = find(layout, files, class_names or (known.names if known else ()))
     grids = [_label_header(one) for one in found]
-    orders = LIKELY[layout.format] if axes is None else (axes,)
+    form = _format(layout.format, found)
+    orders = LIKELY[form] if axes is None else (axes,)
     given = class_names or label_values
     count = len(given) if given and not regions else len(known) if known else None
     order = common_order(
@@ -97,7 +98,7 @@ def open_predictions(
     return PredictionFolder(
         folder,
         name or _dataset_name(layout, labels),
-        layout.format,
+        form,
         channels,
         order,
         {one.case: one for one in found},
@@ -133,6 +134,22 @@ def own_grids(layout: Layout) -> dict[str, Path]:
         if case not in found:
             found[case] = path
     return found
+
+
+def _format(detected: Format, found: Sequence[Found]) -> Format:
+    """Return the format of all maps; whether NIfTI files are of one class is only known by name."""
+    if detected != "nifti":
+        return detected
+    kinds: dict[Format, Found] = {}
+    for one in found:
+        kinds.setdefault(one.stored.kind, one)
+    if len(kinds) > 1:
+        files = " and ".join(one.stored.name for one in kinds.values())
+        raise PredictionError(
+            f"Some maps have all classes in one file and others one file a class: {files}. Export "
+            "all in one form, or move the others away."
+        )
+    return next(iter(kinds))
 
 
 def _known_channels(layout: Layout, labels: Path, regions: str | None) -> Channels | None:
