@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbls.metrics._kernel.checks import check_index, check_shapes, is_class_map, refuse_labels
 from mbls.metrics._kernel.fixed_point import FIXED_ONE
-from mbls.metrics._kernel.pieces import slabs
+from mbls.metrics._kernel.pieces import memory_order, slabs
 from mbls.metrics.base import CaseMetric
 
 
@@ -111,6 +111,11 @@ class VolumeMetric(CaseMetric):
         for number, scores, given in zip(self.numbers(index, probs), probs, target, strict=True):
             predicted = torch.empty(given.shape, dtype=torch.int16, device=probs.device)
             labeled = torch.empty_like(predicted)
+            both = [predicted, labeled]
+            if not classes_given:  # slab by slab as they lie in memory
+                axes = [axis - 1 for axis in memory_order(scores)]
+                scores = scores.permute(0, *(axis + 1 for axis in axes))
+                given, *both = (t.permute(axes) for t in (given, *both))
             for part in slabs(given.shape):
                 ignored = given[part] == self.ignore_index
                 labels = given[part].masked_fill(ignored, 0)
@@ -122,7 +127,7 @@ class VolumeMetric(CaseMetric):
                 broken = (labels.double() - labels.round()).abs().amax()
                 extremes = (low, high, broken, *torch.aminmax(top))
                 found.append(torch.stack([value.double() for value in extremes]))
-                for numbers, values in ((predicted, chosen), (labeled, labels)):
+                for numbers, values in zip(both, (chosen, labels), strict=True):
                     numbers[part] = values
                     numbers[part].masked_fill_(ignored, C)
             maps.append(LabelMaps(number, predicted, labeled))

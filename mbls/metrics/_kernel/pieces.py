@@ -97,7 +97,16 @@ def pieces(tensors: Sequence[Tensor], num_classes: int) -> Iterator[tuple[Tensor
             )
         return
     for entry in range(first.shape[0]):
-        yield from _cut([t[entry] for t in tensors], length)
+        axes = memory_order(first[entry])
+        yield from _cut([t[entry].permute(0, *axes) for t in tensors], length)
+
+
+def memory_order(volume: Tensor) -> list[int]:
+    """Return the spatial axes of ``(c, *S)`` in the order of memory, the slowest first.
+
+    Volumes read from files are often transposed views; their voxels are counted as they lie.
+    """
+    return sorted(range(1, volume.ndim), key=volume.stride, reverse=True)
 
 
 def _cut(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]:
@@ -106,5 +115,11 @@ def _cut(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]
         for start in range(0, flat[0].shape[1], length):
             yield tuple(t[:, start : start + length] for t in flat)
         return
-    for position in range(tensors[0].shape[1]):  # permuted in memory: slab by slab
-        yield from _cut([t[:, position] for t in tensors], length)
+    plane = math.prod(tensors[0].shape[2:])
+    if plane > length:
+        for position in range(tensors[0].shape[1]):
+            yield from _cut([t[:, position] for t in tensors], length)
+        return
+    rows = length // max(1, plane)
+    for start in range(0, tensors[0].shape[1], rows):  # copies of no more than a piece
+        yield tuple(t[:, start : start + rows].reshape(t.shape[0], -1) for t in tensors)
