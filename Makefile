@@ -10,7 +10,7 @@ LOSS    ?= mbls
 
 TARGETS := help install train slurm benchmark evaluate predict audit calibrate apply ensemble report data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
-  bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-posthoc bench-shared docs hooks clean
+  bench-bootstrap bench-data bench-train bench-evaluation bench-audit bench-ddp bench-posthoc bench-shared docs hooks clean
 
 # The variables of each target, next to those of EVERY target; others on the command line are refused.
 EVERY := PYTHON ARGS SHELL MAKE% BIN MBLS PYTEST
@@ -234,7 +234,7 @@ readme: install  ## Update the tables of README and Makefile: losses, options, t
 losses: install  ## Print the losses: class, formula, defaults, paper
 	@$(MBLS) losses $(ARGS)
 
-bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation bench-ddp bench-posthoc  ## Measure speed and memory next to the peers (minutes)
+bench: bench-losses bench-steps bench-metrics bench-bootstrap bench-data bench-train bench-evaluation bench-audit bench-ddp bench-posthoc  ## Measure speed and memory next to the peers (minutes)
 
 bench-losses: install  ## Losses against cross-entropy
 	@$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
@@ -256,6 +256,9 @@ bench-train: install  ## What a training epoch costs beyond its bare steps
 
 bench-evaluation: install  ## Scoring a volume next to the published way
 	@$(BIN)/python -m experiments.benchmarks.evaluation $(ARGS)
+
+bench-audit: install  ## Reading and scoring predictions of a large case: seconds, memory
+	@$(BIN)/python -m experiments.benchmarks.audit $(ARGS)
 
 bench-ddp: install  ## Training on two processes next to one
 	@$(BIN)/python -m experiments.benchmarks.ddp $(ARGS)

@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbls.commands.audit import audit_meta, score
+from mbls.commands.audit import audit_card, audit_meta, score
 from mbls.predictions import open_predictions
 from mbls.predictions.stored import load_map
 
@@ -87,7 +87,8 @@ def work(what: str, folder: Path, axes: str) -> dict[str, float]:
     if what == "read":
         load_map(source.found[CASE].stored)
     else:
-        score(map(source.read, source.cases), source, audit_meta(source, name="bench"))
+        meta = audit_meta(source, audit_card(source, name="bench"))
+        score(map(source.read, source.cases), source, meta)
     return {"seconds": time.perf_counter() - start, "bytes": peak() - before}
 
 
