@@ -178,10 +178,15 @@ class _Stream:
             )
 
     def _new_fit(self, prediction: Prediction) -> Fit:
-        from mbls.posthoc.methods import new_fit
+        from mbls.posthoc.methods import calibrator_class, new_fit
         from mbls.posthoc.regions import RegionFits
 
         if prediction.regions:
+            if calibrator_class(self.method).needs_image:
+                raise CalibratorError(
+                    f"{self.method} is for classes, and case {prediction.case} has regions that "
+                    "may overlap: use temperature."
+                )
             return RegionFits([new_fit(self.method, 2, self.seed) for _ in self.names])
         return new_fit(self.method, len(self.names), self.seed)
 

@@ -7,6 +7,7 @@ from mbls.posthoc.base import Calibrator
 from mbls.posthoc.classwise import Beta, HistogramBinning, Isotonic
 from mbls.posthoc.classwise_fit import ClasswiseFit
 from mbls.posthoc.fit import Fit
+from mbls.posthoc.local import LocalFit, LocalTemperature
 from mbls.posthoc.matrix import (
     ClassConditional,
     Dirichlet,
@@ -88,6 +89,11 @@ METHODS: dict[str, Method] = {
         ClassConditional, lambda n, seed: FiducioFit(ClassConditional),
         "a matrix for each predicted class, fitted to a sample; the order of classes stays",
         "Kirscher et al. 2026, arXiv:2607.01902", extra="fiducio",
+    ),
+    "local_temperature": Method(
+        LocalTemperature, LocalFit,
+        "a temperature for each voxel, by a small network that sees the image; labels stay",
+        "Ding et al. 2021, arXiv:2008.05105",
     ),
 }  # fmt: skip
 """The methods by name."""
