@@ -70,6 +70,17 @@ def test_a_vector_counts_the_voxels_whose_class_changes(calibrated: Path) -> Non
     assert (moved.sum(axis=1) <= 2 * np.array(changed)).all()
 
 
+def test_a_temperature_of_each_place_looks_at_the_image(runs: list[Path], tmp_path: Path) -> None:
+    assert main(["calibrate", "--run", str(runs[1]), "--method", "local_temperature"]) == 0
+    before, after = (counted(runs[1], tag) for tag in ("best", "best+local_temperature"))
+    assert np.array_equal(before.dice, after.dice)
+    assert not np.array_equal(before.bins.cells, after.bins.cells)
+    source = next((runs[1].parents[3] / "ACDC").rglob("*frame01.nii.gz"))
+    file = runs[1] / "calibrators/local_temperature.json"
+    args = ["--run", str(runs[1]), "--input", str(source), "--output", str(tmp_path)]
+    assert main(["predict", *args, "--calibrator", str(file)]) == 0
+
+
 def test_differences_are_those_of_the_two_tests(calibrated: Path) -> None:
     before, after = counted(calibrated, "best"), counted(calibrated, "best+temperature")
     found = {each.name: each for each in differences(before, after)}
