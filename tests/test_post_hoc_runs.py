@@ -189,6 +189,10 @@ def test_runs_of_an_ensemble_must_fit(
     seen = counted(runs[0], "best").patients[0]
     (other / "run.json").write_text(json.dumps(card | {"trained_on": [seen]}))
     assert seen in refusal("evaluate", "--runs", f"'{runs[0]}' '{other}'")
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["data"]["init_args"]["preprocessing"]["spacing"] = [2.0, 2.0, 2.0]
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "preprocessing" in refusal("evaluate", "--runs", f"'{runs[0]}' '{other}'")
 
 
 def test_what_is_kept_for_a_fit_is_removed_when_it_fails(

@@ -178,6 +178,8 @@ def ensemble_folder(runs: Sequence[Path]) -> Path:
         raise RunFolderError(f"The runs of an ensemble must differ, got {named}.")
     folders = [m.parents[1] if m.suffix == CHECKPOINT else m for m in members]
     cards = [_finished_card(folder) for folder in folders]
+    configs = [read_run_config(folder / "config.yaml") for folder in folders]
+    _check_inputs(folders, configs)
     parent = Path(os.path.commonpath([run.parent for run in folders]))
     for number in itertools.count(1):
         folder = parent / f"ensemble-{len(runs)}{f'-{number}' if number > 1 else ''}"
@@ -191,7 +193,7 @@ def ensemble_folder(runs: Sequence[Path]) -> Path:
         "loss": losses.pop() if len(losses) == 1 else "several losses",
         "wall_seconds": sum(each.get("wall_seconds", 0) for each in cards),
     }
-    config = read_run_config(folders[0] / "config.yaml")
+    config = configs[0]
     config["post_hoc"] = {"members": [str(member) for member in members[1:]]}
     with writing(folder):
         folder.mkdir(exist_ok=True)
@@ -208,3 +210,15 @@ def _finished_card(run: Path) -> dict[str, Any]:
     if not card.get("finished"):
         raise RunFolderError(f"{run} is not finished: resume it, or leave it out.")
     return card
+
+
+def _check_inputs(runs: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RunFolderError if the networks were trained on images of another preparation."""
+    for part in ("class_path", "init_args.preprocessing", "init_args.spatial_dims"):
+        first, *others = (below(config, "data", *part.split(".")) for config in configs)
+        for run, other in zip(runs[1:], others, strict=True):
+            if other != first:
+                raise RunFolderError(
+                    f"The networks of an ensemble must see the same images: data.{part} of {run} "
+                    f"is {other}, of {runs[0]} {first}."
+                )
