@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mbls.report.runs import SHORT
+
 __all__ = ["BENCHMARKS", "Benchmark", "keep", "main", "results_table"]
 
 FOLDER = Path(__file__).parent / "results"
@@ -21,6 +23,9 @@ COLUMNS = {  # heading -> measure in a report's table.csv
     "class-wise ECE, foreground": "cece/label/per_case",
     "confidence - accuracy, foreground": "signed/label/pooled",
 }
+
+
+LONG = {short: method for method, short in SHORT.items()}  # "ts" -> "temperature"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def _args(*, every: int, gamma: float) -> str:
 HIPPOCAMPUS = "DATASET=hippocampus DIM=2 PRESET=small"
 BENCHMARKS = (
     Benchmark("hippocampus", HIPPOCAMPUS, "all 187 training patients"),
+    Benchmark("post-hoc", HIPPOCAMPUS, "all 187 training patients"),
     Benchmark(
         "hippocampus-40",
         f"{HIPPOCAMPUS} TRAIN_PATIENTS=40 EPOCHS=24 {_args(every=2, gamma=0.87)}",
@@ -133,6 +139,12 @@ def _cell(table: pd.DataFrame, loss: str, measure: str) -> str:
 
 
 def _command(benchmark: Benchmark, table: pd.DataFrame, loss: str) -> str:
+    trained, _, method = loss.partition("+")
+    if method:
+        run = "RUN=RUN" if " x" not in trained else "RUN=ENSEMBLE"
+        return f"make calibrate {run} METHOD={LONG.get(method, method)}"
+    if " x" in trained:
+        return f'make evaluate RUNS="{" ".join(["RUN"] * int(trained.rpartition(" x")[2]))}"'
     seeds = str(table[table["loss"] == loss]["seeds"].iloc[0])
     return f'make benchmark {benchmark.options} LOSSES="{loss}" SEEDS="{seeds}"'
 

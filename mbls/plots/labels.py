@@ -59,9 +59,12 @@ def further_label(key: str, meta: Mapping[str, Any]) -> str:
 
 
 def run_labels(meta: Mapping[str, Any]) -> list[str]:
-    """Return network, loss and seed of a run, if known."""
+    """Return network, loss and seed of a run, ensemble and calibrator, as far as known."""
     forms = {"network": "{}", "loss": "{}", "seed": "seed {}"}
-    return [form.format(meta[key]) for key, form in forms.items() if key in meta]
+    if "networks" in meta:  # one seed is not that of all
+        forms["seed"] = "ensemble of {networks}"
+    forms |= {"calibrator": "calibrated by {calibrator}"}
+    return [form.format(meta[key], **meta) for key, form in forms.items() if key in meta]
 
 
 def test_labels(meta: Mapping[str, Any]) -> list[str]:
