@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.benchmarks import data, ddp, evaluation, metrics, posthoc, shared, steps
+from experiments.benchmarks import audit, data, ddp, evaluation, metrics, posthoc, shared, steps
 
 
 def test_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,6 +15,17 @@ def test_data(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "our cache" in shown
     assert "MONAI CacheDataset" in shown
+
+
+@pytest.mark.parametrize("form", audit.FORMATS)
+def test_audit(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit.write_case(tmp_path, (12, 10, 8), 3, form)
+    found = audit.work("audit", tmp_path, "czyx" if form == "npz" else "xyzc")
+    assert found["seconds"] > 0
+    source = audit.open_predictions(tmp_path / "maps", labels=tmp_path / "labels")
+    case = source.read(audit.CASE)
+    assert case.probs.shape == (3, 12, 10, 8)
+    assert (case.probs.argmax(0) == case.label).all()  # confidences are above a half
 
 
 def test_steps() -> None:

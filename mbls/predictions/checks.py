@@ -89,7 +89,8 @@ def _out_of_range(probs: Tensor, stored: Stored, case: str) -> str:
             f"{head}, and probabilities are from 0 to 1. Probabilities that were resampled by "
             "splines do this: resample the logits, or linearly, and export again."
         )
-    if low >= 0 and high <= 100.5:
+    total = float(next(_slabs(probs)).sum(0).mean())
+    if low >= 0 and abs(total - 100) < 1:
         return f"{head}, which are percentages rather than probabilities. Divide them by 100."
     return (
         f"{head}: logits, not probabilities. Apply the softmax (of regions the sigmoid) before "

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -28,6 +29,7 @@ Kind = Literal["npz", "nifti", "nifti-per-class"]
 KEYS = ("probabilities", "softmax", "probs", "arr_0")
 """Names of the array in an ``.npz``: nnU-Net v2's, v1's, and others'; else the only array."""
 
+_CHUNK = 1 << 24  # bytes decompressed at a time
 BROKEN = (
     *(OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile),
     *(ImageFileError, HeaderDataError, WrapStructError),
@@ -181,9 +183,24 @@ def _voxels(path: Path) -> np.ndarray:
     image: Any = nib.load(path)
     slope, offset = image.header.get_slope_inter()
     if slope in (None, 1.0) and not offset:
-        return _floats(np.asanyarray(image.dataobj))
+        whole = _decompressed(image) if path.suffix == ".gz" else np.asanyarray(image.dataobj)
+        return _floats(whole)
     wide = np.float64 if image.get_data_dtype() == np.float64 else np.float32
     return np.asanyarray(image.dataobj.get_scaled(dtype=wide)).astype(wide, copy=False)
+
+
+def _decompressed(image: Any) -> np.ndarray:
+    """Return the unscaled voxels of a compressed file; nibabel needs twice their memory."""
+    proxy = image.dataobj
+    array = np.empty(proxy.shape, proxy.dtype, order="F")
+    into = array.reshape(-1, order="F").view(np.uint8).data
+    with ImageOpener(proxy.file_like) as file:
+        file.seek(proxy.offset)
+        for start in range(0, len(into), _CHUNK):
+            part = into[start : start + _CHUNK]
+            if file.readinto(part) < len(part):
+                raise EOFError(f"it ends within the voxels, after {start} bytes")
+    return array
 
 
 def _floats(array: np.ndarray) -> np.ndarray:
