@@ -148,7 +148,7 @@ class PredictionFolder:
         label: Any = nib.load(one.label)
         end = next(end for end in NIFTI if one.label.name.lower().endswith(end))
         path = paths[0].with_name(f"{case}{end}")
-        if stem(path) in map(stem, paths):
+        if one.stored.kind != "npz" and stem(path) in map(stem, paths):
             path = paths[0].with_name(f"{case}_label{end}")
         save_nifti(path, self.channels.label_map(kept).reshape(label.shape[:3]), label)
         return [*paths, path]

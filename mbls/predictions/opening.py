@@ -121,8 +121,11 @@ def own_grids(layout: Layout) -> dict[str, Path]:
     for folder, _ in layout.folders:
         for path in (path for path in sorted(folder.rglob("*")) if path.name.endswith(NIFTI)):
             with reading(path):
-                axes = sum(size > 1 for size in nib.load(path).shape[3:])
-            (maps if axes else found)[stem(path)] = path
+                image: Any = nib.load(path)
+            if any(size > 1 for size in image.shape[3:]):
+                maps[stem(path)] = path
+            elif image.get_data_dtype().kind in "iu":  # others are maps, as of the uncertainty
+                found[stem(path)] = path
         for path in sorted(folder.rglob("*.npz")):
             if stem(path) not in found:
                 raise PredictionError(

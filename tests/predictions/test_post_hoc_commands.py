@@ -171,6 +171,18 @@ def test_folders_are_averaged(tmp_path: Path) -> None:
         assert [row["case"] for row in csv.DictReader(table)] == ["c0", "c1"]
 
 
+def test_maps_of_the_uncertainty_are_no_cases(tmp_path: Path) -> None:
+    """As `mbls predict` writes them next to label maps and probabilities."""
+    for folder in ("one", "two"):
+        nifti(tmp_path / folder / "a.nii.gz", np.zeros(SHAPE, np.uint8))
+        nifti(tmp_path / folder / "a_entropy.nii.gz", np.zeros(SHAPE, np.float32))
+        probs = np.full((*SHAPE, 2), 0.5, np.float32)
+        nifti(tmp_path / folder / "a_prob.nii.gz", probs)
+    folders = [str(tmp_path / folder) for folder in ("one", "two")]
+    assert main(["ensemble", *folders, "--output", str(tmp_path / "mean")]) == 0
+    assert open_predictions(tmp_path / "mean", labeled=False).cases == ("a",)
+
+
 def test_what_does_not_fit_is_refused(
     calibrated: tuple[Path, Path], tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
