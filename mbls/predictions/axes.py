@@ -4,10 +4,21 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from mbls.runtime.errors import PredictionError
 
-__all__ = ["ORDERS", "common_order", "from_stored", "to_stored"]
+__all__ = [
+    "ORDERS",
+    "common_order",
+    "from_ras",
+    "from_stored",
+    "ras_shape",
+    "to_ras",
+    "to_stored",
+]
+
+RAS = axcodes2ornt(("R", "A", "S"))
 
 ORDERS = ("cxyz", "czyx", "xyzc", "zyxc")
 """Orders of a stored array's axes: the class, and those of a NIfTI label."""
@@ -109,3 +120,26 @@ def to_stored(probs: np.ndarray, order: str, ndim: int) -> np.ndarray:
     if ndim == 3:
         probs, order = probs[..., 0], order.replace("z", "")
     return probs.transpose(["cxyz".index(axis) for axis in order])
+
+
+def ras_shape(grid: Sequence[int], affine: np.ndarray) -> tuple[int, ...]:
+    """Return the shape of a volume ``(X, Y, Z)`` after its axes were turned to R, A and S."""
+    turned = {int(axis): size for (axis, _), size in zip(_turn(affine), grid, strict=True)}
+    return tuple(turned[axis] for axis in range(3))
+
+
+def from_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return an array ``(C, R, A, S)`` along the axes of a file with an affine."""
+    turn = ornt_transform(RAS, _turn(affine))
+    return np.moveaxis(apply_orientation(np.moveaxis(array, 0, -1), turn), -1, 0)
+
+
+def to_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return an array ``(C, X, Y, Z)`` along R, A and S; the inverse of :func:`from_ras`."""
+    turn = ornt_transform(_turn(affine), RAS)
+    return np.moveaxis(apply_orientation(np.moveaxis(array, 0, -1), turn), -1, 0)
+
+
+def _turn(affine: np.ndarray) -> np.ndarray:
+    found: np.ndarray = io_orientation(affine)
+    return found

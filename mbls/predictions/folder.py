@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from mbls.data import IGNORE_INDEX
-from mbls.predictions.axes import from_stored, to_stored
+from mbls.predictions.axes import from_ras, from_stored, to_ras, to_stored
 from mbls.predictions.case import Prediction
 from mbls.predictions.checks import checked
 from mbls.predictions.classes import (
@@ -45,6 +45,8 @@ class PredictionFolder:
         notes: What a user should know: cases left out, quantized numbers.
         origin: ``"phantom"`` if the labels are those of a phantom of mbls, else ``"real"``.
         labeled: False if there are no labels: each voxel is ignored.
+        turned: True if the stored arrays were turned to R, A and S before, whatever the axes of
+            the files: nnU-Net with its reader ``NibabelIOWithReorient``.
         renormalized: Voxels that were renormalized, of each case read so far that has any.
     """
 
@@ -59,6 +61,7 @@ class PredictionFolder:
     origin: Literal["real", "phantom"] = "real"
     dataset_json: Path | None = None
     labeled: bool = True
+    turned: bool = False
     renormalized: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -98,6 +101,8 @@ class PredictionFolder:
         """
         one = self._one(case)
         array = from_stored(load_map(one.stored), self.axes)
+        if self.turned:
+            array = from_ras(array, nib.load(one.label).affine)
         probs, changed = checked(_tensor(array), one.stored, case, regions=self.channels.regions)
         if changed:
             self.renormalized[case] = changed
@@ -140,7 +145,8 @@ class PredictionFolder:
         paths = [folder / path.relative_to(self.root) for path in one.stored.paths]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         kept = probs.detach().cpu()
-        save_map(one.stored, paths, to_stored(kept.numpy(), self.axes, len(one.stored.shape)))
+        array = to_ras(kept.numpy(), nib.load(one.label).affine) if self.turned else kept.numpy()
+        save_map(one.stored, paths, to_stored(array, self.axes, len(one.stored.shape)))
         if self.dataset_json is not None:
             replace_file(folder / "dataset.json", self.dataset_json.read_bytes())
         if self.channels.regions and self.channels.order is None:
@@ -187,7 +193,7 @@ def _zero(stored: Stored) -> float:
 
 def _tensor(array: np.ndarray) -> Tensor:
     """Return a tensor that shares the memory of an array, which may be one that is only read."""
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    native = array.astype(array.dtype.newbyteorder("="), copy=min(array.strides) < 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a decompressed file: nothing writes to it
         return torch.from_numpy(native)

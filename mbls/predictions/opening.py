@@ -1,5 +1,6 @@
 """Open a folder of predictions of any layout; only headers are read."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 
-from mbls.predictions.axes import ORDERS, common_order
+from mbls.predictions.axes import ORDERS, common_order, ras_shape
 from mbls.predictions.classes import (
     Channels,
     channels_of_dataset,
@@ -85,8 +86,12 @@ def open_predictions(
     orders = LIKELY[form] if axes is None else (axes,)
     given = class_names or label_values
     count = len(given) if given and not regions else len(known) if known else None
+    turned = _turns(layout)
     order = common_order(
-        [(one.stored.shape, grid) for one, (grid, _) in zip(found, grids, strict=True)],
+        [
+            (one.stored.shape, ras_shape(grid, affine) if turned else grid)
+            for one, (grid, affine) in zip(found, grids, strict=True)
+        ],
         orders, count, [one.stored.name for one in found],
     )  # fmt: skip
     for one, (_, affine) in zip(found, grids, strict=True):
@@ -107,7 +112,20 @@ def open_predictions(
         _origin(labels),
         layout.dataset_json,
         labeled,
+        turned,
     )
+
+
+def _turns(layout: Layout) -> bool:
+    """Return True if nnU-Net turned the images, so that its ``.npz`` have other axes than files."""
+    if layout.dataset_json is None or layout.format != "nnunet":
+        return False
+    plans = layout.dataset_json.with_name("plans.json")
+    if not plans.is_file():
+        return False
+    with reading(plans):
+        stated = json.loads(plans.read_text())
+    return bool(stated.get("image_reader_writer") == "NibabelIOWithReorient")
 
 
 def own_grids(layout: Layout) -> dict[str, Path]:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from mbls.cli import main
 from mbls.evaluation import TestRun
@@ -169,6 +170,30 @@ def test_folders_are_averaged(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     with (tmp_path / "mean/uncertainty.csv").open() as table:
         assert [row["case"] for row in csv.DictReader(table)] == ["c0", "c1"]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR"])
+def test_arrays_that_nnunet_turned_are_turned_back(tmp_path: Path, codes: str) -> None:
+    """Its reader NibabelIOWithReorient, named in plans.json, writes npz along R, A and S."""
+    root, labels = tmp_path / "results", tmp_path / "labels"
+    write_case(root, labels, "a", 0)
+    truth = open_predictions(root, labels=labels).read("a")
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    for path in (root / "a.nii.gz", labels / "a.nii.gz"):
+        image = nib.load(path).as_reoriented(turn)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), path)
+    (root / "dataset.json").write_text(json.dumps(CLASSES))
+    (root / "plans.json").write_text(json.dumps({"image_reader_writer": "NibabelIOWithReorient"}))
+    source = open_predictions(root, labels=labels)
+    found = source.read("a")
+    for mine, theirs in ((found.probs, truth.probs), (found.label[None], truth.label[None])):
+        back = nib.orientations.apply_orientation(
+            mine.movedim(0, -1).numpy(), ornt_transform(axcodes2ornt(codes), axcodes2ornt("RAS"))
+        )
+        np.testing.assert_array_equal(back, theirs.movedim(0, -1).numpy())
+    source.write(tmp_path / "new", "a", found.probs)
+    arrays = [np.load(folder / "a.npz")["probabilities"] for folder in (root, tmp_path / "new")]
+    np.testing.assert_array_equal(*arrays)
 
 
 def test_maps_of_the_uncertainty_are_no_cases(tmp_path: Path) -> None:
