@@ -15,7 +15,7 @@ ORDER = (
     ("mbls/losses", "mbls/metrics", "mbls/networks", "mbls/inference.py", "datamodules"),
     ("mbls/plots",),
     ("mbls/evaluation", "mbls/predictions"),
-    ("mbls/posthoc",),
+    ("mbls/posthoc", "mbls/decisions"),
     ("mbls/loggers",),
     ("mbls/module.py",),
     ("mbls/callbacks",),

@@ -9,6 +9,7 @@ __all__ = [
     "CalibratorError",
     "CheckpointError",
     "ChoiceError",
+    "DecisionError",
     "FirstRankError",
     "Interrupted",
     "MissingExtraError",
@@ -71,6 +72,10 @@ class CheckpointError(UserError, ValueError):
 
 class CalibratorError(UserError, ValueError):
     """A calibrator cannot be fitted, read or applied."""
+
+
+class DecisionError(UserError, ValueError):
+    """A file of thresholds, or a target for them, cannot be used."""
 
 
 class RunFolderError(UserError, ValueError):
