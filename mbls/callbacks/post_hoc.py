@@ -14,11 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
+from mbls.callbacks.run_folder import folder_callback
 from mbls.data import Batch, DataModule, datamodule_of
+from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
 from mbls.runtime.errors import RunFolderError, SettingError
-from mbls.runtime.files import writing
+from mbls.runtime.files import replacing, writing
 
 __all__ = ["PostHoc", "member_network"]
 
@@ -35,6 +37,8 @@ class PostHoc(Callback):
         keep: Folder for the probabilities and labels of each validated case, as
             ``<number>.npz``, to which a calibrator is fitted.
         images: If True, the images are kept too.
+        count: File for the counts of the validated cases, with the content of a test's
+            ``bins.npz``.
 
     Raises:
         SettingError: At the start of a test: a member or the calibrator has seen a test patient.
@@ -47,9 +51,11 @@ class PostHoc(Callback):
         calibrator: Path | None = None,
         keep: Path | None = None,
         images: bool = False,
+        count: Path | None = None,
     ) -> None:
         self.members = [Path(member) for member in members]
-        self.keep, self.images = keep, images
+        self.keep, self.images, self.count = keep, images, count
+        self._counts: TestMetrics | None = None
         self.calibrator = None if calibrator is None else Path(calibrator)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -75,6 +81,15 @@ class PostHoc(Callback):
             pl_module.calibrator = calibrator
         if self.keep is not None:
             pl_module.on_validated = self._save
+        if self.count is not None:
+            if data is None or trainer.world_size > 1:
+                raise SettingError(
+                    "post_hoc.count needs a datamodule and one process, which sees all cases: "
+                    f"trainer.devices 1, got {trainer.world_size} processes."
+                )
+            cases = len(data.cases("val"))
+            self._counts = TestMetrics(pl_module.num_classes, cases, unions=pl_module.unions)
+            pl_module.on_validated = self._add
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the networks to the device of the module, which is set after :meth:`setup`."""
@@ -83,6 +98,35 @@ class PostHoc(Callback):
             network.to(pl_module.device)
 
     on_validation_start = on_predict_start = on_test_start
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the counts of the validated cases."""
+        data = datamodule_of(trainer)
+        if self._counts is None or self.count is None or data is None:
+            return
+        assert isinstance(pl_module, SegmentationModule)
+        scored = self._counts.hd95.scored
+        if not bool((scored > 0).all()):
+            raise SettingError(
+                f"{int((scored > 0).sum())} of {len(scored)} validation cases were scored, so no "
+                "counts are written: leave out trainer.limit_val_batches."
+            )
+        calibrator = pl_module.calibrator
+        meta = {
+            "dataset": folder_callback(trainer).dataset,
+            "origin": data.origin,
+            "class_names": list(data.class_names),
+            "class_keys": list(pl_module.class_keys),
+            "networks": 1 + len(pl_module.members),
+            **({} if calibrator is None else {"calibrator": calibrator.method}),
+        }
+        run = self._counts.run(cases=data.cases("val"), patients=data.patients("val"), meta=meta)
+        with writing(self.count), replacing(self.count) as file:
+            run.save(file)
+
+    def _add(self, batch: Batch, probs: Tensor) -> None:
+        assert self._counts is not None
+        self._counts.to(probs.device).update(probs, batch)
 
     def _tested(self, trainer: Trainer, stage: str) -> set[str]:
         data = datamodule_of(trainer)

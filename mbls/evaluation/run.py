@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -151,7 +151,7 @@ class TestRun:
             rows[column] = rows[column].map(csv_field)
         return rows.to_csv(index=False, lineterminator="\n")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | BinaryIO) -> None:
         """Write one ``.npz`` without pickle, with named axes."""
         extra = {
             "dice": self.dice,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from torch import Tensor
@@ -183,7 +183,7 @@ class CalibrationBins:
                 "floored": floored.astype(np.float64),
             }
 
-    def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
+    def save(self, path: Path | BinaryIO, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write an ``.npz`` with named axes, together with ``extra`` arrays."""
         arrays: dict[str, np.ndarray] = {
             "cells": self.cells,
