@@ -34,6 +34,7 @@ COMMANDS = {
     "predict": ("mbls.commands.predict", "segment NIfTI files with a run's checkpoint"),
     "audit": ("mbls.commands.audit", "score probability maps of any program, such as nnU-Net's"),
     "calibrate": ("mbls.commands.calibrate", "fit a post-hoc calibrator, report before and after"),
+    "thresholds": ("mbls.commands.thresholds", "choose a threshold a class, report what it gives"),
     "apply": ("mbls.commands.apply", "calibrate probability maps of any program, in their format"),
     "ensemble": ("mbls.commands.ensemble", "average probability maps of several folders"),
     "benchmark": ("mbls.commands.benchmark", "train, test and compare losses over seeds"),

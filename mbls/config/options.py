@@ -141,7 +141,7 @@ class Option:
 TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
-SCORED = "evaluate predict calibrate"
+SCORED = "evaluate predict calibrate thresholds"
 AUDIT = "audit calibrate"
 FOREIGN = "audit calibrate apply ensemble"
 
@@ -213,6 +213,18 @@ OPTIONS = (
            "nnU-Net's validation, else 5)", type=at_least_one, metavar="K"),
     Option("method", "calibrate", "temperature (default), vector, isotonic, ..., or several with "
            "commas (docs/calibration.md)"),
+    Option("run", "thresholds", "run folder: choose on validation patients, report on test "
+           "patients; an audit's folder is cross-fitted", type=Path, positional="?"),
+    Option("runs", "thresholds", "run folders that are drawn side by side", type=folders,
+           metavar="FOLDERS"),
+    Option("target", "thresholds", "dice (default), recall:0.95 or precision:0.9: what a "
+           "threshold is chosen for", metavar="TARGET"),
+    Option("calibrator", "thresholds", "JSON file of a calibrator (make calibrate)",
+           "post_hoc.calibrator", Path, metavar="FILE"),
+    Option("groups", "thresholds", "groups of patients of a cross-fit (default: 5)",
+           type=at_least_one, metavar="K"),
+    Option("output", "thresholds", "of several RUNS: where the figure is written (default: "
+           "thresholds/ above them)", type=Path, metavar="FOLDER"),
     Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
            bool),
     Option("job", "train", "batch job of this run; queued again, it resumes in its --run",
@@ -239,8 +251,8 @@ OPTIONS = (
     Option("tag", "evaluate", "folder below test/ (default: the checkpoint's name and what differs "
            "from the run, best-native-mirrored-01)", "run.tag"),
     Option("tag", "report", "which test of each run (default: best)", make=False),
-    Option("grid", "evaluate calibrate", "where to score: on the cache's grid, or on that of the "
-           "files", "model.grid", choices=("preprocessed", "native")),
+    Option("grid", "evaluate calibrate thresholds", "where to score: on the cache's grid, or on "
+           "that of the files", "model.grid", choices=("preprocessed", "native")),
     Option("mirror", SCORED, "average logits over mirrorings along these axes, e.g. 0,1",
            "model.mirror", axes, metavar="AXES"),
     Option("input", "predict", "a NIfTI file, or a folder of them", "data.init_args.predict_input",
