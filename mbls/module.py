@@ -27,6 +27,7 @@ from mbls.data import (
     missing_from,
     readers_in,
 )
+from mbls.decisions.choice import Thresholds
 from mbls.evaluation.scoring import TestMetrics
 from mbls.inference import (
     Window,
@@ -122,6 +123,8 @@ class SegmentationModule(LightningModule):
         members: Further networks of an ensemble, whose probabilities are averaged with those of
             ``network`` in a test and a prediction; a plain list, not part of the module's state.
         calibrator: Post-hoc calibrator of the probabilities of a test and a prediction, if any.
+        decision: Thresholds that choose the classes of a test and a prediction; None for those of
+            the highest probability.
         on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
             any, such as to fit a calibrator.
     """
@@ -202,6 +205,7 @@ class SegmentationModule(LightningModule):
         self._warned_of_accumulation = False
         self.members: list[nn.Module] = []
         self.calibrator: Calibrator | None = None
+        self.decision: Thresholds | None = None
         self.on_validated: Callable[[Batch, Tensor], None] | None = None
         if isinstance(loss, Loss):
             loss.bind(num_classes)
@@ -256,6 +260,10 @@ class SegmentationModule(LightningModule):
         if len(logits) == 1:  # in-place: a map of a CT takes 4 GB
             return torch.softmax(logits[0], dim=1, out=logits[0])
         return mean_log_probs(logits).exp_()
+
+    def predicted(self, probs: Tensor) -> Tensor:
+        """Return the classes ``(N, *S)`` for probabilities ``(N, C, *S)``."""
+        return probs.argmax(dim=1) if self.decision is None else self.decision.label_map(probs)
 
     def loss_terms(self, logits: Tensor, target: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Return the named, weighted addends of the loss, computed in float32 or wider."""
@@ -472,17 +480,19 @@ class SegmentationModule(LightningModule):
             self.log_dict({f"train/{name}": value.float() for name, value in tracked}, **same)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
-        """Score a volume, and return the batch and probabilities for callbacks."""
+        """Score a volume, and return the batch, probabilities and classes for callbacks."""
         if not bool(batch["scored"].all()):
             return None
         logits = self.all_logits(batch["image"])
         if self.grid == "native":
             batch, logits = self._native(batch, logits)
-        before = None if self.calibrator is None else mean_log_probs(logits).argmax(dim=1)
+        changed = self.calibrator is not None or self.decision is not None
+        before = mean_log_probs(logits).argmax(dim=1) if changed else None
         probs = self.probabilities(logits)
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
-        self.test_metrics.update(probs, batch, before=before)
-        return {"batch": batch, "probs": probs}
+        classes = None if self.decision is None else self.predicted(probs)
+        self.test_metrics.update(probs, batch, classes=classes, before=before)
+        return {"batch": batch, "probs": probs, "classes": classes}
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics, after the callbacks have written their files, and reset them."""

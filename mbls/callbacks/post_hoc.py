@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import Batch, DataModule, datamodule_of
+from mbls.decisions.choice import Thresholds
 from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
@@ -37,11 +38,13 @@ class PostHoc(Callback):
         keep: Folder for the probabilities and labels of each validated case, as
             ``<number>.npz``, to which a calibrator is fitted.
         images: If True, the images are kept too.
+        decide: JSON file of thresholds that choose the classes, see :mod:`mbls.decisions`.
         count: File for the counts of the validated cases, with the content of a test's
             ``bins.npz``.
 
     Raises:
-        SettingError: At the start of a test: a member or the calibrator has seen a test patient.
+        SettingError: At the start of a test: a member, the calibrator or the thresholds have seen
+            a test patient, or the thresholds are of other probabilities.
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class PostHoc(Callback):
         calibrator: Path | None = None,
         keep: Path | None = None,
         images: bool = False,
+        decide: Path | None = None,
         count: Path | None = None,
     ) -> None:
         self.members = [Path(member) for member in members]
         self.keep, self.images, self.count = keep, images, count
+        self.decide = None if decide is None else Path(decide)
         self._counts: TestMetrics | None = None
         self.calibrator = None if calibrator is None else Path(calibrator)
 
@@ -79,6 +84,8 @@ class PostHoc(Callback):
                 )
             _refuse_seen(f"{self.calibrator} was fitted", calibrator.card.patients, patients)
             pl_module.calibrator = calibrator
+        if self.decide is not None:
+            pl_module.decision = self._thresholds(pl_module, patients)
         if self.keep is not None:
             pl_module.on_validated = self._save
         if self.count is not None:
@@ -127,6 +134,27 @@ class PostHoc(Callback):
     def _add(self, batch: Batch, probs: Tensor) -> None:
         assert self._counts is not None
         self._counts.to(probs.device).update(probs, batch)
+
+    def _thresholds(self, module: SegmentationModule, patients: set[str]) -> Thresholds:
+        found, path = Thresholds.load(Path(str(self.decide))), self.decide
+        if found.class_keys != module.class_keys:
+            raise SettingError(
+                f"{path} is of the classes {', '.join(found.class_keys)}, the network of "
+                f"{', '.join(module.class_keys)}: choose thresholds for this run (make thresholds)."
+            )
+        method = None if module.calibrator is None else module.calibrator.method
+        if found.calibrator != method:
+            raise SettingError(
+                f"{path} has thresholds of probabilities with the calibrator {found.calibrator}, "
+                f"not {method}: give make thresholds and this the same CALIBRATOR (--calibrator)."
+            )
+        if lacking := [name for name, value in found.values.items() if value is None]:
+            raise SettingError(
+                f"{path} has no threshold for {found.target} of {', '.join(lacking)}, so there is "
+                "no label map: choose another TARGET (make thresholds TARGET=...)."
+            )
+        _refuse_seen(f"{path} was chosen", found.patients, patients)
+        return found
 
     def _tested(self, trainer: Trainer, stage: str) -> set[str]:
         data = datamodule_of(trainer)

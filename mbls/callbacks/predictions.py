@@ -205,9 +205,10 @@ class PredictionWriter(BasePredictionWriter):
                 maps = uncertainty(logits) if self.uncertainty else {}
                 if self.uncertainty:
                     self._note(case, logits, maps)
-                probs = pl_module.probabilities([each[None].float() for each in logits])[0]
+                probs = pl_module.probabilities([each[None].float() for each in logits])
+                classes = pl_module.predicted(probs)[0]
                 try:
-                    self._write(case, probs, maps, affine, header, values)
+                    self._write(case, probs[0], classes, maps, affine, header, values)
                 except OutputError as error:  # raised at the end, on all ranks
                     self._error = error
         if trainer.world_size == 1:
@@ -233,13 +234,13 @@ class PredictionWriter(BasePredictionWriter):
         self,
         case: str,
         probs: Tensor,
+        classes: Tensor,
         maps: Mapping[str, Tensor],
         affine: np.ndarray,
         header: nib.Nifti1Header,
         values: Sequence[int],
     ) -> None:
-        classes = probs.argmax(dim=0).numpy()  # of the written probabilities, including ties
-        label = label_values(values)[classes]
+        label = label_values(values)[classes.numpy()]
         label = label.reshape(header.get_data_shape()[:3])  # the image may have two axes
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
         arrays += [values.numpy().reshape(label.shape) for values in maps.values()]

@@ -68,7 +68,8 @@ class TestResults(Callback):
         counts = pl_module.test_metrics.dice.counts[int(scored["index"][0])].cpu().numpy()
         scores = dice_scores(counts)[1 : pl_module.num_classes]
         known = scores[~np.isnan(scores)]
-        self._worst.update(scored, outputs["probs"], float(known.mean()) if known.size else np.nan)
+        score = float(known.mean()) if known.size else np.nan
+        self._worst.update(scored, outputs["probs"], score, outputs.get("classes"))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results, before the module resets its metrics."""
@@ -168,8 +169,11 @@ class TestResults(Callback):
 
 
 def _post_hoc(module: SegmentationModule) -> dict[str, Any]:
-    """Return the calibrator and the number of networks, if they are not those of a plain run."""
+    """Return calibrator, thresholds and number of networks, if not those of a plain run."""
     calibrator, networks = module.calibrator, 1 + len(module.members)
-    return ({} if calibrator is None else {"calibrator": calibrator.method}) | (
-        {} if networks == 1 else {"networks": networks}
-    )
+    decision = module.decision
+    return {
+        **({} if calibrator is None else {"calibrator": calibrator.method}),
+        **({} if networks == 1 else {"networks": networks}),
+        **({} if decision is None else {"decision": decision.name}),
+    }

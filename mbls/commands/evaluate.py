@@ -129,8 +129,8 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         text = {"split": Path(value).stem, "fold": f"fold{value}", "n_bins": f"{value}bins",
                 "mirror": "mirrored-" + "".join(filter(str.isdigit, value))}  # fmt: skip
         parts.append(text.get(name.rpartition(".")[2], value))
-    calibrator = setting_value(given, "post_hoc.calibrator")
-    return "-".join(parts) + ("" if calibrator is None else f"+{Path(calibrator).stem}")
+    files = [setting_value(given, f"post_hoc.{name}") for name in ("calibrator", "decide")]
+    return "+".join(["-".join(parts), *(Path(file).stem for file in files if file is not None)])
 
 
 def run_settings(folder: Path, which: str) -> Settings:

@@ -84,30 +84,28 @@ def thresholds_of_run(
         found = compare(test, chosen)
         number = len(chosen.patients)
         note = f"Chosen on {number} validation patient{'s'[: number != 1]}."
-    suffix = tag.removeprefix(TAG).replace(".", "_")
-    names = {"curves": f"curves{suffix}", "target": f"{chosen.name}{suffix}"}
-    chosen.save(run / FOLDER / f"{names['target']}.json")
-    write_results(run / FOLDER, names, test, found, note=f"Target {target.text}. {note}")
+    folder = decisions_folder(run, tag)
+    chosen.save(folder / f"{chosen.name}.json")
+    write_results(folder, chosen.name, test, found, note=f"Target {target.text}. {note}")
     show(found, test, title=f"{run}: thresholds for {target.text}", note=note)
-    print_once(f"Thresholds: {run / FOLDER / names['target']}.json, its figure and CSV beside it")
+    print_once(f"Thresholds: {folder / chosen.name}.json, its figure and CSV beside it")
     return test
 
 
 def count_validation(run: Path, tag: str, given: Settings) -> "TestRun":
     """Return the counts of the validation patients, from one pass of the network over them.
 
-    They are kept in ``RUN/decisions/val-bins.npz``, of another test than ``best`` in
-    ``val-bins-<tag>.npz``, and counted again if a checkpoint or the calibrator is newer.
+    They are kept in ``val-bins.npz`` of :func:`decisions_folder`, and counted again if a checkpoint
+    or the calibrator is newer.
     """
     from mbls.config.cli import command_line
     from mbls.evaluation import TestRun
 
-    name = "val-bins" if tag == TAG else f"val-bins-{tag}"
-    file = run / FOLDER / f"{name}.npz"
+    file = decisions_folder(run, tag) / "val-bins.npz"
     settings = run_settings(run, TAG)
     if not file.is_file() or file.stat().st_mtime < max(_sources(run, [*settings, *given])):
         with writing(file):
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
         settings += [
             ("trainer.devices", "1"),  # one process counts all cases
             ("trainer.num_nodes", "1"),
@@ -116,6 +114,11 @@ def count_validation(run: Path, tag: str, given: Settings) -> "TestRun":
         ]
         command_line(["validate", *to_argv([*settings, *given])])
     return TestRun.load(file)
+
+
+def decisions_folder(run: Path, tag: str) -> Path:
+    """Return ``RUN/decisions``, of another test than ``best`` a folder with its name below it."""
+    return run / FOLDER if tag == TAG else run / FOLDER / tag
 
 
 def _sources(run: Path, settings: Settings) -> list[float]:
@@ -142,7 +145,7 @@ def _card(run: Path) -> dict[str, Any]:
 
 def write_results(
     folder: Path,
-    names: Mapping[str, str],
+    name: str,
     test: "TestRun",
     found: Sequence["Comparison"],
     *,
@@ -152,7 +155,7 @@ def write_results(
 
     Args:
         folder: Where to.
-        names: Of the ``curves`` and of the ``target``'s files.
+        name: Of the target's files.
         test: The counts of the test.
         found: What the thresholds give.
         note: How they were chosen.
@@ -168,9 +171,9 @@ def write_results(
     rows = [curve_rows(curves, pooling="per_case")]
     rows.append(curve_rows(curves_of(test, pooling="pooled"), pooling="pooled"))
     own = pd.DataFrame([row for one in found for row in one.rows()])
-    for name, table in ((names["curves"], pd.concat(rows)), (names["target"], own)):
+    for stem, table in (("curves", pd.concat(rows)), (name, own)):
         text = str(table.to_csv(index=False, lineterminator="\n"))
-        replace_file(folder / f"{name}.csv", text.encode())
+        replace_file(folder / f"{stem}.csv", text.encode())
     figure = thresholds_figure(
         curves, THRESHOLDS,
         chosen={one.structure: one.threshold for one in found},
@@ -178,7 +181,7 @@ def write_results(
         caption=[figure_title([test]), note],
     )  # fmt: skip
     with writing(folder):
-        save_figure(figure, folder / names["target"])
+        save_figure(figure, folder / name)
 
 
 def side_by_side(tests: Mapping[Path, "TestRun"], output: Path | None) -> None:

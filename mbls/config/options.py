@@ -205,6 +205,8 @@ OPTIONS = (
            type=folders, metavar="FOLDERS"),
     Option("calibrator", AGAIN, "JSON file of a calibrator (make calibrate)",
            "post_hoc.calibrator", Path, metavar="FILE"),
+    Option("decide", AGAIN, "JSON file of thresholds that choose the classes (make thresholds)",
+           "post_hoc.decide", Path, metavar="FILE"),
     Option("run", "calibrate", "run folder: fit on validation patients, report on test patients",
            type=Path, metavar="FOLDER"),
     Option("predictions", "calibrate", "or a folder of predictions, which are cross-fitted",

@@ -23,7 +23,7 @@ __all__ = ["TestMetrics"]
 
 
 class ChangedVoxels(Metric):
-    """Number of labeled voxels of each case whose predicted class a calibrator changes."""
+    """Number of labeled voxels of each case whose predicted class was changed after training."""
 
     count: Tensor
     known: Tensor
@@ -79,12 +79,21 @@ class TestMetrics(nn.Module):
         self.nsd = NormalizedSurfaceDice(**settings)
         self.changed = ChangedVoxels(num_cases)
 
-    def update(self, probs: Tensor, batch: Batch, *, before: Tensor | None = None) -> None:
+    def update(
+        self,
+        probs: Tensor,
+        batch: Batch,
+        *,
+        classes: Tensor | None = None,
+        before: Tensor | None = None,
+    ) -> None:
         """Count a batch of whole volumes.
 
         Args:
             probs: Probabilities ``(N, C, *S)``.
             batch: Their label, index and spacing, and posterior and readers if known.
+            classes: Predicted classes ``(N, *S)`` for overlaps and distances; None for those of the
+                highest probability. Calibration is that of the probabilities.
             before: Predicted classes ``(N, *S)`` before the probabilities were calibrated, to count
                 the voxels whose class changes.
 
@@ -95,16 +104,18 @@ class TestMetrics(nn.Module):
         label, posterior = batch["label"].to(probs.device), batch.get("posterior")
         if posterior is not None:
             posterior = posterior.to(probs.device)
+        predicted = probs if classes is None else classes
         with torch.autocast(probs.device.type, enabled=False):
             self.histogram.update(probs, label, posterior=posterior, **where)
             self.fine.update(probs, label, **where)
-            self.dice.update(probs, label, **where)
+            self.dice.update(predicted, label, **where)
             self._update_readers(probs, batch, where)
             if before is not None:
-                self.changed.update(before != probs.argmax(dim=1), label, batch["index"])
-            measured = self.hd95.measure(probs, label, **where)
+                after = probs.argmax(dim=1) if classes is None else classes
+                self.changed.update(before != after, label, batch["index"])
+            measured = self.hd95.measure(predicted, label, **where)
             for metric in (self.hd95, self.nsd):
-                metric.update(probs, label, measured=measured, **where)
+                metric.update(predicted, label, measured=measured, **where)
 
     def _update_readers(self, probs: Tensor, batch: Batch, where: Mapping[str, Any]) -> None:
         if "readers" not in batch:

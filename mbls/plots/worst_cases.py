@@ -58,7 +58,13 @@ class WorstPictures:
         self.number, self.ignore_index = number, ignore_index
         self.kept: list[Picture] = []
 
-    def update(self, batch: Mapping[str, Any], probs: Tensor, dice: float) -> None:
+    def update(
+        self,
+        batch: Mapping[str, Any],
+        probs: Tensor,
+        dice: float,
+        classes: Tensor | None = None,
+    ) -> None:
         """Keep a picture of a case if it is among the worst so far.
 
         Args:
@@ -66,16 +72,22 @@ class WorstPictures:
                 ``(1, M, *S)`` if there is one.
             probs: ``(1, C, *S)``.
             dice: Score of the case; cases without foreground (NaN) are skipped.
+            classes: Predicted classes ``(1, *S)``; None for those of the highest probability.
         """
         index = int(batch["index"][0])
         worse = [p for p in self.kept if (p.dice, p.index) < (dice, index)]
         if dice == dice and len(worse) < self.number:
-            picture = self._picture(batch, probs, dice, index)
+            picture = self._picture(batch, probs, dice, classes)
             self.kept = worst_of([*self.kept, picture], self.number)
 
-    def _picture(self, batch: Mapping[str, Any], probs: Tensor, dice: float, index: int) -> Picture:
+    def _picture(
+        self, batch: Mapping[str, Any], probs: Tensor, dice: float, classes: Tensor | None
+    ) -> Picture:
         label = batch["label"][0]
         confidence, predicted = probs[0].max(dim=0)
+        if classes is not None:
+            predicted = classes[0]
+            confidence = probs[0].gather(0, predicted[None])[0]
         wrong = (predicted != label) & (label != self.ignore_index)
         place = int(wrong.flatten(0, 1).sum(0).argmax()) if label.ndim == 3 else 0
 
@@ -87,7 +99,7 @@ class WorstPictures:
         image = cut(batch["image"][0, 0]) if "image" in batch else torch.empty(0, 0)
         along = batch["spacing"][0, :2].tolist()
         return Picture(
-            index, batch["case"][0], dice, place, (along[0], along[1]),
+            int(batch["index"][0]), batch["case"][0], dice, place, (along[0], along[1]),
             image.float().cpu().numpy().astype(np.float16), shown.cpu().numpy().astype(np.uint8),
             cut(predicted).cpu().numpy().astype(np.uint8),
             cut(confidence).float().cpu().numpy().astype(np.float16),

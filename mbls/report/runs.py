@@ -74,10 +74,12 @@ class Run:
 
     @property
     def post_hoc(self) -> str:
-        """What was done with the trained networks, for a name: ``" x5"``, ``"+ts"``, or nothing."""
+        """What was done with the trained networks, for a name: ``" x5+ts@dice"``, or nothing."""
         networks, method = self.meta.get("networks", 1), self.meta.get("calibrator")
         ensemble = "" if networks == 1 else f" x{networks}"
-        return ensemble + ("" if method is None else f"+{SHORT.get(method, method)}")
+        calibrated = "" if method is None else f"+{SHORT.get(method, method)}"
+        decision = self.meta.get("decision")
+        return ensemble + calibrated + ("" if decision is None else f"@{decision}")
 
     @property
     def seed(self) -> int:
@@ -201,7 +203,7 @@ def run_folders(place: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 
 
 def calibrated_tags(folder: Path, tag: str) -> list[str]:
-    """Return the tests of a run that differ from ``tag`` in a calibrator, ``best+temperature``."""
+    """Return the tests of a run that differ from ``tag`` in what follows, ``best+temperature``."""
     found = (folder / "test").glob(f"{glob.escape(tag)}+*/metrics.json")
     return sorted(path.parent.name for path in found)
 

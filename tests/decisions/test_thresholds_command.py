@@ -112,11 +112,11 @@ def test_calibrated_probabilities_have_their_own_thresholds(run: Path) -> None:
     assert main(["calibrate", "--run", str(run)]) == 0
     calibrator = str(run / "calibrators/temperature.json")
     assert main(["thresholds", str(run), "--calibrator", calibrator]) == 0
-    chosen = Thresholds.load(run / "decisions/dice+temperature.json")
+    chosen = Thresholds.load(run / "decisions/best+temperature/dice.json")
     assert chosen.calibrator == "temperature"
     assert Thresholds.load(run / "decisions/dice.json").calibrator is None
     raw, after = (
-        counted(run, f"decisions/val-bins{name}.npz") for name in ("", "-best+temperature")
+        counted(run, f"decisions/{where}val-bins.npz") for where in ("", "best+temperature/")
     )
     assert not np.array_equal(raw.bins.cells, after.bins.cells)
     assert np.array_equal(raw.dice, after.dice)
