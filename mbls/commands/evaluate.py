@@ -1,25 +1,21 @@
 """``mbls evaluate RUN``: test a checkpoint of a run again, or an ensemble of several runs."""
 
-import itertools
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mbls.config.choices import below
+from mbls.config.ensembles import CHECKPOINT, ensemble_folder, members_of
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.config.runs import root_name, setting_value
 from mbls.runtime.errors import CheckpointError, RunFolderError, UsageError
-from mbls.runtime.files import replace_file, writing
+from mbls.runtime.files import read_card
 from mbls.runtime.ranks import print_once
 
-__all__ = ["ensemble_folder", "main", "members_of", "run_settings", "tag_of"]
+__all__ = ["main", "run_settings", "tag_of"]
 
-CHECKPOINT = ".ckpt"
 TAGGED = {  # settings that appear in a test's name, and their defaults
     "data.init_args.division.split": None,
     "data.init_args.division.fold": None,
@@ -46,6 +42,7 @@ def main(args: list[str]) -> int:
                 f"{path} is not in {options.run}/checkpoints: name its results with --tag NAME "
                 "(make: TAG=NAME)."
             )
+    _check_home(options.run, options.calibrator, options.tag)
     settings = run_settings(options.run, name)
     config = read_run_config(options.run / "config.yaml")
     given = [*overrides(options), *rest]
@@ -58,6 +55,17 @@ def main(args: list[str]) -> int:
 
     command_line(["test", *to_argv(settings)])
     return 0
+
+
+def _check_home(run: Path, calibrator: Path | None, tag: str | None) -> None:
+    """Raise CheckpointError for a calibrator of another run whose test has no name of its own."""
+    if calibrator is None or tag is not None:
+        return
+    if (run / "calibrators").resolve() not in calibrator.resolve().parents:
+        raise CheckpointError(
+            f"{calibrator} is not in {run}/calibrators: name its results with --tag NAME "
+            "(make: TAG=NAME)."
+        )
 
 
 def external_test(run: Path, config: Mapping[str, Any], root: Path, given: Settings) -> Settings:
@@ -82,7 +90,7 @@ def external_test(run: Path, config: Mapping[str, Any], root: Path, given: Setti
         settings.append(("data.init_args.name", root_name(root)))  # of its cache
     here: Settings = [("config", str(run / "config.yaml")), ("data.init_args.root", str(root))]
     data = datamodule_of([*here, *settings])
-    trained = json.loads((run / "run.json").read_text()).get("trained_on") or []
+    trained = read_card(run).get("trained_on") or []
     if trained and set(trained) <= set(data.patients("test")):
         print_once(
             f"{root} has all patients that {run} was trained on, so these are its own data, and "
@@ -148,77 +156,17 @@ def run_settings(folder: Path, which: str) -> Settings:
         )
     from mbls.callbacks import find_checkpoint
 
-    first, *_ = members_of(folder) or [folder]
+    members = members_of(folder)
+    if members and which != "best":
+        raise CheckpointError(
+            f"{folder} is an ensemble, of which the members are tested as they are, got the "
+            f"checkpoint {which!r}: name the checkpoints as an ensemble of their own (--runs)."
+        )
+    if missing := [member for member in members if not member.exists()]:
+        raise RunFolderError(f"The member {missing[0]} of {folder} does not exist.")
+    first, *rest = members or [folder]
     checkpoint = first if first.suffix == CHECKPOINT else find_checkpoint(first, which)
-    return [("config", str(config)), ("ckpt_path", str(checkpoint)), ("run.folder", str(folder))]
-
-
-def members_of(folder: Path) -> list[Path]:
-    """Return the runs or checkpoints of an ensemble's folder; none if it is that of one run."""
-    card = folder / "run.json"
-    members = json.loads(card.read_text()).get("members", []) if card.is_file() else []
-    return [Path(member) for member in members]
-
-
-def ensemble_folder(runs: Sequence[Path]) -> Path:
-    """Return the folder of the results of an ensemble, ``ensemble-<n>`` above its runs.
-
-    It is a run folder without checkpoints: ``run.json`` names the members, and ``config.yaml`` is
-    that of the first with the others as ``post_hoc.members``.
-
-    Args:
-        runs: Run folders, of which the best checkpoints are taken, or checkpoints in them.
-
-    Raises:
-        RunFolderError: One is not a finished run, or is named twice.
-    """
-    members = [run.resolve() for run in runs]
-    if len(set(members)) < len(members):
-        named = " ".join(map(str, runs))
-        raise RunFolderError(f"The runs of an ensemble must differ, got {named}.")
-    folders = [m.parents[1] if m.suffix == CHECKPOINT else m for m in members]
-    cards = [_finished_card(folder) for folder in folders]
-    configs = [read_run_config(folder / "config.yaml") for folder in folders]
-    _check_inputs(folders, configs)
-    parent = Path(os.path.commonpath([run.parent for run in folders]))
-    for number in itertools.count(1):
-        folder = parent / f"ensemble-{len(runs)}{f'-{number}' if number > 1 else ''}"
-        if not folder.exists() or members_of(folder) == members:
-            break
-    seen = sorted({patient for card in cards for patient in card.get("trained_on") or ()})
-    losses = {card["loss"] for card in cards}
-    card = cards[0] | {
-        "members": [str(member) for member in members],
-        "trained_on": seen,
-        "loss": losses.pop() if len(losses) == 1 else "several losses",
-        "wall_seconds": sum(each.get("wall_seconds", 0) for each in cards),
-    }
-    config = configs[0]
-    config["post_hoc"] = {"members": [str(member) for member in members[1:]]}
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
-        replace_file(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        replace_file(folder / "run.json", (json.dumps(card, indent=2) + "\n").encode())
-    return folder
-
-
-def _finished_card(run: Path) -> dict[str, Any]:
-    """Return the content of a finished run's ``run.json``."""
-    if not (run / "run.json").is_file() or not (run / "config.yaml").is_file():
-        raise RunFolderError(f"{run} is not a run folder: it has no run.json or config.yaml.")
-    card: dict[str, Any] = json.loads((run / "run.json").read_text())
-    if not card.get("finished"):
-        raise RunFolderError(f"{run} is not finished: resume it, or leave it out.")
-    return card
-
-
-def _check_inputs(runs: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RunFolderError if the networks were trained on images of another preparation."""
-    for part in ("class_path", "init_args.preprocessing", "init_args.spatial_dims"):
-        first, *others = (below(config, "data", *part.split(".")) for config in configs)
-        for run, other in zip(runs[1:], others, strict=True):
-            if other != first:
-                raise RunFolderError(
-                    f"The networks of an ensemble must see the same images: data.{part} of {run} "
-                    f"is {other}, of {runs[0]} {first}."
-                )
+    settings: Settings = [("config", str(config)), ("ckpt_path", str(checkpoint))]
+    if rest:
+        settings.append(("post_hoc.members", json.dumps([str(member) for member in rest])))
+    return [*settings, ("run.folder", str(folder))]

@@ -4,7 +4,8 @@ Logits are resampled to each input's grid before the softmax. With ``--config`` 
 ``--run``, all arguments are passed to LightningCLI's ``predict``.
 """
 
-from mbls.commands.evaluate import ensemble_folder, run_settings
+from mbls.commands.evaluate import run_settings
+from mbls.config.ensembles import ensemble_folder
 from mbls.config.options import overrides, parse, parser, to_argv
 from mbls.runtime.errors import UsageError
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mbls.commands.calibrate import patient_groups_of
 from mbls.commands.evaluate import main as evaluate
-from mbls.commands.evaluate import members_of, run_settings, tag_of
+from mbls.commands.evaluate import run_settings, tag_of
+from mbls.config.ensembles import members_of
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.runtime.errors import RunFolderError, UsageError

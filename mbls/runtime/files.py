@@ -2,19 +2,23 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from mbls.runtime.errors import OutputError
+from mbls.runtime.errors import OutputError, RunFolderError
 
 __all__ = [
     "INCOMING",
     "clear_incoming",
+    "digest",
     "incoming_name",
+    "read_card",
     "replace_file",
     "replace_files",
     "replacing",
@@ -132,3 +136,28 @@ def unwritable(place: Path, error: OSError) -> str:
         f"{way_out}, then resume a run with make train RUN=FOLDER RESUME=1 (mbls train --run "
         "FOLDER --resume)."
     )
+
+
+def read_card(run: Path) -> dict[str, Any]:
+    """Return the content of a run folder's ``run.json``.
+
+    Raises:
+        RunFolderError: It is missing or damaged.
+    """
+    path = run / "run.json"
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}): {run} is no run folder.") from error
+    if not isinstance(card, dict):
+        raise RunFolderError(f"{path} must be a JSON object: {run} is no run folder.")
+    return card
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Return a short hash of the contents of files, in their order."""
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
