@@ -125,6 +125,7 @@ class SegmentationModule(LightningModule):
         calibrator: Post-hoc calibrator of the probabilities of a test and a prediction, if any.
         decision: Thresholds that choose the classes of a test and a prediction; None for those of
             the highest probability.
+        predictor: Hash of the tested checkpoints, if they are known.
         on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
             any, such as to fit a calibrator.
     """
@@ -206,6 +207,7 @@ class SegmentationModule(LightningModule):
         self.members: list[nn.Module] = []
         self.calibrator: Calibrator | None = None
         self.decision: Thresholds | None = None
+        self.predictor: str | None = None
         self.on_validated: Callable[[Batch, Tensor], None] | None = None
         if isinstance(loss, Loss):
             loss.bind(num_classes)

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,14 +14,19 @@ import pytest
 import torch
 import yaml
 
+from mbls.callbacks.post_hoc import PostHoc, _clear
 from mbls.cli import main
-from mbls.commands.calibrate import fit_on_validation
-from mbls.commands.evaluate import ensemble_folder, members_of
+from mbls.commands.calibrate import compare, fit_on_validation
+from mbls.commands.evaluate import run_settings
+from mbls.config.ensembles import ensemble_folder, members_of
 from mbls.config.options import parse, parser
 from mbls.evaluation import TestRun
 from mbls.evaluation.paired import differences
 from mbls.posthoc.base import Calibrator
 from mbls.report.build import build_report
+from mbls.report.groups import groups_of
+from mbls.report.runs import find_runs
+from mbls.runtime.errors import RunFolderError
 from tests import few, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -98,7 +106,9 @@ def test_a_calibrator_never_sees_a_test_patient(
     content = json.loads((calibrated / "calibrators/temperature.json").read_text())
     patient = counted(calibrated, "best").patients[0]
     file.write_text(json.dumps(content | {"patients": [patient]}))
-    error = refusal("evaluate", str(calibrated), "--calibrator", str(file))
+    args = ["evaluate", str(calibrated), "--calibrator", str(file)]
+    assert "--tag" in refusal(*args)  # another run's would take the place of its own
+    error = refusal(*args, "--tag", "seen")
     assert patient in error
     assert "fitted" in error
 
@@ -161,7 +171,8 @@ def test_an_ensemble_is_tested_calibrated_and_reported(
     (analysis, *others) = build_report([folder.parent], output, draws=100)
     assert not others
     names = {arm.name for arm in analysis.group.arms}
-    assert names == {"mbls", "mbls+ts", "mbls+vs", "mbls x2", "mbls x2+ts"}
+    expected = {"mbls", "mbls+ts", "mbls+vs", "mbls x2", "mbls x2+ts"}
+    assert names - {"mbls+local_temperature"} == expected
 
 
 def test_checkpoints_of_a_run_are_averaged(runs: list[Path]) -> None:
@@ -203,15 +214,113 @@ def test_what_is_kept_for_a_fit_is_removed_when_it_fails(
 
     monkeypatch.setattr("mbls.posthoc.fit", broken)
     with pytest.raises(ZeroDivisionError):
-        fit_on_validation(runs[1], ["temperature"], [])
+        fit_on_validation(runs[1], runs[1], ["temperature"], [])
     assert not list(runs[1].glob(".calibration*"))
 
 
-def test_an_ensembles_config_is_that_of_its_first_run(runs: list[Path]) -> None:
+def test_the_order_of_the_runs_makes_no_other_ensemble(runs: list[Path]) -> None:
     folder = ensemble_folder(runs)
+    assert ensemble_folder(runs[::-1]) == folder
+    settings = dict(run_settings(folder, "best"))
+    assert settings["post_hoc.members"] == json.dumps([str(runs[1].resolve())])
     own, first = (yaml.safe_load((f / "config.yaml").read_text()) for f in (folder, runs[0]))
-    assert own["post_hoc"]["members"] == [str(runs[1].resolve())]
     assert own["model"] == first["model"]
+
+
+def test_an_ensemble_moves_with_its_runs(runs: list[Path], tmp_path: Path) -> None:
+    folder = ensemble_folder(runs)
+    parent = shutil.copytree(folder.parent, tmp_path / "moved")
+    assert members_of(parent / folder.name) == [parent / run.name for run in runs]
+
+
+def test_an_ensemble_has_the_checkpoints_of_its_members(
+    runs: list[Path], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    folder = ensemble_folder(runs)
+    assert "ensemble" in refusal("evaluate", str(folder), "--ckpt", "last")
+    broken = shutil.copytree(folder, tmp_path / "ensemble-2")
+    assert "does not exist" in refusal("evaluate", str(broken))
+    (broken / "run.json").write_text("{")
+    assert "run.json" in refusal("evaluate", str(broken))
+
+
+def test_overlapping_ensembles_are_not_independent(runs: list[Path], tmp_path: Path) -> None:
+    main(["evaluate", "--runs", f"'{runs[0]}' '{runs[1]}'"])
+    folder = ensemble_folder(runs)
+    again = shutil.copytree(folder, folder.with_name("ensemble-2-9"))
+    found, _ = find_runs([folder, again])
+    groups, left_out = groups_of(found)
+    assert [len(arm.runs) for group in groups for arm in group.arms if " x2" in arm.name] == [1] * (
+        len(groups[0].arms)
+    )
+    assert any("shares networks" in out.reason for out in left_out)
+    shutil.rmtree(again)
+
+
+def test_a_calibrated_test_of_other_weights_is_left_out(calibrated: Path, tmp_path: Path) -> None:
+    """As after a run was resumed and its best checkpoint tested again."""
+    run = shutil.copytree(calibrated, tmp_path / "run")
+    tag = run / "test/best"
+    test = TestRun.load(tag / "bins.npz")
+    metrics = json.loads((tag / "metrics.json").read_text())
+    changed = {"predictor": "another"}
+    replace(test, meta={**test.meta, **changed}).save(tag / "bins.npz")
+    (tag / "metrics.json").write_text(json.dumps(metrics | {"meta": metrics["meta"] | changed}))
+    found, left_out = find_runs([run])
+    assert [one.tag for one in found] == ["best"]
+    assert {out.folder.name for out in left_out} == {"best+temperature", "best+vector"}
+    with pytest.raises(RunFolderError, match="predictor"):
+        compare(tag, run / "test/best+temperature", title="")
+
+
+def test_a_base_of_other_weights_is_tested_again(calibrated: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(calibrated, tmp_path / "run")
+    best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    content = torch.load(last, weights_only=True)
+    name = next(n for n in content["state_dict"] if n.endswith("weight"))
+    content["state_dict"][name] *= 0.5
+    torch.save(content, best)
+    before = counted(run, "best").meta["predictor"]
+    assert main(["calibrate", "--run", str(run)]) == 0
+    assert counted(run, "best").meta["predictor"] != before
+    assert counted(run, "best+temperature").meta["predictor"] != before
+
+
+def test_a_test_leaves_the_module_as_it_was(calibrated: Path) -> None:
+    module, callback = SimpleNamespace(device="cpu"), PostHoc()
+    module.calibrator = module.members = module.decision = module.on_validated = "left over"
+    module.predictor = "of another test"
+    _clear(module)
+    assert module.members == []
+    assert {module.calibrator, module.decision, module.on_validated, module.predictor} == {None}
+    assert callback.members == []
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--run", "r", "--labels", "l"], "--labels"),
+        (["--run", "r", "--groups", "3"], "--groups"),
+        (["p", "--grid", "native"], "--grid"),
+        (["p", "--method", "local_temperature"], "looks at the image"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(
+    args: list[str], named: str, refusal: Callable[..., str]
+) -> None:
+    assert named in refusal("calibrate", *args)
+
+
+def test_uncertainty_is_that_before_calibration(
+    runs: list[Path], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    file = runs[1] / "calibrators/local_temperature.json"
+    if not file.is_file():
+        assert main(["calibrate", "--run", str(runs[1]), "--method", "local_temperature"]) == 0
+    source = next((runs[1].parents[3] / "ACDC").rglob("*frame01.nii.gz"))
+    args = ["--run", str(runs[1]), "--input", str(source), "--output", str(tmp_path)]
+    error = refusal("predict", *args, "--calibrator", str(file), "--uncertainty")
+    assert "UNCERTAINTY" in error
 
 
 def test_the_value_of_a_setting_is_no_run_folder() -> None:

@@ -1,7 +1,6 @@
 """What is done with trained networks: ensembles, post-hoc calibrators, and data for their fit."""
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
@@ -11,6 +10,7 @@ import numpy as np
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
@@ -21,9 +21,9 @@ from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
 from mbls.runtime.errors import RunFolderError, SettingError
-from mbls.runtime.files import replacing, writing
+from mbls.runtime.files import digest, read_card, replacing, writing
 
-__all__ = ["PostHoc", "member_network"]
+__all__ = ["PostHoc", "checkpoint_of", "member_network"]
 
 NETWORK = "network."  # prefix of a network's weights in a checkpoint
 
@@ -65,14 +65,15 @@ class PostHoc(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the networks and the calibrator."""
+        assert isinstance(pl_module, SegmentationModule)
+        _clear(pl_module)
         if stage == "fit":
             return
-        assert isinstance(pl_module, SegmentationModule)
         patients = self._tested(trainer, stage)
         data = datamodule_of(trainer)
         networks = [member_network(member, pl_module, data) for member in self.members]
         for member in self.members:
-            card = json.loads((_folder_of(member) / "run.json").read_text())
+            card = read_card(_folder_of(member))
             _refuse_seen(f"{member} was trained or validated", card.get("trained_on"), patients)
         pl_module.members = [network.to(pl_module.device).eval() for network in networks]
         if self.calibrator is not None:
@@ -98,11 +99,32 @@ class PostHoc(Callback):
             self._counts = TestMetrics(pl_module.num_classes, cases, unions=pl_module.unions)
             pl_module.on_validated = self._add
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the networks to the device of the module, which is set after :meth:`setup`."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module as it was trained."""
         assert isinstance(pl_module, SegmentationModule)
+        _clear(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the networks to the module's device, and note whose predictions are tested.
+
+        Device and checkpoint are known after :meth:`setup`.
+        """
+        assert isinstance(pl_module, SegmentationModule)
+        if trainer.state.fn == "fit":
+            return
         for network in pl_module.members:
             network.to(pl_module.device)
+        if trainer.ckpt_path is None:
+            return
+        files = [Path(str(trainer.ckpt_path)), *map(checkpoint_of, self.members)]
+        pl_module.predictor = digest(files)
+        calibrator = pl_module.calibrator
+        fitted_to = None if calibrator is None else calibrator.card.report.get("predictor")
+        if fitted_to not in (None, pl_module.predictor):
+            rank_zero_warn(
+                f"{self.calibrator} was fitted to other weights than those of this checkpoint: fit "
+                "it again with make calibrate (mbls calibrate)."
+            )
 
     on_validation_start = on_predict_start = on_test_start
 
@@ -184,11 +206,8 @@ def member_network(run: Path, module: SegmentationModule, data: DataModule | Non
         CheckpointError: It has no best checkpoint.
         SettingError: It has other classes or other inputs than the module.
     """
-    path = run if run.suffix == ".ckpt" else None
-    run = _folder_of(run)
-    if not (run / "config.yaml").is_file():
-        raise RunFolderError(f"{run} is not a run folder: it has no config.yaml.")
-    checkpoint = read_checkpoint(path or find_checkpoint(run, "best"))
+    path, run = checkpoint_of(run), _folder_of(run)
+    checkpoint = read_checkpoint(path)
     wanted = {"class_keys": list(module.class_keys), "inference": module.inference}
     for name, value in wanted.items():
         if (found := checkpoint["mbls"].get(name)) != value:
@@ -205,6 +224,23 @@ def member_network(run: Path, module: SegmentationModule, data: DataModule | Non
     }
     network.load_state_dict(weights)
     return network
+
+
+def _clear(module: SegmentationModule) -> None:
+    module.members, module.calibrator, module.decision = [], None, None
+    module.on_validated = module.predictor = None
+
+
+def checkpoint_of(member: Path) -> Path:
+    """Return a member's checkpoint, the best of a run folder.
+
+    Raises:
+        RunFolderError: It is not a run folder.
+        CheckpointError: It has no best checkpoint.
+    """
+    if not (_folder_of(member) / "config.yaml").is_file():
+        raise RunFolderError(f"{member} is not a run folder: it has no config.yaml.")
+    return member if member.suffix == ".ckpt" else find_checkpoint(member, "best")
 
 
 def _folder_of(member: Path) -> Path:

@@ -114,6 +114,14 @@ class PredictionWriter(BasePredictionWriter):
                 f"The output folder {self.output} cannot be written ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
             )
+        assert isinstance(pl_module, SegmentationModule)
+        calibrator = pl_module.calibrator
+        if self.uncertainty and calibrator is not None and calibrator.needs_image:
+            raise OutputError(
+                f"Maps of the uncertainty are those before calibration, but {calibrator.method} "
+                "already calibrates on the grid of the image: leave out UNCERTAINTY "
+                "(--uncertainty) or CALIBRATOR (--calibrator)."
+            )
         several = any(isinstance(each, PostHoc) and each.members for each in _callbacks(trainer))
         self._maps = UNCERTAINTIES if several else UNCERTAINTIES[:1]
         self._rows = []

@@ -164,6 +164,7 @@ class TestResults(Callback):
             "inference": pl_module.inference,
             "precision": str(trainer.precision),
             "n_bins": pl_module.n_bins,
+            **({} if pl_module.predictor is None else {"predictor": pl_module.predictor}),
             **_post_hoc(pl_module),
         }
 

@@ -14,9 +14,11 @@ from mbls.commands.evaluate import main as evaluate
 from mbls.commands.evaluate import run_settings, tag_of
 from mbls.config.choices import did_you_mean
 from mbls.config.moved import read_run_config
-from mbls.config.options import Settings, overrides, parse, parser, to_argv
+from mbls.config.options import Settings, given, overrides, parse, parser, to_argv
 from mbls.runtime.clock import stamped
-from mbls.runtime.errors import UsageError
+from mbls.runtime.errors import RunFolderError, UsageError
+from mbls.runtime.files import digest, replace_file, writing
+from mbls.runtime.locks import locked_folder
 from mbls.runtime.ranks import print_once
 
 if TYPE_CHECKING:
@@ -36,81 +38,129 @@ patient."""
 def main(args: list[str]) -> int:
     """Fit, save as JSON, and report before and after with paired intervals."""
     options, rest = parse(parser("calibrate", ABOUT), args)
+    methods = (options.method or "temperature").split(",")
+    check_options(options, methods, rest)
+    if options.run is not None:
+        calibrate_run(options.run, methods, [*overrides(options), *rest])
+    else:
+        calibrate_folder(options, methods, shlex.join(["mbls", "calibrate", *args]))
+    return 0
+
+
+def check_options(options: argparse.Namespace, methods: Sequence[str], rest: Settings) -> None:
+    """Check the options and methods before any case is read.
+
+    Raises:
+        UsageError: An option is missing, of the other kind of calibration, or unknown.
+        MissingExtraError: A method needs a package that is not installed.
+    """
+    from mbls.posthoc import METHODS
+    from mbls.posthoc.methods import new_fit
+
     if (options.run is None) == (options.predictions is None):
         raise UsageError(
             "Give a run folder (RUN=, --run), or a folder of predictions with its labels "
             "(PREDICTIONS= LABELS=; mbls calibrate PREDICTIONS --labels LABELS)."
         )
-    methods = (options.method or "temperature").split(",")
-    from mbls.posthoc import METHODS
-
+    of_run = options.run is not None
+    for option, _ in given(options):
+        shared = option.name in ("run", "predictions", "method")
+        if not shared and of_run == (option.of("audit") or option.name == "groups"):
+            other = "predictions of another program" if of_run else "a run of mbls (--run)"
+            raise UsageError(f"{option.flag} is for {other}: leave it out.")
+    if rest and not of_run:
+        raise UsageError(f"Unknown option --{rest[0][0]}. See mbls calibrate --help.")
     for method in methods:
         if method not in METHODS:
             hint = did_you_mean(method, METHODS)
             raise UsageError(f"Unknown method {method!r}.{hint} There are: {', '.join(METHODS)}.")
-    if options.run is not None:
-        calibrate_run(options.run, methods, [*overrides(options), *rest])
-        return 0
-    if rest:
-        raise UsageError(f"Unknown option --{rest[0][0]}. See mbls calibrate --help.")
-    calibrate_folder(options, methods, shlex.join(["mbls", "calibrate", *args]))
-    return 0
+        if METHODS[method].kind.needs_image and not of_run:
+            raise UsageError(f"{method} looks at the image, and is for runs of mbls (--run) alone.")
+        new_fit(method, 2, 0)
 
 
 def calibrate_run(run: Path, methods: Sequence[str], given: Settings) -> None:
     """Fit on the validation patients of a run, and test with each calibrator.
 
-    The calibrators are ``RUN/calibrators/<method>.json``, the results ``test/best+<method>``.
+    The calibrators are ``RUN/calibrators/<method>.json``, of another test than ``best`` in a folder
+    of its name; the results are ``test/best+<method>``.
     """
-    files = fit_on_validation(run, methods, given)
-    tag = tag_of("best", given, read_run_config(run / "config.yaml"))
+    tag = tag_of(TAG, given, read_run_config(run / "config.yaml"))
+    folder = run / "calibrators" / ("" if tag == TAG else tag)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder, patience=0):
+        for left in run.glob(".calibration-*"):  # of a killed fit
+            shutil.rmtree(left, ignore_errors=True)
+        predictor = fit_on_validation(run, folder, methods, given)
     argv = [str(run), *to_argv([("results.show", "false"), *given])]
-    if not (run / "test" / tag / "bins.npz").is_file():
+    if not is_tested(run / "test" / tag, predictor):
         evaluate(argv)
-    for file in files:
-        evaluate([*argv, "--calibrator", str(file)])
-    for file in files:
-        compare(
-            run / "test" / tag, run / "test" / f"{tag}+{file.stem}", title=f"{run}: {file.stem}"
-        )
+    for method in methods:
+        evaluate([*argv, "--calibrator", str(folder / f"{method}.json")])
+    for method in methods:
+        after = run / "test" / f"{tag}+{method}"
+        compare(run / "test" / tag, after, title=f"{run}: {method}")
 
 
-def fit_on_validation(run: Path, methods: Sequence[str], given: Settings) -> list[Path]:
-    """Return the files of the calibrators, fitted in one pass of the network over the cases.
+def is_tested(folder: Path, predictor: str | None) -> bool:
+    """Return True if a folder has the results of a test of these checkpoints."""
+    from mbls.evaluation import load_results
 
-    The probabilities are kept in the run folder meanwhile, since a fit reads them several
-    times.
+    try:
+        found = load_results(folder).metrics["meta"].get("predictor")
+    except (OSError, ValueError, KeyError):
+        return False
+    return predictor is not None and bool(found == predictor)
+
+
+def fit_on_validation(
+    run: Path, folder: Path, methods: Sequence[str], given: Settings
+) -> str | None:
+    """Fit on one pass of the network over the validation cases; return the checkpoints' hash.
+
+    The probabilities are kept in the run folder meanwhile, since a fit reads them several times.
     """
     from mbls.config.cli import command_line
     from mbls.posthoc import METHODS, fit, too_few
     from mbls.posthoc.kept import KeptPredictions
 
-    keep = Path(tempfile.mkdtemp(prefix=".calibration-", dir=run))
+    with writing(run):
+        keep = Path(tempfile.mkdtemp(prefix=".calibration-", dir=run))
     try:
         settings: Settings = [
-            *run_settings(run, "best"),
-            ("trainer.devices", "1"),  # one process sees all cases
-            ("trainer.num_nodes", "1"),
+            *run_settings(run, TAG),
             ("post_hoc.keep", str(keep)),
             ("post_hoc.images", str(any(METHODS[m].kind.needs_image for m in methods)).lower()),
             ("verbose", "false"),
+            *given,
+            ("trainer.devices", "1"),  # one process sees all cases
+            ("trainer.num_nodes", "1"),
+            ("trainer.limit_val_batches", "1.0"),
         ]
-        data = command_line(["validate", *to_argv([*settings, *given])]).datamodule
+        cli = command_line(["validate", *to_argv(settings)])
+        data = cli.datamodule
         kept = KeptPredictions(keep, data.cases("val"))
         patients = dict(zip(data.cases("val"), data.patients("val"), strict=True))
-        files = []
+        predictor = digest([Path(path) for path in checkpoints_in(settings)])
         for method in methods:
-            file = run / "calibrators" / f"{method}.json"
-            file.parent.mkdir(exist_ok=True)
             calibrator = fit(method, kept, patients=patients, class_names=data.class_keys)
-            calibrator.save(file)
+            calibrator.reported(predictor=predictor).save(folder / f"{method}.json")
             print_once(fitted_line(method, calibrator))
             if warning := too_few(calibrator):
                 print_once(f"! {warning}")
-            files.append(file)
-        return files
+        return predictor
     finally:
         shutil.rmtree(keep, ignore_errors=True)
+
+
+def checkpoints_in(settings: Settings) -> list[str]:
+    """Return the checkpoints of a run's settings, in the order of its networks."""
+    from mbls.callbacks.post_hoc import checkpoint_of
+
+    values = dict(settings)
+    members = json.loads(values.get("post_hoc.members") or "[]")
+    return [str(values["ckpt_path"]), *(str(checkpoint_of(Path(m))) for m in members)]
 
 
 def calibrate_folder(options: argparse.Namespace, methods: Sequence[str], command: str) -> None:
@@ -147,7 +197,8 @@ def calibrate_folder(options: argparse.Namespace, methods: Sequence[str], comman
         write_audit(output, after, card, tag=f"{TAG}+{method}")
         whole = fit(method, stream, **fitting)
         file = output / "calibrators" / f"{method}.json"
-        file.parent.mkdir(exist_ok=True)
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
         whole.save(file)
         print_once(fitted_line(method, whole))
         if warning := too_few(whole):
@@ -160,7 +211,12 @@ def calibrate_folder(options: argparse.Namespace, methods: Sequence[str], comman
 
 
 def fitted_line(method: str, calibrator: "Calibrator") -> str:
-    """Return a line about a fit."""
+    """Return a line about a fit, of regions one for each."""
+    from mbls.posthoc import Regions
+
+    if isinstance(calibrator, Regions):
+        names = zip(calibrator.card.class_names, calibrator.calibrators, strict=True)
+        return "\n".join(fitted_line(f"{name}: {method}", part) for name, part in names)
     report = calibrator.card.report
     parts = [f"{len(calibrator.card.patients)} patients"]
     if (value := report.get("temperature")) is not None:
@@ -196,16 +252,21 @@ def compare(before: Path, after: Path, *, title: str) -> None:
     from rich.console import Console
 
     from mbls.evaluation import TestRun
-    from mbls.evaluation.paired import changed_share, differences, differences_table
+    from mbls.evaluation.paired import changed_share, differences, differences_table, unlike
 
     runs = [TestRun.load(folder / "bins.npz") for folder in (before, after)]
+    if differing := unlike(runs[0].meta, runs[1].meta):
+        raise RunFolderError(
+            f"{before} and {after} are no tests before and after calibration: the second has "
+            f"{'; '.join(differing)}. Test the first again (mbls evaluate, mbls audit)."
+        )
     found, changed = differences(*runs), changed_share(runs[1])
     rows = [
         {"metric": one.name, "before": one.before, "after": one.after, "interval": one.interval}
         for one in found
     ]
     content = {"before": before.name, "differences": rows, "changed_share": changed}
-    (after / "calibration.json").write_text(json.dumps(content, indent=1) + "\n")
+    replace_file(after / "calibration.json", (json.dumps(content, indent=1) + "\n").encode())
     console = Console()
     number = len(set(runs[1].patients))
     console.print(differences_table(found, title=title, patients=number))

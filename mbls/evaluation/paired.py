@@ -1,7 +1,8 @@
 """Two tests of the same cases, before and after calibration: differences with intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -10,7 +11,7 @@ from mbls.evaluation.run import TestRun
 from mbls.metrics.bootstrap import drawn_values, interval, mean_of_draws, patient_weights
 from mbls.metrics.estimates import Pooling, estimate
 
-__all__ = ["Difference", "changed_share", "differences", "differences_table"]
+__all__ = ["SAME", "Difference", "changed_share", "differences", "differences_table", "unlike"]
 
 CALIBRATION: tuple[tuple[str, str, str, Pooling], ...] = (  # heading, metric, region, pooling
     ("ECE, all voxels", "ece", "all", "pooled"),
@@ -20,6 +21,8 @@ CALIBRATION: tuple[tuple[str, str, str, Pooling], ...] = (  # heading, metric, r
     ("Brier score, all voxels", "brier", "all", "pooled"),
     ("true ECE, all voxels", "true_ece", "all", "pooled"),
 )
+SAME = ("predictor", "networks", "data_fingerprint", "grid", "mirror", "inference", "precision")
+"""Entries of the description of a test that must be equal before and after."""
 OVERLAPS = (("Dice", "dice"), ("HD95 (mm)", "hd95"))
 
 
@@ -45,14 +48,30 @@ class Difference:
         return self.after - self.before
 
 
+def unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return in what two tests differ apart from the calibrator; nothing if they can be compared.
+
+    Args:
+        before: Description of a test, ``meta``.
+        after: That of the other.
+    """
+    return [
+        f"{key} {after.get(key)}, not {before.get(key)}"
+        for key in SAME
+        if before.get(key) != after.get(key)
+    ]
+
+
 def differences(before: TestRun, after: TestRun) -> list[Difference]:
     """Return the metrics of two tests of the same cases, and their paired differences.
 
     Both tests are resampled together, patient by patient; percentile intervals.
 
     Raises:
-        ValueError: The cases differ.
+        ValueError: The cases differ, or the tests are of other weights, data or settings.
     """
+    if found_unlike := unlike(before.meta, after.meta):
+        raise ValueError(f"Both tests must be of one predictor and one data, got {found_unlike}.")
     if list(before.cases) != list(after.cases):
         raise ValueError(
             f"Both tests must have the same cases in the same order, got {len(before.cases)} and "

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mbls.config.identity import RUNTIME_ONLY, added_callbacks, is_below
@@ -110,7 +111,7 @@ def comparable(run: Run) -> dict[str, Any]:
         "mirrored axes": ", ".join(map(str, meta.get("mirror") or [])) or "none",
         "inference": meta.get("inference", "not stated"),
         "bins": meta["n_bins"],
-        "test": run.tag.partition("+")[0],
+        "test": run.tag.partition("+")[0] if run.post_hoc else run.tag,
     }
 
 
@@ -201,10 +202,18 @@ def _has_above_or_below(settings: Mapping[str, Any], name: str) -> bool:
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
     """Return the runs without repetitions of the same settings and seed; the last one is kept."""
     last: dict[str, Run] = {}
+    members: dict[str, dict[Path, Run]] = {}  # of the ensembles that were tested alike
     out = []
     for run in runs:
         settings = sorted(_settings(run).items(), key=lambda pair: pair[0])
-        key = str((_family(run), run.seed, settings, comparable(run)))
+        own = sorted((run.folder / name).resolve() for name in run.card.get("members", ()))
+        alike = members.setdefault(str((_family(run), comparable(run))), {})
+        if shared := next((alike[member] for member in own if member in alike), None):
+            reason = f"shares networks with {shared.folder}: not an independent ensemble"
+            out.append(LeftOut(run.folder, reason))
+            continue
+        alike |= dict.fromkeys(own, run)
+        key = str((_family(run), run.seed, settings, comparable(run), own))
         if earlier := last.get(key):
             reason = f"same settings and seed as {run.folder}: not an independent training"
             out.append(LeftOut(earlier.folder, reason))

@@ -18,6 +18,7 @@ import yaml
 
 from mbls.config.moved import updated
 from mbls.evaluation import TestRun
+from mbls.evaluation.paired import unlike
 from mbls.loggers.metrics_csv import read_rows
 from mbls.loggers.selection import RULES
 from mbls.plots.worst_cases import load_pictures
@@ -76,7 +77,8 @@ class Run:
     def post_hoc(self) -> str:
         """What was done with the trained networks, for a name: ``" x5+ts@dice"``, or nothing."""
         networks, method = self.meta.get("networks", 1), self.meta.get("calibrator")
-        ensemble = "" if networks == 1 else f" x{networks}"
+        kind = self.card.get("ensemble", "seeds")
+        ensemble = "" if networks == 1 else f" x{networks}{'' if kind == 'seeds' else f' {kind}'}"
         calibrated = "" if method is None else f"+{SHORT.get(method, method)}"
         decision = self.meta.get("decision")
         return ensemble + calibrated + ("" if decision is None else f"@{decision}")
@@ -167,11 +169,7 @@ def find_runs(places: Sequence[Path], *, tag: str = "best") -> tuple[list[Run], 
                 f"{place} is not a folder. RUNS must be run folders or folders above them."
             )
         folders |= dict.fromkeys(run_folders(place, seen))
-    found = [
-        _read(folder, each)
-        for folder in sorted(folders, key=natural_key)
-        for each in [tag, *calibrated_tags(folder, tag)]
-    ]
+    found = [one for f in sorted(folders, key=natural_key) for one in _read_tests(f, tag)]
     runs = [one for one in found if isinstance(one, Run)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     left_out += [one for run in runs for one in run.damaged]
@@ -206,6 +204,21 @@ def calibrated_tags(folder: Path, tag: str) -> list[str]:
     """Return the tests of a run that differ from ``tag`` in what follows, ``best+temperature``."""
     found = (folder / "test").glob(f"{glob.escape(tag)}+*/metrics.json")
     return sorted(path.parent.name for path in found)
+
+
+def _read_tests(folder: Path, tag: str) -> "Iterator[Run | LeftOut]":
+    """Yield a run's test, and those with a calibrator or thresholds on the same predictions."""
+    base = _read(folder, tag)
+    yield base
+    for other in calibrated_tags(folder, tag):
+        run = _read(folder, other)
+        if isinstance(run, Run) and not {"calibrator", "decision"} & set(run.meta):
+            continue  # a test of that name of a user's own
+        if isinstance(run, Run) and isinstance(base, Run) and unlike(base.meta, run.meta):
+            differing = "; ".join(unlike(base.meta, run.meta))
+            yield LeftOut(run.test, f"not of the predictions in test/{tag}: {differing}; repeat it")
+        else:
+            yield run
 
 
 def natural_key(path: Path | str) -> list[tuple[int, float, str]]:
