@@ -42,6 +42,12 @@ def too_few(calibrator: Calibrator) -> str | None:
     """
     from scipy.stats import t
 
+    from mbls.posthoc.regions import Regions
+
+    if isinstance(calibrator, Regions):
+        names = zip(calibrator.card.class_names, calibrator.calibrators, strict=True)
+        warnings = [(name, too_few(part)) for name, part in names]
+        return " ".join(f"{name}: {text}" for name, text in warnings if text) or None
     found = calibrator.report.get("held_out")
     if found is None:
         count = len(calibrator.card.patients)
@@ -53,9 +59,12 @@ def too_few(calibrator: Calibrator) -> str | None:
     highest = change + float(t.ppf(LEVEL, units - 1)) * error
     if highest < 0:
         return None
+    measured = {"nll_per_class": "NLL of each class against the rest"}.get(found["measure"], "NLL")
+    simpler = "" if calibrator.method == "temperature" else (
+        ", or use a method of fewer parameters, such as temperature"
+    )  # fmt: skip
     return (
         f"{units} patients are too few to tell an improvement by {calibrator.method} from noise: "
-        f"the NLL of patients left out of the fit changes by {change:+.2g} a voxel, and could "
-        f"change by {highest:+.2g} (upper 95 % limit). Fit to more patients, or use a method of "
-        "fewer parameters, such as temperature."
+        f"the {measured} of patients left out of the fit changes by {change:+.2g} a voxel, and "
+        f"could change by {highest:+.2g} (upper 95 % limit). Fit to more patients{simpler}."
     )
