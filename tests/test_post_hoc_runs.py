@@ -244,6 +244,25 @@ def test_an_ensemble_has_the_checkpoints_of_its_members(
     assert "run.json" in refusal("evaluate", str(broken))
 
 
+def test_an_ensemble_of_folds_has_no_validation_patients(
+    runs: list[Path], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    """Each was trained on by the networks of the other folds: a fit there would be too sure."""
+    copies = [shutil.copytree(run, tmp_path / run.name) for run in runs]
+    for fold, run in enumerate(copies):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["data"]["init_args"]["division"]["fold"] = fold
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    folder = ensemble_folder(copies)
+    assert folder.name == "ensemble-2-folds"
+    card = json.loads((folder / "run.json").read_text())
+    assert (card["ensemble"], card["fold"], card["data_fingerprint"]) == ("folds", None, None)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["data"]["init_args"]["division"]["fold"] is None
+    for args in (["calibrate", "--run", str(folder)], ["thresholds", str(folder)]):
+        assert "validation patient" in refusal(*args)
+
+
 def test_overlapping_ensembles_are_not_independent(runs: list[Path], tmp_path: Path) -> None:
     main(["evaluate", "--runs", f"'{runs[0]}' '{runs[1]}'"])
     folder = ensemble_folder(runs)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mbls.commands.evaluate import main as evaluate
 from mbls.commands.evaluate import run_settings, tag_of
 from mbls.config.choices import did_you_mean
+from mbls.config.ensembles import refuse_shared_validation
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, given, overrides, parse, parser, to_argv
 from mbls.runtime.clock import stamped
@@ -85,6 +86,7 @@ def calibrate_run(run: Path, methods: Sequence[str], given: Settings) -> None:
     The calibrators are ``RUN/calibrators/<method>.json``, of another test than ``best`` in a folder
     of its name; the results are ``test/best+<method>``.
     """
+    refuse_shared_validation(run)
     tag = tag_of(TAG, given, read_run_config(run / "config.yaml"))
     folder = run / "calibrators" / ("" if tag == TAG else tag)
     with writing(folder):

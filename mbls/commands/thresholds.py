@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mbls.commands.calibrate import patient_groups_of
 from mbls.commands.evaluate import main as evaluate
 from mbls.commands.evaluate import run_settings, tag_of
-from mbls.config.ensembles import members_of
+from mbls.config.ensembles import members_of, refuse_shared_validation
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.runtime.errors import RunFolderError, UsageError
@@ -76,6 +76,7 @@ def thresholds_of_run(
         found = compare_cross_fitted(test, target, own)
         note = f"Each case has thresholds that were chosen without {how}."
     else:
+        refuse_shared_validation(run)
         tag = tag_of(TAG, given, read_run_config(run / "config.yaml"))
         validation = count_validation(run, tag, given)
         if not (run / "test" / tag / "bins.npz").is_file():

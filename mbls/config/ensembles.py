@@ -14,9 +14,11 @@ from mbls.config.moved import read_run_config
 from mbls.runtime.errors import RunFolderError
 from mbls.runtime.files import read_card, replace_file, writing
 
-__all__ = ["CHECKPOINT", "ensemble_folder", "members_of"]
+__all__ = ["CHECKPOINT", "ensemble_folder", "members_of", "refuse_shared_validation"]
 
 CHECKPOINT = ".ckpt"
+SHARING = ("folds", "splits")
+"""Ensembles of which a network was trained on patients that validate another."""
 
 
 def members_of(folder: Path) -> list[Path]:
@@ -49,7 +51,7 @@ def ensemble_folder(runs: Sequence[Path]) -> Path:
     cards = [_finished_card(folder) for folder in folders]
     configs = [read_run_config(folder / "config.yaml") for folder in folders]
     _check_inputs(folders, configs)
-    kind = _kind(folders, cards)
+    kind = _kind(folders, configs)
     folder = _folder_of(members, folders, "" if kind == "seeds" else f"-{kind}")
     card = _card(cards, kind) | {"members": [os.path.relpath(m, folder) for m in members]}
     if kind == "folds":
@@ -73,11 +75,27 @@ def _folder_of(members: Sequence[Path], folders: Sequence[Path], kind: str) -> P
     )
 
 
-def _kind(folders: Sequence[Path], cards: Sequence[Mapping[str, Any]]) -> str:
+def refuse_shared_validation(run: Path) -> None:
+    """Raise RunFolderError for an ensemble whose members were trained on validation patients.
+
+    Each fold's network was trained on the validation patients of the others: the mean is too sure
+    there, and what is fitted or chosen there is wrong for new patients.
+    """
+    kind = read_card(run).get("ensemble") if members_of(run) else None
+    if kind in SHARING:
+        raise RunFolderError(
+            f"{run} is an ensemble of {kind}: each validation patient was trained on by some of "
+            "its networks, so nothing can be fitted or chosen there. Use an ensemble of seeds, or "
+            "each run alone."
+        )
+
+
+def _kind(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> str:
     """Return in what the networks differ."""
-    if len(set(folders)) < len(folders):
-        return "checkpoints"
-    return "folds" if len({card.get("fold") for card in cards}) > 1 else "seeds"
+    divisions = [below(config, "data", "init_args", "division") or {} for config in configs]
+    if any(division != divisions[0] for division in divisions):
+        return "folds" if len({str(d.get("fold")) for d in divisions}) > 1 else "splits"
+    return "checkpoints" if len(set(folders)) < len(folders) else "seeds"
 
 
 def _card(cards: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -85,6 +103,7 @@ def _card(cards: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
     return dict(cards[0]) | {
         "ensemble": kind,
         "fold": None if kind == "folds" else cards[0].get("fold"),
+        "data_fingerprint": None if kind in SHARING else cards[0].get("data_fingerprint"),
         "trained_on": sorted({p for card in cards for p in card.get("trained_on") or ()}),
         "loss": losses.pop() if len(losses) == 1 else "several losses",
         "wall_seconds": sum(card.get("wall_seconds", 0) for card in cards),
