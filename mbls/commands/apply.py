@@ -1,14 +1,24 @@
 """``mbls apply CALIBRATOR PREDICTIONS OUTPUT``: calibrate probability maps of any program."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from mbls.config.options import parse, parser
 from mbls.runtime.clock import stamped
 from mbls.runtime.errors import UsageError
 from mbls.runtime.ranks import print_once
 
+if TYPE_CHECKING:
+    from mbls.posthoc import Calibrator
+    from mbls.predictions import PredictionFolder
+
 __all__ = ["main"]
 
 ABOUT = """Write calibrated probabilities and their label maps in the format and under the names
 that they came in. Labels are not needed."""
+_NUMBERED = re.compile(r"background|foreground|(class|label)?_?\d+")  # keys that nobody chose
 
 
 def main(args: list[str]) -> int:
@@ -21,14 +31,8 @@ def main(args: list[str]) -> int:
     from mbls.posthoc import Calibrator
 
     calibrator = Calibrator.load(options.calibrator)
-    names = calibrator.card.class_names
     source = source_of(options, options.predictions, labeled=False)
-    if len(source.class_names) != len(names):
-        raise UsageError(
-            f"{options.calibrator} is of {len(names)} classes ({', '.join(names)}), and "
-            f"{options.predictions} has {len(source.class_names)} "
-            f"({', '.join(source.class_names)}): fit one to these classes."
-        )
+    require_same_classes(options.calibrator, calibrator, source)
     if seen := sorted(set(calibrator.card.cases) & set(source.cases)):
         print_notes([
             f"The calibrator was fitted to {len(seen)} of these cases ({', '.join(seen[:3])}"
@@ -41,3 +45,35 @@ def main(args: list[str]) -> int:
         print_once(stamped(f"case {number} of {len(source.cases)}, {case}"))
     print_once(f"Predictions: {options.output}")
     return 0
+
+
+def require_same_classes(file: Path, calibrator: "Calibrator", source: "PredictionFolder") -> None:
+    """Require that a calibrator is of the classes, or the regions, of predictions.
+
+    Names are compared where both are known, without the case of letters and punctuation.
+
+    Raises:
+        UsageError: Classes in place of regions, another number of them, or other names.
+    """
+    from mbls.posthoc import Regions
+
+    mine, theirs = calibrator.card.class_names, source.class_names
+    kind = "regions" if isinstance(calibrator, Regions) else "classes"
+    head = (
+        f"{file} is of {len(mine)} {kind} ({', '.join(mine)}), and {source.root} has "
+        f"{len(theirs)} {source.kind} ({', '.join(theirs)})"
+    )
+    if kind != source.kind or len(mine) != len(theirs):
+        raise UsageError(f"{head}: fit one to these {source.kind}.")
+    keys = [_keys(names) for names in (mine, theirs)]
+    named = [not all(map(_NUMBERED.fullmatch, each)) for each in keys]
+    if all(named) and keys[0] != keys[1]:
+        raise UsageError(
+            f"{head}: fit one to these, or if they are the same in this order under other names, "
+            f'say so: CLASS_NAMES="{",".join(mine)}" (--class-names).'
+        )
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+    """Return names as those of results are written, ``right_ventricle`` for ``Right ventricle``."""
+    return [re.sub(r"\W+", "_", name.lower()).strip("_") for name in names]

@@ -208,6 +208,31 @@ def test_maps_of_the_uncertainty_are_no_cases(tmp_path: Path) -> None:
     assert open_predictions(tmp_path / "mean", labeled=False).cases == ("a",)
 
 
+def test_a_calibrator_of_other_classes_is_refused(
+    calibrated: tuple[Path, Path], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    file = str(calibrated[1] / "calibrators/temperature.json")
+    root, new = tmp_path / "root", str(tmp_path / "new")
+    write_case(root, tmp_path / "labels", "a", 7)
+    swapped = {"labels": {"background": 0, "right": 1, "left": 2}}
+    (root / "dataset.json").write_text(json.dumps(swapped))
+    error = refusal("apply", file, str(root), new)
+    assert "3 classes (background, left, right)" in error
+    assert "3 classes (background, right, left)" in error
+    assert 'CLASS_NAMES="background,left,right"' in error
+    assert "background, up, down" in refusal(
+        "apply", file, str(root), new, "--class-names", "background,up,down"
+    )
+    regions = {"labels": {"background": 0, "left": [1, 2], "right": [2], "all": [1, 2, 3]}}
+    (root / "dataset.json").write_text(json.dumps(regions | {"regions_class_order": [1, 2, 3]}))
+    error = refusal("apply", file, str(root), new)
+    assert "3 regions (left, right, all): fit one to these regions" in error
+    assert not Path(new).exists()
+    for names in ([], ["--class-names", "Background,Left,Right"]):  # unknown, and the same
+        (root / "dataset.json").unlink(missing_ok=True)
+        assert main(["apply", file, str(root), f"{new}{len(names)}", *names]) == 0
+
+
 def test_what_does_not_fit_is_refused(
     calibrated: tuple[Path, Path], tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
