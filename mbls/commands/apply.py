@@ -29,10 +29,12 @@ def main(args: list[str]) -> int:
 
     from mbls.commands.audit import print_notes, source_of
     from mbls.posthoc import Calibrator
+    from mbls.predictions.folder import require_new_folder
 
     calibrator = Calibrator.load(options.calibrator)
     source = source_of(options, options.predictions, labeled=False)
     require_same_classes(options.calibrator, calibrator, source)
+    require_new_folder(options.output, [source])
     if seen := sorted(set(calibrator.card.cases) & set(source.cases)):
         print_notes([
             f"The calibrator was fitted to {len(seen)} of these cases ({', '.join(seen[:3])}"

@@ -48,9 +48,11 @@ def average(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from mbls.commands.audit import print_notes, source_of
+    from mbls.predictions.folder import require_new_folder
     from mbls.runtime.files import replace_file
 
     sources = [source_of(options, folder, labeled=False) for folder in options.predictions]
+    require_new_folder(options.output, sources)
     first = sources[0]
     for other in sources[1:]:
         if other.class_names != first.class_names or other.kind != first.kind:

@@ -1,7 +1,10 @@
 """A folder of predictions and labels, read and written case by case."""
 
+import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +27,7 @@ from mbls.predictions.stored import Stored, load_map, reading, save_map, save_ni
 from mbls.runtime.errors import PredictionError
 from mbls.runtime.files import replace_file
 
-__all__ = ["PredictionFolder", "grid_of"]
+__all__ = ["PredictionFolder", "grid_of", "require_new_folder"]
 
 _MM = {1: 1000.0, 3: 0.001}  # NIfTI's codes of meter and micron
 
@@ -128,7 +131,7 @@ class PredictionFolder:
         ``dataset.json`` is copied, so that the folder can be opened like the one read.
 
         Args:
-            folder: The output folder, another than the one read.
+            folder: The output folder, apart from those of the predictions and the labels.
             case: Name of the case.
             probs: Probabilities ``(C, X, Y, Z)`` on the label's grid.
 
@@ -137,10 +140,9 @@ class PredictionFolder:
 
         Raises:
             OutputError: A file cannot be written.
-            PredictionError: The folder is the one that was read.
+            PredictionError: The folder is, has or lies in one that was read.
         """
-        if folder.resolve() == self.root.resolve():
-            raise PredictionError(f"{folder} has the predictions that were read. Choose another.")
+        self.require_apart(folder)
         one = self._one(case)
         paths = [folder / path.relative_to(self.root) for path in one.stored.paths]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
@@ -159,12 +161,48 @@ class PredictionFolder:
         save_nifti(path, self.channels.label_map(kept).reshape(label.shape[:3]), label)
         return [*paths, path]
 
+    def require_apart(self, folder: Path) -> None:
+        """Require that nothing that was read can be replaced by what is written to a folder.
+
+        Raises:
+            PredictionError: The folder is that of the predictions or the labels, has it, or lies
+                in it.
+        """
+        here = folder.resolve()
+        for place, what in self._places:
+            if here == place or here in place.parents or place in here.parents:
+                raise PredictionError(
+                    f"{folder} is no place for the output: {place} has the {what} that were read. "
+                    "Choose a folder apart from it."
+                )
+
+    @cached_property
+    def _places(self) -> tuple[tuple[Path, str], ...]:
+        """The folders that were read, and what each has."""
+        labels = os.path.commonpath([one.label.parent.absolute() for one in self.found.values()])
+        return ((self.root.resolve(), "predictions"), (Path(labels).resolve(), "labels"))
+
     def _one(self, case: str) -> Found:
         if case not in self.found:
             raise PredictionError(
                 f"{self.root} has no labeled case {case!r}; one is {self.cases[0]!r}."
             )
         return self.found[case]
+
+
+def require_new_folder(folder: Path, sources: Sequence[PredictionFolder]) -> None:
+    """Require that a folder is empty or new, and apart from all that is read.
+
+    Raises:
+        PredictionError: It has files, or is, has or lies in a folder that is read.
+    """
+    for source in sources:
+        source.require_apart(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PredictionError(
+            f"{folder} exists and is not empty; its files could be replaced. Remove it, or choose "
+            "another."
+        )
 
 
 def grid_of(image: Any) -> tuple[int, ...]:

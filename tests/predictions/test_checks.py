@@ -330,7 +330,11 @@ def test_settings_that_are_wrong(maps: Path, labels: Path, tmp_path: Path) -> No
 def test_the_output_is_not_the_input(maps: Path, labels: Path) -> None:
     write_npz(maps / "a.npz", probabilities("a"))
     source = open_predictions(maps, labels=labels)
-    with pytest.raises(PredictionError, match="has the predictions that were read"):
-        source.write(maps, "a", source.read("a").probs)
+    for place, what in ((maps, "predictions"), (labels, "labels")):
+        for folder in (place, place / "within", place / ".." / place.name, place.parent):
+            before = {path: path.read_bytes() for path in labels.parent.rglob("*.*")}
+            with pytest.raises(PredictionError, match=f"has the ({what}|predictions) that were re"):
+                source.write(folder, "a", source.read("a").probs)
+            assert {path: path.read_bytes() for path in labels.parent.rglob("*.*")} == before
     with pytest.raises(PredictionError, match="no labeled case 'b'"):
         source.read("b")

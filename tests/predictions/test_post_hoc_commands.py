@@ -233,6 +233,29 @@ def test_a_calibrator_of_other_classes_is_refused(
         assert main(["apply", file, str(root), f"{new}{len(names)}", *names]) == 0
 
 
+def test_no_file_is_replaced(
+    calibrated: tuple[Path, Path], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    """Neither the labels, nor the predictions of a member, nor the files of somebody else."""
+    file, labels = str(calibrated[1] / "calibrators/temperature.json"), tmp_path / "labels"
+    for number, folder in enumerate(("one", "two")):
+        write_case(tmp_path / folder, labels, "a", number)
+    foreign = tmp_path / "foreign/notes.txt"
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    given = ["--labels", str(labels)]
+    for output in (labels, tmp_path, tmp_path / "one"):
+        assert "Choose a folder apart" in refusal("apply", file, one, str(output), *given)
+    assert "foreign exists and is not empty" in refusal("apply", file, one, str(foreign.parent))
+    for output in (labels, tmp_path / "two", tmp_path / "two/mean"):
+        error = refusal("ensemble", one, two, *given, "--output", str(output))
+        assert "Choose a folder apart" in error
+    assert "Remove it" in refusal("ensemble", one, two, "--output", str(foreign.parent))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
 def test_what_does_not_fit_is_refused(
     calibrated: tuple[Path, Path], tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
