@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
 
 from mbls.predictions.axes import ORDERS, common_order, ras_shape
 from mbls.predictions.classes import (
@@ -20,16 +19,16 @@ from mbls.predictions.classes import (
     read_dataset_json,
 )
 from mbls.predictions.folder import PredictionFolder, grid_of
+from mbls.predictions.grids import corners_apart, same_place
 from mbls.predictions.layouts import Format, Found, Layout, detect, find, labels_beside
 from mbls.predictions.names import NIFTI, label_files, patients_of, stem
 from mbls.predictions.stored import reading
 from mbls.runtime.errors import PredictionError
 
-__all__ = ["open_predictions", "own_grids"]
+__all__ = ["grid_header", "open_predictions", "own_grids"]
 
 LIKELY = {"nnunet": ("czyx",), "npz": ORDERS, "nifti": ("xyzc", "cxyz"),
           "nifti-per-class": ("cxyz",)}  # fmt: skip
-SHIFT = 0.05  # voxels by which two grids may differ
 
 
 def open_predictions(
@@ -81,7 +80,7 @@ def open_predictions(
     labels = folder if labels is None else Path(labels)
     known = _known_channels(layout, labels, regions)
     found, notes = find(layout, files, class_names or (known.names if known else ()))
-    grids = [_label_header(one) for one in found]
+    grids = [grid_header(one) for one in found]
     form = _format(layout.format, found)
     orders = LIKELY[form] if axes is None else (axes,)
     given = class_names or label_values
@@ -208,7 +207,8 @@ def _named(
     return known if values is None else replace(known, values=stated.values)
 
 
-def _label_header(one: Found) -> tuple[tuple[int, ...], np.ndarray]:
+def grid_header(one: Found) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return shape ``(X, Y, Z)`` and affine of a case's label, or of the map in its place."""
     with reading(one.label):
         image: Any = nib.load(one.label)
         if one.label in one.stored.paths and len(image.shape) > 3:
@@ -229,12 +229,10 @@ def _check_geometry(one: Found, affine: np.ndarray) -> None:
             return
         with reading(path):
             theirs = nib.load(path).affine
-    grid, _ = _label_header(one)
-    corners = np.stack(np.meshgrid(*[[0, size - 1] for size in grid]), -1).reshape(-1, 3)
+    grid, _ = grid_header(one)
     assert theirs is not None
-    shift = [apply_affine(matrix, corners) for matrix in (theirs, affine)]
-    distance = float(np.linalg.norm(shift[0] - shift[1], axis=-1).max())
-    if not distance <= SHIFT * float(voxel_sizes(affine).min()):
+    if not same_place(grid, theirs, affine):
+        distance = corners_apart(grid, theirs, affine)
         raise PredictionError(
             f"{path} is not on the grid of its label {one.label}: the affines put a corner of the "
             f"volume {distance:.4g} mm apart. Resample it to the label, or correct the header."

@@ -20,6 +20,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from mbls.predictions.grids import corners_apart, same_place
 from mbls.runtime.errors import PredictionError
 from mbls.runtime.files import replacing
 
@@ -45,7 +46,8 @@ class Stored:
         paths: The file, or one for each class.
         shape: Shape of the array, with the axis of channels; first with one file a class.
         dtype: Type of the stored numbers.
-        step: Distance of neighboring numbers where they are integers; 0 for floats.
+        step: Distance of neighboring numbers where they are integers, the largest of several
+            files; 0 for floats.
         key: Name of the array in an ``.npz``.
         affine: Affine ``(4, 4)`` of a NIfTI file.
     """
@@ -89,11 +91,12 @@ def inspect(kind: Kind, paths: Sequence[Path]) -> Stored:
 
     Raises:
         PredictionError: A file is damaged, has a pickle or several arrays, the files of the classes
-            have different shapes, or the numbers are neither floats nor quantized.
+            have different shapes or places, or the numbers are neither floats nor quantized.
     """
     with reading(paths[0]):
         found = _npz_header(paths[0]) if kind == "npz" else _nifti_header(paths[0])
     if kind == "nifti-per-class":
+        steps = [found.step]
         for path in paths[1:]:
             with reading(path):
                 other = _nifti_header(path)
@@ -103,10 +106,11 @@ def inspect(kind: Kind, paths: Sequence[Path]) -> Stored:
                     f"{found.shape}: the files of a case's classes must be alike. Export the case "
                     "again."
                 )
-        shape = (len(paths), *found.shape)
-        found = Stored(
-            kind, tuple(paths), shape, found.dtype, found.step, affine=found.affine
-        )  # fmt: skip
+            _require_same_place(found, other)
+            steps.append(other.step)
+        # where one file has no step, its integers are no probabilities
+        step, shape = max(steps) if all(steps) else 0.0, (len(paths), *found.shape)
+        found = Stored(kind, tuple(paths), shape, found.dtype, step, affine=found.affine)
     known = found.dtype.kind == "f" and found.dtype.itemsize in (2, 4, 8)
     if not known and not found.step:
         raise PredictionError(
@@ -116,6 +120,18 @@ def inspect(kind: Kind, paths: Sequence[Path]) -> Stored:
             "--save_probabilities)."
         )
     return found
+
+
+def _require_same_place(first: Stored, other: Stored) -> None:
+    assert first.affine is not None
+    assert other.affine is not None
+    shape = (*first.shape, 1)[:3]
+    if not same_place(shape, other.affine, first.affine):
+        distance = corners_apart(shape, other.affine, first.affine)
+        raise PredictionError(
+            f"{other.paths[0]} is not on the grid of {first.paths[0]}: the affines put a corner of "
+            f"the volume {distance:.4g} mm apart. Export the case's classes on one grid."
+        )
 
 
 def _npz_header(path: Path) -> Stored:
@@ -143,11 +159,11 @@ def _npz_header(path: Path) -> Stored:
 
 def _nifti_header(path: Path) -> Stored:
     image: Any = nib.load(path)
-    slope, offset = image.header.get_slope_inter()
+    slope, offset = image.dataobj.slope, image.dataobj.inter  # those of the header are reset
     dtype, shape = image.get_data_dtype(), tuple(image.shape)
     if len(shape) == 5 and shape[3] == 1:  # a vector, as ITK writes it
         shape = (*shape[:3], shape[4])
-    scaled = dtype.kind in "iu" and slope not in (None, 1.0) and not offset
+    scaled = dtype.kind in "iu" and slope != 1 and not offset
     step = abs(float(slope)) if scaled else _step(dtype)
     return Stored("nifti", (path,), shape, dtype, step, affine=image.affine)
 
@@ -181,12 +197,13 @@ def load_map(stored: Stored) -> np.ndarray:
 
 def _voxels(path: Path) -> np.ndarray:
     image: Any = nib.load(path)
-    slope, offset = image.header.get_slope_inter()
-    if slope in (None, 1.0) and not offset:
+    slope, offset = image.dataobj.slope, image.dataobj.inter  # those of the header are reset
+    if slope == 1 and not offset:
         whole = _decompressed(image) if path.suffix == ".gz" else np.asanyarray(image.dataobj)
         return _floats(whole)
     wide = np.float64 if image.get_data_dtype() == np.float64 else np.float32
-    return np.asanyarray(image.dataobj.get_scaled(dtype=wide)).astype(wide, copy=False)
+    scaled: np.ndarray = np.asarray(image.dataobj, dtype=wide)
+    return scaled
 
 
 def _decompressed(image: Any) -> np.ndarray:

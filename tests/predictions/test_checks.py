@@ -179,6 +179,40 @@ def test_another_place(kind: str, maps: Path, labels: Path) -> None:
     assert "0.5 mm apart" in message
 
 
+def per_class(maps: Path, parts: np.ndarray, *scales: float, shift: float = 0.0) -> None:
+    """Write a file a class, with the scale of each in its header; the last one is shifted."""
+    for k, part in enumerate(parts):
+        affine = AFFINE.copy()
+        affine[0, 3] += shift * (k == len(parts) - 1)
+        image = save(maps / f"a_{k}.nii.gz", part, affine)
+        if scales:
+            content = bytearray(gzip.decompress(image.read_bytes()))
+            content[112:120] = np.array([scales[k], 0], np.float32).tobytes()
+            image.write_bytes(gzip.compress(bytes(content)))
+
+
+def test_a_class_in_another_place(maps: Path, labels: Path) -> None:
+    per_class(maps, probabilities("a"), shift=0.5)
+    message = refused(maps, labels)
+    assert "a_2.nii.gz is not on the grid of " in message
+    assert "0.5 mm apart" in message
+    per_class(maps, probabilities("a"), shift=0.001)
+    assert open_predictions(maps, labels=labels).cases == ("a",)
+
+
+def test_classes_of_different_steps_have_the_largest(maps: Path, labels: Path) -> None:
+    scales = np.array([1e-3, 4e-3, 1e-3], np.float32)
+    steps = np.rint(probabilities("a") / scales[:, None, None, None]).astype(np.int16)
+    per_class(maps, steps, *scales)
+    source = open_predictions(maps, labels=labels)
+    assert source.found["a"].stored.step == pytest.approx(4e-3)
+    found = source.read("a")
+    assert found.zero == pytest.approx(2e-3)
+    assert found.probs.numpy() == pytest.approx(probabilities("a"), abs=0.006)
+    per_class(maps, steps, 1e-3, 1.0, 1e-3)
+    assert "numbers of type int16" in refused(maps, labels)
+
+
 def test_turned_affine(maps: Path, labels: Path) -> None:
     flipped = AFFINE @ np.diag([-1, 1, 1, 1])
     save(maps / "a.nii.gz", probabilities("a").transpose(1, 2, 3, 0), flipped)
