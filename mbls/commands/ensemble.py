@@ -63,6 +63,7 @@ def average(options: argparse.Namespace) -> None:
     shared = [case for case in first.cases if all(case in other.cases for other in sources)]
     if not shared:
         raise UsageError("No case is in all folders: see that the files have the same names.")
+    require_same_grids(sources, shared)
     left = len({case for source in sources for case in source.cases}) - len(shared)
     if left:
         print_notes([f"{left} cases are not in all folders and are left out."])
@@ -74,21 +75,41 @@ def average(options: argparse.Namespace) -> None:
     replace_file(options.output / "uncertainty.csv", text.encode())
 
 
-def write_mean(sources: Sequence["PredictionFolder"], case: str, output: Path) -> dict[str, Any]:
-    """Write the mean of a case and its maps, and return its row of ``uncertainty.csv``.
+def require_same_grids(sources: Sequence["PredictionFolder"], cases: Sequence[str]) -> None:
+    """Require that each case is on one grid in all folders; only headers are read.
 
     Raises:
-        UsageError: The grids of the folders differ.
+        UsageError: A shape or a place differs.
     """
+    from mbls.predictions.grids import corners_apart, same_place
+    from mbls.predictions.opening import grid_header
+
+    for case in cases:
+        files = [source.found[case] for source in sources]
+        (shape, affine), *others = map(grid_header, files)
+        for file, (other, theirs) in zip(files[1:], others, strict=True):
+            if other == shape and same_place(shape, theirs, affine):
+                continue
+            how = (
+                f"the shapes are {other} and {shape}"
+                if other != shape
+                else "the affines put a corner of the volume "
+                f"{corners_apart(shape, theirs, affine):.4g} mm apart"
+            )
+            raise UsageError(
+                f"{case} is on different grids: {file.label} is not on that of {files[0].label}, "
+                f"{how}. Resample the one folder to the grids of the other."
+            )
+
+
+def write_mean(sources: Sequence["PredictionFolder"], case: str, output: Path) -> dict[str, Any]:
+    """Write the mean of a case and its maps, and return its row of ``uncertainty.csv``."""
     import torch
 
     from mbls.posthoc.ensemble import pairwise_dice, uncertainty
     from mbls.posthoc.regions import two_classes
 
     found = [source.read(case) for source in sources]
-    shapes = {tuple(each.probs.shape) for each in found}
-    if len(shapes) > 1:
-        raise UsageError(f"{case} has different shapes in the folders: {sorted(shapes)}.")
     mean = torch.stack([each.probs.double() for each in found]).mean(dim=0)
     sources[0].write(output, case, mean.float())
     logs = [each.log_probs() for each in found]

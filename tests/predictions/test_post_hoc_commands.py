@@ -172,6 +172,29 @@ def test_folders_are_averaged(tmp_path: Path) -> None:
         assert [row["case"] for row in csv.DictReader(table)] == ["c0", "c1"]
 
 
+def test_folders_on_different_grids_are_not_averaged(
+    tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    for number, folder in enumerate(("one", "two")):
+        write_case(tmp_path / folder, tmp_path / "labels", "a", number)
+    place = tmp_path / "two/a.nii.gz"
+    label = np.asarray(nib.load(place).dataobj)
+    args = ["ensemble", str(tmp_path / "one"), str(tmp_path / "two"), "--output"]
+    for distance in (1.0, 0.01):
+        affine = AFFINE.copy()
+        affine[1, 3] += distance
+        nib.save(nib.Nifti1Image(label, affine), place)
+        if distance > 0.05:
+            error = refusal(*args, str(tmp_path / "mean"))
+            assert "two/a.nii.gz is not on that of" in error
+            assert "1 mm apart" in error
+            assert not (tmp_path / "mean").exists()
+    assert main([*args, str(tmp_path / "mean")]) == 0
+    np.savez(tmp_path / "two/a.npz", np.full((3, 11, *SHAPE[1::-1]), 1 / 3, np.float32))
+    nifti(place, label[..., 1:])
+    assert "the shapes are (16, 15, 11) and (16, 15, 12)" in refusal(*args, str(tmp_path / "x"))
+
+
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR"])
 def test_arrays_that_nnunet_turned_are_turned_back(tmp_path: Path, codes: str) -> None:
     """Its reader NibabelIOWithReorient, named in plans.json, writes npz along R, A and S."""
