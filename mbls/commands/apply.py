@@ -27,7 +27,7 @@ def main(args: list[str]) -> int:
     if rest:
         raise UsageError(f"Unknown option --{rest[0][0]}. See mbls apply --help.")
 
-    from mbls.commands.audit import print_notes, source_of
+    from mbls.commands.audit import print_notes, read_case, source_of
     from mbls.posthoc import Calibrator
     from mbls.predictions.folder import require_new_folder
 
@@ -42,7 +42,7 @@ def main(args: list[str]) -> int:
         ])  # fmt: skip
     print_notes(source.notes)
     for number, case in enumerate(source.cases, 1):
-        log_probs = source.read(case).log_probs()
+        log_probs = read_case(source, case).log_probs()
         source.write(options.output, case, calibrator.apply(log_probs, dim=0).exp_())
         print_once(stamped(f"case {number} of {len(source.cases)}, {case}"))
     print_once(f"Predictions: {options.output}")

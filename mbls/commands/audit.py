@@ -31,10 +31,14 @@ from mbls.runtime.locks import locked_folder
 from mbls.runtime.ranks import print_once
 
 __all__ = [
+    "audit",
     "audit_meta",
     "main",
+    "place_of",
     "prepared",
     "print_notes",
+    "read_case",
+    "renormalized_note",
     "score",
     "scored_cases",
     "source_of",
@@ -54,7 +58,13 @@ def main(args: list[str]) -> int:
     options, rest = parse(parser("audit", ABOUT), args)
     if rest:
         raise UsageError(f"Unknown option --{rest[0][0]}. See mbls audit --help.")
-    output, source, card = prepared(options, shlex.join(["mbls", "audit", *args]))
+    audit(options, shlex.join(["mbls", "audit", *args]))
+    return 0
+
+
+def audit(options: argparse.Namespace, command: str) -> None:
+    """Score predictions as the options say; see :func:`main`."""
+    output, source, card = prepared(options, command)
     console = Console()
     lines: list[str] = []
     runs = score(scored_cases(source, lines.append), source, audit_meta(source, card))
@@ -68,7 +78,6 @@ def main(args: list[str]) -> int:
     places = [output / region / "test" / TAG for region in found]
     for place in places:
         console.print(f"Results: {place}", soft_wrap=True, markup=False, highlight=False)
-    return 0
 
 
 def prepared(
@@ -81,6 +90,20 @@ def prepared(
         RunFolderError: The output has something else.
         PredictionError: The predictions or labels cannot be read.
     """
+    name, output, asked = place_of(options)
+    source = source_of(options, options.predictions)
+    print_notes(opening_notes(source))
+    card = audit_card(source, name=name, seed=options.seed or 0)
+    return output, source, card | {"audit": asked | audit_facts(source), "command": command}
+
+
+def place_of(options: argparse.Namespace) -> tuple[str, Path, dict[str, str]]:
+    """Return the name of an audit, the run folder to write, and what it is an audit of.
+
+    Raises:
+        UsageError: The name has other characters than tables show.
+        RunFolderError: The folder has something else.
+    """
     name = options.name or re.sub(r"[^\w.+-]+", "-", options.predictions.resolve().name)
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -90,10 +113,7 @@ def prepared(
     output = options.output or Path("runs") / "audit" / name
     asked = {"predictions": str(options.predictions.resolve())}
     check_output(output, asked)
-    source = source_of(options, options.predictions)
-    print_notes(opening_notes(source))
-    card = audit_card(source, name=name, seed=options.seed or 0)
-    return output, source, card | {"audit": asked | audit_facts(source), "command": command}
+    return name, output, asked
 
 
 def source_of(options: argparse.Namespace, predictions: Path, **others: Any) -> PredictionFolder:
@@ -105,6 +125,14 @@ def source_of(options: argparse.Namespace, predictions: Path, **others: Any) -> 
         "patient": getattr(options, "patient", None),
     }  # fmt: skip
     return open_predictions(predictions, **settings | others)
+
+
+def read_case(source: PredictionFolder, case: str) -> Prediction:
+    """Return the prediction of a case, and print what was odd in it."""
+    known = len(source.notes)
+    found = source.read(case)
+    print_notes(source.notes[known:])
+    return found
 
 
 def print_notes(notes: Iterable[str]) -> None:
@@ -139,7 +167,7 @@ def scored_cases(source: PredictionFolder, log: Callable[[str], object]) -> Iter
     begin = time.monotonic()
     for done, case in enumerate(source.cases, 1):
         start = time.monotonic()
-        yield source.read(case)
+        yield read_case(source, case)
         seconds = time.monotonic() - start
         left = (time.monotonic() - begin) / done * (number - done)
         line = f"case {done} of {number}, {case}: {seconds:.1f} s, {duration(left)} left"
@@ -260,7 +288,7 @@ def audit_facts(source: PredictionFolder) -> dict[str, Any]:
         "axes": source.axes,
         "folds": sorted(set(source.folds)) if source.folds is not None else None,
         "notes": source.notes,
-        "renormalized": dict(source.renormalized),
+        "renormalized": source.renormalized,  # not copied: it is filled by reading
     }
 
 

@@ -1,8 +1,10 @@
 """A folder of predictions and labels, read and written case by case."""
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +17,14 @@ from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from mbls.data import IGNORE_INDEX
+from mbls.predictions.alignment import Agreement, agreement, better_turn, inside
 from mbls.predictions.axes import from_ras, from_stored, to_ras, to_stored
 from mbls.predictions.case import Prediction
 from mbls.predictions.checks import checked
 from mbls.predictions.classes import (
     Channels,
 )
+from mbls.predictions.grids import same_place
 from mbls.predictions.layouts import Format, Found
 from mbls.predictions.names import NIFTI, stem
 from mbls.predictions.stored import Stored, load_map, reading, save_map, save_nifti
@@ -51,6 +55,7 @@ class PredictionFolder:
         turned: True if the stored arrays were turned to R, A and S before, whatever the axes of
             the files: nnU-Net with its reader ``NibabelIOWithReorient``.
         renormalized: Voxels that were renormalized, of each case read so far that has any.
+        aligned: True once the foreground of a case showed that the axes are those of the label.
     """
 
     root: Path
@@ -66,6 +71,7 @@ class PredictionFolder:
     labeled: bool = True
     turned: bool = False
     renormalized: dict[str, int] = field(default_factory=dict)
+    aligned: bool = False
 
     @property
     def kind(self) -> Literal["classes", "regions"]:
@@ -96,11 +102,14 @@ class PredictionFolder:
     def read(self, case: str) -> Prediction:
         """Return a case's probabilities and label, on the label's grid.
 
-        The probabilities are a view of the array in the file's own order of memory.
+        The probabilities are a view of the array in the file's own order of memory. In the first
+        case with foreground it is seen whether they lie as the label map next to them, or else the
+        label; :attr:`notes` get what is odd.
 
         Raises:
-            PredictionError: A file is damaged, the numbers are not probabilities, or the label has
-                values of no class; the message names case and file.
+            PredictionError: A file is damaged, the numbers are not probabilities, the label has
+                values of no class, or the label map next to the probabilities is not theirs; the
+                message names case and file.
         """
         one = self._one(case)
         array = from_stored(load_map(one.stored), self.axes)
@@ -117,6 +126,8 @@ class PredictionFolder:
             label = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
         else:
             label = self.channels.encode(data.reshape(grid_of(image)), f"{case} ({one.label})")
+        if not self.aligned:
+            self._align(one, probs, label, image)
         return Prediction(
             case, probs, label, _spacing(image), _zero(one.stored), self.channels.regions
         )  # fmt: skip
@@ -160,6 +171,58 @@ class PredictionFolder:
             path = paths[0].with_name(f"{case}_label{end}")
         save_nifti(path, self.channels.label_map(kept).reshape(label.shape[:3]), label)
         return [*paths, path]
+
+    def _align(self, one: Found, probs: Tensor, label: Tensor, image: Any) -> None:
+        """Compare probabilities with the label map next to them, or else with the label."""
+        regions = self.channels.regions
+        given = None if regions and self.channels.order is None else self._label_map(one, image)
+        if given is not None:
+            path, values, classes = given
+            places = inside(classes, regions=regions)
+            found = agreement(probs, values, self.channels)
+            turn = better_turn(probs, places)
+            if turn or min(found.all + 0.1, found.foreground + 0.5) < 1:
+                raise PredictionError(_other_map(one, path, found, turn))
+            if found.all < 0.99:
+                self.notes.append(
+                    f"{path} agrees with the likeliest classes of {one.stored.name} in "
+                    f"{found.all:.1%} of the voxels: chosen by thresholds, postprocessed, or of "
+                    "another export?"
+                )
+        else:
+            places = inside(label, regions=regions)
+            if turn := better_turn(probs, places):
+                how, as_is, best = turn
+                self.notes.append(
+                    f"{one.case}: the label fits {one.stored.name} better with {how} (mean "
+                    f"probability of the labeled foreground {best:.2f}, as it is {as_is:.2f}). "
+                    "Are the axes of the export others (AXES, --axes), or is it flipped?"
+                )
+        self.aligned = len(places) > 0
+
+    def _label_map(self, one: Found, label: Any) -> tuple[Path, np.ndarray, Tensor] | None:
+        """Return path, values and classes of the label map next to a map, on the label's grid."""
+        first = one.stored.paths[0]
+        names = [f"{name}{end}" for name in (one.case, f"{one.case}_label") for end in NIFTI]
+        read = {*one.stored.paths, *([one.label] if self.labeled else [])}
+        for path in (first.with_name(name) for name in names):
+            if not path.is_file() or any(path.samefile(other) for other in read):
+                continue
+            with reading(path):
+                image: Any = nib.load(path)
+                whole = image.get_data_dtype().kind in "iu" and image.dataobj.slope == 1
+                shape = (*image.shape, 1)[:3]
+                if not whole or math.prod(image.shape) != math.prod(shape):
+                    continue
+                # of one label the first three axes have the grid
+                if shape != (*label.shape, 1)[:3] or not same_place(
+                    shape, image.affine, label.affine
+                ):
+                    continue
+                values = np.asanyarray(image.dataobj).reshape(shape)
+            with suppress(PredictionError):  # of other values, as those of an image
+                return path, values, self.channels.encode(values, one.case)
+        return None
 
     def require_apart(self, folder: Path) -> None:
         """Require that nothing that was read can be replaced by what is written to a folder.
@@ -214,6 +277,18 @@ def grid_of(image: Any) -> tuple[int, ...]:
             "with the class of each voxel. Is it an image, or a map of probabilities?"
         )
     return (*shape, 1)[:3]
+
+
+def _other_map(
+    one: Found, path: Path, found: Agreement, turn: tuple[str, float, float] | None
+) -> str:
+    why = f"it would fit with {turn[0]}" if turn else "swapped or flipped axes, or another export"
+    return (
+        f"{one.case}: {path} and the likeliest classes of {one.stored.name} agree in "
+        f"{found.all:.1%} of the voxels ({found.foreground:.1%} of the foreground), and a label "
+        f"map next to probabilities must be theirs: {why}? Export both together, state the axes "
+        "(AXES, --axes), or move the label map away if it is not of these probabilities."
+    )
 
 
 def _spacing(image: Any) -> tuple[float, ...]:

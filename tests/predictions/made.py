@@ -73,7 +73,12 @@ def write_nnunet(
         for case in cases:
             probs = probabilities(case, classes)
             write_npz(folder / f"{case}.npz", probs.transpose(0, 3, 2, 1).astype(dtype))
-            save(folder / f"{case}.nii.gz", probs.argmax(0).astype(np.uint8))
+            likely = probs.argmax(0)
+            if "regions_class_order" in more:
+                likely = np.zeros(probs.shape[1:])
+                for part, value in zip(probs, more["regions_class_order"], strict=True):
+                    likely[part > 0.5] = value
+            save(folder / f"{case}.nii.gz", likely.astype(np.uint8))
             (folder / f"{case}.pkl").write_bytes(b"never opened")
         (folder / "summary.json").write_text("{}")
     return results

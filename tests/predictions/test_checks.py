@@ -158,6 +158,72 @@ def test_axes_that_shapes_leave_open_must_be_stated(tmp_path: Path, maps: Path) 
     assert open_predictions(maps, labels=tmp_path / "labels").axes == "czyx"
 
 
+CUBE = (6, 6, 6)
+TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "X and Y swapped": lambda p: p.transpose(0, 2, 1, 3),
+    "Z flipped": lambda p: p[..., ::-1],
+    "Y and Z swapped, X flipped": lambda p: p.transpose(0, 1, 3, 2)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turn_that_no_shape_shows(turn: str, maps: Path, labels: Path) -> None:
+    """The label map next to the probabilities refuses it; without one a note says which."""
+    save(labels / "a.nii.gz", label("a", shape=CUBE).astype(np.uint8))
+    given = probabilities("a", shape=CUBE)
+    write_npz(maps / "a.npz", np.ascontiguousarray(TURNS[turn](given)))
+    source = open_predictions(maps, labels=labels, axes="cxyz")
+    source.read("a")
+    (note,) = source.notes
+    assert f"fits {maps / 'a.npz'} better with {turn} (mean probability" in note
+    save(maps / "a.nii.gz", given.argmax(0).astype(np.uint8))
+    message = refused(maps, labels, axes="cxyz")
+    assert f"it would fit with {turn}?" in message
+    assert "% of the voxels" in message
+    write_npz(maps / "a.npz", given)
+    source = open_predictions(maps, labels=labels, axes="cxyz")
+    source.read("a")
+    assert source.aligned
+    assert not source.notes
+
+
+def test_a_small_structure_elsewhere_agrees_in_most_voxels(maps: Path, labels: Path) -> None:
+    shape = (20, 20, 4)
+    given = np.zeros(shape, np.uint8)
+    given[2:5, 10:12, 1] = 1
+    save(labels / "a.nii.gz", given)
+    save(maps / "a.nii.gz", given)
+    inside = np.where(given, 0.9, 0.1).astype(np.float32).transpose(1, 0, 2)
+    write_npz(maps / "a.npz", np.stack([1 - inside, inside]))
+    assert "99.2% of the voxels (0.0% of the foreground)" in refused(maps, labels, axes="cxyz")
+
+
+def test_a_label_map_of_thresholds_is_told(maps: Path, labels: Path) -> None:
+    given = probabilities("a", classes=2)
+    write_npz(maps / "a.npz", given)
+    decided = given[1] > np.quantile(given[1][given[1] > 0.5], 0.1)
+    save(maps / "a.nii.gz", decided.astype(np.uint8))
+    save(labels / "a.nii.gz", label("a", classes=2).astype(np.uint8))
+    source = open_predictions(maps, labels=labels)
+    source.read("a")
+    assert "chosen by thresholds, postprocessed" in source.notes[0]
+    save(maps / "a.nii.gz", (1000 * given[0]).astype(np.int16))  # an image
+    source = open_predictions(maps, labels=labels)
+    source.read("a")
+    assert source.aligned
+    assert not source.notes
+
+
+def test_regions_are_turned_too(tmp_path: Path, maps: Path) -> None:
+    labels = tmp_path / "labels"
+    save(labels / "a.nii.gz", label("a", shape=CUBE).astype(np.uint8))
+    turned = probabilities("a", shape=CUBE)[1:].transpose(0, 2, 1, 3)
+    write_npz(maps / "a.npz", np.ascontiguousarray(turned))
+    source = open_predictions(maps, labels=labels, axes="cxyz", regions="ONE=1 TWO=2")
+    source.read("a")
+    assert "X and Y swapped" in source.notes[0]
+
+
 def test_another_grid(maps: Path, labels: Path) -> None:
     write_npz(maps / "a.npz", probabilities("a", shape=(9, 7, 6)))
     message = refused(maps, labels)
