@@ -5,6 +5,7 @@ predict --runs "A B"``.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,26 +33,45 @@ def main(args: list[str]) -> int:
         raise UsageError(f"Unknown option --{rest[0][0]}. See mbls ensemble --help.")
     if len(options.predictions) < 2 or options.output is None:
         raise UsageError("Name two or more folders of predictions, and --output FOLDER.")
+    audited = None if options.labels is None else audit_options(options)
     average(options)
     print_once(f"Predictions: {options.output}")
-    if options.labels is not None:
-        from mbls.commands.audit import main as audit
+    if audited is not None:
+        from mbls.commands.audit import audit
 
-        given = {"labels": options.labels, "name": options.name, "regions": options.regions}
-        more = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        audit([str(options.output), *more])
+        audit(audited, shlex.join(["mbls", "ensemble", *args]))
     return 0
+
+
+def audit_options(options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options of the audit of the mean: all that both commands have.
+
+    Raises:
+        UsageError: The name has other characters than tables show.
+        RunFolderError: The audit's folder has something else.
+    """
+    from mbls.commands.audit import place_of
+
+    found, _ = parse(parser("audit", None), [str(options.output)])
+    own = {"predictions", "output", "command"}
+    shared = (vars(options).keys() & vars(found).keys()) - own
+    audited = argparse.Namespace(**vars(found) | {name: getattr(options, name) for name in shared})
+    place_of(audited)
+    return audited
 
 
 def average(options: argparse.Namespace) -> None:
     """Write the mean of each case, its maps of uncertainty, and ``uncertainty.csv``."""
     import pandas as pd
 
-    from mbls.commands.audit import print_notes, source_of
+    from mbls.commands.audit import print_notes, renormalized_note, source_of
     from mbls.predictions.folder import require_new_folder
     from mbls.runtime.files import replace_file
 
-    sources = [source_of(options, folder, labeled=False) for folder in options.predictions]
+    # with labels they are read from the start, so that what is wrong with them stops the first case
+    known = options.labels is not None
+    sources = [source_of(options, folder, labeled=known) for folder in options.predictions]
+    print_notes(f"{source.root}: {note}" for source in sources for note in source.notes)
     require_new_folder(options.output, sources)
     first = sources[0]
     for other in sources[1:]:
@@ -71,6 +91,7 @@ def average(options: argparse.Namespace) -> None:
     for number, case in enumerate(shared, 1):
         rows.append(write_mean(sources, case, options.output))
         print_once(stamped(f"case {number} of {len(shared)}, {case}"))
+    print_notes(f"{each.root}: {note}" for each in sources for note in renormalized_note(each))
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
     replace_file(options.output / "uncertainty.csv", text.encode())
 
@@ -106,10 +127,11 @@ def write_mean(sources: Sequence["PredictionFolder"], case: str, output: Path) -
     """Write the mean of a case and its maps, and return its row of ``uncertainty.csv``."""
     import torch
 
+    from mbls.commands.audit import read_case
     from mbls.posthoc.ensemble import pairwise_dice, uncertainty
     from mbls.posthoc.regions import two_classes
 
-    found = [source.read(case) for source in sources]
+    found = [read_case(source, case) for source in sources]
     mean = torch.stack([each.probs.double() for each in found]).mean(dim=0)
     sources[0].write(output, case, mean.float())
     logs = [each.log_probs() for each in found]

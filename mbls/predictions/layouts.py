@@ -11,7 +11,7 @@ from mbls.predictions.names import NIFTI, match, some, stem
 from mbls.predictions.stored import Kind, Stored, inspect
 from mbls.runtime.errors import PredictionError
 
-__all__ = ["FORMATS", "Format", "Found", "Layout", "find", "labels_beside"]
+__all__ = ["FORMATS", "Format", "Found", "Layout", "files_in", "find", "labels_beside"]
 
 Format = Literal["nnunet", "npz", "nifti", "nifti-per-class"]
 FORMATS: tuple[Format, ...] = ("nnunet", "npz", "nifti", "nifti-per-class")
@@ -77,14 +77,14 @@ def detect(root: Path, wanted: Format | None = None) -> Layout:
     dataset_json = next((path for path in beside if path.is_file()), None)
     if folds and wanted in (None, "nnunet"):
         return Layout("nnunet", tuple(_validations(root, folds)), dataset_json)
-    files = list(_files(root, (".npz",)))
+    files = list(files_in(root, (".npz",)))
     form: Format = wanted or ("nifti" if not files else "nnunet" if dataset_json else "npz")
     return Layout(form, ((root, None),), dataset_json)
 
 
 def _validations(root: Path, folds: Sequence[Path]) -> Iterator[tuple[Path, int]]:
     """Yield the validation folder of each fold that has maps, and the fold."""
-    known = [fold for fold in folds if any(_files(fold / "validation", (".npz",)))]
+    known = [fold for fold in folds if any(files_in(fold / "validation", (".npz",)))]
     if everything := [fold for fold in known if fold.resolve().name == "fold_all"]:
         if len(known) == 1:
             raise PredictionError(
@@ -119,7 +119,7 @@ def find(
     others: list[Path] = []
     for folder, fold in layout.folders:
         ends = (".npz",) if layout.format in ("nnunet", "npz") else NIFTI
-        files = list(_files(folder, ends))
+        files = list(files_in(folder, ends))
         if not files:
             raise PredictionError(
                 f"{folder} has no probabilities to read: there is no {' or '.join(ends)} in it. "
@@ -224,8 +224,13 @@ def labels_beside(layout: Layout, root: Path) -> Path | None:
     return None
 
 
-def _files(folder: Path, ends: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files in a folder and those within it (MONAI writes a folder a case), sorted."""
+def files_in(folder: Path, ends: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files in a folder and those within it (MONAI writes a folder a case), sorted.
+
+    Those in ``uncertainty``, where ``mbls ensemble`` writes maps of other things, are left out.
+    """
     for path in sorted(folder.rglob("*")):
+        if path.relative_to(folder).parts[0] == "uncertainty":
+            continue
         if path.name.lower().endswith(ends) and path.is_file() and not path.name.startswith("."):
             yield path

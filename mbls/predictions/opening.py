@@ -20,7 +20,7 @@ from mbls.predictions.classes import (
 )
 from mbls.predictions.folder import PredictionFolder, grid_of
 from mbls.predictions.grids import corners_apart, same_place
-from mbls.predictions.layouts import Format, Found, Layout, detect, find, labels_beside
+from mbls.predictions.layouts import Format, Found, Layout, detect, files_in, find, labels_beside
 from mbls.predictions.names import NIFTI, label_files, patients_of, stem
 from mbls.predictions.stored import reading
 from mbls.runtime.errors import PredictionError
@@ -136,14 +136,14 @@ def own_grids(layout: Layout) -> dict[str, Path]:
     found: dict[str, Path] = {}
     maps: dict[str, Path] = {}
     for folder, _ in layout.folders:
-        for path in (path for path in sorted(folder.rglob("*")) if path.name.endswith(NIFTI)):
+        for path in files_in(folder, NIFTI):
             with reading(path):
                 image: Any = nib.load(path)
             if any(size > 1 for size in image.shape[3:]):
                 maps[stem(path)] = path
             elif image.get_data_dtype().kind in "iu":  # others are maps, as of the uncertainty
                 found[stem(path)] = path
-        for path in sorted(folder.rglob("*.npz")):
+        for path in files_in(folder, (".npz",)):
             if stem(path) not in found:
                 raise PredictionError(
                     f"{path} has no geometry, and there is no label map {stem(path)}.nii.gz next "

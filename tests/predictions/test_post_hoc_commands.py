@@ -172,6 +172,60 @@ def test_folders_are_averaged(tmp_path: Path) -> None:
         assert [row["case"] for row in csv.DictReader(table)] == ["c0", "c1"]
 
 
+@pytest.mark.usefixtures("few_draws")
+def test_all_options_reach_the_audit_of_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Axes that shapes leave open, names, values, the format; and notes of the members."""
+    monkeypatch.chdir(tmp_path)
+    shape, values = (8, 7, 8), np.array([0, 3, 5], np.uint8)
+    for seed, folder in enumerate(("one", "two")):
+        logits = np.random.default_rng(seed).normal(size=(3, *shape))
+        probs = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float16)
+        nifti(Path("labels/a.nii.gz"), values[probs.argmax(0)])
+        Path(folder).mkdir()
+        np.savez(f"{folder}/a.npz", probs.transpose(0, 3, 2, 1))
+    args = ["ensemble", "one", "two", "--labels", "labels", "--output", "mean"]
+    args += ["--axes", "czyx", "--class-names", "a,b,c", "--label-values", "0,3,5"]
+    assert main([*args, "--format", "npz", "--name", "both"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("1 of 1 maps are float16") == 2
+    assert "one: " in shown
+    assert "voxels of 1 cases renormalized" in shown
+    tested = TestRun.load(Path("runs/audit/both/test/best/bins.npz"))
+    assert tested.meta["class_names"] == ["a", "b", "c"]
+    command = json.loads(Path("runs/audit/both/run.json").read_text())["command"]
+    assert command.startswith("mbls ensemble one two")
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_mean_of_regions_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The maps of the uncertainty, which have an axis of the regions too, are no predictions."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    nifti(Path("labels/a.nii.gz"), rng.integers(0, 3, SHAPE).astype(np.uint8))
+    for folder in ("one", "two"):
+        nifti(Path(folder, "a_prob.nii.gz"), rng.random((*SHAPE, 2)).astype(np.float32))
+    args = ["ensemble", "one", "two", "--labels", "labels", "--output", "mean"]
+    assert main([*args, "--regions", "whole=1,2 core=2"]) == 0
+    assert Path("runs/audit/mean/core/test/best/metrics.json").is_file()
+    assert open_predictions(Path("mean"), labeled=False, regions="w=1 c=2").cases == ("a",)
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_what_the_audit_refuses_stops_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, folder in enumerate(("one", "two")):
+        write_case(Path(folder), Path("labels"), "a", seed)
+    args = ["ensemble", "one", "two", "--labels", "labels", "--output", "mean"]
+    assert "--name must have" in refusal(*args, "--name", "a,b")
+    nifti(Path("labels/a.nii.gz"), np.full(SHAPE, 7, np.uint8))
+    assert "values 7, which are of no channel" in refusal(*args)
+    assert not Path("mean/a.npz").exists()
+
+
 def test_folders_on_different_grids_are_not_averaged(
     tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
