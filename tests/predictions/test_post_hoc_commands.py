@@ -51,7 +51,9 @@ def write_case(root: Path, labels: Path, case: str, seed: int, *, regions: bool 
     np.savez_compressed(
         root / f"{case}.npz", probabilities=probs.float().numpy().transpose(0, 3, 2, 1)
     )
-    nifti(root / f"{case}.nii.gz", probs.argmax(dim=0).numpy().astype(np.uint8))
+    inside = (probs > 0.5).long()
+    segmented = torch.where(inside[1] > 0, 2, inside[0]) if regions else probs.argmax(dim=0)
+    nifti(root / f"{case}.nii.gz", segmented.numpy().astype(np.uint8))
     nifti(labels / f"{case}.nii.gz", label.numpy().astype(np.uint8))
 
 
