@@ -44,11 +44,13 @@ class Layout:
         format: One of :data:`FORMATS`.
         folders: The folders with files, and the fold of each.
         dataset_json: nnU-Net's description of the classes that it was trained with, if found.
+        notes: Folds that are left out, and why.
     """
 
     format: Format
     folders: tuple[tuple[Path, int | None], ...]
     dataset_json: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def detect(root: Path, wanted: Format | None = None) -> Layout:
@@ -76,7 +78,8 @@ def detect(root: Path, wanted: Format | None = None) -> Layout:
     beside = [place / "dataset.json" for place in above]
     dataset_json = next((path for path in beside if path.is_file()), None)
     if folds and wanted in (None, "nnunet"):
-        return Layout("nnunet", tuple(_validations(root, folds)), dataset_json)
+        read = tuple(_validations(root, folds))
+        return Layout("nnunet", read, dataset_json, tuple(_left_out(folds, read)))
     files = list(files_in(root, (".npz",)))
     form: Format = wanted or ("nifti" if not files else "nnunet" if dataset_json else "npz")
     return Layout(form, ((root, None),), dataset_json)
@@ -100,6 +103,18 @@ def _validations(root: Path, folds: Sequence[Path]) -> Iterator[tuple[Path, int]
         )
     for fold in known:
         yield fold / "validation", int(fold.resolve().name.removeprefix("fold_"))
+
+
+def _left_out(folds: Sequence[Path], read: Sequence[tuple[Path, int]]) -> Iterator[str]:
+    """Yield a note on each fold that is not read."""
+    for fold in folds:
+        name = fold.resolve().name
+        if any(place.parent == fold for place, _ in read):
+            continue
+        if name == "fold_all":
+            yield f"{name} is left out: its network was trained on the cases that it validates on."
+        else:
+            yield f"{name} has no probabilities yet and is left out (nnUNetv2_train --val --npz)."
 
 
 def find(
@@ -134,7 +149,7 @@ def find(
                     "of one training validate on different cases. Name the folder of one fold."
                 )
             found[case] = Found(case, _map(layout, own, case, channels), labels[case], fold)
-    notes = []
+    notes = list(layout.notes)
     if not found:
         raise PredictionError(
             f"No prediction has a label of its name: there are predictions "

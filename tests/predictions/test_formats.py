@@ -163,6 +163,19 @@ def test_folds_are_known_and_classes_named_as_in_dataset_json(tmp_path: Path) ->
         assert one.notes == ["2 labels have no prediction: case_1, case_10."]
 
 
+def test_folds_that_are_left_out_are_named(tmp_path: Path) -> None:
+    source = opened(tmp_path, nnunet)
+    results = source.root
+    (results / "fold_2" / "validation").mkdir(parents=True)
+    shutil.copytree(results / "fold_0", results / "fold_all")
+    again = open_predictions(results, labels=tmp_path / "labels")
+    assert again.folds == (0, 0, 3)
+    assert again.notes == [
+        "fold_2 has no probabilities yet and is left out (nnUNetv2_train --val --npz).",
+        "fold_all is left out: its network was trained on the cases that it validates on.",
+    ]
+
+
 def test_labels_of_nnunet_are_found_beside_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
