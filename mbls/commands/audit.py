@@ -4,6 +4,7 @@ The results are those of a test of a run of mbls, and ``mbls report`` compares t
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -35,6 +36,7 @@ __all__ = [
     "audit_meta",
     "main",
     "place_of",
+    "predictor_of",
     "prepared",
     "print_notes",
     "read_case",
@@ -236,9 +238,24 @@ def audit_meta(source: PredictionFolder, card: Mapping[str, Any]) -> dict[str, A
         "data_fingerprint": None,
         "class_names": list(source.class_names),
         "class_keys": keys,
+        "predictor": predictor_of(source),
         "grid": "native",
         "n_bins": N_BINS,
     }
+
+
+def predictor_of(source: PredictionFolder) -> str:
+    """Return a short hash of the files of probabilities: their names, sizes and times.
+
+    It is equal for tests of one export, before and after a calibration, and differs once a file is
+    written again.
+    """
+    content = hashlib.sha256()
+    for path in (path for one in source.found.values() for path in one.stored.paths):
+        stat = path.stat()
+        name = path.relative_to(source.root).as_posix()
+        content.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return content.hexdigest()[:12]
 
 
 def region_meta(region: str) -> dict[str, Any]:

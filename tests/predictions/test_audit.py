@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from mbls.cli import main
+from mbls.commands.audit import predictor_of
 from mbls.evaluation import TestRun, load_results
 from mbls.metrics import CalibrationHistogram
 from mbls.predictions import open_predictions
@@ -59,6 +60,32 @@ def test_folds_of_nnunet_leave_a_run_folder(
     (run,), _ = find_runs([folder])
     assert run.audited
     assert main([*args, "--name", "ours"]) == 0  # again, over its own results
+
+
+def test_the_files_of_a_predictor_are_known_again(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels", ["a", "b"])
+    for case in "ab":
+        write_npz(tmp_path / f"maps/{case}.npz", probabilities(case))
+
+    def predictor(place: str = "maps") -> str:
+        return predictor_of(open_predictions(tmp_path / place, labels=labels))
+
+    first = predictor()
+    assert predictor() == first
+    (tmp_path / "maps").rename(tmp_path / "moved")
+    assert predictor("moved") == first
+    file = tmp_path / "moved/a.npz"
+    time = file.stat().st_mtime_ns
+    os.utime(file, ns=(time, time + 1000))
+    assert predictor("moved") != first
+    os.utime(file, ns=(time, time))
+    assert predictor("moved") == first
+    (tmp_path / "moved/b.npz").unlink()
+    assert predictor("moved") != first
+    out = tmp_path / "out"
+    args = ["--labels", str(labels), "--output", str(out)]
+    assert main(["audit", str(tmp_path / "moved"), *args]) == 0
+    assert TestRun.load(out / "test/best/bins.npz").meta["predictor"] == predictor("moved")
 
 
 def test_regions_are_problems_of_their_own(
