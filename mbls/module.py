@@ -125,7 +125,7 @@ class SegmentationModule(LightningModule):
         calibrator: Post-hoc calibrator of the probabilities of a test and a prediction, if any.
         decision: Thresholds that choose the classes of a test and a prediction; None for those of
             the highest probability.
-        predictor: Hash of the tested checkpoints, if they are known.
+        predictor: Hash of the weights that are tested, if they are known.
         on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
             any, such as to fit a calibrator.
     """

@@ -44,8 +44,10 @@ def write_cases(folder: Path, cases: int, size: int, classes: int) -> int:
 def read_cases(folder: Path) -> Iterator[Prediction]:
     """Yield the cases."""
     for path in sorted(folder.glob("*-probs.npy")):
-        probs = torch.from_numpy(np.load(path))
-        label = torch.from_numpy(np.load(path.with_name(path.name.replace("probs", "label"))))
+        beside = path.with_name(path.name.replace("probs", "label"))
+        probs, label = (
+            torch.from_numpy(np.load(file, allow_pickle=False)) for file in (path, beside)
+        )
         yield Prediction(path.name, probs, label, (1.0, 1.0, 1.0))
 
 

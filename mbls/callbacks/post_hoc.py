@@ -1,5 +1,6 @@
 """What is done with trained networks: ensembles, post-hoc calibrators, and data for their fit."""
 
+import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pydoc import locate
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,7 +23,7 @@ from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
 from mbls.runtime.errors import RunFolderError, SettingError
-from mbls.runtime.files import digest, read_card, replacing, writing
+from mbls.runtime.files import read_card, replacing, writing
 
 __all__ = ["PostHoc", "checkpoint_of", "member_network"]
 
@@ -61,6 +63,7 @@ class PostHoc(Callback):
         self.keep, self.images, self.count = keep, images, count
         self.decide = None if decide is None else Path(decide)
         self._counts: TestMetrics | None = None
+        self.predictor: str | None = None  # of the last test, validation or prediction
         self.calibrator = None if calibrator is None else Path(calibrator)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -114,10 +117,8 @@ class PostHoc(Callback):
             return
         for network in pl_module.members:
             network.to(pl_module.device)
-        if trainer.ckpt_path is None:
-            return
-        files = [Path(str(trainer.ckpt_path)), *map(checkpoint_of, self.members)]
-        pl_module.predictor = digest(files)
+        weights = [network.state_dict() for network in (pl_module.network, *pl_module.members)]
+        self.predictor = pl_module.predictor = hash_of(weights)
         calibrator = pl_module.calibrator
         fitted_to = None if calibrator is None else calibrator.card.report.get("predictor")
         if fitted_to not in (None, pl_module.predictor):
@@ -224,6 +225,16 @@ def member_network(run: Path, module: SegmentationModule, data: DataModule | Non
     }
     network.load_state_dict(weights)
     return network
+
+
+def hash_of(weights: Sequence[Mapping[str, Tensor]]) -> str:
+    """Return a short hash of the weights of networks, equal for equal numbers on any device."""
+    found = hashlib.sha256()
+    for state in weights:
+        for name, value in state.items():
+            found.update(name.encode())
+            found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _clear(module: SegmentationModule) -> None:

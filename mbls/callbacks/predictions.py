@@ -22,7 +22,7 @@ from torch import Tensor
 from mbls.callbacks.post_hoc import PostHoc
 from mbls.data import CONTRACT, PICTURE, DataModule, datamodule_of
 from mbls.module import SegmentationModule
-from mbls.posthoc.ensemble import UNCERTAINTIES, pairwise_dice, uncertainty
+from mbls.posthoc.ensemble import UNCERTAINTIES, mean_log_probs, pairwise_dice, uncertainty
 from mbls.runtime.errors import OutputError, RunFolderError
 from mbls.runtime.files import clear_incoming, replace_file, replacing
 from mbls.runtime.locks import LOCK, try_lock_folder, unlock
@@ -114,15 +114,15 @@ class PredictionWriter(BasePredictionWriter):
                 f"The output folder {self.output} cannot be written ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
             )
-        assert isinstance(pl_module, SegmentationModule)
-        calibrator = pl_module.calibrator
+        calibrator = getattr(pl_module, "calibrator", None)
         if self.uncertainty and calibrator is not None and calibrator.needs_image:
             raise OutputError(
                 f"Maps of the uncertainty are those before calibration, but {calibrator.method} "
                 "already calibrates on the grid of the image: leave out UNCERTAINTY "
                 "(--uncertainty) or CALIBRATOR (--calibrator)."
             )
-        several = any(isinstance(each, PostHoc) and each.members for each in _callbacks(trainer))
+        callbacks = getattr(trainer, "callbacks", None) or ()  # set by Lightning, untyped
+        several = any(isinstance(each, PostHoc) and each.members for each in callbacks)
         self._maps = UNCERTAINTIES if several else UNCERTAINTIES[:1]
         self._rows = []
         if trainer.is_global_zero and self._error is None:
@@ -195,28 +195,30 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Sequence[Tensor],
+        prediction: Tensor | Sequence[Tensor],
         batch_indices: Sequence[int] | None,
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the cases of a batch, except those that only pad a rank."""
-        assert isinstance(pl_module, SegmentationModule)
+        """Write the cases of a batch, except those that only pad a rank.
+
+        ``prediction`` has the logits ``(N, C, *S)``, of an ensemble those of each network.
+        """
+        networks = [prediction] if isinstance(prediction, Tensor) else prediction
         for n, case in enumerate(batch["case"] if self._error is None else ()):
             if bool(batch["scored"][n]):
                 data = datamodule_of(trainer)
                 assert data is not None  # checked in setup
-                restored = [data.restore(case, logits[n].cpu()) for logits in prediction]
+                restored = [data.restore(case, logits[n].cpu()) for logits in networks]
                 logits, affine = [each for each, _ in restored], restored[0][1]
                 header, values = data.source_header(case), data.label_values(case)
                 maps = uncertainty(logits) if self.uncertainty else {}
                 if self.uncertainty:
                     self._note(case, logits, maps)
-                probs = pl_module.probabilities([each[None].float() for each in logits])
-                classes = pl_module.predicted(probs)[0]
+                probs, classes = _estimate(pl_module, logits)
                 try:
-                    self._write(case, probs[0], classes, maps, affine, header, values)
+                    self._write(case, probs, classes, maps, affine, header, values)
                 except OutputError as error:  # raised at the end, on all ranks
                     self._error = error
         if trainer.world_size == 1:
@@ -305,8 +307,14 @@ def label_values(values: Sequence[int]) -> np.ndarray:
     return np.array(values, dtype=next(fits))
 
 
-def _callbacks(trainer: Trainer) -> Sequence[object]:
-    return trainer.callbacks  # type: ignore[attr-defined]
+def _estimate(module: LightningModule, logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return probabilities ``(C, *S)`` and classes ``(*S)`` of a case."""
+    batch = [each[None].float() for each in logits]
+    if isinstance(module, SegmentationModule):
+        probs = module.probabilities(batch)
+        return probs[0], module.predicted(probs)[0]
+    probs = mean_log_probs(batch)[0].exp()
+    return probs, probs.argmax(dim=0)
 
 
 def _csv(table: pd.DataFrame) -> bytes:

@@ -18,7 +18,7 @@ from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, given, overrides, parse, parser, to_argv
 from mbls.runtime.clock import stamped
 from mbls.runtime.errors import RunFolderError, UsageError
-from mbls.runtime.files import digest, replace_file, writing
+from mbls.runtime.files import replace_file, writing
 from mbls.runtime.locks import locked_folder
 from mbls.runtime.ranks import print_once
 
@@ -106,7 +106,7 @@ def calibrate_run(run: Path, methods: Sequence[str], given: Settings) -> None:
 
 
 def is_tested(folder: Path, predictor: str | None) -> bool:
-    """Return True if a folder has the results of a test of these checkpoints."""
+    """Return True if a folder has the results of a test of these weights."""
     from mbls.evaluation import load_results
 
     try:
@@ -119,10 +119,12 @@ def is_tested(folder: Path, predictor: str | None) -> bool:
 def fit_on_validation(
     run: Path, folder: Path, methods: Sequence[str], given: Settings
 ) -> str | None:
-    """Fit on one pass of the network over the validation cases; return the checkpoints' hash.
+    """Fit on one pass of the network over the validation cases; return the hash of its weights.
 
     The probabilities are kept in the run folder meanwhile, since a fit reads them several times.
     """
+    from mbls.callbacks.post_hoc import PostHoc
+    from mbls.callbacks.run_folder import find_callback
     from mbls.config.cli import command_line
     from mbls.posthoc import METHODS, fit, too_few
     from mbls.posthoc.kept import KeptPredictions
@@ -144,7 +146,7 @@ def fit_on_validation(
         data = cli.datamodule
         kept = KeptPredictions(keep, data.cases("val"))
         patients = dict(zip(data.cases("val"), data.patients("val"), strict=True))
-        predictor = digest([Path(path) for path in checkpoints_in(settings)])
+        predictor = find_callback(cli.trainer, PostHoc).predictor
         for method in methods:
             calibrator = fit(method, kept, patients=patients, class_names=data.class_keys)
             calibrator.reported(predictor=predictor).save(folder / f"{method}.json")
@@ -154,15 +156,6 @@ def fit_on_validation(
         return predictor
     finally:
         shutil.rmtree(keep, ignore_errors=True)
-
-
-def checkpoints_in(settings: Settings) -> list[str]:
-    """Return the checkpoints of a run's settings, in the order of its networks."""
-    from mbls.callbacks.post_hoc import checkpoint_of
-
-    values = dict(settings)
-    members = json.loads(values.get("post_hoc.members") or "[]")
-    return [str(values["ckpt_path"]), *(str(checkpoint_of(Path(m))) for m in members)]
 
 
 def calibrate_folder(options: argparse.Namespace, methods: Sequence[str], command: str) -> None:

@@ -2,12 +2,11 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +15,6 @@ from mbls.runtime.errors import OutputError, RunFolderError
 __all__ = [
     "INCOMING",
     "clear_incoming",
-    "digest",
     "incoming_name",
     "read_card",
     "replace_file",
@@ -152,12 +150,3 @@ def read_card(run: Path) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise RunFolderError(f"{path} must be a JSON object: {run} is no run folder.")
     return card
-
-
-def digest(files: Iterable[Path]) -> str:
-    """Return a short hash of the contents of files, in their order."""
-    found = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]

@@ -39,7 +39,7 @@ def test_all_counts_are_those_of_a_contiguous_volume(
             assert torch.equal(states, found[1][name]), name
 
 
-@pytest.mark.parametrize("order", itertools.permutations((1, 2, 3)))
+@pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
 def test_pieces_of_a_view_are_as_large_as_those_of_a_contiguous_volume(
     order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
