@@ -148,6 +148,7 @@ class PostHoc(Callback):
             "class_names": list(data.class_names),
             "class_keys": list(pl_module.class_keys),
             "networks": 1 + len(pl_module.members),
+            "predictor": self.predictor,
             **({} if calibrator is None else {"calibrator": calibrator.method}),
         }
         run = self._counts.run(cases=data.cases("val"), patients=data.patients("val"), meta=meta)

@@ -1,18 +1,17 @@
 """``mbls thresholds RUN``: choose a threshold for each structure, report what it gives."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbls.commands.calibrate import patient_groups_of
+from mbls.commands.calibrate import is_tested, patient_groups_of
 from mbls.commands.evaluate import main as evaluate
 from mbls.commands.evaluate import run_settings, tag_of
 from mbls.config.ensembles import members_of, refuse_shared_validation
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
 from mbls.runtime.errors import RunFolderError, UsageError
-from mbls.runtime.files import replace_file, writing
+from mbls.runtime.files import read_card, replace_file, writing
 from mbls.runtime.ranks import print_once
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def thresholds_of_run(
         refuse_shared_validation(run)
         tag = tag_of(TAG, given, read_run_config(run / "config.yaml"))
         validation = count_validation(run, tag, given)
-        if not (run / "test" / tag / "bins.npz").is_file():
+        if not is_tested(run / "test" / tag, validation.meta.get("predictor")):
             evaluate([str(run), *to_argv([("results.show", "false"), *given])])
         test = TestRun.load(run / "test" / tag / "bins.npz")
         chosen = choose(validation, target)
@@ -141,8 +140,7 @@ def _card(run: Path) -> dict[str, Any]:
         regions = sorted(card.parent.name for card in run.glob("*/run.json"))
         hint = f" It has the regions {', '.join(regions)}: name one of them." if regions else ""
         raise RunFolderError(f"{run} is not a run folder: it has no run.json.{hint}")
-    card: dict[str, Any] = json.loads((run / "run.json").read_text())
-    return card
+    return read_card(run)
 
 
 def write_results(

@@ -1,14 +1,11 @@
-"""What a source of predictions yields: one case at a time, whatever the files are."""
+"""A predicted case: probabilities and label on one grid."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Prediction", "Source"]
+__all__ = ["Prediction"]
 
 
 @dataclass(frozen=True)
@@ -52,29 +49,3 @@ class Prediction:
             label=self.label[region],
             regions=False,
         )
-
-
-class Source(Protocol):
-    """Predictions of several cases, read one by one.
-
-    Attributes:
-        name: Name for tables, such as that of the dataset.
-        kind: ``"classes"``, of which each voxel has one, or ``"regions"``, which may overlap.
-        class_names: Names of the classes, background first, or of the regions.
-        cases: Names of the cases.
-        patients: Patient of each case.
-        folds: Fold of each case whose network was not trained on it, or None.
-    """
-
-    name: str
-    kind: Literal["classes", "regions"]
-    class_names: tuple[str, ...]
-    cases: Sequence[str]
-    patients: Sequence[str]
-    folds: Sequence[int] | None
-
-    def read(self, case: str) -> Prediction:
-        """Return a case's prediction and label."""
-
-    def write(self, folder: Path, case: str, probs: Tensor) -> list[Path]:
-        """Write probabilities ``(C, *S)`` of a case and its label map as the source keeps them."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.data import IGNORE_INDEX
 from mbls.runtime.errors import PredictionError
 
 __all__ = ["Channels", "channels_of_dataset", "numbered", "parse_regions", "read_dataset_json"]
 
-IGNORE_INDEX = -100
 _TABLE = 1 << 16  # label values within a range of this size are looked up
 
 

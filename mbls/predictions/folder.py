@@ -38,7 +38,7 @@ _MM = {1: 1000.0, 3: 0.001}  # NIfTI's codes of meter and micron
 
 @dataclass
 class PredictionFolder:
-    """A folder of probability maps and one of labels; a :class:`mbls.predictions.Source`.
+    """A folder of probability maps and one of labels.
 
     Made by :func:`mbls.predictions.open_predictions`. Maps of float16, uint8 and scaled integers
     are widened to float32, and renormalized where their sums are off by their own rounding.
@@ -52,8 +52,8 @@ class PredictionFolder:
         notes: What a user should know: cases left out, quantized numbers.
         origin: ``"phantom"`` if the labels are those of a phantom of mbls, else ``"real"``.
         labeled: False if there are no labels: each voxel is ignored.
-        turned: True if the stored arrays were turned to R, A and S before, whatever the axes of
-            the files: nnU-Net with its reader ``NibabelIOWithReorient``.
+        turned: True if the stored arrays are in RAS orientation, not in that of the files: nnU-Net
+            with its reader ``NibabelIOWithReorient``.
         renormalized: Voxels that were renormalized, of each case read so far that has any.
         aligned: True once the foreground of a case showed that the axes are those of the label.
     """

@@ -1,4 +1,4 @@
-"""Find the maps of each case in a folder of predictions, whatever wrote it."""
+"""Find the maps of each case in a folder of predictions of any program."""
 
 import os
 import re
