@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mbls.commands.calibrate import is_tested, patient_groups_of
-from mbls.commands.evaluate import main as evaluate
-from mbls.commands.evaluate import run_settings, tag_of
-from mbls.config.ensembles import members_of, refuse_shared_validation
-from mbls.config.moved import read_run_config
-from mbls.config.options import Settings, overrides, parse, parser, to_argv
+from mbls.commands.decisions import FOLDER, counted
+from mbls.config.options import Settings, overrides, parse, parser
 from mbls.runtime.errors import RunFolderError, UsageError
-from mbls.runtime.files import read_card, replace_file, writing
+from mbls.runtime.files import replace_file, writing
 from mbls.runtime.ranks import print_once
 
 if TYPE_CHECKING:
@@ -19,13 +15,11 @@ if TYPE_CHECKING:
     from mbls.decisions.comparison import Comparison
     from mbls.evaluation import TestRun
 
-__all__ = ["count_validation", "main", "thresholds_of_run"]
+__all__ = ["main", "thresholds_of_run"]
 
 ABOUT = """Choose a threshold for each class and union on the validation patients of a run, and
 report Dice, precision and recall on its test patients beside the predicted classes. Several runs
 are also drawn side by side."""
-FOLDER = "decisions"
-TAG = "best"
 
 
 def main(args: list[str]) -> int:
@@ -66,81 +60,22 @@ def thresholds_of_run(
     """
     from mbls.decisions import choose
     from mbls.decisions.comparison import compare, compare_cross_fitted
-    from mbls.evaluation import TestRun
 
-    if "audit" in _card(run):
-        test = TestRun.load(run / "test" / TAG / "bins.npz")
-        chosen, tag = choose(test, target), TAG
-        own, how = patient_groups_of(test.patients, None, groups)
-        found = compare_cross_fitted(test, target, own)
-        note = f"Each case has thresholds that were chosen without {how}."
+    counts = counted(run, given, groups=groups)
+    test, folder = counts.test, counts.folder
+    if counts.validation is None:
+        assert counts.groups is not None
+        chosen = choose(test, target)
+        found = compare_cross_fitted(test, target, counts.groups)
     else:
-        refuse_shared_validation(run)
-        tag = tag_of(TAG, given, read_run_config(run / "config.yaml"))
-        validation = count_validation(run, tag, given)
-        if not is_tested(run / "test" / tag, validation.meta.get("predictor")):
-            evaluate([str(run), *to_argv([("results.show", "false"), *given])])
-        test = TestRun.load(run / "test" / tag / "bins.npz")
-        chosen = choose(validation, target)
+        chosen = choose(counts.validation, target)
         found = compare(test, chosen)
-        number = len(chosen.patients)
-        note = f"Chosen on {number} validation patient{'s'[: number != 1]}."
-    folder = decisions_folder(run, tag)
     chosen.save(folder / f"{chosen.name}.json")
-    write_results(folder, chosen.name, test, found, note=f"Target {target.text}. {note}")
-    show(found, test, title=f"{run}: thresholds for {target.text}", note=note)
+    note = f"Target {target.text}. {counts.chosen}"
+    write_results(folder, chosen.name, test, found, note=note)
+    show(found, test, title=f"{run}: thresholds for {target.text}", note=counts.chosen)
     print_once(f"Thresholds: {folder / chosen.name}.json, its figure and CSV beside it")
     return test
-
-
-def count_validation(run: Path, tag: str, given: Settings) -> "TestRun":
-    """Return the counts of the validation patients, from one pass of the network over them.
-
-    They are kept in ``val-bins.npz`` of :func:`decisions_folder`, and counted again if a checkpoint
-    or the calibrator is newer.
-    """
-    from mbls.config.cli import command_line
-    from mbls.evaluation import TestRun
-
-    file = decisions_folder(run, tag) / "val-bins.npz"
-    settings = run_settings(run, TAG)
-    if not file.is_file() or file.stat().st_mtime < max(_sources(run, [*settings, *given])):
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        settings += [
-            ("trainer.devices", "1"),  # one process counts all cases
-            ("trainer.num_nodes", "1"),
-            ("post_hoc.count", str(file)),
-            ("verbose", "false"),
-        ]
-        command_line(["validate", *to_argv([*settings, *given])])
-    return TestRun.load(file)
-
-
-def decisions_folder(run: Path, tag: str) -> Path:
-    """Return ``RUN/decisions``, of another test than ``best`` a folder with its name below it."""
-    return run / FOLDER if tag == TAG else run / FOLDER / tag
-
-
-def _sources(run: Path, settings: Settings) -> list[float]:
-    """Return when the files were written that the counts of a validation follow from."""
-    named = [Path(value) for key, value in settings
-             if value and key in ("ckpt_path", "post_hoc.calibrator")]  # fmt: skip
-    members = [m if m.is_file() else m / "checkpoints" / f"{TAG}.ckpt" for m in members_of(run)]
-    return [path.stat().st_mtime for path in (*named, *members) if path.is_file()]
-
-
-def _card(run: Path) -> dict[str, Any]:
-    """Return the content of ``run.json``.
-
-    Raises:
-        RunFolderError: There is none.
-    """
-    if not (run / "run.json").is_file():
-        regions = sorted(card.parent.name for card in run.glob("*/run.json"))
-        hint = f" It has the regions {', '.join(regions)}: name one of them." if regions else ""
-        raise RunFolderError(f"{run} is not a run folder: it has no run.json.{hint}")
-    return read_card(run)
 
 
 def write_results(

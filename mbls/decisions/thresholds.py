@@ -34,7 +34,7 @@ THRESHOLDS = np.arange(STEPS) / STEPS
 """The thresholds k/60, k = 0 ... 59; probabilities are compared with them as float32."""
 Overlap = Literal["dice", "precision", "recall"]
 OVERLAPS: tuple[Overlap, ...] = ("dice", "precision", "recall")
-MEASURES = (*OVERLAPS, "false_positives", "net_benefit")
+MEASURES = (*OVERLAPS, "false_positives", "false_positive_ml", "net_benefit")
 DRAWS = 2000
 """Draws of patients for a band: there are hundreds of intervals in a figure."""
 
@@ -82,7 +82,7 @@ def argmax_counts(run: TestRun) -> np.ndarray:
     return np.stack([both, predicted - both, labeled - both], axis=-1)
 
 
-def case_scores(counts: np.ndarray) -> dict[Overlap, np.ndarray]:
+def case_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Return Dice, precision and recall ``(...)`` for counts ``(..., 3)``.
 
     Dice and recall are NaN where the structure is absent from the label, as in
@@ -120,8 +120,9 @@ def curves_of(
 ) -> dict[str, dict[str, Curve]]:
     """Return each measure of each structure at each threshold, with intervals over patients.
 
-    The measures are ``dice``, ``precision``, ``recall``, ``false_positives`` (voxels a case: a test
-    does not keep the size of a voxel) and ``net_benefit``.
+    The measures are ``dice``, ``precision``, ``recall``, ``false_positives`` (voxels a case),
+    ``false_positive_ml`` (NaN for tests of earlier versions, which lack the size of a voxel) and
+    ``net_benefit``.
 
     Args:
         run: The counts of a test.
@@ -129,26 +130,30 @@ def curves_of(
         draws: Number of draws of patients; there are no intervals for a single patient.
     """
     counts, voxels = threshold_counts(run.bins), run.bins.sums[:, run.bins.region("all"), 0]
+    size = np.full(len(counts), np.nan) if run.voxel_ml is None else run.voxel_ml
     several = len(set(run.patients)) > 1
     weights = patient_weights(run.patients, draws) if several else None
     of = _pooled if pooling == "pooled" else _per_case
     return {
-        name: of(counts[:, place], voxels, weights)
+        name: of(counts[:, place], voxels, size, weights)
         for place, name in enumerate(structures_of(run).values())
     }
 
 
-def _measures(counts: np.ndarray, voxels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the measures ``(..., 60)`` for counts ``(..., 60, 3)``."""
-    scores: dict[str, np.ndarray] = dict(case_scores(counts).items())
+def _wrong(counts: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
+    """Return false positives ``(cases, 60)`` in voxels and ml for counts ``(cases, 60, 3)``."""
     wrong = np.asarray(counts[..., 1], dtype=np.float64)
-    return scores | {"false_positives": wrong, "net_benefit": net_benefit(counts, voxels)}
+    return {"false_positives": wrong, "false_positive_ml": wrong * size[:, None]}
 
 
 def _per_case(
-    counts: np.ndarray, voxels: np.ndarray, weights: np.ndarray | None
+    counts: np.ndarray, voxels: np.ndarray, size: np.ndarray, weights: np.ndarray | None
 ) -> dict[str, Curve]:
-    each = _measures(counts, voxels)
+    each = {
+        **case_scores(counts),
+        **_wrong(counts, size),
+        "net_benefit": net_benefit(counts, voxels),
+    }
     stacked = np.stack([each[name] for name in MEASURES], axis=-1)  # (cases, 60, measures)
     mean = mean_of_draws(stacked, np.ones((1, len(counts))))[0]
     drawn = None if weights is None else mean_of_draws(stacked, weights)
@@ -159,11 +164,15 @@ def _per_case(
     }
 
 
-def _pooled(counts: np.ndarray, voxels: np.ndarray, weights: np.ndarray | None) -> dict[str, Curve]:
+def _pooled(
+    counts: np.ndarray, voxels: np.ndarray, size: np.ndarray, weights: np.ndarray | None
+) -> dict[str, Curve]:
+    wrong = _wrong(counts, size)
+
     def measured(drawn: np.ndarray) -> Mapping[str, np.ndarray]:
-        found = _measures(exact_sums(drawn, counts), exact_sums(drawn, voxels))
-        found["false_positives"] = found["false_positives"] / drawn.sum(axis=1, keepdims=True)
-        return found
+        sums, number = exact_sums(drawn, counts), exact_sums(drawn, voxels)
+        means = {name: mean_of_draws(values, drawn) for name, values in wrong.items()}
+        return {**case_scores(sums), **means, "net_benefit": net_benefit(sums, number)}
 
     value = measured(np.ones((1, len(counts))))
     drawn = None if weights is None else measured(weights)

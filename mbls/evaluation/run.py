@@ -41,6 +41,8 @@ class TestRun:
             ``posterior`` is ``"readers"`` if the posterior is the mean of several readers.
         surfaces: ``{"hd95": ..., "nsd": ...}``, each float64 ``(cases, classes + unions)``.
         fine: Fine histogram of the same cases, if counted.
+        voxel_ml: Volume of a voxel of each case in ml ``(cases,)``; None in tests of earlier
+            versions.
 
     Raises:
         ValueError: The numbers of cases differ, or ``meta`` lacks a key.
@@ -55,6 +57,7 @@ class TestRun:
     meta: Mapping[str, Any]
     surfaces: Mapping[str, np.ndarray] = field(default_factory=dict)
     fine: FineBins | None = None
+    voxel_ml: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         rows = [len(x) for x in (self.bins.cells, self.dice, self.cases, self.patients)]
@@ -87,6 +90,7 @@ class TestRun:
         nsd: NormalizedSurfaceDice | None = None,
         fine: FineHistogram | None = None,
         readers: Sequence[CalibrationHistogram] = (),
+        voxel_ml: np.ndarray | None = None,
     ) -> "TestRun":
         """Return the counts of metrics that were made with ``num_cases``, in order of case index.
 
@@ -100,7 +104,7 @@ class TestRun:
         return cls(
             bins, dice.counts.cpu().numpy(), cases, patients, meta,
             {name: metric.scores() for name, metric in surfaces.items() if metric is not None},
-            None if fine is None else fine.bins(),
+            None if fine is None else fine.bins(), voxel_ml,
         )  # fmt: skip
 
     @property
@@ -162,6 +166,7 @@ class TestRun:
             "meta": np.array(json.dumps(dict(self.meta))),
             **{f"surface_{name}": values for name, values in self.surfaces.items()},
             **({} if self.fine is None else self.fine.arrays()),
+            **({} if self.voxel_ml is None else {"voxel_ml": self.voxel_ml}),
         }
         self.bins.save(path, extra)
 
@@ -181,6 +186,7 @@ class TestRun:
         return cls(
             bins, extra["dice"], extra["case"].tolist(), extra["patient"].tolist(),
             json.loads(str(extra["meta"])), surfaces, FineBins.from_arrays(extra),
+            extra.get("voxel_ml"),
         )  # fmt: skip
 
 

@@ -48,6 +48,25 @@ class ChangedVoxels(Metric):
         return {"changed_voxels": self.count.tolist()} if bool(self.known) else {}
 
 
+class VoxelVolume(Metric):
+    """Volume of a voxel of each case in ml."""
+
+    ml: Tensor
+
+    def __init__(self, num_cases: int) -> None:
+        super().__init__()
+        zeros = torch.zeros(num_cases, dtype=torch.float64)
+        self.add_state("ml", zeros, dist_reduce_fx="sum")
+
+    def update(self, spacing: Tensor, index: Tensor) -> None:
+        """Set that of cases with voxels ``(N, len(S))`` in mm."""
+        self.ml[index.to(self.ml.device)] = spacing.to(self.ml).prod(dim=1) / 1000
+
+    def compute(self) -> Tensor:
+        """Return that of each case ``(cases,)``; 0 for a case that was not scored."""
+        return self.ml
+
+
 class TestMetrics(nn.Module):
     """Count the cases of a test, one at a time.
 
@@ -78,6 +97,7 @@ class TestMetrics(nn.Module):
         self.hd95 = HausdorffDistance95(**settings)
         self.nsd = NormalizedSurfaceDice(**settings)
         self.changed = ChangedVoxels(num_cases)
+        self.voxel = VoxelVolume(num_cases)
 
     def update(
         self,
@@ -110,6 +130,7 @@ class TestMetrics(nn.Module):
             self.fine.update(probs, label, **where)
             self.dice.update(predicted, label, **where)
             self._update_readers(probs, batch, where)
+            self.voxel.update(batch["spacing"], batch["index"])
             if before is not None:
                 after = probs.argmax(dim=1) if classes is None else classes
                 self.changed.update(before != after, label, batch["index"])
@@ -132,7 +153,7 @@ class TestMetrics(nn.Module):
     def metrics(self) -> Iterator[Any]:
         """Yield the torchmetrics objects, to be synced over ranks and reset."""
         yield from (self.histogram, *self.readers, self.fine, self.dice, self.hd95, self.nsd)
-        yield self.changed
+        yield from (self.changed, self.voxel)
 
     def reset(self) -> None:
         """Start again."""
@@ -156,4 +177,5 @@ class TestMetrics(nn.Module):
                 **self.changed.meta(),
             },
             hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
+            voxel_ml=self.voxel.compute().cpu().numpy(),
         )  # fmt: skip

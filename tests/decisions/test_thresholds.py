@@ -1,5 +1,6 @@
 """Thresholds from the counts of a test equal voxels that are counted one by one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,19 @@ def test_net_benefit_is_the_formula_of_the_paper() -> None:
     assert curve.value[20] == pytest.approx(gain)  # t = 1/3: odds of 1/2
 
 
+def test_false_positives_in_ml_are_voxels_times_their_size() -> None:
+    run, size = counted(), np.array([0.5, 0.5, 2, 2, 1, 3]) / 1000
+    assert np.isnan(curves_of(run, draws=50)["RV"]["false_positive_ml"].value).all()
+    known = replace(run, voxel_ml=size)
+    wrong = threshold_counts(run.bins)[:, 0, :, 1]
+    for pooling in ("per_case", "pooled"):
+        curve = curves_of(known, pooling=pooling, draws=50)["RV"]
+        expected = (wrong * size[:, None]).mean(axis=0)
+        np.testing.assert_allclose(curve["false_positive_ml"].value, expected)
+        np.testing.assert_allclose(curve["false_positives"].value, wrong.mean(axis=0))
+        assert (curve["false_positive_ml"].low[:30] < expected[:30]).all()
+
+
 def test_curves_are_means_of_cases_and_their_intervals_those_of_patients() -> None:
     run = counted()
     curves = curves_of(run, draws=300)
@@ -123,7 +137,7 @@ def test_curves_are_means_of_cases_and_their_intervals_those_of_patients() -> No
     one = counted(2)
     assert np.isnan(curves_of(one)["RV"]["dice"].low).all()  # a single patient
     rows = curve_rows(curves, pooling="per_case")
-    assert len(rows) == 3 * 5 * 60
+    assert len(rows) == 3 * 6 * 60
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from mbls.cli import main
+from mbls.commands import decisions
 from mbls.decisions import Target, case_scores, choose, threshold_counts
 from mbls.decisions.choice import Thresholds
 from mbls.evaluation import TestRun
@@ -54,7 +56,7 @@ def test_the_results_are_those_of_the_test_patients(run: Path) -> None:
         assert rows.argmax["dice"] == pytest.approx(np.nanmean(test.overlaps["dice"][:, place]))
     curves = pd.read_csv(run / "decisions/curves.csv")
     assert set(curves.pooling) == {"per_case", "pooled"}
-    assert len(curves) == 2 * 60 * 5 * (len(chosen.values) + len(chosen.unions))
+    assert len(curves) == 2 * 60 * 6 * (len(chosen.values) + len(chosen.unions))
     assert (run / "decisions/dice.png").stat().st_size > 10_000
 
 
@@ -73,6 +75,24 @@ def test_another_target_needs_no_inference(run: Path, monkeypatch: pytest.Monkey
     os.utime(run / "checkpoints/best.ckpt", (newer, newer))
     assert main(["thresholds", str(run)]) == 1  # the network has changed
     os.utime(run / "checkpoints/best.ckpt", (newer - 20, newer - 20))
+
+
+def test_counts_of_an_earlier_version_are_counted_again_if_need_be(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = counted(run).voxel_ml
+    assert size is not None
+    assert (size > 0).all()
+    files = [run / "test/best/bins.npz", run / "decisions/val-bins.npz"]
+    for file in files:
+        replace(TestRun.load(file), voxel_ml=None).save(file)
+    found = decisions.counted(run, [])
+    assert found.test.voxel_ml is None  # not needed
+    found = decisions.counted(run, [], needs=["voxel_ml"])
+    assert found.test.voxel_ml.tolist() == size.tolist()
+    assert found.validation.voxel_ml is not None
+    monkeypatch.setattr(decisions, "evaluate", None)
+    decisions.counted(run, [], needs=["voxel_ml"])
 
 
 def test_the_choice_never_sees_the_test(run: Path) -> None:
