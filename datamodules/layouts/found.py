@@ -71,16 +71,21 @@ def group_patients(found: Found, pattern: str | None) -> Found:
         raise ValueError(
             f"patient must be a regular expression such as '^[^_]+', got {pattern!r}: {error}."
         ) from error
-    cases, problems = [], []
+    cases, unmatched = [], []
     for case in found.cases:
         match = expression.search(case.id)
         if match is None or not (name := match.group(1 if expression.groups else 0)):
-            rule = f"the regular expression {pattern!r} must find the patient in every case's name"
-            fix = "Correct it: PATIENT='regex' (--patient)."
-            problems.append(Problem(case.id, str(case.images[0]), rule, "no match", fix))
+            unmatched.append(case.id)
             continue
         cases.append(replace(case, patient=name))
-    return replace(found, cases=tuple(cases), problems=(*found.problems, *problems))
+    problems = list(found.problems)
+    if unmatched:
+        rule = f"the regular expression {pattern!r} must find the patient in every case's name"
+        first = ", ".join(unmatched[:3]) + (", ..." if len(unmatched) > 3 else "")
+        text = f"no match in {len(unmatched)} of {len(found.cases)} names: {first}"
+        fix = "Correct it: PATIENT='regex' (--patient)."
+        problems.append(Problem("", "patient", rule, text, fix))
+    return replace(found, cases=tuple(cases), problems=tuple(problems))
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
