@@ -19,9 +19,9 @@ from mbls.decisions.thresholds import (
     structures_of,
     threshold_counts,
 )
-from mbls.evaluation.paired import Difference
+from mbls.evaluation.paired import Difference, paired
 from mbls.evaluation.run import TestRun
-from mbls.metrics.bootstrap import interval, mean_of_draws, patient_weights
+from mbls.metrics.bootstrap import patient_weights
 from mbls.runtime.errors import DecisionError
 
 __all__ = ["Comparison", "compare", "compare_cross_fitted", "comparison_table", "curve_rows"]
@@ -111,21 +111,9 @@ def _compare(
             continue
         after = case_scores(counts[:, s][cases, places[:, s]])
         before = case_scores(predicted[:, s])
-        changes = [_change(m, before[m], after[m], weights) for m in OVERLAPS]
+        changes = [paired(m, before[m], after[m], weights) for m in OVERLAPS]
         found.append(Comparison(name, thresholds[s], changes))
     return found
-
-
-def _change(
-    name: str, before: np.ndarray, after: np.ndarray, weights: np.ndarray | None
-) -> Difference:
-    known = ~(np.isnan(before) | np.isnan(after))
-    pair = np.where(known[:, None], np.stack([before, after], axis=-1), np.nan)
-    one, other = mean_of_draws(pair, np.ones((1, len(pair))))[0]
-    limits = None
-    if weights is not None and known.any():
-        limits = interval(mean_of_draws(pair[:, 1:] - pair[:, :1], weights)[:, 0])
-    return Difference(name, float(one), float(other), limits)
 
 
 def comparison_table(found: Sequence[Comparison], *, title: str, caption: str) -> Table:

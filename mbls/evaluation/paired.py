@@ -11,7 +11,15 @@ from mbls.evaluation.run import TestRun
 from mbls.metrics.bootstrap import drawn_values, interval, mean_of_draws, patient_weights
 from mbls.metrics.estimates import Pooling, estimate
 
-__all__ = ["SAME", "Difference", "changed_share", "differences", "differences_table", "unlike"]
+__all__ = [
+    "SAME",
+    "Difference",
+    "changed_share",
+    "differences",
+    "differences_table",
+    "paired",
+    "unlike",
+]
 
 CALIBRATION: tuple[tuple[str, str, str, Pooling], ...] = (  # heading, metric, region, pooling
     ("ECE, all voxels", "ece", "all", "pooled"),
@@ -110,6 +118,26 @@ def _difference(
     return Difference(name, value(before), value(after), limits)
 
 
+def paired(
+    name: str, before: np.ndarray, after: np.ndarray, weights: np.ndarray | None
+) -> Difference:
+    """Return the difference of the means of the cases where both values are defined.
+
+    Args:
+        name: The metric, for a table.
+        before: A value of each case ``(cases,)``, NaN if undefined.
+        after: The other.
+        weights: Draws of patients ``(draws, cases)``; None for no interval.
+    """
+    known = ~(np.isnan(before) | np.isnan(after))
+    pair = np.where(known[:, None], np.stack([before, after], axis=-1), np.nan)
+    one, other = mean_of_draws(pair, np.ones((1, len(pair))))[0]
+    limits = None
+    if weights is not None and known.any():
+        limits = interval(mean_of_draws(pair[:, 1:] - pair[:, :1], weights)[:, 0])
+    return Difference(name, float(one), float(other), limits)
+
+
 def _overlap(
     name: str, key: str, before: TestRun, after: TestRun, weights: np.ndarray | None
 ) -> Difference:
@@ -117,22 +145,13 @@ def _overlap(
     classes = slice(1, before.bins.num_classes)
     one, other = (run.overlaps[key][:, classes] for run in (before, after))
     known = ~(np.isnan(one) | np.isnan(other))
-    one, other = _case_means(one, known), _case_means(other, known)
-    limits = None
-    if weights is not None:
-        limits = interval(mean_of_draws((other - one)[:, None], weights)[:, 0])
-    return Difference(name, _mean(one), _mean(other), limits)
+    return paired(name, _case_means(one, known), _case_means(other, known), weights)
 
 
 def _case_means(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         means: np.ndarray = np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
     return means
-
-
-def _mean(values: np.ndarray) -> float:
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if kept.size else float("nan")
 
 
 def changed_share(after: TestRun) -> float | None:
