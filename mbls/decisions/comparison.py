@@ -48,8 +48,8 @@ class Comparison:
             {
                 "structure": self.structure, "threshold": self.threshold, "measure": one.name,
                 "argmax": one.before, "at_threshold": one.after, "change": one.change,
-                "low": None if one.interval is None else one.interval[0],
-                "high": None if one.interval is None else one.interval[1],
+                "change_low": None if one.interval is None else one.interval[0],
+                "change_high": None if one.interval is None else one.interval[1],
             }
             for one in self.changes
         ]  # fmt: skip

@@ -12,6 +12,7 @@ from rich.console import Console
 from mbls.metrics.bootstrap import DRAWS
 from mbls.plots import save_figure
 from mbls.report.analysis import Analysis, analyze, reference_arm, reference_error
+from mbls.report.decisions import decision_views
 from mbls.report.figures import FIGURE_FILE, figures_of
 from mbls.report.groups import Group, differing, groups_of
 from mbls.report.html import html_text
@@ -158,7 +159,8 @@ def views_of(analysis: Analysis) -> list[View]:
     views = [section_view(analysis, section) for section in analysis.sections]
     compared = [comparison_view(analysis, s) for s in analysis.sections if s.lead]
     views += [view for view in compared if len(view.frame)]
-    return views + [v for v in (reruns_view(analysis), selection_view(analysis)) if v]
+    views += [v for v in (reruns_view(analysis), selection_view(analysis)) if v]
+    return views + decision_views(analysis)
 
 
 def show(
