@@ -23,6 +23,8 @@ from mbls.metrics.calibration_error import (
     NegativeLogLikelihood,
     SmoothCalibrationError,
 )
+from mbls.metrics.confidence import CaseConfidence
+from mbls.metrics.confidence_sums import ConfidenceSums
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values, estimate
 from mbls.metrics.fine import FineHistogram
@@ -41,7 +43,9 @@ __all__ = [
     "BrierScore",
     "CalibrationBins",
     "CalibrationHistogram",
+    "CaseConfidence",
     "ClasswiseCalibrationError",
+    "ConfidenceSums",
     "DiceScore",
     "ExpectedCalibrationError",
     "FineBins",

@@ -7,6 +7,7 @@ from torch.multiprocessing import start_processes
 
 from mbls.metrics import (
     CalibrationHistogram,
+    CaseConfidence,
     ClasswiseCalibrationError,
     DiceScore,
     ExpectedCalibrationError,
@@ -19,7 +20,7 @@ from mbls.metrics import (
 CASES = (1, 7)
 WORLDS = (2, 3)
 CLASSES = 3
-COMPUTED = ("dice", "hd95", "nsd", "ece", "cece", "smooth")
+COMPUTED = ("dice", "hd95", "nsd", "confidence", "ece", "cece", "smooth")
 
 
 def make_case(number):
@@ -39,6 +40,7 @@ def metrics(num_cases, **kwargs):
         "dice": DiceScore(CLASSES, num_cases=num_cases, **kwargs),
         "hd95": HausdorffDistance95(CLASSES, num_cases=num_cases, **kwargs),
         "nsd": NormalizedSurfaceDice(CLASSES, num_cases=num_cases, **kwargs),
+        "confidence": CaseConfidence(CLASSES, num_cases=num_cases, **kwargs),
         "ece": ExpectedCalibrationError(CLASSES, region="label", **kwargs),
         "cece": ClasswiseCalibrationError(CLASSES, num_cases=num_cases, norm="l2", **kwargs),
         "smooth": SmoothCalibrationError(CLASSES, region="union", **kwargs),
