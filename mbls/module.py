@@ -490,10 +490,11 @@ class SegmentationModule(LightningModule):
             batch, logits = self._native(batch, logits)
         changed = self.calibrator is not None or self.decision is not None
         before = mean_log_probs(logits).argmax(dim=1) if changed else None
+        members = [each.argmax(dim=1) for each in logits] if len(logits) > 1 else []
         probs = self.probabilities(logits)
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
         classes = None if self.decision is None else self.predicted(probs)
-        self.test_metrics.update(probs, batch, classes=classes, before=before)
+        self.test_metrics.update(probs, batch, classes=classes, before=before, members=members)
         return {"batch": batch, "probs": probs, "classes": classes}
 
     def on_test_epoch_end(self) -> None:

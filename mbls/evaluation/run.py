@@ -12,6 +12,8 @@ import pandas as pd
 from mbls.evaluation.summary import summarize
 from mbls.metrics.bins import CalibrationBins
 from mbls.metrics.catalog import further_keys, shown_in
+from mbls.metrics.confidence import CaseConfidence
+from mbls.metrics.confidence_sums import ConfidenceSums
 from mbls.metrics.dice import DiceScore, dice_scores
 from mbls.metrics.estimates import case_values
 from mbls.metrics.fine import FineHistogram
@@ -43,6 +45,8 @@ class TestRun:
         fine: Fine histogram of the same cases, if counted.
         voxel_ml: Volume of a voxel of each case in ml ``(cases,)``; None in tests of earlier
             versions.
+        confidence: Sums from which the confidence of each case follows; None in tests of earlier
+            versions.
 
     Raises:
         ValueError: The numbers of cases differ, or ``meta`` lacks a key.
@@ -58,6 +62,7 @@ class TestRun:
     surfaces: Mapping[str, np.ndarray] = field(default_factory=dict)
     fine: FineBins | None = None
     voxel_ml: np.ndarray | None = None
+    confidence: ConfidenceSums | None = None
 
     def __post_init__(self) -> None:
         rows = [len(x) for x in (self.bins.cells, self.dice, self.cases, self.patients)]
@@ -91,6 +96,7 @@ class TestRun:
         fine: FineHistogram | None = None,
         readers: Sequence[CalibrationHistogram] = (),
         voxel_ml: np.ndarray | None = None,
+        confidence: CaseConfidence | None = None,
     ) -> "TestRun":
         """Return the counts of metrics that were made with ``num_cases``, in order of case index.
 
@@ -105,6 +111,7 @@ class TestRun:
             bins, dice.counts.cpu().numpy(), cases, patients, meta,
             {name: metric.scores() for name, metric in surfaces.items() if metric is not None},
             None if fine is None else fine.bins(), voxel_ml,
+            None if confidence is None else confidence.sums(),
         )  # fmt: skip
 
     @property
@@ -146,7 +153,23 @@ class TestRun:
             for key in keys:
                 values = case_values(self.bins, key, region=region, n_bins=self.n_bins)
                 columns[f"{key}/{region}"] = values
-        return pd.DataFrame(columns)
+        return pd.DataFrame(columns | self._confidence_columns())
+
+    def _confidence_columns(self) -> dict[str, np.ndarray]:
+        if (sums := self.confidence) is None:
+            return {}
+        structures = list(self.names.values())[2:]
+        by_structure = {"soft_dice": sums.soft_dice(), "expected_dice": sums.expected_dice()}
+        if sums.agreement is not None:
+            by_structure["agreement"] = sums.agreement
+        columns = {
+            f"{measure}/{name}": values[:, place]
+            for measure, values in by_structure.items()
+            for place, name in enumerate(structures, 1)
+        }
+        columns["entropy/all"] = sums.mean_entropy(near=False)
+        columns["entropy/near"] = sums.mean_entropy(near=True)
+        return columns
 
     def csv(self) -> str:
         """Return the text of ``cases.csv``; an undefined value is an empty field."""
@@ -167,6 +190,7 @@ class TestRun:
             **{f"surface_{name}": values for name, values in self.surfaces.items()},
             **({} if self.fine is None else self.fine.arrays()),
             **({} if self.voxel_ml is None else {"voxel_ml": self.voxel_ml}),
+            **({} if self.confidence is None else self.confidence.arrays()),
         }
         self.bins.save(path, extra)
 
@@ -186,7 +210,7 @@ class TestRun:
         return cls(
             bins, extra["dice"], extra["case"].tolist(), extra["patient"].tolist(),
             json.loads(str(extra["meta"])), surfaces, FineBins.from_arrays(extra),
-            extra.get("voxel_ml"),
+            extra.get("voxel_ml"), ConfidenceSums.from_arrays(extra),
         )  # fmt: skip
 
 

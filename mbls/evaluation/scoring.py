@@ -12,6 +12,7 @@ from mbls.evaluation.run import TestRun
 from mbls.metrics import (
     REGIONS,
     CalibrationHistogram,
+    CaseConfidence,
     DiceScore,
     FineHistogram,
     HausdorffDistance95,
@@ -96,6 +97,7 @@ class TestMetrics(nn.Module):
         self.dice = DiceScore(**settings)
         self.hd95 = HausdorffDistance95(**settings)
         self.nsd = NormalizedSurfaceDice(**settings)
+        self.confidence = CaseConfidence(**settings)
         self.changed = ChangedVoxels(num_cases)
         self.voxel = VoxelVolume(num_cases)
 
@@ -106,6 +108,7 @@ class TestMetrics(nn.Module):
         *,
         classes: Tensor | None = None,
         before: Tensor | None = None,
+        members: Sequence[Tensor] = (),
     ) -> None:
         """Count a batch of whole volumes.
 
@@ -116,6 +119,8 @@ class TestMetrics(nn.Module):
                 highest probability. Calibration is that of the probabilities.
             before: Predicted classes ``(N, *S)`` before the probabilities were calibrated, to count
                 the voxels whose class changes.
+            members: Predicted classes ``(N, *S)`` of each network of an ensemble, for their
+                agreement.
 
         Raises:
             SettingError: There are more readers than were stated.
@@ -130,6 +135,7 @@ class TestMetrics(nn.Module):
             self.fine.update(probs, label, **where)
             self.dice.update(predicted, label, **where)
             self._update_readers(probs, batch, where)
+            self.confidence.update(probs, label, classes=classes, members=members, **where)
             self.voxel.update(batch["spacing"], batch["index"])
             if before is not None:
                 after = probs.argmax(dim=1) if classes is None else classes
@@ -153,7 +159,7 @@ class TestMetrics(nn.Module):
     def metrics(self) -> Iterator[Any]:
         """Yield the torchmetrics objects, to be synced over ranks and reset."""
         yield from (self.histogram, *self.readers, self.fine, self.dice, self.hd95, self.nsd)
-        yield from (self.changed, self.voxel)
+        yield from (self.changed, self.voxel, self.confidence)
 
     def reset(self) -> None:
         """Start again."""
@@ -177,5 +183,5 @@ class TestMetrics(nn.Module):
                 **self.changed.meta(),
             },
             hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
-            voxel_ml=self.voxel.compute().cpu().numpy(),
+            voxel_ml=self.voxel.compute().cpu().numpy(), confidence=self.confidence,
         )  # fmt: skip

@@ -12,7 +12,7 @@ With the predicted mask A of a structure and its probability p at each voxel,
 - ``agreement``: mean pairwise Dice of the members of an ensemble.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,16 @@ class ConfidenceSums:
     probability: np.ndarray
     entropy: np.ndarray
     agreement: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["ConfidenceSums"]) -> "ConfidenceSums":
+        """Return the sums of the cases of several tests."""
+        agreement = [part.agreement for part in parts if part.agreement is not None]
+        return cls(
+            np.concatenate([part.probability for part in parts]),
+            np.concatenate([part.entropy for part in parts]),
+            np.concatenate(agreement) if len(agreement) == len(parts) else None,
+        )
 
     def soft_dice(self) -> np.ndarray:
         """Return the soft Dice confidence ``(cases, classes + unions)``."""

@@ -21,6 +21,7 @@ from mbls.evaluation import TestRun
 from mbls.evaluation.paired import unlike
 from mbls.loggers.metrics_csv import read_rows
 from mbls.loggers.selection import RULES
+from mbls.metrics.confidence_sums import ConfidenceSums
 from mbls.plots.worst_cases import load_pictures
 from mbls.runtime.errors import ReportError
 
@@ -274,6 +275,8 @@ def _joined(parts: Sequence[TestRun]) -> TestRun:
         truth=np.concatenate(known) if len(known) == len(parts) else None,
         readers=np.concatenate(readers) if len(readers) == len(parts) else None,
     )
+    sums = [part.confidence for part in parts if part.confidence is not None]
+    volumes = [part.voxel_ml for part in parts if part.voxel_ml is not None]
     shared = [name for name in first.surfaces if all(name in part.surfaces for part in parts)]
     return replace(
         first,
@@ -283,6 +286,8 @@ def _joined(parts: Sequence[TestRun]) -> TestRun:
         patients=[patient for part in parts for patient in part.patients],
         surfaces={n: np.concatenate([part.surfaces[n] for part in parts]) for n in shared},
         fine=None,
+        voxel_ml=np.concatenate(volumes) if len(volumes) == len(parts) else None,
+        confidence=ConfidenceSums.joined(sums) if len(sums) == len(parts) else None,
     )
 
 
