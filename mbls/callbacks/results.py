@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
@@ -15,6 +14,7 @@ from mbls.callbacks.run_folder import folder_callback
 from mbls.data import datamodule_of
 from mbls.evaluation import results_table, summary_table, write_results
 from mbls.metrics import dice_scores
+from mbls.metrics.confidence_sums import case_mean
 from mbls.module import SegmentationModule
 from mbls.plots import save_figure, worst_figure
 from mbls.plots.worst_cases import Picture, WorstPictures, save_pictures, worst_of
@@ -28,14 +28,18 @@ PATIENCE = 600.0  # seconds to wait for another test that writes to the same fol
 
 
 class TestResults(Callback):
-    """Write ``metrics.json``, ``cases.csv``, ``bins.npz``, ``worst.npz`` and the figures.
+    """Write ``metrics.json``, ``cases.csv``, ``bins.npz``, pictures of cases and the figures.
+
+    ``worst.npz`` has a slice of the cases with the lowest Dice, ``unsure.npz`` of those with the
+    lowest confidence.
 
     The integer states are summed over ranks once; rank 0 writes and prints.
 
     Args:
         show: If True, print the main results and the paths of the files.
         verbose: If True, print all results.
-        pictures: Number of cases, from the lowest Dice, of which a slice is saved; 0 for none.
+        pictures: Number of cases, from the lowest Dice and from the lowest confidence, of which a
+            slice is saved; 0 for none.
     """
 
     __test__ = False  # not a test class of pytest
@@ -45,11 +49,15 @@ class TestResults(Callback):
             raise ValueError(f"pictures must be >= 0, got {pictures}.")
         self.show, self.verbose, self.pictures = show, verbose, pictures
         self._metrics: dict[str, Any] | None = None
-        self._worst = WorstPictures(pictures)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._worst = WorstPictures(self.pictures)
+        self._unsure = WorstPictures(self.pictures, by="soft_dice")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear the pictures of an earlier test."""
-        self._worst = WorstPictures(self.pictures)
+        self._clear()
 
     def on_test_batch_end(
         self,
@@ -60,16 +68,17 @@ class TestResults(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a picture of a case if it is among the worst so far."""
+        """Keep a picture of a case if it is among the worst or the least confident so far."""
         if outputs is None or not self.pictures:
             return
         assert isinstance(pl_module, SegmentationModule)
-        scored = outputs["batch"]
-        counts = pl_module.test_metrics.dice.counts[int(scored["index"][0])].cpu().numpy()
-        scores = dice_scores(counts)[1 : pl_module.num_classes]
-        known = scores[~np.isnan(scores)]
-        score = float(known.mean()) if known.size else np.nan
-        self._worst.update(scored, outputs["probs"], score, outputs.get("classes"))
+        scored, metrics = outputs["batch"], pl_module.test_metrics
+        number, classes = int(scored["index"][0]), pl_module.num_classes
+        scores = dice_scores(metrics.dice.counts[number].cpu().numpy())
+        confidence = metrics.confidence.sums().soft_dice()[number]
+        dice, soft = (float(case_mean(each[None], classes)[0]) for each in (scores, confidence))
+        for kept in (self._worst, self._unsure):
+            kept.update(scored, outputs["probs"], dice, outputs.get("classes"), soft)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results, before the module resets its metrics."""
@@ -81,7 +90,14 @@ class TestResults(Callback):
         patients = numbers if data is None else data.patients("test")
         self._metrics = None
         ranks = range(trainer.world_size)
-        pictures = [p for r in ranks for p in trainer.strategy.broadcast(self._worst.kept, r)]
+        worst, unsure = (
+            worst_of(
+                [p for r in ranks for p in trainer.strategy.broadcast(own.kept, r)],
+                self.pictures,
+                by=own.by,
+            )
+            for own in (self._worst, self._unsure)
+        )
         with ExitStack() as synced:
             for metric in metrics.metrics():
                 synced.enter_context(metric.sync_context())
@@ -92,7 +108,7 @@ class TestResults(Callback):
                         meta = self._meta(trainer, pl_module)
                         run = metrics.run(cases=cases, patients=patients, meta=meta)
                         self._metrics = write_results(folder, run)
-                        self._write_pictures(folder, worst_of(pictures, self.pictures))
+                        self._write_pictures(folder, worst, unsure)
 
             on_rank_zero(trainer, write)
 
@@ -109,13 +125,15 @@ class TestResults(Callback):
             for line in lines:
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def _write_pictures(self, folder: Path, pictures: list[Picture]) -> None:
-        if not pictures:
-            for earlier in folder.parent.glob("worst.*"):  # files of an earlier test
-                earlier.unlink()
-        elif self._metrics is not None:
-            save_pictures(folder / "worst.npz", pictures)
-            save_figure(worst_figure(pictures, meta=self._metrics["meta"]), folder / "worst")
+    def _write_pictures(self, folder: Path, worst: list[Picture], unsure: list[Picture]) -> None:
+        for name, pictures in (("worst", worst), ("unsure", unsure)):
+            if pictures:
+                save_pictures(folder / f"{name}.npz", pictures)
+            else:
+                for earlier in folder.parent.glob(f"{name}.*"):  # files of an earlier test
+                    earlier.unlink()
+        if worst and self._metrics is not None:
+            save_figure(worst_figure(worst, meta=self._metrics["meta"]), folder / "worst")
 
     def _complete(self, scored: Tensor) -> bool:
         """Return True if every case was scored; results of a partial test are not written."""

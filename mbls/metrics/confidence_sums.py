@@ -17,11 +17,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ConfidenceSums"]
+__all__ = ["ConfidenceSums", "case_mean"]
 
 PREFIX = "confidence_"
 PROBABILITY = ("p in mask", "p", "p^2 in mask", "p^2", "mask")
 ENTROPY = ("entropy", "voxels", "entropy near", "voxels near")
+
+
+def case_mean(values: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the mean over the foreground classes ``(cases,)``; NaN if all are.
+
+    Args:
+        values: ``(cases, classes + unions)``, background first; NaN is skipped.
+        num_classes: Number of classes, background included.
+    """
+    of = values[:, 1:num_classes]
+    known = ~np.isnan(of)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(known, of, 0).sum(1) / known.sum(1)
+    return mean
 
 
 @dataclass(frozen=True)

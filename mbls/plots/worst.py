@@ -18,10 +18,11 @@ LETTERS = 110  # per line at 7 points
 COLUMNS = ("image", "label", "prediction", "confidence", "error")
 # Okabe and Ito's colors for the foreground classes, repeated if needed.
 CLASSES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
+LOWEST = "Cases with the lowest Dice (per case, mean of the foreground structures in its label)"
 LEGEND = (
-    "Cases with the lowest Dice (per case, mean of the foreground structures in its label), each "
-    "with the slice that has the most wrong voxels. Confidence: the highest probability of each "
-    "voxel (all voxels, no bins). Error: wrong voxels, colored by confidence: bright is confident."
+    "{}, each with the slice that has the most wrong voxels. Confidence: the highest probability "
+    "of each voxel (all voxels, no bins). Error: wrong voxels, colored by confidence: bright is "
+    "confident."
 )
 
 
@@ -31,6 +32,7 @@ def worst_figure(
     meta: Mapping[str, Any],
     names: Sequence[str] | None = None,
     scope: str | None = None,
+    chosen: str = LOWEST,
 ) -> Figure:
     """Draw a row per case; errors are colored by their confidence.
 
@@ -40,6 +42,7 @@ def worst_figure(
             ``seed``.
         names: Title of each row, by default with the case's name.
         scope: First line of the caption, by default from ``meta``.
+        chosen: Which cases they are.
 
     Raises:
         ValueError: ``pictures`` is empty.
@@ -65,7 +68,7 @@ def worst_figure(
     colors.set_label("confidence, from 1 / number of classes", fontsize=7)
     _classes(figure, meta["class_names"])
     own = " · ".join([data_label(meta), *run_labels(meta), *test_labels(meta)])
-    write_caption(figure, [scope or own, LEGEND])
+    write_caption(figure, [scope or own, LEGEND.format(chosen)])
     return figure
 
 

@@ -1,9 +1,9 @@
-"""Pictures of the worst cases of a test: one slice per case."""
+"""Pictures of the worst, or the least confident, cases of a test: one slice per case."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mbls.metrics.archives import load_arrays
 __all__ = ["IGNORED", "Picture", "WorstPictures", "load_pictures", "save_pictures"]
 
 IGNORED = 255
+By = Literal["dice", "soft_dice"]
 _ARRAYS = ("image", "label", "prediction", "confidence")
 
 
@@ -31,6 +32,7 @@ class Picture:
         label: uint8 ``(X, Y)``, :data:`IGNORED` where ignored.
         prediction: uint8 ``(X, Y)``.
         confidence: float16 ``(X, Y)``, the probability of the prediction.
+        soft_dice: Mean soft Dice confidence of the foreground classes; NaN if unknown.
     """
 
     index: int
@@ -42,20 +44,23 @@ class Picture:
     label: np.ndarray
     prediction: np.ndarray
     confidence: np.ndarray
+    soft_dice: float = float("nan")
 
 
 class WorstPictures:
-    """Keep pictures of the cases with the lowest Dice; ties are broken by index.
+    """Keep pictures of the cases with the lowest Dice or confidence; ties are broken by index.
 
     Each process keeps its own; :func:`worst_of` the pictures of all processes are the worst of all.
 
     Args:
         number: Number of pictures to keep.
+        by: What orders the cases.
         ignore_index: Label of ignored voxels.
     """
 
-    def __init__(self, number: int, *, ignore_index: int = -100) -> None:
+    def __init__(self, number: int, *, by: By = "dice", ignore_index: int = -100) -> None:
         self.number, self.ignore_index = number, ignore_index
+        self.by: By = by
         self.kept: list[Picture] = []
 
     def update(
@@ -64,6 +69,7 @@ class WorstPictures:
         probs: Tensor,
         dice: float,
         classes: Tensor | None = None,
+        soft_dice: float = float("nan"),
     ) -> None:
         """Keep a picture of a case if it is among the worst so far.
 
@@ -73,12 +79,14 @@ class WorstPictures:
             probs: ``(1, C, *S)``.
             dice: Score of the case; cases without foreground (NaN) are skipped.
             classes: Predicted classes ``(1, *S)``; None for those of the highest probability.
+            soft_dice: Confidence of the case.
         """
-        index = int(batch["index"][0])
-        worse = [p for p in self.kept if (p.dice, p.index) < (dice, index)]
-        if dice == dice and len(worse) < self.number:
+        own = ({"dice": dice, "soft_dice": soft_dice}[self.by], int(batch["index"][0]))
+        worse = [p for p in self.kept if (getattr(p, self.by), p.index) < own]
+        if own[0] == own[0] and len(worse) < self.number:
             picture = self._picture(batch, probs, dice, classes)
-            self.kept = worst_of([*self.kept, picture], self.number)
+            picture = replace(picture, soft_dice=soft_dice)
+            self.kept = worst_of([*self.kept, picture], self.number, by=self.by)
 
     def _picture(
         self, batch: Mapping[str, Any], probs: Tensor, dice: float, classes: Tensor | None
@@ -106,9 +114,9 @@ class WorstPictures:
         )  # fmt: skip
 
 
-def worst_of(pictures: Iterable[Picture], number: int) -> list[Picture]:
-    """Return the pictures with the lowest Dice in ascending order."""
-    return sorted(pictures, key=lambda p: (p.dice, p.index))[:number]
+def worst_of(pictures: Iterable[Picture], number: int, *, by: By = "dice") -> list[Picture]:
+    """Return the pictures with the lowest Dice or confidence in ascending order."""
+    return sorted(pictures, key=lambda p: (getattr(p, by), p.index))[:number]
 
 
 def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
@@ -117,6 +125,7 @@ def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
         "index": np.array([p.index for p in pictures], dtype=np.int64),
         "case": np.array([p.case for p in pictures], dtype=np.str_),
         "dice": np.array([p.dice for p in pictures], dtype=np.float64),
+        "soft_dice": np.array([p.soft_dice for p in pictures], dtype=np.float64),
         "slice": np.array([p.slice for p in pictures], dtype=np.int64),
         "spacing": np.array([p.spacing for p in pictures], dtype=np.float64),
     }
@@ -132,11 +141,12 @@ def load_pictures(path: Path) -> list[Picture]:
         ValueError: The file is too large when unpacked.
     """
     arrays = load_arrays(path)
+    soft_dice = arrays.get("soft_dice", np.full(len(arrays["case"]), np.nan))  # earlier versions
     return [
         Picture(
             int(arrays["index"][n]), str(arrays["case"][n]), float(arrays["dice"][n]),
             int(arrays["slice"][n]), (float(along[0]), float(along[1])),
-            *(arrays[f"{name}_{n}"] for name in _ARRAYS),
+            **{name: arrays[f"{name}_{n}"] for name in _ARRAYS}, soft_dice=float(soft_dice[n]),
         )
         for n, along in enumerate(arrays["spacing"])
     ]  # fmt: skip

@@ -34,6 +34,17 @@ def test_the_lowest_are_kept_and_the_first_among_equals():
     assert [p.index for p in seen([6, 5, 4, 3, 2, 1, 0], number=2)] == [1, 4]
 
 
+def test_the_least_confident_are_kept_whatever_their_dice(tmp_path):
+    unsure = WorstPictures(2, by="soft_dice")
+    for index, soft in enumerate([0.9, 0.3, 0.8, 0.1, 0.2, float("nan")]):
+        unsure.update(*case(index), DICE[index], soft_dice=soft)
+    assert [p.index for p in unsure.kept] == [3, 4]
+    save_pictures(tmp_path / "unsure.npz", unsure.kept)
+    assert [p.soft_dice for p in load_pictures(tmp_path / "unsure.npz")] == [0.1, 0.2]
+    assert np.isnan(unsure.kept[0].dice)  # no structure is labeled: unsure all the same
+    assert [p.index for p in worst_of(unsure.kept[::-1], 1, by="soft_dice")] == [3]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_types_that_numpy_lacks_are_kept_as_half(dtype, tmp_path):
     batch, probs = case(0)
