@@ -141,7 +141,7 @@ class Option:
 TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
-SCORED = "evaluate predict calibrate thresholds"
+SCORED = "evaluate predict calibrate thresholds refer"
 AUDIT = "audit calibrate"
 FOREIGN = "audit calibrate apply ensemble"
 
@@ -227,6 +227,15 @@ OPTIONS = (
            type=at_least_one, metavar="K"),
     Option("output", "thresholds", "of several RUNS: where the figure is written (default: "
            "thresholds/ above them)", type=Path, metavar="FOLDER"),
+    Option("run", "refer", "run folder, or that of an audit", type=Path, positional="?"),
+    Option("confidence", "refer", "what orders the cases (default: soft_dice; docs/decisions.md)",
+           choices=("soft_dice", "expected_dice", "entropy_near", "entropy_all", "agreement")),
+    Option("share", "refer", "share of other patients' cases below the level (default: 0.1)",
+           type=float, metavar="SHARE"),
+    Option("calibrator", "refer", "JSON file of a calibrator (make calibrate)",
+           "post_hoc.calibrator", Path, metavar="FILE"),
+    Option("groups", "refer", "groups of patients of an audit's cross-fit (default: 5)",
+           type=at_least_one, metavar="K"),
     Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
            bool),
     Option("job", "train", "batch job of this run; queued again, it resumes in its --run",
@@ -253,8 +262,8 @@ OPTIONS = (
     Option("tag", "evaluate", "folder below test/ (default: the checkpoint's name and what differs "
            "from the run, best-native-mirrored-01)", "run.tag"),
     Option("tag", "report", "which test of each run (default: best)", make=False),
-    Option("grid", "evaluate calibrate thresholds", "where to score: on the cache's grid, or on "
-           "that of the files", "model.grid", choices=("preprocessed", "native")),
+    Option("grid", "evaluate calibrate thresholds refer", "where to score: on the cache's grid, or "
+           "on that of the files", "model.grid", choices=("preprocessed", "native")),
     Option("mirror", SCORED, "average logits over mirrorings along these axes, e.g. 0,1",
            "model.mirror", axes, metavar="AXES"),
     Option("input", "predict", "a NIfTI file, or a folder of them", "data.init_args.predict_input",
