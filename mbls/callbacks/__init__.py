@@ -7,6 +7,7 @@ from mbls.callbacks.checkpoint_search import (
     read_checkpoint,
 )
 from mbls.callbacks.checkpoints import Checkpoints
+from mbls.callbacks.corrupt import Corrupt
 from mbls.callbacks.diagrams import Diagrams
 from mbls.callbacks.graceful_stop import GracefulStop
 from mbls.callbacks.multipliers import MultiplierFigure
@@ -24,6 +25,7 @@ from mbls.loggers.metrics_csv import MetricsCSV
 
 __all__ = [
     "Checkpoints",
+    "Corrupt",
     "Diagrams",
     "EpochLines",
     "GracefulStop",

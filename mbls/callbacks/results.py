@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
+from mbls.callbacks.corrupt import Corrupt
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import datamodule_of
 from mbls.evaluation import results_table, summary_table, write_results
@@ -184,7 +185,16 @@ class TestResults(Callback):
             "n_bins": pl_module.n_bins,
             **({} if pl_module.predictor is None else {"predictor": pl_module.predictor}),
             **_post_hoc(pl_module),
+            **_corruption(trainer),
         }
+
+
+def _corruption(trainer: Trainer) -> dict[str, Any]:
+    """Return how the images were corrupted, if they were."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Corrupt) and callback.corrupted is not None:
+            return callback.corrupted.meta()
+    return {}
 
 
 def _post_hoc(module: SegmentationModule) -> dict[str, Any]:

@@ -125,6 +125,8 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         ...                 ("model.mirror", "[0, 1]"), ("model.window", "whole"),
         ...                 ("trainer.precision", "bf16-mixed")], {})
         'best-ours-native-mirrored-01-whole-bf16-mixed'
+        >>> tag_of("best", [("corrupt.image", "noise:3")], {})
+        'best~noise-3'
     """
     parts = [Path(checkpoint).stem]
     if setting_value(given, "data.init_args.division.external") == "true":
@@ -137,8 +139,11 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         text = {"split": Path(value).stem, "fold": f"fold{value}", "n_bins": f"{value}bins",
                 "mirror": "mirrored-" + "".join(filter(str.isdigit, value))}  # fmt: skip
         parts.append(text.get(name.rpartition(".")[2], value))
+    name = "-".join(parts)
+    if (corrupted := setting_value(given, "corrupt.image")) not in (None, "null"):
+        name += f"~{corrupted.replace(':', '-')}"
     files = [setting_value(given, f"post_hoc.{name}") for name in ("calibrator", "decide")]
-    return "+".join(["-".join(parts), *(Path(file).stem for file in files if file is not None)])
+    return "+".join([name, *(Path(file).stem for file in files if file is not None)])
 
 
 def run_settings(folder: Path, which: str) -> Settings:

@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mbls.callbacks import (
     Checkpoints,
+    Corrupt,
     Diagrams,
     EpochLines,
     GracefulStop,
@@ -100,6 +101,7 @@ CALLBACKS: dict[str, type[Callback]] = {  # of every run, by their names in conf
     "multipliers": MultiplierFigure,
     "diagrams": Diagrams,
     "post_hoc": PostHoc,
+    "corrupt": Corrupt,
     "results": TestResults,
     "predictions": PredictionWriter,
 }

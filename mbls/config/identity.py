@@ -9,7 +9,7 @@ __all__ = ["RUNTIME_ONLY", "added_callbacks", "config_hash", "differences", "ide
 
 RUNTIME_ONLY = (
     *("run", "card", "results", "predictions", "stop", "nan_guard", "multipliers", "step_seed"),
-    *("lines", "speed", "resumption", "diagrams", "post_hoc"),
+    *("lines", "speed", "resumption", "diagrams", "post_hoc", "corrupt"),
     *("ckpt_path", "weights_only", "optimizer", "lr_scheduler", "checkpoint.keep"),
     *(f"data.init_args.{key}" for key in ("root", "phantom_root", "cache_dir", "predict_input")),
     *(f"data.init_args.{key}" for key in ("num_workers", "prepare_workers")),

@@ -207,6 +207,8 @@ OPTIONS = (
            "post_hoc.calibrator", Path, metavar="FILE"),
     Option("decide", AGAIN, "JSON file of thresholds that choose the classes (make thresholds)",
            "post_hoc.decide", Path, metavar="FILE"),
+    Option("corrupt", "evaluate", "corruption and level of the images, noise:3 (docs/decisions.md)",
+           "corrupt.image", metavar="NAME:LEVEL"),
     Option("run", "calibrate", "run folder: fit on validation patients, report on test patients",
            type=Path, metavar="FOLDER"),
     Option("predictions", "calibrate", "or a folder of predictions, which are cross-fitted",

@@ -29,7 +29,16 @@ CALIBRATION: tuple[tuple[str, str, str, Pooling], ...] = (  # heading, metric, r
     ("Brier score, all voxels", "brier", "all", "pooled"),
     ("true ECE, all voxels", "true_ece", "all", "pooled"),
 )
-SAME = ("predictor", "networks", "data_fingerprint", "grid", "mirror", "inference", "precision")
+SAME = (
+    "predictor",
+    "networks",
+    "data_fingerprint",
+    "grid",
+    "mirror",
+    "inference",
+    "precision",
+    "corruption",
+)
 """Entries of the description of a test that must be equal before and after."""
 OVERLAPS = (("Dice", "dice"), ("HD95 (mm)", "hd95"))
 

@@ -76,13 +76,19 @@ class Run:
 
     @property
     def post_hoc(self) -> str:
-        """What was done with the trained networks, for a name: ``" x5+ts@dice"``, or nothing."""
+        """What was done with the trained networks, for a name: ``" x5+ts@dice"``, or nothing.
+
+        A test of corrupted images has theirs too, ``"~noise:3"``.
+        """
         networks, method = self.meta.get("networks", 1), self.meta.get("calibrator")
         kind = self.card.get("ensemble", "seeds")
         ensemble = "" if networks == 1 else f" x{networks}{'' if kind == 'seeds' else f' {kind}'}"
         calibrated = "" if method is None else f"+{SHORT.get(method, method)}"
         decision = self.meta.get("decision")
-        return ensemble + calibrated + ("" if decision is None else f"@{decision}")
+        corruption = self.meta.get("corruption")
+        shifted = "" if corruption is None else f"~{corruption}"
+        decided = "" if decision is None else f"@{decision}"
+        return ensemble + shifted + calibrated + decided
 
     @property
     def seed(self) -> int:
