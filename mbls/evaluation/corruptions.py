@@ -99,7 +99,7 @@ CORRUPTIONS = {
     "noise": Corruption("standard deviations of the channel", (0.25, 0.5, 1.0), noise),
     "bias": Corruption("largest coefficient of the log field", (0.1, 0.2, 0.4), bias),
     "blur": Corruption("mm, standard deviation", (1.0, 2.0, 4.0), blur),
-    "gamma": Corruption("exponent", (1.5, 2.0, 3.0), gamma),
+    "gamma": Corruption("exponent", (1.25, 1.5, 2.0), gamma),
     "resolution": Corruption("times the smallest voxel side", (2.0, 3.0, 4.0), resolution),
     MISSING: Corruption("the channel, from 1", (), missing),
 }
