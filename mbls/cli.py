@@ -36,6 +36,7 @@ COMMANDS = {
     "calibrate": ("mbls.commands.calibrate", "fit a post-hoc calibrator, report before and after"),
     "thresholds": ("mbls.commands.thresholds", "choose a threshold a class, report what it gives"),
     "refer": ("mbls.commands.refer", "order cases by confidence, and refer the least confident"),
+    "shift": ("mbls.commands.shift", "test a run on corrupted images, as curves"),
     "apply": ("mbls.commands.apply", "calibrate probability maps of any program, in their format"),
     "ensemble": ("mbls.commands.ensemble", "average probability maps of several folders"),
     "benchmark": ("mbls.commands.benchmark", "train, test and compare losses over seeds"),

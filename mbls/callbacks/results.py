@@ -41,14 +41,22 @@ class TestResults(Callback):
         verbose: If True, print all results.
         pictures: Number of cases, from the lowest Dice and from the lowest confidence, of which a
             slice is saved; 0 for none.
+        figures: If False, no figure is drawn, and those of an earlier test are removed.
     """
 
     __test__ = False  # not a test class of pytest
 
-    def __init__(self, *, show: bool = True, verbose: bool = False, pictures: int = 4) -> None:
+    def __init__(
+        self,
+        *,
+        show: bool = True,
+        verbose: bool = False,
+        pictures: int = 4,
+        figures: bool = True,
+    ) -> None:
         if pictures < 0:
             raise ValueError(f"pictures must be >= 0, got {pictures}.")
-        self.show, self.verbose, self.pictures = show, verbose, pictures
+        self.show, self.verbose, self.pictures, self.figures = show, verbose, pictures, figures
         self._metrics: dict[str, Any] | None = None
         self._clear()
 
@@ -108,7 +116,7 @@ class TestResults(Callback):
                     with self._staging_folder(trainer) as folder:
                         meta = self._meta(trainer, pl_module)
                         run = metrics.run(cases=cases, patients=patients, meta=meta)
-                        self._metrics = write_results(folder, run)
+                        self._metrics = write_results(folder, run, figures=self.figures)
                         self._write_pictures(folder, worst, unsure)
 
             on_rank_zero(trainer, write)
@@ -127,13 +135,16 @@ class TestResults(Callback):
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _write_pictures(self, folder: Path, worst: list[Picture], unsure: list[Picture]) -> None:
+        if not self.figures:
+            for earlier in (*folder.parent.glob("*.png"), *folder.parent.glob("*.pdf")):
+                earlier.unlink()
         for name, pictures in (("worst", worst), ("unsure", unsure)):
             if pictures:
                 save_pictures(folder / f"{name}.npz", pictures)
             else:
                 for earlier in folder.parent.glob(f"{name}.*"):  # files of an earlier test
                     earlier.unlink()
-        if worst and self._metrics is not None:
+        if worst and self.figures and self._metrics is not None:
             save_figure(worst_figure(worst, meta=self._metrics["meta"]), folder / "worst")
 
     def _complete(self, scored: Tensor) -> bool:

@@ -17,7 +17,7 @@ from mbls.runtime.files import read_card, writing
 if TYPE_CHECKING:
     from mbls.evaluation import TestRun
 
-__all__ = ["Counted", "count_validation", "counted", "decisions_folder"]
+__all__ = ["Counted", "count_validation", "counted", "decisions_folder", "sources"]
 
 FOLDER = "decisions"
 TAG = "best"
@@ -101,7 +101,7 @@ def count_validation(
 
     file = decisions_folder(run, tag) / "val-bins.npz"
     settings = run_settings(run, TAG)
-    older = not file.is_file() or file.stat().st_mtime < max(_sources(run, [*settings, *given]))
+    older = not file.is_file() or file.stat().st_mtime < max(sources(run, [*settings, *given]))
     if older or _lacking(TestRun.load(file), needs):
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +124,8 @@ def _lacking(test: "TestRun", needs: Sequence[str]) -> str:
     return ", ".join(name for name in needs if getattr(test, name) is None)
 
 
-def _sources(run: Path, settings: Settings) -> list[float]:
-    """Return when the files were written that the counts of a validation follow from."""
+def sources(run: Path, settings: Settings) -> list[float]:
+    """Return when the files were written that the counts of a validation or test follow from."""
     named = [Path(value) for key, value in settings
              if value and key in ("ckpt_path", "post_hoc.calibrator")]  # fmt: skip
     members = [m if m.is_file() else m / "checkpoints" / f"{TAG}.ckpt" for m in members_of(run)]

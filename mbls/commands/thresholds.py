@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbls.commands.decisions import FOLDER, counted
 from mbls.config.options import Settings, overrides, parse, parser
@@ -136,7 +136,7 @@ def side_by_side(tests: Mapping[Path, "TestRun"], output: Path | None) -> None:
             "Runs that are drawn side by side must be tested on the same cases and structures, got "
             f"{len(alike)} different tests: {', '.join(map(str, tests))}."
         )
-    labels = run_names(tests)
+    labels = run_names({run: test.meta for run, test in tests.items()})
     curves = {labels[run]: curves_of(test) for run, test in tests.items()}
     figure = thresholds_across_figure(
         curves, THRESHOLDS, caption=[figure_title(list(tests.values()))]
@@ -148,13 +148,17 @@ def side_by_side(tests: Mapping[Path, "TestRun"], output: Path | None) -> None:
     print_once(f"Side by side: {folder / 'thresholds.png'}")
 
 
-def run_names(tests: Mapping[Path, "TestRun"]) -> dict[Path, str]:
-    """Return a name for each run: its loss, with seed and folder where these are needed."""
+def run_names(metas: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """Return a name for each run: its loss, with seed and folder where these are needed.
+
+    Args:
+        metas: Descriptions with ``loss`` and ``seed``, of tests or of runs.
+    """
     forms = ("{loss}", "{loss}, seed {seed}", "{folder}")
     for form in forms:
         found = {
-            run: form.format(loss=t.meta.get("loss"), seed=t.meta.get("seed"), folder=run)
-            for run, t in tests.items()
+            run: form.format(loss=meta.get("loss"), seed=meta.get("seed"), folder=run)
+            for run, meta in metas.items()
         }
         if len(set(found.values())) == len(found):
             break

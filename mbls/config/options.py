@@ -141,7 +141,7 @@ class Option:
 TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
-SCORED = "evaluate predict calibrate thresholds refer"
+SCORED = "evaluate predict calibrate thresholds refer shift"
 AUDIT = "audit calibrate"
 FOREIGN = "audit calibrate apply ensemble"
 
@@ -238,6 +238,16 @@ OPTIONS = (
            "post_hoc.calibrator", Path, metavar="FILE"),
     Option("groups", "refer", "groups of patients of an audit's cross-fit (default: 5)",
            type=at_least_one, metavar="K"),
+    Option("run", "shift", "run folder", type=Path, positional="?"),
+    Option("runs", "shift", "run folders that are compared", type=folders, metavar="FOLDERS"),
+    Option("corruptions", "shift", 'such as "noise blur" (default: all; docs/decisions.md)',
+           metavar="LIST"),
+    Option("calibrator", "shift", "also with this calibrator: a file, or the method of each run's "
+           "own, temperature", metavar="NAME"),
+    Option("target", "shift", "also Dice, recall or precision at thresholds for dice, recall:0.95 "
+           "or precision:0.9", metavar="TARGET"),
+    Option("output", "shift", "of several RUNS: where to write (default: shift/ above them)",
+           type=Path, metavar="FOLDER"),
     Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
            bool),
     Option("job", "train", "batch job of this run; queued again, it resumes in its --run",
@@ -264,8 +274,8 @@ OPTIONS = (
     Option("tag", "evaluate", "folder below test/ (default: the checkpoint's name and what differs "
            "from the run, best-native-mirrored-01)", "run.tag"),
     Option("tag", "report", "which test of each run (default: best)", make=False),
-    Option("grid", "evaluate calibrate thresholds refer", "where to score: on the cache's grid, or "
-           "on that of the files", "model.grid", choices=("preprocessed", "native")),
+    Option("grid", "evaluate calibrate thresholds refer shift", "where to score: on the cache's "
+           "grid, or on that of the files", "model.grid", choices=("preprocessed", "native")),
     Option("mirror", SCORED, "average logits over mirrorings along these axes, e.g. 0,1",
            "model.mirror", axes, metavar="AXES"),
     Option("input", "predict", "a NIfTI file, or a folder of them", "data.init_args.predict_input",

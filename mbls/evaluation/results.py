@@ -31,7 +31,7 @@ class Results:
     dice_counts: np.ndarray
 
 
-def write_results(folder: Path, run: TestRun) -> dict[str, Any]:
+def write_results(folder: Path, run: TestRun, *, figures: bool = True) -> dict[str, Any]:
     """Write the files of a test and return the content of ``metrics.json``.
 
     Equal counts give bitwise identical files.
@@ -39,13 +39,15 @@ def write_results(folder: Path, run: TestRun) -> dict[str, Any]:
     Args:
         folder: Output folder; created if needed.
         run: The counts of the test.
+        figures: If False, no figure is drawn.
     """
     metrics = run.summary()
     folder.mkdir(parents=True, exist_ok=True)
     run.save(folder / "bins.npz")
     (folder / "metrics.json").write_text(to_json(metrics))
     (folder / "cases.csv").write_text(run.csv())
-    write_figures(folder, run, metrics)
+    if figures:
+        write_figures(folder, run, metrics)
     return metrics
 
 

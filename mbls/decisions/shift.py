@@ -1,0 +1,136 @@
+"""How Dice, calibration and decisions of a test change when its images are corrupted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from mbls.decisions.choice import Thresholds
+from mbls.decisions.thresholds import STEPS, case_scores, threshold_counts
+from mbls.evaluation.run import TestRun
+from mbls.metrics.bootstrap import interval, mean_of_draws, patient_weights
+from mbls.metrics.confidence_sums import case_mean
+
+__all__ = ["MEASURES", "Shifted", "at_thresholds", "shift_measures", "shift_table"]
+
+Value = tuple[float, float, float]
+"""A value with the limits of its 95 % interval over patients; NaN where unknown."""
+MEASURES = {
+    "dice": "Dice",
+    "ece": "ECE, all voxels",
+    "ece_label": "ECE, foreground",
+    "at_thresholds": "at thresholds",
+}
+"""The measures by name, with a heading; the last is known if thresholds were chosen."""
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """The measures of a test of corrupted images.
+
+    Attributes:
+        line: The run, and its calibrator if any, for a legend.
+        corruption: Name of the corruption; empty for the images as they are.
+        level: Its level, 0 for the images as they are.
+        strength: Its strength in the corruption's unit.
+        values: Each measure by its name in :data:`MEASURES`.
+    """
+
+    line: str
+    corruption: str
+    level: int
+    strength: float
+    values: Mapping[str, Value]
+
+    def row(self) -> dict[str, Any]:
+        """Return a row of a CSV file."""
+        found: dict[str, Any] = {
+            "run": self.line, "corruption": self.corruption or "none", "level": self.level,
+            "strength": self.strength,
+        }  # fmt: skip
+        for name, (value, low, high) in self.values.items():
+            found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        return found
+
+
+def shift_measures(
+    metrics: Mapping[str, Any], test: TestRun, thresholds: Thresholds | None = None
+) -> dict[str, Value]:
+    """Return the measures of a test.
+
+    Args:
+        metrics: Content of its ``metrics.json``.
+        test: Its counts.
+        thresholds: Thresholds of other patients, chosen on images as they are.
+    """
+    sound = metrics["sound"]
+    entries = {
+        "dice": metrics["dice"]["mean"],
+        "ece": sound["all"]["pooled"]["ece"],
+        "ece_label": sound["label"]["per_case"]["ece"],
+    }
+    found = {name: _value(entry) for name, entry in entries.items()}
+    if thresholds is not None:
+        found["at_thresholds"] = at_thresholds(test, thresholds)
+    return found
+
+
+def at_thresholds(test: TestRun, thresholds: Thresholds) -> Value:
+    """Return what the target's measure is at thresholds: mean of the classes, then of the cases.
+
+    Classes without a threshold are left out.
+
+    Args:
+        test: The counts of a test.
+        thresholds: Thresholds of the same classes, chosen on other patients.
+    """
+    measure = thresholds.target.partition(":")[0]
+    counts = threshold_counts(test.bins)[:, : test.bins.num_classes - 1]
+    places = [-1 if value is None else round(value * STEPS) for value in thresholds.values.values()]
+    scores = np.full((len(counts), 1 + len(places)), np.nan)  # of the background none
+    for structure, place in enumerate(places):
+        if place >= 0:
+            found = case_scores(counts[:, structure, place])
+            scores[:, 1 + structure] = dict(found.items())[measure]
+    each = case_mean(scores, scores.shape[1])[:, None]
+    mean = float(mean_of_draws(each, np.ones((1, len(each))))[0, 0])
+    limits = None
+    if len(set(test.patients)) > 1 and not np.isnan(mean):
+        limits = interval(mean_of_draws(each, patient_weights(test.patients))[:, 0])
+    return (mean, *(limits or (np.nan, np.nan)))
+
+
+def shift_table(rows: Sequence[Shifted], measures: Mapping[str, str], *, phantom: bool) -> Table:
+    """Return a table with a row for each test, the images as they are first.
+
+    Args:
+        rows: The tests.
+        measures: Heading of each measure by its name.
+        phantom: True for synthetic data.
+    """
+    table = Table(title="Corrupted images", caption=(
+        "Mean of the cases; ECE of all voxels pooled. Intervals in the CSV file."
+        + (" PHANTOM: synthetic images." if phantom else "")))  # fmt: skip
+    for heading in ("corruption", "level", "strength", "run", *measures.values()):
+        left = heading in ("corruption", "run")
+        table.add_column(heading, justify="left" if left else "right")
+    order = list(dict.fromkeys(row.corruption for row in rows))
+    before = ""
+    for row in sorted(rows, key=lambda one: (order.index(one.corruption), one.level)):
+        if row.corruption != before:
+            table.add_section()
+        before = row.corruption
+        numbers = [f"{row.values[name][0]:.4f}" for name in measures]
+        strength = f"{row.strength:g}" if row.level else ""
+        table.add_row(row.corruption or "none", str(row.level), strength, escape(row.line),
+                      *numbers)  # fmt: skip
+    return table
+
+
+def _value(entry: Mapping[str, Any]) -> Value:
+    numbers = (entry[key] for key in ("value", "low", "high"))
+    value, low, high = (np.nan if number is None else float(number) for number in numbers)
+    return value, low, high
