@@ -183,5 +183,5 @@ class TestMetrics(nn.Module):
                 **self.changed.meta(),
             },
             hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
-            voxel_ml=self.voxel.compute().cpu().numpy(), confidence=self.confidence,
+            voxel_ml=self.voxel.ml.cpu().numpy(), confidence=self.confidence,
         )  # fmt: skip
