@@ -46,8 +46,7 @@ def main(args: list[str]) -> int:
     names = [None] if options.calibrator is None else [None, options.calibrator]
     rows: list[Shifted] = []
     tests: list[TestRun] = []
-    for line, run, calibrator in lines(runs, names):
-        own = [*given, *calibrator_of(run, calibrator, given)]
+    for line, run, own in lines(runs, names, given):
         for corrupted, folder in tested(run, own, corruptions):
             test = _load(folder)
             tests += [] if corrupted else [test]
@@ -65,16 +64,25 @@ def main(args: list[str]) -> int:
 
 
 def lines(
-    runs: Sequence[Path], calibrators: Sequence[str | None]
-) -> Iterator[tuple[str, Path, str | None]]:
-    """Yield a name for the legend, the run and the calibrator of each curve."""
+    runs: Sequence[Path], calibrators: Sequence[str | None], given: Settings
+) -> list[tuple[str, Path, Settings]]:
+    """Return a name for the legend, the run and the settings of the tests of each curve.
+
+    Raises:
+        UsageError: A run has no such calibrator.
+    """
     from mbls.commands.thresholds import run_names
 
     names = run_names({run: read_card(run) for run in runs})
-    for run in runs:
-        for calibrator in calibrators:
-            plus = "" if calibrator is None else f" + {Path(calibrator).stem}"
-            yield f"{names[run]}{plus}", run, calibrator
+    return [
+        (
+            names[run] + ("" if calibrator is None else f" + {Path(calibrator).stem}"),
+            run,
+            [*given, *calibrator_of(run, calibrator, given)],
+        )
+        for run in runs
+        for calibrator in calibrators
+    ]
 
 
 def config_of(run: Path) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def test_a_report_has_corrupted_tests_on_request_alone(run: Path) -> None:
 
 def test_runs_and_calibrators_are_lines(run: Path, refusal: Callable[..., str]) -> None:
     args = ["--corruptions", "gamma", "--calibrator", "temperature"]
+    before = {path.name for path in (run / "test").iterdir()}
     assert f"fit it with make calibrate RUN={run}" in refusal("shift", str(run), *args)
+    assert {path.name for path in (run / "test").iterdir()} == before  # refused before any test
     assert main(["calibrate", "--run", str(run)]) == 0
     assert main(["shift", str(run), *args]) == 0
     table = pd.read_csv(run / "decisions/shift.csv")
