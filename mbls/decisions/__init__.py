@@ -1,6 +1,8 @@
 """From probabilities to answers: thresholds that are chosen on some patients, used on others."""
 
 from mbls.decisions.choice import Target, Thresholds, choose
+from mbls.decisions.refer import case_confidences, case_risk, referrals
+from mbls.decisions.risk_coverage import augrc, aurc
 from mbls.decisions.thresholds import (
     THRESHOLDS,
     Curve,
@@ -17,9 +19,14 @@ __all__ = [
     "Target",
     "Thresholds",
     "argmax_counts",
+    "augrc",
+    "aurc",
+    "case_confidences",
+    "case_risk",
     "case_scores",
     "choose",
     "curves_of",
+    "referrals",
     "structures_of",
     "threshold_counts",
 ]

@@ -1,15 +1,7 @@
-r"""Which cases to look at again: the confidence of a case against its Dice.
+"""Which cases to look at again: the confidence of a case against its Dice.
 
-The risk of a case is one minus its Dice, the mean over the classes in its label. Cases are accepted
-in order of their confidence, the surest first:
-
-- the *selective risk* at a coverage is the mean risk of the accepted cases; AURC is its mean over
-  the coverages 1/n ... 1 (Geifman et al. 2019, arXiv:1805.08206);
-- the *generalized risk* is their sum over all n cases, so that of an accepted failure; AUGRC is the
-  area below it, by trapezoids from (0, 0) (Traub et al. 2024, arXiv:2407.01032).
-
-Cases of equal confidence count with their mean risk: the expectation over their orders, so an order
-of the files cannot help.
+The risk of a case is one minus its Dice, the mean over the classes in its label. Curves and areas
+are those of :mod:`mbls.decisions.risk_coverage`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mbls.decisions.risk_coverage import augrc, aurc, selective_risk
 from mbls.evaluation.run import TestRun
 from mbls.metrics.bootstrap import interval, patient_weights
 from mbls.metrics.confidence_sums import case_mean
@@ -26,14 +19,10 @@ __all__ = [
     "CONFIDENCES",
     "Referral",
     "Referred",
-    "augrc",
-    "aurc",
     "case_confidences",
     "case_risk",
-    "generalized_risk",
     "refer",
     "referrals",
-    "selective_risk",
 ]
 
 DRAWS = 2000
@@ -57,7 +46,7 @@ def case_confidences(run: TestRun) -> dict[str, np.ndarray]:
 
     Those of structures are averaged over the foreground classes, labeled or not, since a label is
     unknown where confidence is needed. Without a predicted voxel there is no entropy near it: that
-    of all voxels is taken.
+    of all voxels is taken; and networks that all predict nothing agree.
 
     Raises:
         DecisionError: The test is of an earlier version, which counted none.
@@ -76,53 +65,9 @@ def case_confidences(run: TestRun) -> dict[str, np.ndarray]:
         "entropy_all": -everywhere,
     }
     if sums.agreement is not None:
-        found["agreement"] = case_mean(sums.agreement, classes)
+        agreement = case_mean(sums.agreement, classes)
+        found["agreement"] = np.where(np.isnan(agreement), 1.0, agreement)
     return found
-
-
-def _accepted(confidence: np.ndarray, risk: np.ndarray) -> np.ndarray:
-    """Return the sum of the risks of the 1, 2 ... n surest cases, tied ones with their mean."""
-    _, group = np.unique(-confidence, return_inverse=True)
-    mean = np.bincount(group, risk) / np.bincount(group)
-    total: np.ndarray = np.cumsum(mean[np.sort(group)])
-    return total
-
-
-def selective_risk(confidence: np.ndarray, risk: np.ndarray) -> np.ndarray:
-    """Return the mean risk of the 1, 2 ... n surest cases ``(n,)``.
-
-    Args:
-        confidence: Larger if surer ``(n,)``; neither may be NaN.
-        risk: Risk of each case ``(n,)``.
-    """
-    found: np.ndarray = _accepted(confidence, risk) / np.arange(1, len(risk) + 1)
-    return found
-
-
-def generalized_risk(confidence: np.ndarray, risk: np.ndarray) -> np.ndarray:
-    """Return the summed risk of the 1, 2 ... n surest cases over n ``(n,)``."""
-    found: np.ndarray = _accepted(confidence, risk) / len(risk)
-    return found
-
-
-def aurc(confidence: np.ndarray, risk: np.ndarray) -> float:
-    """Return the area under the risk-coverage curve: the mean of the selective risks.
-
-    Example:
-        >>> import numpy as np
-        >>> aurc(np.array([0.9, 0.8, 0.1]), np.array([0.0, 0.0, 0.6]))
-        0.06666666666666667
-    """
-    return float(selective_risk(confidence, risk).mean())
-
-
-def augrc(confidence: np.ndarray, risk: np.ndarray) -> float:
-    """Return the area under the generalized-risk-coverage curve.
-
-    At random it is half of the mean risk.
-    """
-    risks = np.concatenate([[0.0], generalized_risk(confidence, risk)])
-    return float((risks[1:] + risks[:-1]).mean() / 2)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,6 @@ class CaseConfidence(CaseMetric):
     probability: Tensor
     entropy: Tensor
     overlap: Tensor
-    pairs: Tensor
 
     def __init__(
         self,
@@ -73,11 +72,10 @@ class CaseConfidence(CaseMetric):
         )
         self.members = [*((k,) for k in range(num_classes)), *self.unions.values()]
         rows = (num_cases, len(self.members))
-        states = {"probability": (*rows, 5), "entropy": (num_cases, 4), "overlap": (*rows, 1)}
+        states = {"probability": (*rows, 5), "entropy": (num_cases, 4), "overlap": (*rows, 2)}
         for name, shape in states.items():
             dtype = torch.float64 if name == "overlap" else torch.int64
             self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
-        self.add_state("pairs", torch.zeros(num_cases, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_settings_state(type(self).__name__)
 
     def update(
@@ -118,8 +116,7 @@ class CaseConfidence(CaseMetric):
                 self.entropy[case] += entropy.to(self.entropy.device)
             several = [torch.where(kept, each[n], -1) for each in members]
             for one, other in itertools.combinations(several, 2):
-                self.overlap[case, :, 0] += self._dice(one, other).to(self.overlap.device)
-                self.pairs[case] += 1
+                self.overlap[case] += self._dice(one, other).to(self.overlap.device)
 
     def compute(self) -> Tensor:
         """Return the soft Dice confidence ``(cases, classes + unions)``, float64."""
@@ -127,13 +124,13 @@ class CaseConfidence(CaseMetric):
 
     def sums(self) -> ConfidenceSums:
         """Return the sums of each case, on one process after the states have been synced."""
-        known = bool((self.pairs > 0).any())
-        overlap = self.overlap[..., 0] / self.pairs[:, None]
+        total, pairs = self.overlap.cpu().unbind(-1)
+        agreement = (total / pairs).numpy() if bool((pairs > 0).any()) else None
         probability = self.probability.double().cpu().numpy()
         probability[..., :4] /= FIXED_ONE
         entropy = self.entropy.double().cpu().numpy()
         entropy[:, ::2] /= FIXED_ONE
-        return ConfidenceSums(probability, entropy, overlap.cpu().numpy() if known else None)
+        return ConfidenceSums(probability, entropy, agreement)
 
     def _count(self, pieces: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
         """Return the sums of ``probability`` and ``entropy`` over pieces ``(C, L)``."""
@@ -154,13 +151,13 @@ class CaseConfidence(CaseMetric):
         return probability, entropy
 
     def _dice(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return the Dice of two label maps for each structure; 1 where both are empty."""
+        """Return for each structure the Dice of two label maps, and 1; 0 and 0 if it is in none."""
         found = []
         for members in self.members:
             a, b = _mask(one, members), _mask(other, members)
             size = a.sum() + b.sum()
-            shared = 2 * (a & b).sum().double() / size.clamp_min(1)
-            found.append(torch.where(size > 0, shared, 1.0))
+            dice = 2 * (a & b).sum().double() / size.clamp_min(1)
+            found.append(torch.stack([dice, (size > 0).double()]))
         return torch.stack(found)
 
 

@@ -9,7 +9,8 @@ With the predicted mask A of a structure and its probability p at each voxel,
   first-order term is ``soft_dice``, so the two differ for structures of few voxels alone;
 - ``entropy``: minus the mean entropy of the voxels' classes in nats, over all voxels, or over those
   near the predicted foreground;
-- ``agreement``: mean pairwise Dice of the members of an ensemble.
+- ``agreement``: mean pairwise Dice of the members of an ensemble, of pairs of which one predicts
+  the structure (Zenk et al. 2025, arXiv:2406.03323).
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,8 +48,8 @@ class ConfidenceSums:
             voxels, its square likewise, voxels of the mask.
         entropy: ``(cases, 4)``: entropy of all voxels, their number, and both near the predicted
             foreground.
-        agreement: Mean pairwise Dice of the members of an ensemble ``(cases, classes + unions)``;
-            None for a single network.
+        agreement: Mean pairwise Dice of the members of an ensemble ``(cases, classes + unions)``,
+            NaN where none predicts the structure; None for a single network.
     """
 
     probability: np.ndarray

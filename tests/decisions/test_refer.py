@@ -9,15 +9,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mbls.decisions.refer import (
-    augrc,
-    aurc,
     case_confidences,
     case_risk,
     refer,
     referral,
     referrals,
-    selective_risk,
 )
+from mbls.decisions.risk_coverage import augrc, aurc, selective_risk
 from mbls.evaluation import TestRun
 from mbls.evaluation.scoring import TestMetrics
 from mbls.runtime.errors import DecisionError

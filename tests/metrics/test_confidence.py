@@ -122,6 +122,16 @@ def test_agreement_is_the_mean_dice_of_pairs() -> None:
         assert found[1, place] == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_structure_in_no_member_is_unknown_and_in_one_is_a_full_disagreement() -> None:
+    probs, label = volumes()
+    empty = torch.zeros_like(label)
+    one = empty.clone()
+    one[:, 3:5] = 1
+    found = updated(probs, label, members=[empty, empty, one]).sums().agreement
+    np.testing.assert_array_equal(found[:, 1], 0)  # of the two pairs with a voxel
+    assert np.isnan(found[:, 2]).all()
+
+
 def test_a_decided_mask_is_the_one_that_counts() -> None:
     probs, label = volumes()
     own = updated(probs, label, classes=probs.argmax(1)).compute()
