@@ -76,13 +76,20 @@ def lines(
     names = run_names({run: read_card(run) for run in runs})
     return [
         (
-            names[run] + ("" if calibrator is None else f" + {Path(calibrator).stem}"),
+            names[run] + ("" if calibrator is None else f"+{short_name(Path(calibrator).stem)}"),
             run,
             [*given, *calibrator_of(run, calibrator, given)],
         )
         for run in runs
         for calibrator in calibrators
     ]
+
+
+def short_name(calibrator: str) -> str:
+    """Return the name of a calibrator in tables, ``ts`` for a temperature."""
+    from mbls.report.runs import SHORT
+
+    return SHORT.get(calibrator, calibrator)
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -243,8 +250,9 @@ def write(
     )
     with writing(folder):
         save_figure(figure, folder / NAME)
-    meta = tests[0].meta
-    Console().print(shift_table(rows, measures, phantom=meta["origin"] == "phantom"))
+    phantom = tests[0].meta["origin"] == "phantom"
+    aim = None if target is None else target.text
+    Console().print(shift_table(rows, target=aim, phantom=phantom))
 
 
 def _meta(folder: Path) -> dict[str, Any]:

@@ -103,18 +103,22 @@ def at_thresholds(test: TestRun, thresholds: Thresholds) -> Value:
     return (mean, *(limits or (np.nan, np.nan)))
 
 
-def shift_table(rows: Sequence[Shifted], measures: Mapping[str, str], *, phantom: bool) -> Table:
+def shift_table(rows: Sequence[Shifted], *, target: str | None, phantom: bool) -> Table:
     """Return a table with a row for each test, the images as they are first.
 
     Args:
         rows: The tests.
-        measures: Heading of each measure by its name.
+        target: The target of the thresholds, if any.
         phantom: True for synthetic data.
     """
     table = Table(title="Corrupted images", caption=(
-        "Mean of the cases; ECE of all voxels pooled. Intervals in the CSV file."
+        "Dice: mean of the cases and structures. ECE: all voxels, pooled; ECE label: labeled "
+        "foreground, mean of the cases. Intervals in the CSV file."
         + (" PHANTOM: synthetic images." if phantom else "")))  # fmt: skip
-    for heading in ("corruption", "level", "strength", "run", *measures.values()):
+    headings = {"dice": "Dice", "ece": "ECE", "ece_label": "ECE label"}
+    if target is not None:
+        headings["at_thresholds"] = f"at {target}"
+    for heading in ("corruption", "strength", "run", *headings.values()):
         left = heading in ("corruption", "run")
         table.add_column(heading, justify="left" if left else "right")
     order = list(dict.fromkeys(row.corruption for row in rows))
@@ -123,10 +127,10 @@ def shift_table(rows: Sequence[Shifted], measures: Mapping[str, str], *, phantom
         if row.corruption != before:
             table.add_section()
         before = row.corruption
-        numbers = [f"{row.values[name][0]:.4f}" for name in measures]
+        numbers = [f"{row.values[name][0]:.4f}" for name in headings]
         strength = f"{row.strength:g}" if row.level else ""
-        table.add_row(row.corruption or "none", str(row.level), strength, escape(row.line),
-                      *numbers)  # fmt: skip
+        named = f"{row.corruption}:{row.level}" if row.level else "none"
+        table.add_row(named, strength, escape(row.line), *numbers)
     return table
 
 

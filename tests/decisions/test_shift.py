@@ -121,7 +121,7 @@ def test_runs_and_calibrators_are_lines(run: Path, refusal: Callable[..., str]) 
     assert main(["calibrate", "--run", str(run)]) == 0
     assert main(["shift", str(run), *args]) == 0
     table = pd.read_csv(run / "decisions/shift.csv")
-    assert table["run"].unique().tolist() == ["mbls", "mbls + temperature"]
+    assert table["run"].unique().tolist() == ["mbls", "mbls+ts"]
     raw, calibrated = (table[table["run"] == name] for name in table["run"].unique())
     np.testing.assert_allclose(raw["dice"], calibrated["dice"], atol=0.02)
     assert not np.allclose(raw["ece"], calibrated["ece"])

@@ -2,12 +2,15 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mbls.evaluation import TestRun
+from mbls.metrics import ConfidenceSums
 from mbls.report import build
 from mbls.report.analysis import analyze
 from mbls.report.figures import figures_of
@@ -139,6 +142,24 @@ def test_folds_that_cannot_come_together_stay_apart(first: int, tmp_path: Path) 
     assert not left_out
     assert {group.facts["fold"] for group in groups} == {0, 1}
     assert all("nothing is averaged" in " ".join(group.notes) for group in groups)
+
+
+def test_pooled_folds_keep_what_each_case_has(tmp_path: Path) -> None:
+    """The size of voxels and the confidence, if all folds have them."""
+    for fold, (first, patients) in enumerate(((0, 3), (3, 2))):
+        file = of_fold(tmp_path, "ce", 0, fold, first=first, patients=patients)
+        file /= "test/best/bins.npz"
+        test, cases = TestRun.load(file), 2 * patients
+        rows = 10 * fold + np.arange(cases, dtype=float)
+        sums = ConfidenceSums(rows[:, None, None] * np.ones((3, 5)), rows[:, None] * np.ones(4))
+        replace(test, voxel_ml=rows, confidence=sums).save(file)
+    joined = group_of(tmp_path).first.counted()
+    expected = [*range(6), *range(10, 14)]
+    assert joined.voxel_ml.tolist() == expected
+    assert joined.confidence.probability[:, 2, 4].tolist() == expected
+    assert joined.confidence.entropy[:, 0].tolist() == expected
+    replace(test, voxel_ml=rows).save(file)  # of an earlier version
+    assert group_of(tmp_path).first.counted().confidence is None
 
 
 def test_folds_that_tested_the_same_cases_have_no_single_histogram(tmp_path: Path) -> None:
