@@ -51,8 +51,10 @@ def _one_thread():
 def results(run: Path, tag: str = "best") -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     """The bytes of the texts and the arrays that a test left."""
     folder = run / "test" / tag
-    with np.load(folder / "bins.npz") as bins, np.load(folder / "worst.npz") as worst:
-        arrays = dict(bins) | {f"worst/{name}": array for name, array in worst.items()}
+    arrays = {}
+    for file in ("bins", "worst", "unsure"):
+        with np.load(folder / f"{file}.npz") as found:
+            arrays |= {f"{file}/{name}": array for name, array in found.items()}
     return {name: (folder / name).read_bytes() for name in ("metrics.json", "cases.csv")}, arrays
 
 

@@ -81,14 +81,14 @@ def write(
     import pandas as pd
 
     from mbls.commands.thresholds import figure_title
-    from mbls.decisions.refer import CONFIDENCES
+    from mbls.decisions.refer import CONFIDENCES, structure_referrals
     from mbls.plots import save_figure
     from mbls.plots.refer import refer_figure
 
     test, folder = found.test, found.folder
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    areas = pd.DataFrame([one.row() for one in orders.values()])
+    areas = pd.DataFrame([one.row() for one in (*orders.values(), *structure_referrals(test))])
     for stem, rows in ((NAME, table), (f"{NAME}-areas", areas)):
         text = str(rows.to_csv(index=False, lineterminator="\n"))
         replace_file(folder / f"{stem}.csv", text.encode())

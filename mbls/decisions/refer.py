@@ -5,7 +5,7 @@ are those of :mod:`mbls.decisions.risk_coverage`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,9 +23,15 @@ __all__ = [
     "case_risk",
     "refer",
     "referrals",
+    "structure_referrals",
 ]
 
 DRAWS = 2000
+MEAN = "mean"
+EARLIER = (
+    "The test was made by an earlier version, which did not count the confidence of a case: test "
+    "again (make evaluate, make audit)."
+)
 CONFIDENCES = {
     "soft_dice": "soft Dice confidence",
     "expected_dice": "expected Dice",
@@ -52,10 +58,7 @@ def case_confidences(run: TestRun) -> dict[str, np.ndarray]:
         DecisionError: The test is of an earlier version, which counted none.
     """
     if (sums := run.confidence) is None:
-        raise DecisionError(
-            "The test was made by an earlier version, which did not count the confidence of a "
-            "case: test again (make evaluate, make audit)."
-        )
+        raise DecisionError(EARLIER)
     classes, everywhere = run.bins.num_classes, sums.mean_entropy(near=False)
     near = sums.mean_entropy(near=True)
     found = {
@@ -76,6 +79,7 @@ class Referral:
 
     Attributes:
         measure: Its name in :data:`CONFIDENCES`.
+        structure: Name of the structure; ``"mean"`` for the mean of the classes.
         coverage: Share of accepted cases ``(n,)``.
         risk: Selective risk ``(n,)``.
         low: Lower limit of its 95 % interval over patients ``(n,)``; NaN for a single patient.
@@ -95,10 +99,12 @@ class Referral:
     ideal: np.ndarray
     areas: Mapping[str, tuple[float, float, float]]
     bounds: Mapping[str, tuple[float, float]]
+    structure: str = MEAN
 
     def row(self) -> dict[str, object]:
         """Return the areas as a row of a CSV file."""
-        found: dict[str, object] = {"confidence": self.measure, "n_cases": len(self.risk)}
+        found: dict[str, object] = {"structure": self.structure, "confidence": self.measure}
+        found["n_cases"] = len(self.risk)
         for name, (value, low, high) in self.areas.items():
             random, ideal = self.bounds[name]
             found |= {name: value, f"{name}_low": low, f"{name}_high": high}
@@ -126,6 +132,32 @@ def referrals(run: TestRun, *, draws: int = DRAWS) -> list[Referral]:
         referral(measure, confidence[known], risk[known], patients, draws=draws)
         for measure, confidence in case_confidences(run).items()
     ]
+
+
+def structure_referrals(run: TestRun, *, draws: int = DRAWS) -> list[Referral]:
+    """Return how the confidence of each foreground class and union orders the cases that have it.
+
+    These are of the measures that a structure has: soft and expected Dice, agreement.
+
+    Args:
+        run: The counts of a test.
+        draws: Draws of patients for the intervals.
+    """
+    if (sums := run.confidence) is None:
+        raise DecisionError(EARLIER)
+    of = {"soft_dice": sums.soft_dice(), "expected_dice": sums.expected_dice()}
+    if sums.agreement is not None:
+        of["agreement"] = np.where(np.isnan(sums.agreement), 1.0, sums.agreement)
+    risks, found = 1 - run.overlaps["dice"], []
+    for place, name in enumerate(list(run.names.values())[2:], 1):
+        known = ~np.isnan(risks[:, place])
+        patients = [patient for patient, keep in zip(run.patients, known, strict=True) if keep]
+        for measure, values in of.items() if known.any() else ():
+            one = referral(
+                measure, values[known, place], risks[known, place], patients, draws=draws
+            )
+            found.append(replace(one, structure=name))
+    return found
 
 
 def referral(

@@ -14,6 +14,7 @@ from mbls.decisions.refer import (
     refer,
     referral,
     referrals,
+    structure_referrals,
 )
 from mbls.decisions.risk_coverage import augrc, aurc, selective_risk
 from mbls.evaluation import TestRun
@@ -128,6 +129,16 @@ def test_confidences_are_means_of_classes_and_orders_skip_cases_without_dice() -
     rows = run.rows()
     np.testing.assert_allclose(rows["soft_dice/a"], run.confidence.soft_dice()[:, 1])
     np.testing.assert_allclose(rows["entropy/near"], -found["entropy_near"])
+
+
+def test_each_structure_is_ordered_by_its_own_confidence() -> None:
+    run = scored()
+    found = {(one.structure, one.measure): one for one in structure_referrals(run, draws=50)}
+    assert {name for name, _ in found} == {"a", "b", "both"}
+    known = ~np.isnan(run.overlaps["dice"][:, 2])
+    expected = aurc(run.confidence.soft_dice()[known, 2], 1 - run.overlaps["dice"][known, 2])
+    assert found["b", "soft_dice"].areas["aurc"][0] == pytest.approx(expected)
+    assert found["both", "expected_dice"].row()["structure"] == "both"
 
 
 def test_a_file_keeps_the_confidence_and_an_old_one_is_refused(tmp_path) -> None:
