@@ -88,8 +88,10 @@ def write(
     test, folder = found.test, found.folder
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    areas = pd.DataFrame([one.row() for one in (*orders.values(), *structure_referrals(test))])
-    for stem, rows in ((NAME, table), (f"{NAME}-areas", areas)):
+    areas = pd.DataFrame([one.row() for one in orders.values()])
+    each = pd.DataFrame([one.row() for one in structure_referrals(test)])
+    tables = {NAME: table, f"{NAME}-areas": areas, f"{NAME}-structures": each}
+    for stem, rows in tables.items():
         text = str(rows.to_csv(index=False, lineterminator="\n"))
         replace_file(folder / f"{stem}.csv", text.encode())
     if chosen is not None:

@@ -47,20 +47,28 @@ def main(args: list[str]) -> int:
     rows: list[Shifted] = []
     tests: list[TestRun] = []
     for line, run, own in lines(runs, names, given):
-        for corrupted, folder in tested(run, own, corruptions):
-            test = _load(folder)
+        thresholds = None if target is None else chosen(run, own, target)
+        curve: list[Shifted] = []
+        for corrupted, place in tested(run, own, corruptions):
+            test = _load(place)
             tests += [] if corrupted else [test]
-            thresholds = None if target is None else chosen(run, own, target)
-            rows.append(shifted(line, corrupted, folder, test, thresholds))
-    if options.runs is None:
-        folder = decisions_folder(options.run, tag_of(TAG, given, config_of(options.run)))
-    else:
+            curve.append(shifted(line, corrupted, place, test, thresholds))
+        write_rows(folder_of(run, own), curve)
+        rows += curve
+    folder = folder_of(runs[0], given)
+    if options.runs is not None:
         from mbls.commands.report import common_parent
 
         folder = options.output or common_parent([run.resolve().parent for run in runs]) / NAME
-    write(folder, rows, tests, target)
-    print_once(f"Curves: {folder / NAME}.png, all numbers in {NAME}.csv beside it")
+        write_rows(folder, rows)
+    draw(folder, rows, tests, target)
+    print_once(f"Curves: {folder / NAME}.png; all numbers: {NAME}.csv in RUN/decisions")
     return 0
+
+
+def folder_of(run: Path, given: Settings) -> Path:
+    """Return the folder of the decisions of a test."""
+    return decisions_folder(run, tag_of(TAG, given, config_of(run)))
 
 
 def lines(
@@ -223,11 +231,20 @@ def shifted(
     return Shifted(line, corrupted.name, corrupted.level, corrupted.strength, values)
 
 
-def write(
+def write_rows(folder: Path, rows: "Sequence[Shifted]") -> None:
+    """Write the measures of tests as CSV."""
+    import pandas as pd
+
+    text = str(pd.DataFrame([row.row() for row in rows]).to_csv(index=False, lineterminator="\n"))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / f"{NAME}.csv", text.encode())
+
+
+def draw(
     folder: Path, rows: "Sequence[Shifted]", tests: "Sequence[TestRun]", target: "Target | None"
 ) -> None:
-    """Write CSV and figure, and print the table."""
-    import pandas as pd
+    """Draw the curves, and print the table."""
     from rich.console import Console
 
     from mbls.commands.thresholds import figure_title
@@ -236,10 +253,6 @@ def write(
     from mbls.plots import save_figure
     from mbls.plots.shift import shift_figure
 
-    text = str(pd.DataFrame([row.row() for row in rows]).to_csv(index=False, lineterminator="\n"))
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / f"{NAME}.csv", text.encode())
     measures = {name: MEASURES[name] for name in rows[0].values}
     if target is not None:
         measures["at_thresholds"] = f"{target.measure} at\n{target.text}"

@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 DRAWS = 2000
-MEAN = "mean"
 EARLIER = (
     "The test was made by an earlier version, which did not count the confidence of a case: test "
     "again (make evaluate, make audit)."
@@ -79,7 +78,7 @@ class Referral:
 
     Attributes:
         measure: Its name in :data:`CONFIDENCES`.
-        structure: Name of the structure; ``"mean"`` for the mean of the classes.
+        structure: Name of the structure; None for the mean of the classes.
         coverage: Share of accepted cases ``(n,)``.
         risk: Selective risk ``(n,)``.
         low: Lower limit of its 95 % interval over patients ``(n,)``; NaN for a single patient.
@@ -99,11 +98,12 @@ class Referral:
     ideal: np.ndarray
     areas: Mapping[str, tuple[float, float, float]]
     bounds: Mapping[str, tuple[float, float]]
-    structure: str = MEAN
+    structure: str | None = None
 
     def row(self) -> dict[str, object]:
         """Return the areas as a row of a CSV file."""
-        found: dict[str, object] = {"structure": self.structure, "confidence": self.measure}
+        found: dict[str, object] = {} if self.structure is None else {"structure": self.structure}
+        found["confidence"] = self.measure
         found["n_cases"] = len(self.risk)
         for name, (value, low, high) in self.areas.items():
             random, ideal = self.bounds[name]

@@ -120,9 +120,10 @@ def test_runs_and_calibrators_are_lines(run: Path, refusal: Callable[..., str]) 
     assert {path.name for path in (run / "test").iterdir()} == before  # refused before any test
     assert main(["calibrate", "--run", str(run)]) == 0
     assert main(["shift", str(run), *args]) == 0
-    table = pd.read_csv(run / "decisions/shift.csv")
-    assert table["run"].unique().tolist() == ["mbls", "mbls+ts"]
-    raw, calibrated = (table[table["run"] == name] for name in table["run"].unique())
+    folders = [run / "decisions", run / "decisions/best+temperature"]
+    raw, calibrated = (pd.read_csv(folder / "shift.csv") for folder in folders)
+    assert set(raw["run"]) | set(calibrated["run"]) == {"mbls", "mbls+ts"}
+    assert not raw.set_index(["corruption", "level"]).index.has_duplicates
     np.testing.assert_allclose(raw["dice"], calibrated["dice"], atol=0.02)
     assert not np.allclose(raw["ece"], calibrated["ece"])
     assert counted(run, "best~gamma-3+temperature").meta["calibrator"] == "temperature"
