@@ -1,6 +1,8 @@
 """From probabilities to answers: thresholds that are chosen on some patients, used on others."""
 
 from mbls.decisions.choice import Target, Thresholds, choose
+from mbls.decisions.label_maps import label_map
+from mbls.decisions.optimal import OptimalDice, optimal_dice
 from mbls.decisions.refer import case_confidences, case_risk, referrals
 from mbls.decisions.risk_coverage import augrc, aurc
 from mbls.decisions.thresholds import (
@@ -16,6 +18,7 @@ from mbls.decisions.thresholds import (
 __all__ = [
     "THRESHOLDS",
     "Curve",
+    "OptimalDice",
     "Target",
     "Thresholds",
     "argmax_counts",
@@ -26,6 +29,8 @@ __all__ = [
     "case_scores",
     "choose",
     "curves_of",
+    "label_map",
+    "optimal_dice",
     "referrals",
     "structures_of",
     "threshold_counts",

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.decisions.label_maps import label_map
 from mbls.decisions.thresholds import (
     OVERLAPS,
-    STEPS,
     THRESHOLDS,
     Overlap,
     case_scores,
@@ -26,8 +26,6 @@ from mbls.runtime.files import replace_file
 __all__ = ["Target", "Thresholds", "choose", "chosen_places"]
 
 FORMAT, VERSION = "mbls thresholds", 1
-LEAST = 1 / (2 * STEPS)
-"""What a threshold of 0 counts as in the ratio of probability and threshold."""
 AGAIN = "Choose thresholds with make thresholds RUN=... (mbls thresholds RUN)."
 
 
@@ -111,11 +109,7 @@ class Thresholds:
         return Target.parse(self.target).name
 
     def label_map(self, probs: Tensor) -> Tensor:
-        r"""Return the class of each voxel.
-
-        Among the foreground classes with :math:`p_k > t_k` it is the one with the largest
-        :math:`p_k / t_k`, the first of equal ones, and background if there is none. With a single
-        foreground class this is :math:`p > t`.
+        """Return the class of each voxel, see :func:`mbls.decisions.label_map`.
 
         Args:
             probs: Probabilities ``(N, C, *S)``.
@@ -136,14 +130,8 @@ class Thresholds:
                 f"The thresholds are of the classes {', '.join(self.class_keys)}, got "
                 f"probabilities of {probs.shape[1]} classes. {AGAIN}"
             )
-        label = torch.zeros_like(probs[:, 0], dtype=torch.int64)
-        best = torch.zeros_like(probs[:, 0])
-        for k, threshold in enumerate(cast("Sequence[float]", list(self.values.values())), 1):
-            ratio = probs[:, k] / max(threshold, LEAST)
-            chosen = (probs[:, k].float() > np.float32(threshold).item()) & (ratio > best)
-            label.masked_fill_(chosen, k)
-            best = torch.where(chosen, ratio, best)
-        return label
+        values = cast("Sequence[float]", list(self.values.values()))
+        return label_map(probs, torch.tensor(values, dtype=torch.float32))
 
     def save(self, path: Path) -> None:
         """Write a JSON file."""
