@@ -6,7 +6,7 @@ from torch import Tensor
 __all__ = ["label_map"]
 
 LEAST = 1 / 120
-"""What a threshold of 0 counts as in the ratio of probability and threshold: half a step of 1/60."""
+"""What a threshold of 0 counts as in the ratio: half a step of the thresholds k/60."""
 
 
 def label_map(probs: Tensor, thresholds: Tensor, *, least: float = LEAST) -> Tensor:
