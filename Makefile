@@ -23,7 +23,7 @@ vars.slurm := DATASET LOSS NETWORK PRESET LOGGER DIM DATA_ROOT CACHE SPLIT SEED 
 vars.data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.check-data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.splits := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT FOLDS OUTPUT
-vars.evaluate := DATA_ROOT CACHE SPLIT PATIENT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN RUNS CALIBRATOR DECIDE CORRUPT CKPT TAG GRID MIRROR
+vars.evaluate := DATA_ROOT CACHE SPLIT PATIENT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN RUNS CALIBRATOR CORRUPT DECIDE CKPT TAG GRID MIRROR
 vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN RUNS CALIBRATOR DECIDE CKPT MIRROR INPUT OUTPUT PROBABILITIES UNCERTAINTY OVERWRITE
 vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN PREDICTIONS GROUPS METHOD GRID MIRROR LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.thresholds := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS TARGET CALIBRATOR GROUPS OUTPUT GRID MIRROR
@@ -66,8 +66,8 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: RUN            run folder (evaluate)
 #: RUNS           run folders, or checkpoints, whose networks form an ensemble (evaluate, predict)
 #: CALIBRATOR     JSON file of a calibrator (make calibrate) (evaluate, predict)
-#: DECIDE         JSON file of thresholds that choose the classes (make thresholds) (evaluate, predict)
 #: CORRUPT        corruption and level of the images, noise:3 (docs/decisions.md) (evaluate)
+#: DECIDE         how voxels get their classes: argmax (default), dice for the masks of the highest expected Dice, threshold for RUN's decisions/dice.json (make thresholds), or a file like it (evaluate, predict)
 #: RUN            run folder: fit on validation patients, report on test patients (calibrate)
 #: PREDICTIONS    or a folder of predictions, which are cross-fitted (calibrate)
 #: GROUPS         groups of patients of a cross-fit (default: the folds of nnU-Net's validation, else 5) (calibrate)

@@ -28,6 +28,7 @@ from mbls.data import (
     readers_in,
 )
 from mbls.decisions.choice import Thresholds
+from mbls.decisions.optimal import OptimalDice
 from mbls.evaluation.scoring import TestMetrics
 from mbls.inference import (
     Window,
@@ -123,8 +124,8 @@ class SegmentationModule(LightningModule):
         members: Further networks of an ensemble, whose probabilities are averaged with those of
             ``network`` in a test and a prediction; a plain list, not part of the module's state.
         calibrator: Post-hoc calibrator of the probabilities of a test and a prediction, if any.
-        decision: Thresholds that choose the classes of a test and a prediction; None for those of
-            the highest probability.
+        decision: Chooses the classes of a test and a prediction by thresholds or as Dice-optimal
+            masks; None for those of the highest probability.
         predictor: Hash of the weights that are tested, if they are known.
         on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
             any, such as to fit a calibrator.
@@ -206,7 +207,7 @@ class SegmentationModule(LightningModule):
         self._warned_of_accumulation = False
         self.members: list[nn.Module] = []
         self.calibrator: Calibrator | None = None
-        self.decision: Thresholds | None = None
+        self.decision: Thresholds | OptimalDice | None = None
         self.predictor: str | None = None
         self.on_validated: Callable[[Batch, Tensor], None] | None = None
         if isinstance(loss, Loss):

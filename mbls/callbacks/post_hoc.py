@@ -19,6 +19,7 @@ from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import Batch, DataModule, datamodule_of
 from mbls.decisions.choice import Thresholds
+from mbls.decisions.optimal import OptimalDice
 from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
@@ -40,7 +41,8 @@ class PostHoc(Callback):
         keep: Folder for the probabilities and labels of each validated case, as
             ``<number>.npz``, to which a calibrator is fitted.
         images: If True, the images are kept too.
-        decide: JSON file of thresholds that choose the classes, see :mod:`mbls.decisions`.
+        decide: What chooses the classes, see :mod:`mbls.decisions`: JSON file of thresholds, or
+            ``"optimal-dice"`` for the masks of the highest expected Dice.
         count: File for the counts of the validated cases, with the content of a test's
             ``bins.npz``.
 
@@ -56,12 +58,12 @@ class PostHoc(Callback):
         calibrator: Path | None = None,
         keep: Path | None = None,
         images: bool = False,
-        decide: Path | None = None,
+        decide: str | None = None,
         count: Path | None = None,
     ) -> None:
         self.members = [Path(member) for member in members]
         self.keep, self.images, self.count = keep, images, count
-        self.decide = None if decide is None else Path(decide)
+        self.decide = decide
         self._counts: TestMetrics | None = None
         self.predictor: str | None = None  # of the last test, validation or prediction
         self.calibrator = None if calibrator is None else Path(calibrator)
@@ -89,7 +91,9 @@ class PostHoc(Callback):
             _refuse_seen(f"{self.calibrator} was fitted", calibrator.card.patients, patients)
             pl_module.calibrator = calibrator
         if self.decide is not None:
-            pl_module.decision = self._thresholds(pl_module, patients)
+            optimal = self.decide == OptimalDice.name
+            decision = OptimalDice() if optimal else self._thresholds(pl_module, patients)
+            pl_module.decision = decision
         if self.keep is not None:
             pl_module.on_validated = self._save
         if self.count is not None:

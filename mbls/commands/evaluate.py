@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mbls.config.choices import below
+from mbls.config.decide import decided, decisions_folder
 from mbls.config.ensembles import CHECKPOINT, ensemble_folder, members_of
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, overrides, parse, parser, to_argv
@@ -14,7 +15,7 @@ from mbls.runtime.errors import CheckpointError, RunFolderError, UsageError
 from mbls.runtime.files import read_card
 from mbls.runtime.ranks import print_once
 
-__all__ = ["main", "run_settings", "tag_of"]
+__all__ = ["decided_settings", "main", "run_settings", "tag_of"]
 
 TAGGED = {  # settings that appear in a test's name, and their defaults
     "data.init_args.division.split": None,
@@ -45,7 +46,7 @@ def main(args: list[str]) -> int:
     _check_home(options.run, options.calibrator, options.tag)
     settings = run_settings(options.run, name)
     config = read_run_config(options.run / "config.yaml")
-    given = [*overrides(options), *rest]
+    given = decided_settings([*overrides(options), *rest], options.run, name, config)
     if options.data_root is not None:
         given = [*external_test(options.run, config, options.data_root, given), *given]
     tag = options.tag or tag_of(name, given, config)
@@ -144,6 +145,21 @@ def tag_of(checkpoint: str, given: Settings, run: Mapping[str, Any]) -> str:
         name += f"~{corrupted.replace(':', '-')}"
     files = [setting_value(given, f"post_hoc.{name}") for name in ("calibrator", "decide")]
     return "+".join([name, *(Path(file).stem for file in files if file is not None)])
+
+
+def decided_settings(
+    given: Settings, run: Path, checkpoint: str, config: Mapping[str, Any]
+) -> Settings:
+    """Return settings with what ``DECIDE=threshold`` means for a run.
+
+    Its file is that of the same probabilities: of the checkpoint, calibrator, mirrorings and so
+    on, whatever patients are tested.
+
+    Raises:
+        DecisionError: See :func:`mbls.config.decide.decided`.
+    """
+    alike = [s for s in given if not s[0].startswith(("data.", "model.n_bins", "post_hoc.decide"))]
+    return decided(given, decisions_folder(run, tag_of(checkpoint, alike, config)))
 
 
 def run_settings(folder: Path, which: str) -> Settings:

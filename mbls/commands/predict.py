@@ -4,8 +4,9 @@ Logits are resampled to each input's grid before the softmax. With ``--config`` 
 ``--run``, all arguments are passed to LightningCLI's ``predict``.
 """
 
-from mbls.commands.evaluate import run_settings
+from mbls.commands.evaluate import decided_settings, run_settings
 from mbls.config.ensembles import ensemble_folder
+from mbls.config.moved import read_run_config
 from mbls.config.options import overrides, parse, parser, to_argv
 from mbls.runtime.errors import UsageError
 
@@ -33,5 +34,8 @@ def _from_run(args: list[str]) -> list[str]:
         if getattr(options, name) is None:
             raise UsageError(f"--{name} is needed. See mbls predict --help.")
     settings = run_settings(options.run, options.ckpt or "best")
-    settings += [("return_predictions", "false"), *overrides(options), *rest]
+    config = read_run_config(options.run / "config.yaml")
+    given = [*overrides(options), *rest]
+    given = decided_settings(given, options.run, options.ckpt or "best", config)
+    settings += [("return_predictions", "false"), *given]
     return to_argv(settings)

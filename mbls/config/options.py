@@ -205,10 +205,11 @@ OPTIONS = (
            type=folders, metavar="FOLDERS"),
     Option("calibrator", AGAIN, "JSON file of a calibrator (make calibrate)",
            "post_hoc.calibrator", Path, metavar="FILE"),
-    Option("decide", AGAIN, "JSON file of thresholds that choose the classes (make thresholds)",
-           "post_hoc.decide", Path, metavar="FILE"),
     Option("corrupt", "evaluate", "corruption and level of the images, noise:3 (docs/decisions.md)",
            "corrupt.image", metavar="NAME:LEVEL"),
+    Option("decide", AGAIN, "how voxels get their classes: argmax (default), dice for the masks of "
+           "the highest expected Dice, threshold for RUN's decisions/dice.json (make thresholds), "
+           "or a file like it", "post_hoc.decide", metavar="HOW"),
     Option("run", "calibrate", "run folder: fit on validation patients, report on test patients",
            type=Path, metavar="FOLDER"),
     Option("predictions", "calibrate", "or a folder of predictions, which are cross-fitted",
