@@ -415,6 +415,27 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             raise DataError(problems)
         return native_truth(raw, mask_background=self.mask_background, num_classes=self.num_classes)
 
+    def draw_labels(self, case_id: str, number: int, *, seed: int = 0) -> Tensor:
+        """Draw labels of a phantom's case from its posterior, with voxels correlated as they are.
+
+        Args:
+            case_id: A case of any part.
+            number: How many.
+            seed: Seed of the draws; the labels depend on it, the case and the phantom alone.
+
+        Returns:
+            Class indices, uint8 ``(number, X, Y, Z)`` on the cache's grid.
+
+        Raises:
+            DataError: The case is not from a phantom, or from one of an earlier version.
+        """
+        from datamodules.phantom.redraw import redraw_labels  # lazy: seldom needed
+
+        case = self._case(case_id)
+        drawn = redraw_labels(case, number, seed=seed)
+        shape, _, affine = case_grid(case)
+        return self.preprocessing.grid(shape, affine, self._box(case)).forward(drawn, linear=False)
+
     # Lightning.
 
     def prepare_data(self) -> None:

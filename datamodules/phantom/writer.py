@@ -103,14 +103,18 @@ class Scan:
     values: tuple[int, ...] | None = None
     axes: str | None = None
 
+    @property
+    def turn(self) -> np.ndarray:
+        """From the annotation's axes to those of the files, as nibabel's orientation."""
+        if self.axes is None:
+            return np.array([(0, 1), (1, 1), (2, 1)])
+        codes = nib.aff2axcodes(self.affine), tuple(self.axes)
+        turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, codes))
+        return np.asarray(turn)
+
     def write(self, root: Path, patient: str, rng: np.random.Generator) -> None:
         """Draw the labels, and write images, labels and posterior under ``root``."""
-        ornt = np.array([(0, 1), (1, 1), (2, 1)])
-        if self.axes is not None:
-            now, then = nib.aff2axcodes(self.affine), tuple(self.axes)
-            ornt = nib.orientations.ornt_transform(
-                nib.orientations.axcodes2ornt(now), nib.orientations.axcodes2ornt(then)
-            )
+        ornt = self.turn
         affine = self.affine @ nib.orientations.inv_ornt_aff(ornt, self.annotation.shape)
         labels = draw_labels(self.annotation, rng)
         if self.values is not None:
@@ -237,6 +241,30 @@ def write_phantom(
             _move(part, root, card)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def rewritten(phantom: Phantom, card: Mapping[str, Any], patient: str) -> tuple[int, list[Scan]]:
+    """Return the number of a patient of a phantom that was written, and the scans drawn again.
+
+    Args:
+        phantom: The dataset's phantom.
+        card: The content of its ``phantom.json``.
+        patient: The patient's name.
+
+    Raises:
+        ValueError: The phantom is of another version, or has no such patient.
+    """
+    if card["version"] != phantom.version:
+        raise ValueError(
+            f"the phantom is of version {card['version']}, and can be drawn again only by that "
+            f"version, not by {phantom.version}"
+        )
+    settings, seed = PhantomSettings(**card["settings"]), card["seed"]
+    everyone = _patients(phantom, card["patients"], settings, seed)
+    found = next((one for one in everyone if one.name == patient), None)
+    if found is None:
+        raise ValueError(f"the phantom has no patient {patient}")
+    return found.number, phantom.draw(found, settings, seed)[0]
 
 
 def _checked(patients: Mapping[str, int], seed: int, workers: int | None) -> dict[str, int]:
