@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mbls.commands.calibrate import is_tested, patient_groups_of
 from mbls.commands.evaluate import main as evaluate
 from mbls.commands.evaluate import run_settings, tag_of
+from mbls.config.decide import FOLDER, TAG, decisions_folder
 from mbls.config.ensembles import members_of, refuse_shared_validation
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, to_argv
@@ -17,10 +18,7 @@ from mbls.runtime.files import read_card, writing
 if TYPE_CHECKING:
     from mbls.evaluation import TestRun
 
-__all__ = ["Counted", "count_validation", "counted", "decisions_folder", "sources"]
-
-FOLDER = "decisions"
-TAG = "best"
+__all__ = ["FOLDER", "Counted", "count_validation", "counted", "decisions_folder", "sources"]
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,6 @@ def count_validation(
         ]
         command_line(["validate", *to_argv([*settings, *given])])
     return TestRun.load(file)
-
-
-def decisions_folder(run: Path, tag: str) -> Path:
-    """Return ``RUN/decisions``, of another test than ``best`` a folder with its name below it."""
-    return run / FOLDER if tag == TAG else run / FOLDER / tag
 
 
 def _lacking(test: "TestRun", needs: Sequence[str]) -> str:

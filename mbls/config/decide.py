@@ -9,7 +9,7 @@ from mbls.config.choices import did_you_mean
 from mbls.config.options import Settings
 from mbls.runtime.errors import DecisionError
 
-__all__ = ["OPTIMAL", "WORDS", "decided", "decisions_folder", "named_decision"]
+__all__ = ["FOLDER", "OPTIMAL", "TAG", "WORDS", "decided", "decisions_folder", "named_decision"]
 
 WORDS = ("argmax", "dice", "threshold")
 OPTIMAL = "optimal-dice"
