@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
-TARGETS := help install train slurm benchmark evaluate predict audit calibrate thresholds refer shift apply ensemble report data check-data splits cache-info cache-clean \
+TARGETS := help install train slurm benchmark evaluate predict audit calibrate thresholds refer regret shift apply ensemble report data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-audit bench-ddp bench-posthoc bench-shared docs hooks clean
 
@@ -28,6 +28,7 @@ vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN R
 vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN PREDICTIONS GROUPS METHOD GRID MIRROR LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.thresholds := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS TARGET CALIBRATOR GROUPS OUTPUT GRID MIRROR
 vars.refer := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN CONFIDENCE SHARE CALIBRATOR GROUPS GRID MIRROR
+vars.regret := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS DRAWS OUTPUT MIRROR
 vars.shift := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS CORRUPTIONS CALIBRATOR TARGET OUTPUT GRID MIRROR
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
@@ -41,8 +42,8 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: PRESET         default: quick on a phantom, paper with --data-root (train, benchmark, slurm, data, check-data, splits)
 #: LOGGER         trackers next to metrics.csv, several with commas (train, benchmark, slurm)
 #: DIM            2, 3: slices or volumes; default: what the network needs (train, benchmark, slurm, data, check-data, splits)
-#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, refer, shift)
-#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, refer, shift, cache-info, cache-clean)
+#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, refer, regret, shift)
+#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, refer, regret, shift, cache-info, cache-clean)
 #: SPLIT          JSON file: the patients of each part, or folds (train, benchmark, slurm, data, check-data, splits, evaluate)
 #: SEED           default: 0 (train, slurm)
 #: PATIENT        regular expression that finds the patient in a case's name, for data in a known format (train, benchmark, slurm, data, check-data, splits, evaluate)
@@ -53,12 +54,12 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: EPOCHS         how many to train; with RESUME=1 the new total (train, benchmark, slurm)
 #: BATCH_SIZE     samples a step, over all ranks (train, benchmark, slurm)
 #: SELECT         dice, nll, ece, compromise: which epoch is best (default: dice; docs/statistics.md) (train, benchmark, slurm)
-#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, shift)
+#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, regret, shift)
 #: DEVICES        processes a node, or auto (train, benchmark, evaluate, predict)
 #: DEVICES        processes a node (default: 1) (slurm)
 #: NODES          machines (train, benchmark, slurm, evaluate, predict)
-#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, shift)
-#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, shift)
+#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, regret, shift)
+#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, regret, shift)
 #: SYNC_BATCHNORM batch norm over all GPUs (train, benchmark, slurm)
 #: VERBOSE        print all numbers of the test (train, benchmark, slurm, evaluate)
 #: VERBOSE        print all numbers (audit)
@@ -89,6 +90,10 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: CALIBRATOR     also with this calibrator: a file, or the method of each run's own, temperature (shift)
 #: TARGET         also Dice, recall or precision at thresholds for dice, recall:0.95 or precision:0.9 (shift)
 #: OUTPUT         of several RUNS: where to write (default: shift/ above them) (shift)
+#: RUN            run folder of a phantom (regret)
+#: RUNS           run folders that are drawn side by side (regret)
+#: DRAWS          labels drawn of each test case (default: 100) (regret)
+#: OUTPUT         of several RUNS: where table and figure are written (default: regret/ above them) (regret)
 #: RESUME         continue the run in RUN from its last checkpoint (train)
 #: LOSSES         such as "ce mbls:margin=3 mbls:margin=10,alpha=0.3" (benchmark, slurm)
 #: SEEDS          such as "0 1 2" (benchmark, slurm)
@@ -102,7 +107,7 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: CKPT           best, last, or a file (default: best) (evaluate, predict)
 #: TAG            folder below test/ (default: the checkpoint's name and what differs from the run, best-native-mirrored-01) (evaluate)
 #: GRID           preprocessed, native: where to score: on the cache's grid, or on that of the files (evaluate, calibrate, thresholds, refer, shift)
-#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict, calibrate, thresholds, refer, shift)
+#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict, calibrate, thresholds, refer, regret, shift)
 #: INPUT          a NIfTI file, or a folder of them (predict)
 #: OUTPUT         folder for the label maps (predict)
 #: PROBABILITIES  write class probabilities too (predict)
@@ -160,7 +165,7 @@ OPTIONS = $(strip $(foreach name,$(filter-out $(LEFT_OUT),$(vars.$@)),$(call opt
 train: LEFT_OUT = $(if $(call on,RESUME),$(filter-out $(GIVEN),DATASET LOSS))
 evaluate: LEFT_OUT := RUN
 report: LEFT_OUT := RUNS
-thresholds refer shift: LEFT_OUT := RUN
+thresholds refer regret shift: LEFT_OUT := RUN
 audit calibrate ensemble: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
 apply: LEFT_OUT := CALIBRATOR PREDICTIONS OUTPUT
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
@@ -219,6 +224,10 @@ refer: install  ## Order RUN's test cases by their confidence, refer the least c
 shift: install  ## Test RUN, or RUNS="A B", on images with CORRUPTIONS="noise blur", as curves
 	$(if $(RUN),,$(call needs,RUNS))
 	@$(MBLS) shift $(if $(RUN),"$(RUN)") $(OPTIONS) $(ARGS)
+
+regret: install  ## What RUN, on a phantom, loses to the best answer: by network, calibration and decision
+	$(if $(RUN),,$(call needs,RUNS))
+	@$(MBLS) regret $(if $(RUN),"$(RUN)") $(OPTIONS) $(ARGS)
 
 apply: install  ## Write PREDICTIONS calibrated by CALIBRATOR to OUTPUT, in their format
 	$(call needs,CALIBRATOR)$(call needs,PREDICTIONS)$(call needs,OUTPUT)

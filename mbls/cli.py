@@ -37,6 +37,10 @@ COMMANDS = {
     "thresholds": ("mbls.commands.thresholds", "choose a threshold a class, report what it gives"),
     "refer": ("mbls.commands.refer", "order cases by confidence, and refer the least confident"),
     "shift": ("mbls.commands.shift", "test a run on corrupted images, as curves"),
+    "regret": (
+        "mbls.commands.regret",
+        "what a run on a phantom loses to the best answer, by cause",
+    ),
     "apply": ("mbls.commands.apply", "calibrate probability maps of any program, in their format"),
     "ensemble": ("mbls.commands.ensemble", "average probability maps of several folders"),
     "benchmark": ("mbls.commands.benchmark", "train, test and compare losses over seeds"),

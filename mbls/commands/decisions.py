@@ -18,7 +18,15 @@ from mbls.runtime.files import read_card, writing
 if TYPE_CHECKING:
     from mbls.evaluation import TestRun
 
-__all__ = ["FOLDER", "Counted", "count_validation", "counted", "decisions_folder", "sources"]
+__all__ = [
+    "FOLDER",
+    "Counted",
+    "card_of",
+    "count_validation",
+    "counted",
+    "decisions_folder",
+    "sources",
+]
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def counted(
     """
     from mbls.evaluation import TestRun
 
-    if "audit" in _card(run):
+    if "audit" in card_of(run):
         test = TestRun.load(run / "test" / TAG / "bins.npz")
         if lacking := _lacking(test, needs):
             raise RunFolderError(
@@ -125,7 +133,7 @@ def sources(run: Path, settings: Settings) -> list[float]:
     return [path.stat().st_mtime for path in (*named, *members) if path.is_file()]
 
 
-def _card(run: Path) -> dict[str, Any]:
+def card_of(run: Path) -> dict[str, Any]:
     """Return the content of ``run.json``.
 
     Raises:

@@ -141,7 +141,7 @@ class Option:
 TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
-SCORED = "evaluate predict calibrate thresholds refer shift"
+SCORED = "evaluate predict calibrate thresholds refer regret shift"
 AUDIT = "audit calibrate"
 FOREIGN = "audit calibrate apply ensemble"
 
@@ -249,6 +249,13 @@ OPTIONS = (
            "or precision:0.9", metavar="TARGET"),
     Option("output", "shift", "of several RUNS: where to write (default: shift/ above them)",
            type=Path, metavar="FOLDER"),
+    Option("run", "regret", "run folder of a phantom", type=Path, positional="?"),
+    Option("runs", "regret", "run folders that are drawn side by side", type=folders,
+           metavar="FOLDERS"),
+    Option("draws", "regret", "labels drawn of each test case (default: 100)", type=at_least_one,
+           metavar="N"),
+    Option("output", "regret", "of several RUNS: where table and figure are written (default: "
+           "regret/ above them)", type=Path, metavar="FOLDER"),
     Option("resume", "train", "continue the run in RUN from its last checkpoint", "run.resume",
            bool),
     Option("job", "train", "batch job of this run; queued again, it resumes in its --run",
