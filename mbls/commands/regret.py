@@ -112,7 +112,7 @@ def regret_of_run(run: Path, given: Settings, *, number: int = LABELS) -> Found:
     content = {"meta": meta, "rows": json.loads(found.rows().to_json(orient="records"))}
     replace_file(folder / "regret.json", (json.dumps(content, indent=1) + "\n").encode())
     write({str(meta["loss"]): found}, folder / "regret")
-    show(found, title=f"{run}: expected Dice, and what is lost")
+    show(found, title=str(run))
     print_once(f"Regret: {folder / 'regret.csv'}, figure and JSON beside it")
     return found
 
@@ -215,9 +215,12 @@ def show(found: Found, *, title: str) -> None:
 
     patients = len(set(found.meta["patients"]))
     caption = (
-        f"Mean of the cases of {patients} patients, [95 % interval over patients]. best, ceiling: "
-        "masks of the true probabilities; calibrated: after a calibration that knows them. "
-        "PHANTOM: synthetic images."
+        f"Mean of the cases of {patients} patients, [95 % interval over patients]. PHANTOM: "
+        "synthetic images."
     )
-    for quantity, heading in (("dice", title), ("volume", "relative error of the volume")):
+    reads = "what the true probabilities reach, what is lost by each part, what argmax reaches"
+    for quantity, heading in (
+        ("dice", f"{title}: expected Dice: {reads}"),
+        ("volume", "Relative error of the volume, by part, and that of the predicted classes"),
+    ):
         Console().print(regret_table(found.terms, quantity, title=heading, caption=caption))

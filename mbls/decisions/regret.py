@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 from scipy.optimize import isotonic_regression
@@ -219,28 +220,31 @@ def regret_table(
 ) -> Table:
     """Return a table with a row for each kind of probabilities and structure.
 
+    It reads from left to right: from the best possible value over what is lost to that of argmax.
+
     Args:
         found: Terms by kind of probabilities.
         quantity: ``"dice"`` or ``"volume"``.
         title: Its title.
         caption: Its caption.
     """
-    table = Table(title=escape(title), caption=escape(caption))
-    for heading in ("probabilities", "structure", *TERMS[quantity]):
-        left = heading in ("probabilities", "structure")
-        table.add_column(heading, justify="left" if left else "right")
+    first = ("ceiling",) if quantity == "dice" else ()
+    table = Table(title=escape(title), caption=escape(caption), box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", *first, *PARTS, "argmax"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
     for kind, terms in found.items():
+        table.add_row(f"[bold]{escape(kind)}[/]")
         own = [term for term in terms if term.quantity == quantity]
         for structure in dict.fromkeys(term.structure for term in own):
             values = {term.name: term for term in own if term.structure == structure}
-            cells = [_cell(values[name]) for name in TERMS[quantity]]
-            table.add_row(escape(kind), escape(structure), *cells)
+            cells = [_cell(values[name]) for name in (*first, *PARTS, "argmax")]
+            table.add_row(escape(structure), *cells)
     return table
 
 
 def _cell(term: Term) -> str:
-    if term.name not in (*PARTS, "total"):
+    if term.name not in PARTS:
         return f"{term.value:.4f}"
     limits = term.interval
-    reach = "" if limits is None else escape(f" [{limits[0]:+.4f}, {limits[1]:+.4f}]")
+    reach = "" if limits is None else escape(f"\n[{limits[0]:+.3f}, {limits[1]:+.3f}]")
     return f"{term.value:+.4f}{reach}"
