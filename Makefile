@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
-TARGETS := help install train slurm benchmark evaluate predict audit calibrate thresholds refer regret shift apply ensemble report data check-data splits cache-info cache-clean \
+TARGETS := help install train slurm benchmark evaluate predict audit calibrate thresholds refer regret shift apply decide ensemble report data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-audit bench-ddp bench-posthoc bench-shared docs hooks clean
 
@@ -32,9 +32,10 @@ vars.regret := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS DRAWS OUTPU
 vars.shift := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS CORRUPTIONS CALIBRATOR TARGET OUTPUT GRID MIRROR
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
-vars.audit := VERBOSE PREDICTIONS LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
+vars.audit := VERBOSE PREDICTIONS DECIDE LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.report := OUTPUT RUNS REFERENCE NO_CAPTIONS NO_PICTURES
 vars.apply := LABELS FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS CALIBRATOR PREDICTIONS OUTPUT
+vars.decide := LABELS FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS DECIDE PREDICTIONS OUTPUT
 vars.ensemble := LABELS NAME FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS PREDICTIONS OUTPUT
 SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
 #: LOSS           with settings of its own as mbls:margin=8,alpha=0.3 (train, slurm)
@@ -120,20 +121,24 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: NO_CAPTIONS    figures without the lines above them, for a paper (report)
 #: NO_PICTURES    no slices of patients: without the worst cases (report)
 #: PREDICTIONS    probability maps: a results folder of nnU-Net v2, or a folder of .npz or NIfTI files (audit)
-#: LABELS         folder of the label files (default: those of nnU-Net's results, if they are found); of apply and ensemble, files on the grid of each case (audit, calibrate, apply, ensemble)
+#: DECIDE         score the masks of dice or of a file of thresholds, in place of the likeliest classes, as a test of its own (audit)
+#: LABELS         folder of the label files (default: those of nnU-Net's results, if they are found); of apply, decide and ensemble, files on the grid of each case (audit, calibrate, apply, decide, ensemble)
 #: NAME           what tables call the predictions (default: the folder's name) (audit, calibrate, ensemble)
 #: DATASET        the dataset's name in tables (default: its folder's name) (audit, calibrate)
 #: SEED           number of the training, if several have one NAME (default: 0) (audit, calibrate)
 #: OUTPUT         run folder to write (default: runs/audit/NAME) (audit, calibrate)
 #: PATIENT        regular expression that finds the patient in a case's name (default: each case is a patient) (audit, calibrate)
-#: FORMAT         nnunet, npz, nifti, nifti-per-class: what the files are, if not found by itself (audit, calibrate, apply, ensemble)
-#: AXES           cxyz, czyx, xyzc, zyxc: order of an array's axes, c for the classes, if their shapes leave it open (audit, calibrate, apply, ensemble)
-#: CLASS_NAMES    names of the classes, background first (default: those of a dataset.json) (audit, calibrate, apply, ensemble)
-#: LABEL_VALUES   value of each class in the label files, such as 0,1,2,4 (default: those of a dataset.json, or 0, 1, ...) (audit, calibrate, apply, ensemble)
-#: REGIONS        overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": name and label values of each channel (audit, calibrate, apply, ensemble)
+#: FORMAT         nnunet, npz, nifti, nifti-per-class: what the files are, if not found by itself (audit, calibrate, apply, decide, ensemble)
+#: AXES           cxyz, czyx, xyzc, zyxc: order of an array's axes, c for the classes, if their shapes leave it open (audit, calibrate, apply, decide, ensemble)
+#: CLASS_NAMES    names of the classes, background first (default: those of a dataset.json) (audit, calibrate, apply, decide, ensemble)
+#: LABEL_VALUES   value of each class in the label files, such as 0,1,2,4 (default: those of a dataset.json, or 0, 1, ...) (audit, calibrate, apply, decide, ensemble)
+#: REGIONS        overlapping regions in place of classes, "WT=1,2,3 TC=1,3 ET=3": name and label values of each channel (audit, calibrate, apply, decide, ensemble)
 #: CALIBRATOR     JSON file of a calibrator (make calibrate) (apply)
 #: PREDICTIONS    probability maps, as of audit (apply)
 #: OUTPUT         folder to write, in the format of PREDICTIONS (apply)
+#: DECIDE         dice for the masks of the highest expected Dice, argmax, or a JSON file of thresholds (make thresholds) (decide)
+#: PREDICTIONS    probability maps, as of audit (decide)
+#: OUTPUT         folder to write label maps to (decide)
 #: PREDICTIONS    folders of probability maps, as of audit (ensemble)
 #: OUTPUT         folder to write, in the format of the first (ensemble)
 #: YES            do not ask (cache-clean)
@@ -168,6 +173,7 @@ report: LEFT_OUT := RUNS
 thresholds refer regret shift: LEFT_OUT := RUN
 audit calibrate ensemble: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
 apply: LEFT_OUT := CALIBRATOR PREDICTIONS OUTPUT
+decide: LEFT_OUT := DECIDE PREDICTIONS OUTPUT
 needs = $(if $($(1)),,$(error $@ needs $(1)=...; see make help))
 
 PRESET_NOW = $(or $(PRESET),$(if $(DATA_ROOT),paper,quick))
@@ -232,6 +238,10 @@ regret: install  ## What RUN, on a phantom, loses to the best answer: by network
 apply: install  ## Write PREDICTIONS calibrated by CALIBRATOR to OUTPUT, in their format
 	$(call needs,CALIBRATOR)$(call needs,PREDICTIONS)$(call needs,OUTPUT)
 	@$(MBLS) apply "$(CALIBRATOR)" "$(PREDICTIONS)" "$(OUTPUT)" $(OPTIONS) $(ARGS)
+
+decide: install  ## Write label maps of PREDICTIONS to OUTPUT: DECIDE=dice or a file of thresholds
+	$(call needs,DECIDE)$(call needs,PREDICTIONS)$(call needs,OUTPUT)
+	@$(MBLS) decide "$(DECIDE)" "$(PREDICTIONS)" "$(OUTPUT)" $(OPTIONS) $(ARGS)
 
 ensemble: install  ## Average the folders of PREDICTIONS="A B" to OUTPUT, with maps of the uncertainty
 	$(call needs,PREDICTIONS)$(call needs,OUTPUT)

@@ -42,6 +42,7 @@ COMMANDS = {
         "what a run on a phantom loses to the best answer, by cause",
     ),
     "apply": ("mbls.commands.apply", "calibrate probability maps of any program, in their format"),
+    "decide": ("mbls.commands.decide", "write label maps of probability maps by another rule"),
     "ensemble": ("mbls.commands.ensemble", "average probability maps of several folders"),
     "benchmark": ("mbls.commands.benchmark", "train, test and compare losses over seeds"),
     "report": ("mbls.commands.report", "compare finished runs: tables, figures, one HTML file"),

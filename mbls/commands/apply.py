@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mbls.posthoc import Calibrator
     from mbls.predictions import PredictionFolder
 
-__all__ = ["main"]
+__all__ = ["main", "named_otherwise"]
 
 ABOUT = """Write calibrated probabilities and their label maps in the format and under the names
 that they came in. Labels are not needed."""
@@ -67,13 +67,18 @@ def require_same_classes(file: Path, calibrator: "Calibrator", source: "Predicti
     )
     if kind != source.kind or len(mine) != len(theirs):
         raise UsageError(f"{head}: fit one to these {source.kind}.")
-    keys = [_keys(names) for names in (mine, theirs)]
-    named = [not all(map(_NUMBERED.fullmatch, each)) for each in keys]
-    if all(named) and keys[0] != keys[1]:
+    if named_otherwise(mine, theirs):
         raise UsageError(
             f"{head}: fit one to these, or if they are the same in this order under other names, "
             f'say so: CLASS_NAMES="{",".join(mine)}" (--class-names).'
         )
+
+
+def named_otherwise(mine: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Return True if names are known on both sides and differ, apart from case and punctuation."""
+    keys = [_keys(names) for names in (mine, theirs)]
+    named = [not all(map(_NUMBERED.fullmatch, each)) for each in keys]
+    return all(named) and keys[0] != keys[1]
 
 
 def _keys(names: Sequence[str]) -> list[str]:

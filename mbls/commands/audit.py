@@ -20,13 +20,16 @@ import yaml
 from rich.console import Console
 
 from mbls.callbacks.run_card import PACKAGES, commit
+from mbls.commands.apply import named_otherwise
+from mbls.config.decide import OPTIMAL, named_decision
 from mbls.config.options import parse, parser
 from mbls.data import Batch
+from mbls.decisions import OptimalDice, Thresholds
 from mbls.evaluation import TestRun, regions_table, results_table, summary_table, write_results
 from mbls.evaluation.scoring import TestMetrics
 from mbls.predictions import Prediction, PredictionFolder, open_predictions
 from mbls.runtime.clock import duration, stamped
-from mbls.runtime.errors import RunFolderError, UsageError
+from mbls.runtime.errors import DecisionError, RunFolderError, UsageError
 from mbls.runtime.files import replace_file, replace_files, writing
 from mbls.runtime.locks import locked_folder
 from mbls.runtime.ranks import print_once
@@ -34,6 +37,7 @@ from mbls.runtime.ranks import print_once
 __all__ = [
     "audit",
     "audit_meta",
+    "decision_for",
     "main",
     "place_of",
     "predictor_of",
@@ -69,15 +73,20 @@ def audit(options: argparse.Namespace, command: str) -> None:
     output, source, card = prepared(options, command)
     console = Console()
     lines: list[str] = []
-    runs = score(scored_cases(source, lines.append), source, audit_meta(source, card))
-    found = write_audit(output, runs, card, log="".join(f"{line}\n" for line in lines))
+    decision = None if options.decide is None else decision_for(options.decide, source)
+    if isinstance(decision, Thresholds):
+        require_new_patients(decision, source)
+    cases = scored_cases(source, lines.append)
+    runs = score(cases, source, audit_meta(source, card), decision=decision)
+    tag = TAG if decision is None else f"{TAG}+{decision.name}"
+    found = write_audit(output, runs, card, log="".join(f"{line}\n" for line in lines), tag=tag)
     print_notes(renormalized_note(source))
     if source.kind == "regions" and not options.verbose:
         console.print(regions_table(found))
     else:
         for metrics in found.values():
             console.print((results_table if options.verbose else summary_table)(metrics))
-    places = [output / region / "test" / TAG for region in found]
+    places = [output / region / "test" / tag for region in found]
     for place in places:
         console.print(f"Results: {place}", soft_wrap=True, markup=False, highlight=False)
 
@@ -182,6 +191,7 @@ def score(
     source: PredictionFolder,
     meta: Mapping[str, Any],
     calibrate: Callable[[Prediction], Prediction] | None = None,
+    decision: Thresholds | OptimalDice | None = None,
 ) -> dict[str, TestRun]:
     """Return the counts of predictions, each read once.
 
@@ -190,6 +200,7 @@ def score(
         source: Where they are from: names of the cases and classes.
         meta: Description of the test.
         calibrate: What is done to each prediction before it is scored.
+        decision: Chooses the classes; None for those of the highest probability.
 
     Returns:
         One test, by the name ``"."``; of regions, one of two classes each by the region's name.
@@ -204,10 +215,14 @@ def score(
             scored = prediction if calibrate is None else calibrate(prediction)
             for place, one in enumerate(metrics.values()):
                 part, raw = (each if whole else each.binary(place) for each in (scored, prediction))
-                before = None if calibrate is None else raw.probs.argmax(dim=0)[None]
-                one.update(part.probs[None], batch_of(part, number), before=before)
+                probs = part.probs[None]
+                changed = calibrate is not None or decision is not None
+                before = raw.probs.argmax(dim=0)[None] if changed else None
+                decided = None if decision is None else decision.label_map(probs)
+                one.update(probs, batch_of(part, number), classes=decided, before=before)
+    chosen = {} if decision is None else {"decision": decision.name}
     described = {
-        name: {**meta, **({} if whole else region_meta(source.class_names[place]))}
+        name: {**meta, **chosen, **({} if whole else region_meta(source.class_names[place]))}
         for place, name in enumerate(names)
     }
     return {
@@ -225,6 +240,50 @@ def batch_of(prediction: Prediction, number: int) -> Batch:
         "spacing": torch.tensor([prediction.spacing], dtype=torch.float32),
     }
     return cast(Batch, found)
+
+
+def decision_for(how: str, source: PredictionFolder) -> OptimalDice | Thresholds | None:
+    """Return what ``dice``, ``argmax`` or a file of thresholds means for predictions.
+
+    Raises:
+        DecisionError: It is none of these, or a file of other classes.
+    """
+    named = named_decision(how)
+    if named == "threshold":
+        raise DecisionError(
+            "threshold is the file of a run of mbls. For other predictions name the file: "
+            "make thresholds RUN=runs/audit/NAME writes RUN/decisions/dice.json."
+        )
+    if named in ("argmax", OPTIMAL):
+        return None if named == "argmax" else OptimalDice()
+    found, theirs = Thresholds.load(Path(named)), source.class_names
+    mine = found.class_keys
+    if source.kind == "regions" or len(mine) != len(theirs) or named_otherwise(mine, theirs):
+        raise DecisionError(
+            f"{named} has thresholds of the {len(mine)} classes {', '.join(mine)}, and "
+            f"{source.root} has {len(theirs)} {source.kind} ({', '.join(theirs)}): choose "
+            f"thresholds of these, or take dice. Other names: --class-names."
+        )
+    if found.calibrator is not None:
+        print_notes([
+            f"The thresholds are of probabilities calibrated by {found.calibrator}: is this what "
+            f"{source.root} has (mbls apply)?"
+        ])  # fmt: skip
+    return found
+
+
+def require_new_patients(thresholds: Thresholds, source: PredictionFolder) -> None:
+    """Require that thresholds were chosen on none of the patients that are scored.
+
+    Raises:
+        DecisionError: They have seen a patient.
+    """
+    if seen := sorted(set(thresholds.patients) & set(source.patients)):
+        raise DecisionError(
+            f"The thresholds for {thresholds.target} were chosen on {len(seen)} of these patients "
+            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}): this would be no valid "
+            "test. make thresholds RUN=... cross-fits those of an audit."
+        )
 
 
 def audit_meta(source: PredictionFolder, card: Mapping[str, Any]) -> dict[str, Any]:

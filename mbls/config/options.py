@@ -143,7 +143,7 @@ DATA = "data check-data splits"
 AGAIN = "evaluate predict"
 SCORED = "evaluate predict calibrate thresholds refer regret shift"
 AUDIT = "audit calibrate"
-FOREIGN = "audit calibrate apply ensemble"
+FOREIGN = "audit calibrate apply decide ensemble"
 
 OPTIONS = (
     Option("dataset", f"{TRAIN} {DATA}", kind="data", resume=False),
@@ -306,8 +306,10 @@ OPTIONS = (
     Option("no_pictures", "report", "no slices of patients: without the worst cases", type=bool),
     Option("predictions", "audit", "probability maps: a results folder of nnU-Net v2, or a folder "
            "of .npz or NIfTI files", type=Path, positional="1"),
+    Option("decide", "audit", "score the masks of dice or of a file of thresholds, in place of the "
+           "likeliest classes, as a test of its own", metavar="HOW"),
     Option("labels", FOREIGN, "folder of the label files (default: those of nnU-Net's results, if "
-           "they are found); of apply and ensemble, files on the grid of each case",
+           "they are found); of apply, decide and ensemble, files on the grid of each case",
            type=Path, metavar="FOLDER"),
     Option("name", f"{AUDIT} ensemble", "what tables call the predictions (default: the folder's "
            "name)"),
@@ -333,6 +335,10 @@ OPTIONS = (
     Option("predictions", "apply", "probability maps, as of audit", type=Path, positional="1"),
     Option("output", "apply", "folder to write, in the format of PREDICTIONS", type=Path,
            positional="1"),
+    Option("decide", "decide", "dice for the masks of the highest expected Dice, argmax, or a JSON "
+           "file of thresholds (make thresholds)", positional="1"),
+    Option("predictions", "decide", "probability maps, as of audit", type=Path, positional="1"),
+    Option("output", "decide", "folder to write label maps to", type=Path, positional="1"),
     Option("predictions", "ensemble", "folders of probability maps, as of audit", type=Path,
            positional="+"),
     Option("output", "ensemble", "folder to write, in the format of the first", type=Path,

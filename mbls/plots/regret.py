@@ -61,7 +61,7 @@ def regret_figure(runs: Mapping[str, Sequence[Part]], *, caption: Sequence[str])
                 _bar(axes, place, chosen, labeled=row == column == place == 0)
             axes.axhline(0, color=BLACK, linewidth=0.6)
             axes.grid(axis="y", linewidth=0.3)
-            axes.set_axisbelow(True)
+            axes.set(axisbelow=True, xlim=(-0.8, len(runs) - 0.2))
             small(axes, **({"y": label} if column == 0 else {}))
             if row == 0:
                 axes.set_title(structure, fontsize=8)

@@ -78,14 +78,26 @@ class Channels:
         Raises:
             PredictionError: The regions have no order.
         """
+        return self.in_values(probs > 0.5 if self.regions else probs.argmax(dim=0))
+
+    def in_values(self, chosen: Tensor) -> np.ndarray:
+        """Return the label map ``(*S)`` of what was decided, with the files' values.
+
+        Args:
+            chosen: The class of each voxel, integers ``(*S)``, or whether it is in each region,
+                bool ``(R, *S)``.
+
+        Raises:
+            PredictionError: The regions have no order.
+        """
         if not self.regions:
             values = np.array([value for (value,) in self.values])
-            return _smallest(values)[probs.argmax(dim=0).numpy()]
+            return _smallest(values)[chosen.numpy()]
         if self.order is None:
             raise PredictionError("A label map of regions needs regions_class_order.")
-        found = np.zeros(probs.shape[1:], _smallest(np.array([0, *self.order])).dtype)
-        for inside, value in zip(probs, self.order, strict=True):
-            found[(inside > 0.5).numpy()] = value
+        found = np.zeros(chosen.shape[1:], _smallest(np.array([0, *self.order])).dtype)
+        for inside, value in zip(chosen, self.order, strict=True):
+            found[inside.numpy()] = value
         return found
 
 

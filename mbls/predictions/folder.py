@@ -164,13 +164,38 @@ class PredictionFolder:
             replace_file(folder / "dataset.json", self.dataset_json.read_bytes())
         if self.channels.regions and self.channels.order is None:
             return paths
-        label: Any = nib.load(one.label)
         end = next(end for end in NIFTI if one.label.name.lower().endswith(end))
         path = paths[0].with_name(f"{case}{end}")
         if one.stored.kind != "npz" and stem(path) in map(stem, paths):
             path = paths[0].with_name(f"{case}_label{end}")
-        save_nifti(path, self.channels.label_map(kept).reshape(label.shape[:3]), label)
+        self._save_label(path, one, self.channels.label_map(kept))
         return [*paths, path]
+
+    def write_label(self, folder: Path, case: str, chosen: Tensor) -> Path:
+        """Write a case's label map alone, ``case.nii.gz``, in the values and on the grid of labels.
+
+        Args:
+            folder: The output folder, apart from those of the predictions and the labels.
+            case: Name of the case.
+            chosen: The class of each voxel, integers ``(X, Y, Z)`` on the label's grid, or whether
+                it is in each region, bool ``(R, X, Y, Z)``.
+
+        Raises:
+            OutputError: The file cannot be written.
+            PredictionError: The folder is, has or lies in one that was read, or the regions have
+                no order.
+        """
+        self.require_apart(folder)
+        one = self._one(case)
+        place = folder / one.stored.paths[0].relative_to(self.root).parent
+        place.mkdir(parents=True, exist_ok=True)
+        end = next(end for end in NIFTI if one.label.name.lower().endswith(end))
+        self._save_label(place / f"{case}{end}", one, self.channels.in_values(chosen.cpu()))
+        return place / f"{case}{end}"
+
+    def _save_label(self, path: Path, one: Found, values: np.ndarray) -> None:
+        label: Any = nib.load(one.label)
+        save_nifti(path, values.reshape(label.shape[:3]), label)
 
     def _align(self, one: Found, probs: Tensor, label: Tensor, image: Any) -> None:
         """Compare probabilities with the label map next to them, or else with the label."""
