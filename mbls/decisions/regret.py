@@ -230,8 +230,11 @@ def regret_table(
     """
     first = ("ceiling",) if quantity == "dice" else ()
     table = Table(title=escape(title), caption=escape(caption), box=SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
     for heading in ("", *first, *PARTS, "argmax"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+        left = not heading
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not left,
+                         min_width=10 if left else None)  # fmt: skip
     for kind, terms in found.items():
         table.add_row(f"[bold]{escape(kind)}[/]")
         own = [term for term in terms if term.quantity == quantity]
@@ -246,5 +249,5 @@ def _cell(term: Term) -> str:
     if term.name not in PARTS:
         return f"{term.value:.4f}"
     limits = term.interval
-    reach = "" if limits is None else escape(f"\n[{limits[0]:+.3f}, {limits[1]:+.3f}]")
+    reach = "" if limits is None else escape(f"\n[{limits[0]:.3f}, {limits[1]:.3f}]")
     return f"{term.value:+.4f}{reach}"
