@@ -76,8 +76,10 @@ def audit(options: argparse.Namespace, command: str) -> None:
     decision = None if options.decide is None else decision_for(options.decide, source)
     if isinstance(decision, Thresholds):
         require_new_patients(decision, source)
-    cases = scored_cases(source, lines.append)
-    runs = score(cases, source, audit_meta(source, card), decision=decision)
+    runs = score(
+        scored_cases(source, lines.append), source, audit_meta(source, card),
+        decision=decision, margins=options.margins,
+    )  # fmt: skip
     tag = TAG if decision is None else f"{TAG}+{decision.name}"
     found = write_audit(output, runs, card, log="".join(f"{line}\n" for line in lines), tag=tag)
     print_notes(renormalized_note(source))
@@ -191,7 +193,9 @@ def score(
     source: PredictionFolder,
     meta: Mapping[str, Any],
     calibrate: Callable[[Prediction], Prediction] | None = None,
+    *,
     decision: Thresholds | OptimalDice | None = None,
+    margins: bool = False,
 ) -> dict[str, TestRun]:
     """Return the counts of predictions, each read once.
 
@@ -201,12 +205,13 @@ def score(
         meta: Description of the test.
         calibrate: What is done to each prediction before it is scored.
         decision: Chooses the classes; None for those of the highest probability.
+        margins: If True, voxels within margins of the predicted structures are counted.
 
     Returns:
         One test, by the name ``"."``; of regions, one of two classes each by the region's name.
     """
     whole = source.kind == "classes"
-    settings: dict[str, Any] = {"unions": source.unions} if whole else {}
+    settings: dict[str, Any] = {"margins": margins, "unions": source.unions if whole else None}
     names = (".",) if whole else tuple(map(folder_name, source.class_names))
     classes = len(source.class_names) if whole else 2
     metrics = {n: TestMetrics(classes, len(source.cases), **settings) for n in names}

@@ -19,6 +19,7 @@ from mbls.metrics.estimates import case_values
 from mbls.metrics.fine import FineHistogram
 from mbls.metrics.fine_bins import FineBins
 from mbls.metrics.histogram import CalibrationHistogram
+from mbls.metrics.margins import MARGINS, MarginCounts
 from mbls.metrics.surfaces import HausdorffDistance95, NormalizedSurfaceDice
 
 __all__ = ["TestRun"]
@@ -47,6 +48,8 @@ class TestRun:
             versions.
         confidence: Sums from which the confidence of each case follows; None in tests of earlier
             versions.
+        margins: Counts of :class:`mbls.metrics.margins.MarginCounts`, int64 ``(cases, classes +
+            unions, margins, 2)``; None if not counted.
 
     Raises:
         ValueError: The numbers of cases differ, or ``meta`` lacks a key.
@@ -63,6 +66,7 @@ class TestRun:
     fine: FineBins | None = None
     voxel_ml: np.ndarray | None = None
     confidence: ConfidenceSums | None = None
+    margins: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         rows = [len(x) for x in (self.bins.cells, self.dice, self.cases, self.patients)]
@@ -97,6 +101,7 @@ class TestRun:
         readers: Sequence[CalibrationHistogram] = (),
         voxel_ml: np.ndarray | None = None,
         confidence: CaseConfidence | None = None,
+        margins: MarginCounts | None = None,
     ) -> "TestRun":
         """Return the counts of metrics that were made with ``num_cases``, in order of case index.
 
@@ -112,6 +117,7 @@ class TestRun:
             {name: metric.scores() for name, metric in surfaces.items() if metric is not None},
             None if fine is None else fine.bins(), voxel_ml,
             None if confidence is None else confidence.sums(),
+            None if margins is None else margins.scores(),
         )  # fmt: skip
 
     @property
@@ -191,6 +197,7 @@ class TestRun:
             **({} if self.fine is None else self.fine.arrays()),
             **({} if self.voxel_ml is None else {"voxel_ml": self.voxel_ml}),
             **({} if self.confidence is None else self.confidence.arrays()),
+            **({} if self.margins is None else {"margins": self.margins, "margin_mm": MARGINS}),
         }
         self.bins.save(path, extra)
 
@@ -210,7 +217,7 @@ class TestRun:
         return cls(
             bins, extra["dice"], extra["case"].tolist(), extra["patient"].tolist(),
             json.loads(str(extra["meta"])), surfaces, FineBins.from_arrays(extra),
-            extra.get("voxel_ml"), ConfidenceSums.from_arrays(extra),
+            extra.get("voxel_ml"), ConfidenceSums.from_arrays(extra), extra.get("margins"),
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from mbls.metrics import (
     HausdorffDistance95,
     NormalizedSurfaceDice,
 )
+from mbls.metrics.margins import MarginCounts
 from mbls.runtime.errors import SettingError
 
 __all__ = ["TestMetrics"]
@@ -76,6 +77,8 @@ class TestMetrics(nn.Module):
         num_cases: Number of cases.
         unions: Named sets of classes that are scored together.
         readers: Number of readers whose labels are scored one by one; 0 for a single label.
+        margins: If True, voxels within margins of the predicted structures are counted, which
+            takes half as long again.
     """
 
     __test__ = False  # not a test class of pytest
@@ -87,6 +90,7 @@ class TestMetrics(nn.Module):
         *,
         unions: Mapping[str, Sequence[int]] | None = None,
         readers: int = 0,
+        margins: bool = False,
     ) -> None:
         super().__init__()
         settings: dict[str, Any] = {"num_classes": num_classes, "unions": unions}
@@ -100,6 +104,7 @@ class TestMetrics(nn.Module):
         self.confidence = CaseConfidence(**settings)
         self.changed = ChangedVoxels(num_cases)
         self.voxel = VoxelVolume(num_cases)
+        self.margins = MarginCounts(**settings) if margins else None
 
     def update(
         self,
@@ -137,6 +142,8 @@ class TestMetrics(nn.Module):
             self._update_readers(probs, batch, where)
             self.confidence.update(probs, label, classes=classes, members=members, **where)
             self.voxel.update(batch["spacing"], batch["index"])
+            if self.margins is not None:
+                self.margins.update(predicted, label, **where)
             if before is not None:
                 after = probs.argmax(dim=1) if classes is None else classes
                 self.changed.update(before != after, label, batch["index"])
@@ -160,6 +167,8 @@ class TestMetrics(nn.Module):
         """Yield the torchmetrics objects, to be synced over ranks and reset."""
         yield from (self.histogram, *self.readers, self.fine, self.dice, self.hd95, self.nsd)
         yield from (self.changed, self.voxel, self.confidence)
+        if self.margins is not None:
+            yield self.margins
 
     def reset(self) -> None:
         """Start again."""
@@ -184,4 +193,5 @@ class TestMetrics(nn.Module):
             },
             hd95=self.hd95, nsd=self.nsd, fine=self.fine, readers=readers,
             voxel_ml=self.voxel.ml.cpu().numpy(), confidence=self.confidence,
+            margins=self.margins,
         )  # fmt: skip
