@@ -37,6 +37,13 @@ class ACDCDataModule(SegmentationDataModule):
     in_channels = 1
     phantom_of = "ACDC"
     label_map = {0: 0, 1: 1, 2: 2, 3: 3}  # noqa: RUF012 - a fact, never changed
+    quantities = (
+        {"name": "LV ejection fraction", "unit": "%",
+         "sum": {"lv ED": 100, "lv ES": -100}, "over": {"lv ED": 1}},
+        {"name": "RV ejection fraction", "unit": "%",
+         "sum": {"rv ED": 100, "rv ES": -100}, "over": {"rv ED": 1}},
+        {"name": "LV mass", "unit": "g", "sum": {"myo ED": 1.05}},  # 1.05 g/ml
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -207,7 +214,7 @@ def frame_cases(folder: Path, posteriors: Path | None) -> tuple[list[Case], list
             note(info, "ED and ES must be two frames", f"{number} for both", restore)
         else:
             posterior = posteriors and posteriors / patient / f"{name}.npz"
-            cases.append(Case(name, patient, (image,), label, posterior))
+            cases.append(Case(name, patient, (image,), label, posterior, phase=phase))
     return cases, problems
 
 

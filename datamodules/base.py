@@ -102,6 +102,7 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     in_channels: int
     modalities: tuple[str, ...] = ()  # names of the channels, if there are several
     unions: Mapping[str, tuple[int, ...]] = {}
+    quantities: Sequence[Mapping[str, Any]] = ()  # derived from volumes: mbls.decisions.quantities
     label_map: Mapping[int, int]
     phantom_of: str = ""  # name of the dataset in the phantom's notice
     zero_background: ClassVar[bool] = False  # voxels that are 0 in all modalities: outside
@@ -284,6 +285,10 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
     def patients(self, split: str) -> list[str]:
         """Return the patient of each case of :meth:`cases`, in its order."""
         return [case.patient for case in self._part(split)]
+
+    def phases(self, split: str) -> list[str]:
+        """Return the phase of each case of :meth:`cases`, in its order; empty if not known."""
+        return [case.phase for case in self._part(split)]
 
     def num_readers(self, split: str) -> int:
         """Return the largest number of readers who labeled a case of a part."""

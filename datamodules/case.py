@@ -21,6 +21,8 @@ class Case:
             trains and is scored is their majority (:mod:`datamodules.reading.readers`).
         stacked: Whether the last axis of an image file is that of the channels.
         pixel_size: Size of a pixel in mm along X and Y, for pictures, whose files do not say it.
+        phase: Which of a patient's cases it is, such as ED or ES of a heart; empty if that is not
+            known.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Case:
     readers: tuple[Path, ...] = ()
     stacked: bool = False
     pixel_size: tuple[float, float] = (1.0, 1.0)
+    phase: str = ""
 
     @property
     def label_files(self) -> tuple[Path, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     "DataModule",
     "cases_of",
     "datamodule_of",
+    "derived_in",
     "is_datamodule",
     "missing_from",
     "readers_in",
@@ -174,6 +175,18 @@ def readers_in(data: object, split: str) -> int:
     """
     count = getattr(data, "num_readers", lambda split: 1)(split)
     return count if count > 1 else 0
+
+
+def derived_in(data: object, split: str) -> dict[str, Any]:
+    """Return what a datamodule derives from volumes, for the ``meta`` of a test; {} if nothing.
+
+    They are its ``quantities`` (see :func:`mbls.decisions.quantities.quantities_of`) and
+    ``phases(split)``, the phase of each case, such as ED and ES of a heart.
+    """
+    quantities, phases = getattr(data, "quantities", ()), getattr(data, "phases", None)
+    if not quantities or phases is None:
+        return {}
+    return {"quantities": [dict(one) for one in quantities], "phases": list(phases(split))}
 
 
 def cases_of(loaders: Any) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mbls.callbacks.corrupt import Corrupt
 from mbls.callbacks.run_folder import folder_callback
-from mbls.data import datamodule_of
+from mbls.data import datamodule_of, derived_in
 from mbls.evaluation import results_table, summary_table, write_results
 from mbls.metrics import dice_scores
 from mbls.metrics.confidence_sums import case_mean
@@ -197,6 +197,7 @@ class TestResults(Callback):
             **({} if pl_module.predictor is None else {"predictor": pl_module.predictor}),
             **_post_hoc(pl_module),
             **_corruption(trainer),
+            **derived_in(data, "test"),
         }
 
 

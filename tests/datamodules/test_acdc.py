@@ -7,6 +7,7 @@ import pytest
 
 from datamodules import ACDCDataModule, DataError
 from datamodules.acdc import survey_acdc
+from mbls.data import derived_in
 from tests.datamodules.conftest import write_patient
 
 IDS = [f"patient{n:03d}_frame{f:02d}" for n in (*range(1, 9), 101, 102) for f in (1, 9)]
@@ -51,6 +52,22 @@ def test_frames_are_those_of_info_cfg(tmp_path: Path) -> None:
     folder = write_patient(tmp_path / "training" / "patient090", frames=(11, 4))
     shutil.copy(folder / "patient090_frame04.nii.gz", folder / "patient090_frame01.nii.gz")
     assert ids(tmp_path) == ["patient090_frame04", "patient090_frame11"]
+
+
+def test_phases_are_those_of_info_cfg(tmp_path: Path, acdc: Path) -> None:
+    """The first frame may be the systolic one."""
+    write_patient(tmp_path / "own" / "training" / "patient001", frames=(9, 2))
+    cases = {case.id: case.phase for case in survey_acdc(tmp_path / "own").cases}
+    assert cases == {"patient001_frame02": "ES", "patient001_frame09": "ED"}
+    module = ACDCDataModule(acdc)
+    for one in module.quantities:
+        for term in (*one["sum"], *one.get("over", ())):
+            key, phase = term.split()
+            assert key in module.class_keys
+            assert phase in cases.values()
+    assert derived_in(module, "train").get("quantities") == list(module.quantities)
+    assert derived_in(module, "test")["phases"] == ["ED", "ES"] * 2
+    assert derived_in(object(), "test") == {}
 
 
 def test_older_download_without_test_labels(acdc: Path, module, capsys) -> None:
