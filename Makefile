@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DATASET ?= acdc
 LOSS    ?= mbls
 
-TARGETS := help install train slurm benchmark evaluate predict audit calibrate thresholds refer regret shift apply decide ensemble report data check-data splits cache-info cache-clean \
+TARGETS := help install train slurm benchmark evaluate predict audit calibrate thresholds volumes guarantee refer regret shift apply decide ensemble report data check-data splits cache-info cache-clean \
   test test-all coverage lint format error-rates readme losses bench bench-losses bench-steps bench-metrics \
   bench-bootstrap bench-data bench-train bench-evaluation bench-audit bench-ddp bench-posthoc bench-shared docs hooks clean
 
@@ -24,27 +24,29 @@ vars.data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.check-data := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT
 vars.splits := DATASET PRESET DIM DATA_ROOT CACHE SPLIT PATIENT FOLDS OUTPUT
 vars.evaluate := DATA_ROOT CACHE SPLIT PATIENT FOLD WINDOW DEVICES NODES ACCELERATOR PRECISION VERBOSE RUN RUNS CALIBRATOR CORRUPT DECIDE CKPT TAG GRID MIRROR
-vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN RUNS CALIBRATOR DECIDE CKPT MIRROR INPUT OUTPUT PROBABILITIES UNCERTAINTY OVERWRITE
+vars.predict := DATA_ROOT CACHE WINDOW DEVICES NODES ACCELERATOR PRECISION RUN RUNS CALIBRATOR DECIDE GUARANTEE CKPT MIRROR INPUT OUTPUT PROBABILITIES UNCERTAINTY OVERWRITE
 vars.calibrate := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN PREDICTIONS GROUPS METHOD GRID MIRROR LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.thresholds := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS TARGET CALIBRATOR GROUPS OUTPUT GRID MIRROR
+vars.volumes := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN ALPHA CALIBRATOR GROUPS GRID MIRROR
+vars.guarantee := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN FNR ALPHA CALIBRATOR GROUPS GRID MIRROR
 vars.refer := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN CONFIDENCE SHARE CALIBRATOR GROUPS GRID MIRROR
 vars.regret := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS DRAWS OUTPUT MIRROR
 vars.shift := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS CORRUPTIONS CALIBRATOR TARGET OUTPUT GRID MIRROR
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
-vars.audit := VERBOSE PREDICTIONS DECIDE LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
+vars.audit := VERBOSE MARGINS PREDICTIONS DECIDE LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
 vars.report := OUTPUT RUNS REFERENCE NO_CAPTIONS NO_PICTURES
 vars.apply := LABELS FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS CALIBRATOR PREDICTIONS OUTPUT
 vars.decide := LABELS FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS DECIDE PREDICTIONS OUTPUT
 vars.ensemble := LABELS NAME FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS PREDICTIONS OUTPUT
-SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
+SWITCHES := SYNC_BATCHNORM VERBOSE MARGINS RESUME DRY PROBABILITIES UNCERTAINTY OVERWRITE NO_CAPTIONS NO_PICTURES YES ALL
 #: LOSS           with settings of its own as mbls:margin=8,alpha=0.3 (train, slurm)
 #: NETWORK        default: unet, in 3D unet3d, with --preset paper unet_paper (train, benchmark, slurm)
 #: PRESET         default: quick on a phantom, paper with --data-root (train, benchmark, slurm, data, check-data, splits)
 #: LOGGER         trackers next to metrics.csv, several with commas (train, benchmark, slurm)
 #: DIM            2, 3: slices or volumes; default: what the network needs (train, benchmark, slurm, data, check-data, splits)
-#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, refer, regret, shift)
-#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, refer, regret, shift, cache-info, cache-clean)
+#: DATA_ROOT      the dataset's folder; without it a phantom is written to data/ (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, volumes, guarantee, refer, regret, shift)
+#: CACHE          folder of the preprocessed data (default: cache) (train, benchmark, slurm, data, check-data, splits, evaluate, predict, calibrate, thresholds, volumes, guarantee, refer, regret, shift, cache-info, cache-clean)
 #: SPLIT          JSON file: the patients of each part, or folds (train, benchmark, slurm, data, check-data, splits, evaluate)
 #: SEED           default: 0 (train, slurm)
 #: PATIENT        regular expression that finds the patient in a case's name, for data in a known format (train, benchmark, slurm, data, check-data, splits, evaluate)
@@ -55,21 +57,23 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: EPOCHS         how many to train; with RESUME=1 the new total (train, benchmark, slurm)
 #: BATCH_SIZE     samples a step, over all ranks (train, benchmark, slurm)
 #: SELECT         dice, nll, ece, compromise: which epoch is best (default: dice; docs/statistics.md) (train, benchmark, slurm)
-#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, regret, shift)
+#: WINDOW         patch, padded, whole: evaluate on windows of the training size, or whole slices (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, volumes, guarantee, refer, regret, shift)
 #: DEVICES        processes a node, or auto (train, benchmark, evaluate, predict)
 #: DEVICES        processes a node (default: 1) (slurm)
 #: NODES          machines (train, benchmark, slurm, evaluate, predict)
-#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, regret, shift)
-#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, refer, regret, shift)
+#: ACCELERATOR    cpu, gpu, auto (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, volumes, guarantee, refer, regret, shift)
+#: PRECISION      32-true, bf16-mixed, 16-mixed (train, benchmark, slurm, evaluate, predict, calibrate, thresholds, volumes, guarantee, refer, regret, shift)
 #: SYNC_BATCHNORM batch norm over all GPUs (train, benchmark, slurm)
 #: VERBOSE        print all numbers of the test (train, benchmark, slurm, evaluate)
 #: VERBOSE        print all numbers (audit)
+#: MARGINS        count voxels within margins in mm, for make guarantee (audit)
 #: RUN            run folder: to write (train), or to read (train, predict)
 #: RUN            run folder (evaluate)
 #: RUNS           run folders, or checkpoints, whose networks form an ensemble (evaluate, predict)
 #: CALIBRATOR     JSON file of a calibrator (make calibrate) (evaluate, predict)
 #: CORRUPT        corruption and level of the images, noise:3 (docs/decisions.md) (evaluate)
 #: DECIDE         how voxels get their classes: argmax (default), dice for the masks of the highest expected Dice, threshold for RUN's decisions/dice.json (make thresholds), or a file like it (evaluate, predict)
+#: GUARANTEE      JSON file of a guarantee, whose outer and inner masks are written (make guarantee) (predict)
 #: RUN            run folder: fit on validation patients, report on test patients (calibrate)
 #: PREDICTIONS    or a folder of predictions, which are cross-fitted (calibrate)
 #: GROUPS         groups of patients of a cross-fit (default: the folds of nnU-Net's validation, else 5) (calibrate)
@@ -77,8 +81,12 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: RUN            run folder: choose on validation patients, report on test patients; an audit's folder is cross-fitted (thresholds)
 #: RUNS           run folders that are drawn side by side (thresholds)
 #: TARGET         dice (default), recall:0.95 or precision:0.9: what a threshold is chosen for (thresholds)
-#: CALIBRATOR     JSON file of a calibrator (make calibrate) (thresholds)
-#: GROUPS         groups of patients of a cross-fit (default: 5) (thresholds)
+#: RUN            run folder: calibrate on validation patients, report on test patients; an audit's folder is cross-fitted (volumes, guarantee)
+#: ALPHA          share of patients whose interval may miss (default: 0.1) (volumes)
+#: FNR            share of a structure that may be missed (default: 0.1) (guarantee)
+#: ALPHA          share of patients for whom it may be more; without it FNR bounds the mean (guarantee)
+#: CALIBRATOR     JSON file of a calibrator (make calibrate) (thresholds, volumes, guarantee)
+#: GROUPS         groups of patients of a cross-fit (default: 5) (thresholds, volumes, guarantee)
 #: OUTPUT         of several RUNS: where the figure is written (default: thresholds/ above them) (thresholds)
 #: RUN            run folder, or that of an audit (refer)
 #: CONFIDENCE     soft_dice, expected_dice, entropy_near, entropy_all, agreement: what orders the cases (default: soft_dice; docs/decisions.md) (refer)
@@ -107,8 +115,9 @@ SWITCHES := SYNC_BATCHNORM VERBOSE RESUME DRY PROBABILITIES UNCERTAINTY OVERWRIT
 #: DRY            print the command, or the batch script, and stop (train, slurm)
 #: CKPT           best, last, or a file (default: best) (evaluate, predict)
 #: TAG            folder below test/ (default: the checkpoint's name and what differs from the run, best-native-mirrored-01) (evaluate)
-#: GRID           preprocessed, native: where to score: on the cache's grid, or on that of the files (evaluate, calibrate, thresholds, refer, shift)
-#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict, calibrate, thresholds, refer, regret, shift)
+#: GRID           preprocessed, native: where voxels are counted (default: native, on the grid of the files) (guarantee)
+#: GRID           preprocessed, native: where to score: on the cache's grid, or on that of the files (evaluate, calibrate, thresholds, volumes, refer, shift)
+#: MIRROR         average logits over mirrorings along these axes, e.g. 0,1 (evaluate, predict, calibrate, thresholds, volumes, guarantee, refer, regret, shift)
 #: INPUT          a NIfTI file, or a folder of them (predict)
 #: OUTPUT         folder for the label maps (predict)
 #: PROBABILITIES  write class probabilities too (predict)
@@ -171,6 +180,7 @@ train: LEFT_OUT = $(if $(call on,RESUME),$(filter-out $(GIVEN),DATASET LOSS))
 evaluate: LEFT_OUT := RUN
 report: LEFT_OUT := RUNS
 thresholds refer regret shift: LEFT_OUT := RUN
+thresholds volumes guarantee refer shift: LEFT_OUT := RUN
 audit calibrate ensemble: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
 apply: LEFT_OUT := CALIBRATOR PREDICTIONS OUTPUT
 decide: LEFT_OUT := DECIDE PREDICTIONS OUTPUT
@@ -182,8 +192,7 @@ NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)
 
-help:  ## Show the targets, the variables and what they can be
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
+thresholds volumes guarantee refer regret shift: LEFT_OUT := RUN
 	@echo
 	@echo "Variables:"
 	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET logger:LOGGER; do \
@@ -234,6 +243,13 @@ shift: install  ## Test RUN, or RUNS="A B", on images with CORRUPTIONS="noise bl
 regret: install  ## What RUN, on a phantom, loses to the best answer: by network, calibration and decision
 	$(if $(RUN),,$(call needs,RUNS))
 	@$(MBLS) regret $(if $(RUN),"$(RUN)") $(OPTIONS) $(ARGS)
+volumes: install  ## Volumes in ml of RUN's test patients, with intervals calibrated on validation patients
+	$(call needs,RUN)
+	@$(MBLS) volumes "$(RUN)" $(OPTIONS) $(ARGS)
+
+guarantee: install  ## Outer and inner masks of each structure, promised for new patients (FNR, ALPHA)
+	$(call needs,RUN)
+	@$(MBLS) guarantee "$(RUN)" $(OPTIONS) $(ARGS)
 
 apply: install  ## Write PREDICTIONS calibrated by CALIBRATOR to OUTPUT, in their format
 	$(call needs,CALIBRATOR)$(call needs,PREDICTIONS)$(call needs,OUTPUT)

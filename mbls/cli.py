@@ -41,6 +41,8 @@ COMMANDS = {
         "mbls.commands.regret",
         "what a run on a phantom loses to the best answer, by cause",
     ),
+    "volumes": ("mbls.commands.volumes", "volumes in ml with an interval for each case"),
+    "guarantee": ("mbls.commands.guarantee", "masks that surely contain a structure, or are in it"),
     "apply": ("mbls.commands.apply", "calibrate probability maps of any program, in their format"),
     "decide": ("mbls.commands.decide", "write label maps of probability maps by another rule"),
     "ensemble": ("mbls.commands.ensemble", "average probability maps of several folders"),

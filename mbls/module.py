@@ -29,6 +29,7 @@ from mbls.data import (
 )
 from mbls.decisions.choice import Thresholds
 from mbls.decisions.optimal import OptimalDice
+from mbls.decisions.guarantee import Guarantee
 from mbls.evaluation.scoring import TestMetrics
 from mbls.inference import (
     Window,
@@ -129,6 +130,9 @@ class SegmentationModule(LightningModule):
         predictor: Hash of the weights that are tested, if they are known.
         on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
             any, such as to fit a calibrator.
+        on_counted: The same on the grid of a test, ``grid``, such as to decide for a test.
+        guarantee: Outer and inner masks that a prediction writes, if any.
+        counts_margins: If True, a test counts voxels within margins of the predicted structures.
     """
 
     adapts_on: str | None  # cases that an adaptive loss observes in this run
@@ -210,6 +214,9 @@ class SegmentationModule(LightningModule):
         self.decision: Thresholds | OptimalDice | None = None
         self.predictor: str | None = None
         self.on_validated: Callable[[Batch, Tensor], None] | None = None
+        self.on_counted: Callable[[Batch, Tensor], None] | None = None
+        self.guarantee: Guarantee | None = None
+        self.counts_margins = False
         if isinstance(loss, Loss):
             loss.bind(num_classes)
         check_parts(loss, num_classes, spatial_dims)
@@ -435,7 +442,10 @@ class SegmentationModule(LightningModule):
         self.val_dice = DiceScore(num_cases=cases, **settings).to(self.device)
 
     def _make_test_metrics(self, cases: int, readers: int = 0) -> None:
-        metrics = TestMetrics(self.num_classes, cases, unions=self.unions, readers=readers)
+        metrics = TestMetrics(
+            self.num_classes, cases, unions=self.unions, readers=readers,
+            margins=self.counts_margins,
+        )  # fmt: skip
         self.test_metrics = metrics.to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -452,10 +462,20 @@ class SegmentationModule(LightningModule):
             with torch.autocast(logits[0].device.type, enabled=False):
                 loss.observe(logits[0].to(batch["label"].device), batch["label"])
         if validates:
+            counted = None
+            if self.on_counted is not None and self.grid == "native":  # before logits are probs
+                counted = self._native(batch, [each.clone() for each in logits])
             probs = self.probabilities(logits)
             self._score_validation(batch, probs)
             if self.on_validated is not None:
                 self.on_validated(batch, probs)
+            if self.on_counted is not None:
+                other = (
+                    (batch, probs)
+                    if counted is None
+                    else (counted[0], self.probabilities(counted[1]))
+                )
+                self.on_counted(*other)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, and let an adaptive loss adapt before checkpoints."""

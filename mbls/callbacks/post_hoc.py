@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
 from mbls.callbacks.run_folder import folder_callback
-from mbls.data import Batch, DataModule, datamodule_of
+from mbls.data import Batch, DataModule, datamodule_of, derived_in
 from mbls.decisions.choice import Thresholds
 from mbls.decisions.optimal import OptimalDice
+from mbls.decisions.guarantee import Guarantee
 from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
@@ -45,10 +46,14 @@ class PostHoc(Callback):
             ``"optimal-dice"`` for the masks of the highest expected Dice.
         count: File for the counts of the validated cases, with the content of a test's
             ``bins.npz``.
+        margins: If True, a test and ``count`` also count voxels within margins of the predicted
+            structures.
+        guarantee: JSON file of a guarantee, whose outer and inner masks a prediction writes.
 
     Raises:
         SettingError: At the start of a test: a member, the calibrator or the thresholds have seen
-            a test patient, or the thresholds are of other probabilities.
+            a test patient, or the thresholds are of other probabilities. At the start of a
+            prediction: the guarantee is of other probabilities.
     """
 
     def __init__(
@@ -60,10 +65,14 @@ class PostHoc(Callback):
         images: bool = False,
         decide: str | None = None,
         count: Path | None = None,
+        margins: bool = False,
+        guarantee: Path | None = None,
     ) -> None:
         self.members = [Path(member) for member in members]
         self.keep, self.images, self.count = keep, images, count
         self.decide = decide
+        self.margins = margins
+        self.guarantee = None if guarantee is None else Path(guarantee)
         self._counts: TestMetrics | None = None
         self.predictor: str | None = None  # of the last test, validation or prediction
         self.calibrator = None if calibrator is None else Path(calibrator)
@@ -94,6 +103,9 @@ class PostHoc(Callback):
             optimal = self.decide == OptimalDice.name
             decision = OptimalDice() if optimal else self._thresholds(pl_module, patients)
             pl_module.decision = decision
+        pl_module.counts_margins = self.margins
+        if self.guarantee is not None:
+            pl_module.guarantee = self._guarantee(pl_module)
         if self.keep is not None:
             pl_module.on_validated = self._save
         if self.count is not None:
@@ -103,8 +115,10 @@ class PostHoc(Callback):
                     f"trainer.devices 1, got {trainer.world_size} processes."
                 )
             cases = len(data.cases("val"))
-            self._counts = TestMetrics(pl_module.num_classes, cases, unions=pl_module.unions)
-            pl_module.on_validated = self._add
+            self._counts = TestMetrics(
+                pl_module.num_classes, cases, unions=pl_module.unions, margins=self.margins
+            )
+            pl_module.on_counted = self._add
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was trained."""
@@ -131,7 +145,18 @@ class PostHoc(Callback):
                 "it again with make calibrate (mbls calibrate)."
             )
 
-    on_validation_start = on_predict_start = on_test_start
+    on_validation_start = on_test_start
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same, and refuse a guarantee of other weights."""
+        self.on_test_start(trainer, pl_module)
+        assert isinstance(pl_module, SegmentationModule)
+        found = pl_module.guarantee
+        if found is not None and found.predictor not in (None, self.predictor):
+            raise SettingError(
+                f"{self.guarantee} is of other weights than those of this checkpoint: nothing is "
+                "promised of them. Calibrate one to this run (make guarantee)."
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the counts of the validated cases."""
@@ -153,7 +178,9 @@ class PostHoc(Callback):
             "class_keys": list(pl_module.class_keys),
             "networks": 1 + len(pl_module.members),
             "predictor": self.predictor,
+            "grid": pl_module.grid,
             **({} if calibrator is None else {"calibrator": calibrator.method}),
+            **derived_in(data, "val"),
         }
         run = self._counts.run(cases=data.cases("val"), patients=data.patients("val"), meta=meta)
         with writing(self.count), replacing(self.count) as file:
@@ -182,6 +209,27 @@ class PostHoc(Callback):
                 "no label map: choose another TARGET (make thresholds TARGET=...)."
             )
         _refuse_seen(f"{path} was chosen", found.patients, patients)
+        return found
+
+    def _guarantee(self, module: SegmentationModule) -> Guarantee:
+        found, path = Guarantee.load(Path(str(self.guarantee))), self.guarantee
+        structures = (*module.class_keys[1:], *module.unions)
+        if found.class_keys != module.class_keys or found.structures != structures:
+            raise SettingError(
+                f"{path} is of the structures {', '.join(found.structures)}, the network of "
+                f"{', '.join(structures)}: calibrate one to this run (make guarantee)."
+            )
+        method = None if module.calibrator is None else module.calibrator.method
+        if found.calibrator != method:
+            raise SettingError(
+                f"{path} is of probabilities with the calibrator {found.calibrator}, not "
+                f"{method}: give make guarantee and this the same CALIBRATOR (--calibrator)."
+            )
+        if found.grid != "native":
+            raise SettingError(
+                f"{path} holds on the {found.grid} grid, and predictions are on that of the files: "
+                "calibrate one there, make guarantee GRID=native (--grid native)."
+            )
         return found
 
     def _tested(self, trainer: Trainer, stage: str) -> set[str]:
@@ -244,7 +292,8 @@ def hash_of(weights: Sequence[Mapping[str, Tensor]]) -> str:
 
 def _clear(module: SegmentationModule) -> None:
     module.members, module.calibrator, module.decision = [], None, None
-    module.on_validated = module.predictor = None
+    module.on_validated = module.on_counted = module.predictor = module.guarantee = None
+    module.counts_margins = False
 
 
 def checkpoint_of(member: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from PIL import Image
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from mbls.callbacks.post_hoc import PostHoc
 from mbls.data import CONTRACT, PICTURE, DataModule, datamodule_of
+from mbls.decisions.guarantee import Guarantee
+from mbls.decisions.masks import mask_names, promised_masks
 from mbls.module import SegmentationModule
 from mbls.posthoc.ensemble import UNCERTAINTIES, mean_log_probs, pairwise_dice, uncertainty
 from mbls.runtime.errors import OutputError, RunFolderError
@@ -62,6 +65,9 @@ class PredictionWriter(BasePredictionWriter):
             as ``<case>_entropy.nii.gz`` and, of an ensemble, ``<case>_mutual_information.nii.gz``
             and ``<case>_variance.nii.gz``; and ``uncertainty.csv``, with their means and the
             pairwise Dice of each case. They are those before calibration.
+
+    With a guarantee (:class:`mbls.callbacks.PostHoc`) it writes ``<case>_outer_<structure>.nii.gz``
+    and ``<case>_inner_<structure>.nii.gz``, a file each, since the masks overlap.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.uncertainty = uncertainty
         self._maps: tuple[str, ...] = ()
+        self._masks: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self.output = None if output is None else Path(output)
         self.probabilities, self.overwrite = probabilities, overwrite
@@ -122,7 +129,10 @@ class PredictionWriter(BasePredictionWriter):
                 "(--uncertainty) or CALIBRATOR (--calibrator)."
             )
         callbacks = getattr(trainer, "callbacks", None) or ()  # set by Lightning, untyped
-        several = any(isinstance(each, PostHoc) and each.members for each in callbacks)
+        post_hoc = next((each for each in callbacks if isinstance(each, PostHoc)), None)
+        several = post_hoc is not None and bool(post_hoc.members)
+        promised = None if post_hoc is None else post_hoc.guarantee
+        self._masks = [] if promised is None else mask_names(Guarantee.load(promised))
         self._maps = UNCERTAINTIES if several else UNCERTAINTIES[:1]
         self._rows = []
         if trainer.is_global_zero and self._error is None:
@@ -166,6 +176,7 @@ class PredictionWriter(BasePredictionWriter):
             yield f"{case}_prob.nii.gz"
         if self.uncertainty:
             yield from (f"{case}_{name}.nii.gz" for name in self._maps)
+        yield from (f"{case}_{name}.nii.gz" for name in self._masks)
 
     def _note(self, case: str, logits: Sequence[Tensor], maps: Mapping[str, Tensor]) -> None:
         """Keep the numbers of a case for ``uncertainty.csv``."""
@@ -217,8 +228,9 @@ class PredictionWriter(BasePredictionWriter):
                 if self.uncertainty:
                     self._note(case, logits, maps)
                 probs, classes = _estimate(pl_module, logits)
+                masks = _promised(pl_module, probs, _spacing(affine, header))
                 try:
-                    self._write(case, probs, classes, maps, affine, header, values)
+                    self._write(case, probs, classes, maps, masks, affine, header, values)
                 except OutputError as error:  # raised at the end, on all ranks
                     self._error = error
         if trainer.world_size == 1:
@@ -246,6 +258,7 @@ class PredictionWriter(BasePredictionWriter):
         probs: Tensor,
         classes: Tensor,
         maps: Mapping[str, Tensor],
+        masks: Mapping[str, np.ndarray],
         affine: np.ndarray,
         header: nib.Nifti1Header,
         values: Sequence[int],
@@ -254,11 +267,14 @@ class PredictionWriter(BasePredictionWriter):
         label = label.reshape(header.get_data_shape()[:3])  # the image may have two axes
         arrays = [label, *([probs.movedim(0, -1).numpy()] if self.probabilities else [])]
         arrays += [values.numpy().reshape(label.shape) for values in maps.values()]
-        for name, array in zip(self._names(case, header), arrays, strict=True):
+        estimates = len(arrays)
+        arrays += [mask.astype(np.uint8).reshape(label.shape) for mask in masks.values()]
+        for place, (name, array) in enumerate(zip(self._names(case, header), arrays, strict=True)):
             if name.endswith(".png"):
                 self._save_picture(name, array[:, :, 0].T, largest=max(values))
             else:
-                self._save(name, array, affine, header, "label" if array is label else "estimate")
+                is_label = place == 0 or place >= estimates
+                self._save(name, array, affine, header, "label" if is_label else "estimate")
 
     def _save_picture(self, name: str, label: np.ndarray, *, largest: int) -> None:
         """Write a label map ``(H, W)`` as a PNG, of one kind for all cases of a dataset.
@@ -315,6 +331,24 @@ def _estimate(module: LightningModule, logits: Sequence[Tensor]) -> tuple[Tensor
         return probs[0], module.predicted(probs)[0]
     probs = mean_log_probs(batch)[0].exp()
     return probs, probs.argmax(dim=0)
+
+
+def _promised(
+    module: LightningModule, probs: Tensor, spacing: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Return the masks of the module's guarantee, if it has one."""
+    if not isinstance(module, SegmentationModule) or module.guarantee is None:
+        return {}
+    return promised_masks(module.guarantee, probs, unions=module.unions, spacing=spacing)
+
+
+def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> list[float]:
+    """Return the voxel size of a file in mm: its ``pixdim``, or that of the affine if it is 1."""
+    unit = {"meter": 1e3, "micron": 1e-3}.get(_unit_of_length(header), 1.0)
+    size = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    if np.allclose(size, 1, rtol=1e-3):
+        size = voxel_sizes(np.asarray(affine))
+    return [float(unit * one) for one in size]
 
 
 def _csv(table: pd.DataFrame) -> bytes:

@@ -46,6 +46,14 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Parse a number above 0 and below 1."""
+    value = float(text) if re.fullmatch(r"\d*\.?\d+", text) else -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below 1, got {text}")
+    return value
+
+
 def numbers(text: str) -> list[int]:
     """Parse ``"0 1 2"`` or ``"0,1,2"``."""
     parts = text.replace(",", " ").split()
@@ -141,7 +149,8 @@ class Option:
 TRAIN = "train benchmark slurm"
 DATA = "data check-data splits"
 AGAIN = "evaluate predict"
-SCORED = "evaluate predict calibrate thresholds refer regret shift"
+DECIDE = "thresholds volumes guarantee"
+SCORED = f"evaluate predict calibrate {DECIDE} refer regret shift"
 AUDIT = "audit calibrate"
 FOREIGN = "audit calibrate apply decide ensemble"
 
@@ -198,6 +207,7 @@ OPTIONS = (
     Option("verbose", f"{TRAIN} evaluate", "print all numbers of the test", "results.verbose",
            bool),
     Option("verbose", "audit", "print all numbers", type=bool),
+    Option("margins", "audit", "count voxels within margins in mm, for make guarantee", type=bool),
     Option("run", "train predict", "run folder: to write (train), or to read", "run.folder", Path,
            metavar="FOLDER"),
     Option("run", "evaluate", "run folder", "run.folder", Path, positional="?"),
@@ -210,6 +220,8 @@ OPTIONS = (
     Option("decide", AGAIN, "how voxels get their classes: argmax (default), dice for the masks of "
            "the highest expected Dice, threshold for RUN's decisions/dice.json (make thresholds), "
            "or a file like it", "post_hoc.decide", metavar="HOW"),
+    Option("guarantee", "predict", "JSON file of a guarantee, whose outer and inner masks are "
+           "written (make guarantee)", "post_hoc.guarantee", Path, metavar="FILE"),
     Option("run", "calibrate", "run folder: fit on validation patients, report on test patients",
            type=Path, metavar="FOLDER"),
     Option("predictions", "calibrate", "or a folder of predictions, which are cross-fitted",
@@ -224,9 +236,17 @@ OPTIONS = (
            metavar="FOLDERS"),
     Option("target", "thresholds", "dice (default), recall:0.95 or precision:0.9: what a "
            "threshold is chosen for", metavar="TARGET"),
-    Option("calibrator", "thresholds", "JSON file of a calibrator (make calibrate)",
+    Option("run", "volumes guarantee", "run folder: calibrate on validation patients, report on "
+           "test patients; an audit's folder is cross-fitted", type=Path, positional="?"),
+    Option("alpha", "volumes", "share of patients whose interval may miss (default: 0.1)",
+           type=share, metavar="SHARE"),
+    Option("fnr", "guarantee", "share of a structure that may be missed (default: 0.1)",
+           type=share, metavar="SHARE"),
+    Option("alpha", "guarantee", "share of patients for whom it may be more; without it FNR bounds "
+           "the mean", type=share, metavar="SHARE"),
+    Option("calibrator", DECIDE, "JSON file of a calibrator (make calibrate)",
            "post_hoc.calibrator", Path, metavar="FILE"),
-    Option("groups", "thresholds", "groups of patients of a cross-fit (default: 5)",
+    Option("groups", DECIDE, "groups of patients of a cross-fit (default: 5)",
            type=at_least_one, metavar="K"),
     Option("output", "thresholds", "of several RUNS: where the figure is written (default: "
            "thresholds/ above them)", type=Path, metavar="FOLDER"),
@@ -282,8 +302,11 @@ OPTIONS = (
     Option("tag", "evaluate", "folder below test/ (default: the checkpoint's name and what differs "
            "from the run, best-native-mirrored-01)", "run.tag"),
     Option("tag", "report", "which test of each run (default: best)", make=False),
-    Option("grid", "evaluate calibrate thresholds refer shift", "where to score: on the cache's "
-           "grid, or on that of the files", "model.grid", choices=("preprocessed", "native")),
+    Option("grid", "guarantee", "where voxels are counted (default: native, on the grid of the "
+           "files)", "model.grid", choices=("preprocessed", "native")),
+    Option("grid", "evaluate calibrate thresholds volumes refer shift", "where to score: on the "
+           "cache's grid, or on that of the files", "model.grid",
+           choices=("preprocessed", "native")),
     Option("mirror", SCORED, "average logits over mirrorings along these axes, e.g. 0,1",
            "model.mirror", axes, metavar="AXES"),
     Option("input", "predict", "a NIfTI file, or a folder of them", "data.init_args.predict_input",

@@ -21,7 +21,8 @@ class Kind:
     """A table of decisions.
 
     Attributes:
-        files: Names of its CSV files; there is a table for each name.
+        files: Names of its CSV files below ``decisions/``; there is a table for each name. Those
+            of guarantees are on the grid of the files.
         title: Title.
         keys: Columns that name a row next to the loss.
         values: Columns of numbers, by heading.
@@ -53,7 +54,7 @@ KINDS = (
           "covered": "coverage", "width": "width", "CRPS": "crps"},
          text="Expected: sum of the probabilities. Covered: share of the patients whose interval "
               "contains the label."),
-    Kind("fnr-*.csv", "Guarantees", ("structure", "family"),
+    Kind("best-native/fnr-*.csv", "Guarantees", ("structure", "family"),
          {"missed": "missed", "patients above": "above", "volume / label": "to_true",
           "inner mask outside": "outside", "inner / label": "inner_to_true"},
          text="Missed: share of the structure outside the outer mask, mean over patients."),
@@ -86,7 +87,9 @@ def _folder(run: Run) -> Path:
 
 def _names(analysis: Analysis, files: str) -> list[str]:
     runs = [run for arm in analysis.group.arms for run in arm.trainings]
-    return sorted({path.name for run in runs for path in _folder(run).glob(files)})
+    return sorted(
+        {p.relative_to(_folder(r)).as_posix() for r in runs for p in _folder(r).glob(files)}
+    )
 
 
 def _view(analysis: Analysis, kind: Kind, name: str) -> View | None:
@@ -100,7 +103,7 @@ def _view(analysis: Analysis, kind: Kind, name: str) -> View | None:
     if not rows:
         return None
     several = len(_names(analysis, kind.files)) > 1
-    title = f"{kind.title} ({name.removesuffix('.csv')})" if several else kind.title
+    title = f"{kind.title} ({Path(name).stem})" if several else kind.title
     legend = ["Brackets: 95 % interval over patients of a single run; ± sd over seeds.", kind.text]
     legend += [f"Left out, since it cannot be read: {path}." for path in damaged]
     frame = pd.DataFrame(rows, columns=["loss", *kind.keys, *kind.values])
