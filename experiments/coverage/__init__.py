@@ -1,0 +1,1 @@
+"""Coverage of intervals and guarantees over relabeled worlds of the phantom."""
