@@ -28,8 +28,8 @@ from mbls.data import (
     readers_in,
 )
 from mbls.decisions.choice import Thresholds
-from mbls.decisions.optimal import OptimalDice
 from mbls.decisions.guarantee import Guarantee
+from mbls.decisions.optimal import OptimalDice
 from mbls.evaluation.scoring import TestMetrics
 from mbls.inference import (
     Window,

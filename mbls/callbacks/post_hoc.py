@@ -19,8 +19,8 @@ from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
 from mbls.callbacks.run_folder import folder_callback
 from mbls.data import Batch, DataModule, datamodule_of, derived_in
 from mbls.decisions.choice import Thresholds
-from mbls.decisions.optimal import OptimalDice
 from mbls.decisions.guarantee import Guarantee
+from mbls.decisions.optimal import OptimalDice
 from mbls.evaluation.scoring import TestMetrics
 from mbls.module import SegmentationModule
 from mbls.posthoc.base import Calibrator
