@@ -31,7 +31,7 @@ vars.volumes := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN ALPHA CALIBRATO
 vars.guarantee := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN FNR ALPHA CALIBRATOR GROUPS GRID MIRROR
 vars.refer := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN CONFIDENCE SHARE CALIBRATOR GROUPS GRID MIRROR
 vars.regret := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS DRAWS OUTPUT MIRROR
-vars.shift := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS CORRUPTIONS CALIBRATOR TARGET OUTPUT GRID MIRROR
+vars.shift := DATA_ROOT CACHE WINDOW ACCELERATOR PRECISION RUN RUNS CORRUPTIONS CALIBRATOR TARGET ALPHA OUTPUT GRID MIRROR
 vars.cache-info := CACHE
 vars.cache-clean := CACHE YES ALL DAYS
 vars.audit := VERBOSE MARGINS PREDICTIONS DECIDE LABELS NAME DATASET SEED OUTPUT PATIENT FORMAT AXES CLASS_NAMES LABEL_VALUES REGIONS
@@ -98,6 +98,7 @@ SWITCHES := SYNC_BATCHNORM VERBOSE MARGINS RESUME DRY PROBABILITIES UNCERTAINTY 
 #: CORRUPTIONS    such as "noise blur" (default: all; docs/decisions.md) (shift)
 #: CALIBRATOR     also with this calibrator: a file, or the method of each run's own, temperature (shift)
 #: TARGET         also Dice, recall or precision at thresholds for dice, recall:0.95 or precision:0.9 (shift)
+#: ALPHA          also how many volumes are in intervals that may miss this share of the patients, 0.1 (shift)
 #: OUTPUT         of several RUNS: where to write (default: shift/ above them) (shift)
 #: RUN            run folder of a phantom (regret)
 #: RUNS           run folders that are drawn side by side (regret)

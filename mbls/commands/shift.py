@@ -16,8 +16,8 @@ from mbls.runtime.files import read_card, replace_file, writing
 from mbls.runtime.ranks import print_once
 
 if TYPE_CHECKING:
-    from mbls.decisions import Target, Thresholds
-    from mbls.decisions.shift import Shifted
+    from mbls.decisions import Target
+    from mbls.decisions.shift import Promised, Shifted
     from mbls.evaluation import TestRun
     from mbls.evaluation.corruptions import Corrupted
 
@@ -47,12 +47,12 @@ def main(args: list[str]) -> int:
     rows: list[Shifted] = []
     tests: list[TestRun] = []
     for line, run, own in lines(runs, names, given):
-        thresholds = None if target is None else chosen(run, own, target)
+        promised = promises(run, own, target, options.alpha)
         curve: list[Shifted] = []
         for corrupted, place in tested(run, own, corruptions):
             test = _load(place)
             tests += [] if corrupted else [test]
-            curve.append(shifted(line, corrupted, place, test, thresholds))
+            curve.append(shifted(line, corrupted, place, test, promised))
         write_rows(folder_of(run, own), curve)
         rows += curve
     folder = folder_of(runs[0], given)
@@ -61,7 +61,7 @@ def main(args: list[str]) -> int:
 
         folder = options.output or common_parent([run.resolve().parent for run in runs]) / NAME
         write_rows(folder, rows)
-    draw(folder, rows, tests, target)
+    draw(folder, rows, tests, target, options.alpha)
     print_once(f"Curves: {folder / NAME}.png; all numbers: {NAME}.csv in RUN/decisions")
     return 0
 
@@ -207,11 +207,21 @@ def is_done(folder: Path, newest: float, expected: Mapping[str, Any]) -> bool:
     return all(meta.get(key) == value for key, value in expected.items())
 
 
-def chosen(run: Path, given: Settings, target: "Target") -> "Thresholds":
-    """Return the thresholds that suit a target on the validation patients, as they are."""
+def promises(
+    run: Path, given: Settings, target: "Target | None", alpha: float | None
+) -> "Promised | None":
+    """Return what is chosen on the validation patients, on images as they are."""
     from mbls.decisions import choose
+    from mbls.decisions.shift import Promised
 
-    return choose(count_validation(run, tag_of(TAG, given, config_of(run)), given), target)
+    if target is None and alpha is None:
+        return None
+    tag = tag_of(TAG, given, config_of(run))
+    validation = count_validation(run, tag, given, needs=("voxel_ml",))
+    thresholds = None if target is None else choose(validation, target)
+    if alpha is None:
+        return Promised(thresholds)
+    return Promised(thresholds, validation, alpha)
 
 
 def shifted(
@@ -219,13 +229,13 @@ def shifted(
     corrupted: "Corrupted | None",
     folder: Path,
     test: "TestRun",
-    thresholds: "Thresholds | None",
+    promised: "Promised | None",
 ) -> "Shifted":
     """Return the measures of a test's folder."""
     from mbls.decisions.shift import Shifted, shift_measures
 
     metrics = json.loads((folder / "metrics.json").read_text())
-    values = shift_measures(metrics, test, thresholds)
+    values = shift_measures(metrics, test, promised)
     if corrupted is None:
         return Shifted(line, "", 0, 0.0, values)
     return Shifted(line, corrupted.name, corrupted.level, corrupted.strength, values)
@@ -242,7 +252,11 @@ def write_rows(folder: Path, rows: "Sequence[Shifted]") -> None:
 
 
 def draw(
-    folder: Path, rows: "Sequence[Shifted]", tests: "Sequence[TestRun]", target: "Target | None"
+    folder: Path,
+    rows: "Sequence[Shifted]",
+    tests: "Sequence[TestRun]",
+    target: "Target | None",
+    alpha: float | None,
 ) -> None:
     """Draw the curves, and print the table."""
     from rich.console import Console
@@ -256,6 +270,8 @@ def draw(
     measures = {name: MEASURES[name] for name in rows[0].values}
     if target is not None:
         measures["at_thresholds"] = f"{target.measure} at\n{target.text}"
+    if alpha is not None:
+        measures["coverage"] = f"volumes in\n{100 * (1 - alpha):g} % intervals"
     used = dict.fromkeys(row.corruption for row in rows if row.level)
     units = {name: CORRUPTIONS[name].unit for name in used}
     figure = shift_figure(
@@ -265,7 +281,7 @@ def draw(
         save_figure(figure, folder / NAME)
     phantom = tests[0].meta["origin"] == "phantom"
     aim = None if target is None else target.text
-    Console().print(shift_table(rows, target=aim, phantom=phantom))
+    Console().print(shift_table(rows, target=aim, alpha=alpha, phantom=phantom))
 
 
 def _meta(folder: Path) -> dict[str, Any]:

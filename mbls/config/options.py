@@ -267,6 +267,8 @@ OPTIONS = (
            "own, temperature", metavar="NAME"),
     Option("target", "shift", "also Dice, recall or precision at thresholds for dice, recall:0.95 "
            "or precision:0.9", metavar="TARGET"),
+    Option("alpha", "shift", "also how many volumes are in intervals that may miss this share of "
+           "the patients, 0.1", type=float, metavar="SHARE"),
     Option("output", "shift", "of several RUNS: where to write (default: shift/ above them)",
            type=Path, metavar="FOLDER"),
     Option("run", "regret", "run folder of a phantom", type=Path, positional="?"),

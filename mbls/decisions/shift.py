@@ -9,12 +9,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbls.decisions.choice import Thresholds
+from mbls.decisions.quantities import quantities_of
 from mbls.decisions.thresholds import STEPS, case_scores, threshold_counts
+from mbls.decisions.volumes import calibrate
 from mbls.evaluation.run import TestRun
 from mbls.metrics.bootstrap import interval, mean_of_draws, patient_weights
 from mbls.metrics.confidence_sums import case_mean
+from mbls.runtime.errors import DecisionError
 
-__all__ = ["MEASURES", "Shifted", "at_thresholds", "shift_measures", "shift_table"]
+__all__ = [
+    "MEASURES",
+    "Promised",
+    "Shifted",
+    "at_thresholds",
+    "coverage",
+    "shift_measures",
+    "shift_table",
+]
 
 Value = tuple[float, float, float]
 """A value with the limits of its 95 % interval over patients; NaN where unknown."""
@@ -23,8 +34,24 @@ MEASURES = {
     "ece": "ECE, all voxels",
     "ece_label": "ECE, foreground",
     "at_thresholds": "at thresholds",
+    "coverage": "coverage of volumes",
 }
-"""The measures by name, with a heading; the last is known if thresholds were chosen."""
+"""The measures by name, with a heading; the last two are known if something was promised."""
+
+
+@dataclass(frozen=True)
+class Promised:
+    """What was chosen on validation images as they are.
+
+    Attributes:
+        thresholds: Thresholds for a target; None for none.
+        validation: The counts that calibrate intervals of volumes; None for none.
+        alpha: Share of patients whose interval may miss.
+    """
+
+    thresholds: Thresholds | None = None
+    validation: TestRun | None = None
+    alpha: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,14 +84,14 @@ class Shifted:
 
 
 def shift_measures(
-    metrics: Mapping[str, Any], test: TestRun, thresholds: Thresholds | None = None
+    metrics: Mapping[str, Any], test: TestRun, promised: Promised | None = None
 ) -> dict[str, Value]:
     """Return the measures of a test.
 
     Args:
         metrics: Content of its ``metrics.json``.
         test: Its counts.
-        thresholds: Thresholds of other patients, chosen on images as they are.
+        promised: What was chosen on other patients, on images as they are.
     """
     sound = metrics["sound"]
     entries = {
@@ -73,8 +100,10 @@ def shift_measures(
         "ece_label": sound["label"]["per_case"]["ece"],
     }
     found = {name: _value(entry) for name, entry in entries.items()}
-    if thresholds is not None:
-        found["at_thresholds"] = at_thresholds(test, thresholds)
+    if promised is not None and promised.thresholds is not None:
+        found["at_thresholds"] = at_thresholds(test, promised.thresholds)
+    if promised is not None and promised.validation is not None:
+        found["coverage"] = coverage(test, promised.validation, promised.alpha)
     return found
 
 
@@ -95,20 +124,54 @@ def at_thresholds(test: TestRun, thresholds: Thresholds) -> Value:
         if place >= 0:
             found = case_scores(counts[:, structure, place])
             scores[:, 1 + structure] = dict(found.items())[measure]
-    each = case_mean(scores, scores.shape[1])[:, None]
+    return _mean(case_mean(scores, scores.shape[1]), test.patients)
+
+
+def coverage(test: TestRun, validation: TestRun, alpha: float) -> Value:
+    """Return the share of volumes in intervals that other patients calibrated.
+
+    It is the mean over the foreground classes and unions of a patient, then over the patients; a
+    volume of a patient is covered if that of each of its cases is.
+
+    Args:
+        test: The counts of a test.
+        validation: Those of other patients, of images as they are.
+        alpha: Share of patients whose interval may miss.
+
+    Raises:
+        DecisionError: There are too few other patients for an interval.
+    """
+    others = {one.name: one for one in quantities_of(validation)}
+    hits: dict[str, list[bool]] = {}
+    for one in quantities_of(test):
+        if one.unit == "ml":
+            found = calibrate(one, others[one.name], alpha)
+            if reason := found.too_few():
+                raise DecisionError(f"{reason} Choose a larger ALPHA (--alpha).")
+            for patient, covered in found.covered().items():
+                hits.setdefault(patient, []).append(covered)
+    return _mean(np.array([np.mean(each) for each in hits.values()]), list(hits))
+
+
+def _mean(values: np.ndarray, patients: Sequence[str]) -> Value:
+    """Return the mean of rows without NaN, with its interval over patients."""
+    each = values[:, None]
     mean = float(mean_of_draws(each, np.ones((1, len(each))))[0, 0])
     limits = None
-    if len(set(test.patients)) > 1 and not np.isnan(mean):
-        limits = interval(mean_of_draws(each, patient_weights(test.patients))[:, 0])
+    if len(set(patients)) > 1 and not np.isnan(mean):
+        limits = interval(mean_of_draws(each, patient_weights(patients))[:, 0])
     return (mean, *(limits or (np.nan, np.nan)))
 
 
-def shift_table(rows: Sequence[Shifted], *, target: str | None, phantom: bool) -> Table:
+def shift_table(
+    rows: Sequence[Shifted], *, target: str | None, alpha: float | None = None, phantom: bool
+) -> Table:
     """Return a table with a row for each test, the images as they are first.
 
     Args:
         rows: The tests.
         target: The target of the thresholds, if any.
+        alpha: Share of patients whose volumes may be missed, if they have intervals.
         phantom: True for synthetic data.
     """
     table = Table(title="Corrupted images", caption=(
@@ -118,9 +181,11 @@ def shift_table(rows: Sequence[Shifted], *, target: str | None, phantom: bool) -
     headings = {"dice": "Dice", "ece": "ECE", "ece_label": "ECE label"}
     if target is not None:
         headings["at_thresholds"] = f"at {target}"
-    for heading in ("corruption", "strength", "run", *headings.values()):
-        left = heading in ("corruption", "run")
-        table.add_column(heading, justify="left" if left else "right")
+    if alpha is not None:
+        headings["coverage"] = f"{1 - alpha:g} covers"
+    for heading in ("images", "strength", "run", *headings.values()):
+        left = heading in ("images", "run")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     order = list(dict.fromkeys(row.corruption for row in rows))
     before = ""
     for row in sorted(rows, key=lambda one: (order.index(one.corruption), one.level)):

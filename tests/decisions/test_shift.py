@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from mbls.callbacks import Corrupt
 from mbls.cli import main
 from mbls.decisions import Target, case_scores, choose, threshold_counts
+from mbls.decisions.quantities import quantities_of
 from mbls.decisions.shift import at_thresholds
 from mbls.evaluation import TestRun
 from mbls.evaluation.corruptions import Corrupted
@@ -127,6 +128,24 @@ def test_runs_and_calibrators_are_lines(run: Path, refusal: Callable[..., str]) 
     np.testing.assert_allclose(raw["dice"], calibrated["dice"], atol=0.02)
     assert not np.allclose(raw["ece"], calibrated["ece"])
     assert counted(run, "best~gamma-3+temperature").meta["calibrator"] == "temperature"
+
+
+def test_the_coverage_is_that_of_validation_intervals(run: Path, refusal) -> None:
+    assert "a larger ALPHA" in refusal(
+        "shift", str(run), "--corruptions", "noise", "--alpha", "0.1"
+    )
+    assert main(["shift", str(run), "--corruptions", "noise", "--alpha", "0.5"]) == 0
+    table = pd.read_csv(run / "decisions/shift.csv").set_index("level")
+    validation = TestRun.load(run / "decisions/val-bins.npz")
+    test = counted(run, "best~noise-3")
+    inside = []
+    for one, other in zip(quantities_of(test), quantities_of(validation), strict=True):
+        if one.unit == "ml":
+            scores = sorted(other.scores().values())
+            reach = scores[int(np.ceil(0.5 * (len(scores) + 1))) - 1] * one.scale
+            right = np.abs(one.labeled - one.expected) <= reach
+            inside.append([right[np.array(one.patients) == p].all() for p in set(one.patients)])
+    assert table.loc[3, "coverage"] == pytest.approx(np.mean(inside))
 
 
 def test_what_cannot_be_tested_is_refused(run: Path, refusal: Callable[..., str]) -> None:
