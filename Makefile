@@ -180,8 +180,7 @@ OPTIONS = $(strip $(foreach name,$(filter-out $(LEFT_OUT),$(vars.$@)),$(call opt
 train: LEFT_OUT = $(if $(call on,RESUME),$(filter-out $(GIVEN),DATASET LOSS))
 evaluate: LEFT_OUT := RUN
 report: LEFT_OUT := RUNS
-thresholds refer regret shift: LEFT_OUT := RUN
-thresholds volumes guarantee refer shift: LEFT_OUT := RUN
+thresholds volumes guarantee refer regret shift: LEFT_OUT := RUN
 audit calibrate ensemble: LEFT_OUT = PREDICTIONS $(filter-out $(GIVEN),DATASET NAME)
 apply: LEFT_OUT := CALIBRATOR PREDICTIONS OUTPUT
 decide: LEFT_OUT := DECIDE PREDICTIONS OUTPUT
@@ -193,7 +192,8 @@ NETWORK_NOW = $(or $(NETWORK),$(if $(filter 3,$(DIM)),unet3d,$(if $(filter paper
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)
 
-thresholds volumes guarantee refer regret shift: LEFT_OUT := RUN
+help:  ## Show the targets, the variables and what they can be
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables:"
 	@for kind in data:DATASET loss:LOSS network:NETWORK trainer:PRESET logger:LOGGER; do \
