@@ -148,11 +148,9 @@ def test_an_audit_is_cross_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert set(pd.read_csv(folder / "decisions/fnr-20-alpha-5.csv").family) == {"threshold"}
 
 
-def test_shares_are_checked(
-    refusal: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shares_are_checked(refusal: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in ("5", "0", "x", "-0.1"):
         with pytest.raises(SystemExit):
             main(["guarantee", "runs/x", f"--fnr={wrong}"])
-        assert f"above 0 and below 1, got {wrong}" in capsys.readouterr().err
+        assert f"above 0 and below 1, got {wrong}" in capfd.readouterr().err
     assert "Name a run folder" in refusal("volumes")
