@@ -272,7 +272,7 @@ def test_labels_keep_their_files_values(values: tuple[int, ...], dtype: type, tm
     logits = 9.0 * torch.nn.functional.one_hot(truth, len(values)).movedim(-1, 0)
     header = nib.Nifti1Header()
     header.set_data_shape(logits.shape[1:])
-    writer._write("a", logits, logits.argmax(dim=0), {}, np.eye(4), header, values)
+    writer._write("a", logits, logits.argmax(dim=0), {}, {}, np.eye(4), header, values)
     found = nib.load(tmp_path / "a.nii.gz")
     assert found.get_data_dtype() == dtype
     assert np.asarray(found.dataobj).ravel().tolist() == [values[0], values[1], values[-1]]
