@@ -52,6 +52,11 @@ class DrawnLabels(Callback):
                 "Labels can be drawn of phantoms only, whose distribution is known: leave out "
                 "DATA_ROOT (--data-root)."
             )
+        if getattr(pl_module, "grid", None) == "native":
+            raise SettingError(
+                "Labels are drawn on the cache's grid: leave out GRID=native (--grid), or for a run "
+                "whose configuration has it give --model.grid preprocessed."
+            )
         if trainer.world_size > 1:
             raise SettingError(
                 "Drawn labels are counted by one process, which sees all cases: trainer.devices 1, "

@@ -187,5 +187,8 @@ def test_dice_optimal_masks_beat_argmax_on_the_phantom(tmp_path: Path) -> None:
     optimal, likeliest = rules["ceiling"], rules["argmax"]
     assert (optimal > likeliest - 1e-3).all()  # every structure of every case
     assert optimal.mean() > likeliest.mean()
-    assert (rules["best"] > optimal - 5e-3).all()  # near the best mask by any threshold
+    best = np.array([levels.dice(case).mean(axis=0).max(axis=-1) for case in range(len(optimal))])
+    assert (best >= optimal).all()
+    assert (best - optimal).mean() < 5e-3  # of the best of all thresholds, chosen on these labels
+    assert abs(rules["best"] - optimal).mean() < 1e-2
     assert ((optimal > 0.6) & (optimal < 0.99)).all()

@@ -127,3 +127,8 @@ def test_data_whose_labels_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
     callback = DrawnLabels(file=tmp_path / "counts.npz")
     with pytest.raises(SettingError, match="Labels can be drawn of phantoms only"):
         callback.on_test_start(trainer, torch.nn.Identity())
+
+
+def test_another_grid_is_refused(run: Path, refusal: Callable[..., str]) -> None:
+    message = refusal("regret", str(run), "--model.grid", "native", *DRAWS)
+    assert "drawn on the cache's grid: leave out GRID=native" in message
