@@ -54,7 +54,7 @@ class DrawnLabels(Callback):
             )
         if getattr(pl_module, "grid", None) == "native":
             raise SettingError(
-                "Labels are drawn on the cache's grid: leave out GRID=native (--grid), or for a run "
+                "Labels are drawn on the cache's grid: leave out --model.grid native, or for a run "
                 "whose configuration has it give --model.grid preprocessed."
             )
         if trainer.world_size > 1:

@@ -131,4 +131,4 @@ def test_data_whose_labels_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
 
 def test_another_grid_is_refused(run: Path, refusal: Callable[..., str]) -> None:
     message = refusal("regret", str(run), "--model.grid", "native", *DRAWS)
-    assert "drawn on the cache's grid: leave out GRID=native" in message
+    assert "drawn on the cache's grid: leave out --model.grid native" in message
