@@ -1,6 +1,7 @@
 """The LightningModule: a network, a loss and metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -55,7 +56,7 @@ from mbls.posthoc.base import Calibrator
 from mbls.posthoc.ensemble import mean_log_probs
 from mbls.runtime.errors import CheckpointError, SettingError
 
-__all__ = ["SegmentationModule"]
+__all__ = ["PostHocState", "SegmentationModule"]
 
 DICE = "val/dice"
 
@@ -83,6 +84,34 @@ class _Shared:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
         return self
+
+
+@dataclass
+class PostHocState:
+    """What :class:`mbls.callbacks.PostHoc` adds to a trained network; nothing in a training.
+
+    Attributes:
+        members: Further networks of an ensemble, whose probabilities are averaged with those of
+            the module's network.
+        calibrator: Calibrator of the probabilities, if any.
+        decision: Chooses the classes by thresholds or as Dice-optimal masks; None for those of the
+            highest probability.
+        guarantee: Outer and inner masks that a prediction writes, if any.
+        margins: If True, a test counts voxels within margins of the predicted structures.
+        predictor: Hash of the weights that are tested, if they are known.
+        on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
+            any, such as to fit a calibrator.
+        on_counted: The same on the grid of a test, such as to decide for a test.
+    """
+
+    members: list[nn.Module] = field(default_factory=list)
+    calibrator: Calibrator | None = None
+    decision: Thresholds | OptimalDice | None = None
+    guarantee: Guarantee | None = None
+    margins: bool = False
+    predictor: str | None = None
+    on_validated: Callable[[Batch, Tensor], None] | None = None
+    on_counted: Callable[[Batch, Tensor], None] | None = None
 
 
 class SegmentationModule(LightningModule):
@@ -122,17 +151,8 @@ class SegmentationModule(LightningModule):
         n_bins: Bins of the calibration errors of validation and test; a divisor of 60.
 
     Attributes:
-        members: Further networks of an ensemble, whose probabilities are averaged with those of
-            ``network`` in a test and a prediction; a plain list, not part of the module's state.
-        calibrator: Post-hoc calibrator of the probabilities of a test and a prediction, if any.
-        decision: Chooses the classes of a test and a prediction by thresholds or as Dice-optimal
-            masks; None for those of the highest probability.
-        predictor: Hash of the weights that are tested, if they are known.
-        on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
-            any, such as to fit a calibrator.
-        on_counted: The same on the grid of a test, ``grid``, such as to decide for a test.
-        guarantee: Outer and inner masks that a prediction writes, if any.
-        counts_margins: If True, a test counts voxels within margins of the predicted structures.
+        post_hoc: What a test or a prediction adds to the trained network, see
+            :class:`PostHocState`.
     """
 
     adapts_on: str | None  # cases that an adaptive loss observes in this run
@@ -209,14 +229,7 @@ class SegmentationModule(LightningModule):
         self.n_bins = check_n_bins(n_bins)
         self.train_means = EpochMeans()
         self._warned_of_accumulation = False
-        self.members: list[nn.Module] = []
-        self.calibrator: Calibrator | None = None
-        self.decision: Thresholds | OptimalDice | None = None
-        self.predictor: str | None = None
-        self.on_validated: Callable[[Batch, Tensor], None] | None = None
-        self.on_counted: Callable[[Batch, Tensor], None] | None = None
-        self.guarantee: Guarantee | None = None
-        self.counts_margins = False
+        self.post_hoc = PostHocState()
         if isinstance(loss, Loss):
             loss.bind(num_classes)
         check_parts(loss, num_classes, spatial_dims)
@@ -254,10 +267,10 @@ class SegmentationModule(LightningModule):
         A calibrator that looks at the image, such as local temperature scaling, is applied here, on
         the grid of the image; others in :meth:`probabilities`, on that of the output.
         """
-        found = [self.volume_logits(image, network) for network in (None, *self.members)]
-        if self.calibrator is None or not self.calibrator.needs_image:
+        found = [self.volume_logits(image, network) for network in (None, *self.post_hoc.members)]
+        if self.post_hoc.calibrator is None or not self.post_hoc.calibrator.needs_image:
             return found
-        return [self.calibrator.apply(mean_log_probs(found), image, dim=1)]
+        return [self.post_hoc.calibrator.apply(mean_log_probs(found), image, dim=1)]
 
     def probabilities(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the probabilities ``(N, C, *S)`` for the logits of each network.
@@ -265,15 +278,16 @@ class SegmentationModule(LightningModule):
         They are the softmax, its mean over an ensemble, and what the calibrator makes of it. The
         logits of a single network are overwritten.
         """
-        if self.calibrator is not None and not self.calibrator.needs_image:
-            return self.calibrator.apply(mean_log_probs(logits), dim=1).exp_()
+        if self.post_hoc.calibrator is not None and not self.post_hoc.calibrator.needs_image:
+            return self.post_hoc.calibrator.apply(mean_log_probs(logits), dim=1).exp_()
         if len(logits) == 1:  # in-place: a map of a CT takes 4 GB
             return torch.softmax(logits[0], dim=1, out=logits[0])
         return mean_log_probs(logits).exp_()
 
     def predicted(self, probs: Tensor) -> Tensor:
         """Return the classes ``(N, *S)`` for probabilities ``(N, C, *S)``."""
-        return probs.argmax(dim=1) if self.decision is None else self.decision.label_map(probs)
+        decision = self.post_hoc.decision
+        return probs.argmax(dim=1) if decision is None else decision.label_map(probs)
 
     def loss_terms(self, logits: Tensor, target: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Return the named, weighted addends of the loss, computed in float32 or wider."""
@@ -444,7 +458,7 @@ class SegmentationModule(LightningModule):
     def _make_test_metrics(self, cases: int, readers: int = 0) -> None:
         metrics = TestMetrics(
             self.num_classes, cases, unions=self.unions, readers=readers,
-            margins=self.counts_margins,
+            margins=self.post_hoc.margins,
         )  # fmt: skip
         self.test_metrics = metrics.to(self.device)
 
@@ -462,20 +476,17 @@ class SegmentationModule(LightningModule):
             with torch.autocast(logits[0].device.type, enabled=False):
                 loss.observe(logits[0].to(batch["label"].device), batch["label"])
         if validates:
-            counted = None
-            if self.on_counted is not None and self.grid == "native":  # before logits are probs
-                counted = self._native(batch, [each.clone() for each in logits])
+            on_grid = None
+            if self.post_hoc.on_counted is not None and self.grid == "native":
+                on_grid = self._native(batch, [each.clone() for each in logits])
             probs = self.probabilities(logits)
             self._score_validation(batch, probs)
-            if self.on_validated is not None:
-                self.on_validated(batch, probs)
-            if self.on_counted is not None:
-                other = (
-                    (batch, probs)
-                    if counted is None
-                    else (counted[0], self.probabilities(counted[1]))
-                )
-                self.on_counted(*other)
+            if self.post_hoc.on_validated is not None:
+                self.post_hoc.on_validated(batch, probs)
+            if self.post_hoc.on_counted is not None:
+                if on_grid is not None:
+                    batch, probs = on_grid[0], self.probabilities(on_grid[1])
+                self.post_hoc.on_counted(batch, probs)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, and let an adaptive loss adapt before checkpoints."""
@@ -509,12 +520,12 @@ class SegmentationModule(LightningModule):
         logits = self.all_logits(batch["image"])
         if self.grid == "native":
             batch, logits = self._native(batch, logits)
-        changed = self.calibrator is not None or self.decision is not None
+        changed = self.post_hoc.calibrator is not None or self.post_hoc.decision is not None
         before = mean_log_probs(logits).argmax(dim=1) if changed else None
         members = [each.argmax(dim=1) for each in logits] if len(logits) > 1 else []
         probs = self.probabilities(logits)
         batch = cast(Batch, {**batch, "label": batch["label"].to(probs.device)})
-        classes = None if self.decision is None else self.predicted(probs)
+        classes = None if self.post_hoc.decision is None else self.predicted(probs)
         self.test_metrics.update(probs, batch, classes=classes, before=before, members=members)
         return {"batch": batch, "probs": probs, "classes": classes}
 

@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
-from mbls.callbacks.post_hoc import PostHoc, _clear
+from mbls.callbacks.post_hoc import PostHoc
 from mbls.cli import main
 from mbls.commands.calibrate import compare, fit_on_validation
 from mbls.commands.evaluate import run_settings
@@ -22,6 +22,8 @@ from mbls.config.ensembles import ensemble_folder, members_of
 from mbls.config.options import parse, parser
 from mbls.evaluation import TestRun
 from mbls.evaluation.paired import differences
+from mbls.losses import CrossEntropyLoss
+from mbls.module import PostHocState, SegmentationModule
 from mbls.posthoc.base import Calibrator
 from mbls.report.build import build_report
 from mbls.report.groups import groups_of
@@ -310,14 +312,15 @@ def test_a_base_of_other_weights_is_tested_again(
         assert counted(run, "best+temperature").meta["predictor"] == after
 
 
-def test_a_test_leaves_the_module_as_it_was(calibrated: Path) -> None:
-    module, callback = SimpleNamespace(device="cpu"), PostHoc()
-    module.calibrator = module.members = module.decision = module.on_validated = "left over"
-    module.predictor = "of another test"
-    _clear(module)
-    assert module.members == []
-    assert {module.calibrator, module.decision, module.on_validated, module.predictor} == {None}
-    assert callback.members == []
+def test_a_test_leaves_the_module_as_it_was() -> None:
+    trainer, callback = Trainer(logger=False, enable_checkpointing=False), PostHoc()
+    module = SegmentationModule(torch.nn.Conv2d(1, 2, 1), CrossEntropyLoss())
+    module.post_hoc.predictor, module.post_hoc.margins = "of another test", True
+    callback.setup(trainer, module, "fit")
+    assert module.post_hoc == PostHocState()
+    module.post_hoc.predictor = "of this test"
+    callback.teardown(trainer, module, "test")
+    assert module.post_hoc == PostHocState()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from mbls.decisions.choice import Thresholds
 from mbls.decisions.guarantee import Guarantee
 from mbls.decisions.optimal import OptimalDice
 from mbls.evaluation.scoring import TestMetrics
-from mbls.module import SegmentationModule
+from mbls.module import PostHocState, SegmentationModule
 from mbls.posthoc.base import Calibrator
 from mbls.runtime.errors import RunFolderError, SettingError
 from mbls.runtime.files import read_card, replacing, writing
@@ -80,7 +80,7 @@ class PostHoc(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the networks and the calibrator."""
         assert isinstance(pl_module, SegmentationModule)
-        _clear(pl_module)
+        pl_module.post_hoc = PostHocState()
         if stage == "fit":
             return
         patients = self._tested(trainer, stage)
@@ -89,7 +89,7 @@ class PostHoc(Callback):
         for member in self.members:
             card = read_card(_folder_of(member))
             _refuse_seen(f"{member} was trained or validated", card.get("trained_on"), patients)
-        pl_module.members = [network.to(pl_module.device).eval() for network in networks]
+        pl_module.post_hoc.members = [network.to(pl_module.device).eval() for network in networks]
         if self.calibrator is not None:
             calibrator = Calibrator.load(self.calibrator)
             if calibrator.card.class_names != pl_module.class_keys:
@@ -98,16 +98,16 @@ class PostHoc(Callback):
                     f", the network of {', '.join(pl_module.class_keys)}: fit one to this run."
                 )
             _refuse_seen(f"{self.calibrator} was fitted", calibrator.card.patients, patients)
-            pl_module.calibrator = calibrator
+            pl_module.post_hoc.calibrator = calibrator
         if self.decide is not None:
             optimal = self.decide == OptimalDice.name
             decision = OptimalDice() if optimal else self._thresholds(pl_module, patients)
-            pl_module.decision = decision
-        pl_module.counts_margins = self.margins
+            pl_module.post_hoc.decision = decision
+        pl_module.post_hoc.margins = self.margins
         if self.guarantee is not None:
-            pl_module.guarantee = self._guarantee(pl_module)
+            pl_module.post_hoc.guarantee = self._guarantee(pl_module)
         if self.keep is not None:
-            pl_module.on_validated = self._save
+            pl_module.post_hoc.on_validated = self._save
         if self.count is not None:
             if data is None or trainer.world_size > 1:
                 raise SettingError(
@@ -118,12 +118,12 @@ class PostHoc(Callback):
             self._counts = TestMetrics(
                 pl_module.num_classes, cases, unions=pl_module.unions, margins=self.margins
             )
-            pl_module.on_counted = self._add
+            pl_module.post_hoc.on_counted = self._add
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was trained."""
         assert isinstance(pl_module, SegmentationModule)
-        _clear(pl_module)
+        pl_module.post_hoc = PostHocState()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the networks to the module's device, and note whose predictions are tested.
@@ -133,13 +133,14 @@ class PostHoc(Callback):
         assert isinstance(pl_module, SegmentationModule)
         if trainer.state.fn == "fit":
             return
-        for network in pl_module.members:
+        state = pl_module.post_hoc
+        for network in state.members:
             network.to(pl_module.device)
-        weights = [network.state_dict() for network in (pl_module.network, *pl_module.members)]
-        self.predictor = pl_module.predictor = hash_of(weights)
-        calibrator = pl_module.calibrator
+        weights = [network.state_dict() for network in (pl_module.network, *state.members)]
+        self.predictor = state.predictor = hash_of(weights)
+        calibrator = state.calibrator
         fitted_to = None if calibrator is None else calibrator.card.report.get("predictor")
-        if fitted_to not in (None, pl_module.predictor):
+        if fitted_to not in (None, pl_module.post_hoc.predictor):
             rank_zero_warn(
                 f"{self.calibrator} was fitted to other weights than those of this checkpoint: fit "
                 "it again with make calibrate (mbls calibrate)."
@@ -151,7 +152,7 @@ class PostHoc(Callback):
         """Do the same, and refuse a guarantee of other weights."""
         self.on_test_start(trainer, pl_module)
         assert isinstance(pl_module, SegmentationModule)
-        found = pl_module.guarantee
+        found = pl_module.post_hoc.guarantee
         if found is not None and found.predictor not in (None, self.predictor):
             raise SettingError(
                 f"{self.guarantee} is of other weights than those of this checkpoint: nothing is "
@@ -170,13 +171,13 @@ class PostHoc(Callback):
                 f"{int((scored > 0).sum())} of {len(scored)} validation cases were scored, so no "
                 "counts are written: leave out trainer.limit_val_batches."
             )
-        calibrator = pl_module.calibrator
+        calibrator = pl_module.post_hoc.calibrator
         meta = {
             "dataset": folder_callback(trainer).dataset,
             "origin": data.origin,
             "class_names": list(data.class_names),
             "class_keys": list(pl_module.class_keys),
-            "networks": 1 + len(pl_module.members),
+            "networks": 1 + len(pl_module.post_hoc.members),
             "predictor": self.predictor,
             "grid": pl_module.grid,
             **({} if calibrator is None else {"calibrator": calibrator.method}),
@@ -197,7 +198,7 @@ class PostHoc(Callback):
                 f"{path} is of the classes {', '.join(found.class_keys)}, the network of "
                 f"{', '.join(module.class_keys)}: choose thresholds for this run (make thresholds)."
             )
-        method = None if module.calibrator is None else module.calibrator.method
+        method = None if module.post_hoc.calibrator is None else module.post_hoc.calibrator.method
         if found.calibrator != method:
             raise SettingError(
                 f"{path} has thresholds of probabilities with the calibrator {found.calibrator}, "
@@ -219,7 +220,7 @@ class PostHoc(Callback):
                 f"{path} is of the structures {', '.join(found.structures)}, the network of "
                 f"{', '.join(structures)}: calibrate one to this run (make guarantee)."
             )
-        method = None if module.calibrator is None else module.calibrator.method
+        method = None if module.post_hoc.calibrator is None else module.post_hoc.calibrator.method
         if found.calibrator != method:
             raise SettingError(
                 f"{path} is of probabilities with the calibrator {found.calibrator}, not "
@@ -288,12 +289,6 @@ def hash_of(weights: Sequence[Mapping[str, Tensor]]) -> str:
             found.update(name.encode())
             found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
-
-
-def _clear(module: SegmentationModule) -> None:
-    module.members, module.calibrator, module.decision = [], None, None
-    module.on_validated = module.on_counted = module.predictor = module.guarantee = None
-    module.counts_margins = False
 
 
 def checkpoint_of(member: Path) -> Path:

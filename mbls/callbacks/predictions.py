@@ -121,7 +121,9 @@ class PredictionWriter(BasePredictionWriter):
                 f"The output folder {self.output} cannot be written ({error.strerror}). "
                 "Choose another: OUTPUT=FOLDER (--output)."
             )
-        calibrator = getattr(pl_module, "calibrator", None)
+        calibrator = None
+        if isinstance(pl_module, SegmentationModule):
+            calibrator = pl_module.post_hoc.calibrator
         if self.uncertainty and calibrator is not None and calibrator.needs_image:
             raise OutputError(
                 f"Maps of the uncertainty are those before calibration, but {calibrator.method} "
@@ -337,9 +339,9 @@ def _promised(
     module: LightningModule, probs: Tensor, spacing: Sequence[float]
 ) -> dict[str, np.ndarray]:
     """Return the masks of the module's guarantee, if it has one."""
-    if not isinstance(module, SegmentationModule) or module.guarantee is None:
+    if not isinstance(module, SegmentationModule) or module.post_hoc.guarantee is None:
         return {}
-    return promised_masks(module.guarantee, probs, unions=module.unions, spacing=spacing)
+    return promised_masks(module.post_hoc.guarantee, probs, unions=module.unions, spacing=spacing)
 
 
 def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> list[float]:

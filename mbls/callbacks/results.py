@@ -194,7 +194,6 @@ class TestResults(Callback):
             "inference": pl_module.inference,
             "precision": str(trainer.precision),
             "n_bins": pl_module.n_bins,
-            **({} if pl_module.predictor is None else {"predictor": pl_module.predictor}),
             **_post_hoc(pl_module),
             **_corruption(trainer),
             **derived_in(data, "test"),
@@ -210,11 +209,12 @@ def _corruption(trainer: Trainer) -> dict[str, Any]:
 
 
 def _post_hoc(module: SegmentationModule) -> dict[str, Any]:
-    """Return calibrator, thresholds and number of networks, if not those of a plain run."""
-    calibrator, networks = module.calibrator, 1 + len(module.members)
-    decision = module.decision
+    """Return the predictor, and calibrator, decision and number of networks if not plain."""
+    state = module.post_hoc
+    networks = 1 + len(state.members)
     return {
-        **({} if calibrator is None else {"calibrator": calibrator.method}),
+        **({} if state.predictor is None else {"predictor": state.predictor}),
+        **({} if state.calibrator is None else {"calibrator": state.calibrator.method}),
         **({} if networks == 1 else {"networks": networks}),
-        **({} if decision is None else {"decision": decision.name}),
+        **({} if state.decision is None else {"decision": state.decision.name}),
     }
