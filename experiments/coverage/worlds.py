@@ -18,7 +18,15 @@ from mbls.decisions.guarantee import Promise
 from mbls.decisions.nested import Family
 from mbls.decisions.quantities import FLOOR_ML
 
-__all__ = ["Result", "World", "draw_worlds", "masks", "volumes"]
+__all__ = [
+    "Result",
+    "World",
+    "controlled_risk",
+    "draw_worlds",
+    "masks",
+    "missed_patients",
+    "volumes",
+]
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def volumes(bank: Bank, tested: Bank, worlds: list[World], alpha: float) -> Iter
     own, other = scores(bank), scores(tested)
     for s, name in enumerate(STRUCTURES):
         wide = 2 * scale[..., s].mean(axis=1)
-        yield _missed(
+        yield missed_patients(
             "volume", "interval, ml", name, own[..., s], other[..., s], wide, worlds, alpha
         )
     left = len(STRUCTURES) - 1
@@ -100,7 +108,7 @@ def volumes(bank: Bank, tested: Bank, worlds: list[World], alpha: float) -> Iter
         np.abs(ejection(one.labeled[..., left]) - guess[:, None]) for one in (bank, tested)
     )
     wide = np.full(len(guess), 2.0)
-    yield _missed(
+    yield missed_patients(
         "ejection fraction", "interval, %", STRUCTURES[left], own, other, wide, worlds, alpha
     )
 
@@ -110,10 +118,22 @@ def ejection(volume: np.ndarray) -> np.ndarray:
     return np.asarray(100 * (volume[..., 0] - volume[..., 1]) / volume[..., 0])
 
 
-def _missed(
+def missed_patients(
     what: str, how: str, name: str, own: np.ndarray, other: np.ndarray, wide: np.ndarray,
     worlds: list[World], alpha: float,
 ) -> Result:  # fmt: skip
+    """Return how often the intervals of a quantity miss.
+
+    Args:
+        what: As of :class:`Result`.
+        how: As of :class:`Result`.
+        name: Name of the structure.
+        own: Score of each patient and label that calibrates ``(P, B)``.
+        other: The same of the labels that are tested.
+        wide: Width of each patient's interval for a quantile of 1 ``(P,)``.
+        worlds: Of :func:`draw_worlds`.
+        alpha: Share of patients whose interval may miss.
+    """
     shares, sizes = [], []
     for world in worlds:
         quantile = conformal_quantile(_of(own, world, world.calibrating), alpha)
@@ -136,15 +156,28 @@ def masks(bank: Bank, tested: Bank, worlds: list[World], promise: Promise) -> It
                 )
                 true = tested.labeled[..., s].sum(axis=2)  # (P, B)
                 inside = bank.inside[family][:, :, s].sum(axis=1)  # (P, masks)
-                yield _controlled(
+                yield controlled_risk(
                     what, f"{family}, {kind}", name, own, other, inside, true, worlds, promise.level
                 )
 
 
-def _controlled(
+def controlled_risk(
     what: str, how: str, name: str, own: np.ndarray, other: np.ndarray, inside: np.ndarray,
     true: np.ndarray, worlds: list[World], level: float,
 ) -> Result:  # fmt: skip
+    """Return the risk of a mask.
+
+    Args:
+        what: As of :class:`Result`.
+        how: As of :class:`Result`.
+        name: Name of the structure.
+        own: Loss of each patient and label that calibrates, and mask ``(P, B, masks)``.
+        other: The same of the labels that are tested.
+        inside: Voxels or ml in each mask ``(P, masks)``.
+        true: Those of the label ``(P, B)``.
+        worlds: Of :func:`draw_worlds`.
+        level: Bound of the risk.
+    """
     shares, sizes = [], []
     if what == "inner mask":
         own = np.maximum.accumulate(own, axis=-1)[..., ::-1]
