@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mbls.losses
+from experiments.decisions import decisions_table, regret_table
 from experiments.results import BENCHMARKS, results_table
 from experiments.structure import diagram
 from mbls.commands.benchmark import DEFAULT_LOSSES, DEFAULT_PRESET, DEFAULT_ROOT
@@ -211,6 +212,8 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (file, marker) -> its co
         for benchmark in BENCHMARKS
         if benchmark.file.is_file()
     },
+    ("docs/decisions.md", "decisions"): decisions_table,
+    ("docs/decisions.md", "regret"): regret_table,
 }
 
 

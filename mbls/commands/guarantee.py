@@ -84,9 +84,9 @@ def guarantee_of_run(
         print_once(f"! {warning}")
     if test.margins is None:
         print_once("Margins in mm are counted by make audit MARGINS=1 (--margins).")
-    print_once(
-        f"Guarantee: {counts.folder / promise.name}-{'|'.join(masks)}.json, for make predict"
-    )
+    for family in masks:
+        file = counts.folder / f"{promise.name}-{family}.json"
+        print_once(f"By {family}: make predict GUARANTEE={file}")
     return found
 
 
