@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from mbls.config.decide import TAG, decisions_folder
 from mbls.report.analysis import Analysis
 from mbls.report.groups import Arm
 from mbls.report.runs import Run
 from mbls.report.views import View, scope
 
 __all__ = ["decision_views"]
-
-FOLDER, TAG = "decisions", "best"
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Kind:
         values: Columns of numbers, by heading.
         long: Column with the names of the values, if each has a row of its own.
         where: The rows that are shown, by column.
+        native: If True, they are of the test on the files' grid, whatever the report's is.
         text: Explanation of the columns.
     """
 
@@ -37,11 +37,14 @@ class Kind:
     values: Mapping[str, str]
     long: str | None = None
     where: Mapping[str, str] | None = None
+    native: bool = False
     text: str = ""
 
 
 THRESHOLDS = {"argmax": "argmax", "threshold": "at_threshold", "change": "change"}
-CHOSEN = "Thresholds were chosen on validation patients."
+CHOSEN = (
+    "Thresholds were chosen on validation patients, of an audit for each patient on the others."
+)
 KINDS = (
     Kind("dice.csv", "Thresholds for Dice", ("structure", "measure"), THRESHOLDS, text=CHOSEN),
     Kind("recall-*.csv", "Thresholds for recall", ("structure", "measure"), THRESHOLDS,
@@ -54,9 +57,9 @@ KINDS = (
           "covered": "coverage", "width": "width", "CRPS": "crps"},
          text="Expected: sum of the probabilities. Covered: share of the patients whose interval "
               "contains the label."),
-    Kind("best-native/fnr-*.csv", "Guarantees", ("structure", "family"),
+    Kind("fnr-*.csv", "Guarantees", ("structure", "family"),
          {"missed": "missed", "patients above": "above", "volume / label": "to_true",
-          "inner mask outside": "outside", "inner / label": "inner_to_true"},
+          "inner mask outside": "outside", "inner / label": "inner_to_true"}, native=True,
          text="Missed: share of the structure outside the outer mask, mean over patients."),
     Kind("refer-areas.csv", "Cases to look at again", ("confidence",),
          {"AURC ↓": "aurc", "at random": "aurc_random", "ideal": "aurc_ideal",
@@ -67,7 +70,10 @@ KINDS = (
           "decision": "decision", "argmax": "argmax"}, long="term", where={"quantity": "dice"},
          text="Expected Dice over drawn labels: what is lost to the ceiling by each part."),
     Kind("shift.csv", "Corrupted images", ("corruption", "level"),
-         {"Dice": "dice", "ECE": "ece", "ECE, foreground": "ece_label"}),
+         {"Dice": "dice", "ECE": "ece", "ECE, foreground": "ece_label",
+          "at thresholds": "at_thresholds", "covered": "coverage"},
+         text="Of the last call of make shift. At thresholds: the target's measure at thresholds "
+              "that were chosen on clean images; covered: volumes in their intervals."),
 )  # fmt: skip
 
 
@@ -76,56 +82,73 @@ def decision_views(analysis: Analysis) -> list[View]:
     return [
         view
         for kind in KINDS
-        for name in _names(analysis, kind.files)
+        for name in _names(analysis, kind)
         if (view := _view(analysis, kind, name)) is not None
     ]
 
 
-def _folder(run: Run) -> Path:
-    return run.folder / FOLDER / ("" if run.tag == TAG else run.tag)
+def _folder(run: Run, kind: Kind) -> Path:
+    tag = run.tag
+    if kind.native and run.meta.get("grid") != "native":
+        checkpoint, plus, post_hoc = tag.partition("+")
+        tag = f"{checkpoint}-native{plus}{post_hoc}"
+    return decisions_folder(run.folder, tag)
 
 
-def _names(analysis: Analysis, files: str) -> list[str]:
+def _names(analysis: Analysis, kind: Kind) -> list[str]:
     runs = [run for arm in analysis.group.arms for run in arm.trainings]
-    return sorted(
-        {p.relative_to(_folder(r)).as_posix() for r in runs for p in _folder(r).glob(files)}
-    )
+    return sorted({path.name for run in runs for path in _folder(run, kind).glob(kind.files)})
+
+
+def _is_stale(path: Path, run: Run) -> bool:
+    """Return True if a checkpoint or a calibrator of the run is newer than a file."""
+    made_of = [*run.folder.glob(f"checkpoints/{TAG}.ckpt")]
+    made_of += run.folder.rglob("calibrators/**/*.json") if "+" in run.tag else ()
+    return any(file.stat().st_mtime > path.stat().st_mtime for file in made_of)
 
 
 def _view(analysis: Analysis, kind: Kind, name: str) -> View | None:
     rows: list[list[str]] = []
-    damaged = []
+    left_out = []
     for arm in analysis.group.arms:
-        read = [_read(_folder(run) / name, kind) for run in arm.trainings]
-        damaged += [path for path, table in read if table is None and path.is_file()]
-        if found := [table for _, table in read if table is not None]:
-            rows += _rows(arm, kind, found)
+        found = []
+        for run in arm.trainings:
+            path = _folder(run, kind) / name
+            if not path.is_file():
+                continue
+            if _is_stale(path, run):
+                left_out.append(f"Left out, since the run has changed since: {path}.")
+            elif (table := _read(path, kind)) is None:
+                left_out.append(f"Left out, since it cannot be read: {path}.")
+            else:
+                found.append(table)
+        rows += _rows(arm, kind, found) if found else []
     if not rows:
         return None
-    several = len(_names(analysis, kind.files)) > 1
+    several = len(_names(analysis, kind)) > 1
     title = f"{kind.title} ({Path(name).stem})" if several else kind.title
     legend = ["Brackets: 95 % interval over patients of a single run; ± sd over seeds.", kind.text]
-    legend += [f"Left out, since it cannot be read: {path}." for path in damaged]
+    legend += left_out
     frame = pd.DataFrame(rows, columns=["loss", *kind.keys, *kind.values])
     return View(title, scope(analysis), tuple(filter(None, legend)), frame)
 
 
-def _read(path: Path, kind: Kind) -> tuple[Path, pd.DataFrame | None]:
-    """Return the table of a run with its keys as index; None if there is none to read."""
+def _read(path: Path, kind: Kind) -> pd.DataFrame | None:
+    """Return the table of a run with its keys as index; None if it cannot be read."""
     try:
         table = pd.read_csv(path)
         for column, value in (kind.where or {}).items():
             table = table[table[column] == value]
         if kind.long is None:
             keyed = table.set_index(list(kind.keys))
-            return path, keyed if keyed.index.is_unique else None
+            return keyed if keyed.index.is_unique else None
         wide = table.pivot(index=list(kind.keys), columns=kind.long)
         wide.columns = [
             name if value == "value" else f"{name}_{value}" for value, name in wide.columns
         ]
-        return path, wide
+        return wide
     except (OSError, ValueError, KeyError):
-        return path, None
+        return None
 
 
 def _rows(arm: Arm, kind: Kind, tables: Sequence[pd.DataFrame]) -> list[list[str]]:

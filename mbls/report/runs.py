@@ -283,9 +283,13 @@ def _joined(parts: Sequence[TestRun]) -> TestRun:
     )
     sums = [part.confidence for part in parts if part.confidence is not None]
     volumes = [part.voxel_ml for part in parts if part.voxel_ml is not None]
+    margins = [part.margins for part in parts if part.margins is not None]
+    phases = [phase for part in parts for phase in part.meta.get("phases") or ()]
     shared = [name for name in first.surfaces if all(name in part.surfaces for part in parts)]
     return replace(
         first,
+        meta={**first.meta, **({"phases": phases} if phases else {})},
+        margins=np.concatenate(margins) if len(margins) == len(parts) else None,
         bins=bins,
         dice=np.concatenate([part.dice for part in parts]),
         cases=[case for part in parts for case in part.cases],

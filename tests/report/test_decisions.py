@@ -1,5 +1,6 @@
 """Tables of decisions in a report."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +55,27 @@ def test_tables_are_those_of_the_test_and_have_its_files_names(tmp_path: Path) -
     write(run, "dice.csv", row, tag="best+temperature")  # of another test
     titles = [view.title for view in decision_views(analysis_of(tmp_path))]
     assert titles == ["Thresholds for recall (recall-90)", "Thresholds for recall (recall-95)"]
+
+
+def test_guarantees_are_those_of_the_files_grid(tmp_path: Path) -> None:
+    row = {"structure": ["RV"], "family": ["margin"], "missed": [0.04]}
+    run = write_run(tmp_path, "ce")
+    write(run, "fnr-10.csv", row, tag="best-native")
+    write(run, "fnr-20.csv", row)  # of another grid than the masks
+    (view,) = decision_views(analysis_of(tmp_path))
+    assert view.title == "Guarantees"
+    assert view.frame["missed"].tolist() == ["0.04"]
+
+
+def test_a_table_of_earlier_weights_is_left_out(tmp_path: Path) -> None:
+    write(write_run(tmp_path, "ce"), "volumes.csv", VOLUMES)
+    path = write(run := write_run(tmp_path, "mbls"), "volumes.csv", VOLUMES)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/best.ckpt").touch()
+    os.utime(path, (1, 1))
+    (view,) = decision_views(analysis_of(tmp_path))
+    assert set(view.frame["loss"]) == {"ce\n1 run"}
+    assert any(f"has changed since: {path}" in text for text in view.legend)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
