@@ -99,6 +99,8 @@ class PostHocState:
         guarantee: Outer and inner masks that a prediction writes, if any.
         margins: If True, a test counts voxels within margins of the predicted structures.
         predictor: Hash of the weights that are tested, if they are known.
+        probabilities: Hash of all that the probabilities follow from: weights, calibrator,
+            mirroring, windows and precision.
         on_validated: Called with each validation batch and its probabilities ``(1, C, *S)``, if
             any, such as to fit a calibrator.
         on_counted: The same on the grid of a test, such as to decide for a test.
@@ -110,6 +112,7 @@ class PostHocState:
     guarantee: Guarantee | None = None
     margins: bool = False
     predictor: str | None = None
+    probabilities: str | None = None
     on_validated: Callable[[Batch, Tensor], None] | None = None
     on_counted: Callable[[Batch, Tensor], None] | None = None
 

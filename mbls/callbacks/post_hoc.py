@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mbls.callbacks.checkpoint_search import find_checkpoint, read_checkpoint
 from mbls.callbacks.run_folder import folder_callback
-from mbls.data import Batch, DataModule, datamodule_of, derived_in
+from mbls.data import Batch, DataModule, datamodule_of, derived_in, readers_in
 from mbls.decisions.choice import Thresholds
 from mbls.decisions.guarantee import Guarantee
 from mbls.decisions.optimal import OptimalDice
@@ -116,8 +116,9 @@ class PostHoc(Callback):
                 )
             cases = len(data.cases("val"))
             self._counts = TestMetrics(
-                pl_module.num_classes, cases, unions=pl_module.unions, margins=self.margins
-            )
+                pl_module.num_classes, cases, unions=pl_module.unions, margins=self.margins,
+                readers=readers_in(data, "val"),
+            )  # fmt: skip
             pl_module.post_hoc.on_counted = self._add
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -138,6 +139,10 @@ class PostHoc(Callback):
             network.to(pl_module.device)
         weights = [network.state_dict() for network in (pl_module.network, *state.members)]
         self.predictor = state.predictor = hash_of(weights)
+        fitted = None if self.calibrator is None else hash_of_file(self.calibrator)
+        settings = (pl_module.mirror, pl_module.inference, str(trainer.precision))
+        everything = repr((state.predictor, fitted, settings)).encode()
+        state.probabilities = hashlib.sha256(everything).hexdigest()[:16]
         calibrator = state.calibrator
         fitted_to = None if calibrator is None else calibrator.card.report.get("predictor")
         if fitted_to not in (None, pl_module.post_hoc.predictor):
@@ -146,18 +151,10 @@ class PostHoc(Callback):
                 "it again with make calibrate (mbls calibrate)."
             )
 
-    on_validation_start = on_test_start
+        _refuse_others(f"{self.decide} was chosen", state.decision, state, "thresholds")
+        _refuse_others(f"{self.guarantee} was calibrated", state.guarantee, state, "guarantee")
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same, and refuse a guarantee of other weights."""
-        self.on_test_start(trainer, pl_module)
-        assert isinstance(pl_module, SegmentationModule)
-        found = pl_module.post_hoc.guarantee
-        if found is not None and found.predictor not in (None, self.predictor):
-            raise SettingError(
-                f"{self.guarantee} is of other weights than those of this checkpoint: nothing is "
-                "promised of them. Calibrate one to this run (make guarantee)."
-            )
+    on_validation_start = on_predict_start = on_test_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the counts of the validated cases."""
@@ -179,8 +176,14 @@ class PostHoc(Callback):
             "class_keys": list(pl_module.class_keys),
             "networks": 1 + len(pl_module.post_hoc.members),
             "predictor": self.predictor,
+            "probabilities": pl_module.post_hoc.probabilities,
             "grid": pl_module.grid,
             **({} if calibrator is None else {"calibrator": calibrator.method}),
+            **(
+                {}
+                if self.calibrator is None
+                else {"calibrator_hash": hash_of_file(self.calibrator)}
+            ),
             **derived_in(data, "val"),
         }
         run = self._counts.run(cases=data.cases("val"), patients=data.patients("val"), meta=meta)
@@ -291,6 +294,11 @@ def hash_of(weights: Sequence[Mapping[str, Tensor]]) -> str:
     return found.hexdigest()[:16]
 
 
+def hash_of_file(path: Path) -> str:
+    """Return a short hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def checkpoint_of(member: Path) -> Path:
     """Return a member's checkpoint, the best of a run folder.
 
@@ -330,4 +338,13 @@ def _refuse_seen(what: str, seen: Any, patients: set[str]) -> None:
             f"{what} on {len(both)} of the test patients ({', '.join(both[:3])}"
             f"{', ...' if len(both) > 3 else ''}): this would be no valid test. Use a split whose "
             "test patients it has not seen (SPLIT=FILE, --split)."
+        )
+
+
+def _refuse_others(what: str, found: Any, state: PostHocState, command: str) -> None:
+    """Refuse what was chosen on other probabilities than those of a test or a prediction."""
+    if getattr(found, "probabilities", None) not in (None, state.probabilities):
+        raise SettingError(
+            f"{what} on other probabilities: of other weights, another calibrator, mirroring, "
+            f"window or precision. Make it again with the same settings (make {command})."
         )

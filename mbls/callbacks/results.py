@@ -84,7 +84,7 @@ class TestResults(Callback):
         scored, metrics = outputs["batch"], pl_module.test_metrics
         number, classes = int(scored["index"][0]), pl_module.num_classes
         scores = dice_scores(metrics.dice.counts[number].cpu().numpy())
-        confidence = metrics.confidence.sums().soft_dice()[number]
+        confidence = metrics.confidence.sums(number).soft_dice()[0]
         dice, soft = (float(case_mean(each[None], classes)[0]) for each in (scores, confidence))
         for kept in (self._worst, self._unsure):
             kept.update(scored, outputs["probs"], dice, outputs.get("classes"), soft)
@@ -214,6 +214,7 @@ def _post_hoc(module: SegmentationModule) -> dict[str, Any]:
     networks = 1 + len(state.members)
     return {
         **({} if state.predictor is None else {"predictor": state.predictor}),
+        **({} if state.probabilities is None else {"probabilities": state.probabilities}),
         **({} if state.calibrator is None else {"calibrator": state.calibrator.method}),
         **({} if networks == 1 else {"networks": networks}),
         **({} if state.decision is None else {"decision": state.decision.name}),

@@ -96,7 +96,7 @@ def calibrate_run(run: Path, methods: Sequence[str], given: Settings) -> None:
             shutil.rmtree(left, ignore_errors=True)
         predictor = fit_on_validation(run, folder, methods, given)
     argv = [str(run), *to_argv([("results.show", "false"), *given])]
-    if not is_tested(run / "test" / tag, predictor):
+    if not is_tested(run / "test" / tag, predictor=predictor):
         evaluate(argv)
     for method in methods:
         evaluate([*argv, "--calibrator", str(folder / f"{method}.json")])
@@ -105,15 +105,15 @@ def calibrate_run(run: Path, methods: Sequence[str], given: Settings) -> None:
         compare(run / "test" / tag, after, title=f"{run}: {method}")
 
 
-def is_tested(folder: Path, predictor: str | None) -> bool:
-    """Return True if a folder has the results of a test of these weights."""
+def is_tested(folder: Path, **described: str | None) -> bool:
+    """Return True if a folder has the results of a test with this in its description."""
     from mbls.evaluation import load_results
 
     try:
-        found = load_results(folder).metrics["meta"].get("predictor")
+        meta = load_results(folder).metrics["meta"]
     except (OSError, ValueError, KeyError):
         return False
-    return predictor is not None and bool(found == predictor)
+    return all(value is not None and meta.get(name) == value for name, value in described.items())
 
 
 def fit_on_validation(

@@ -12,6 +12,7 @@ from mbls.config.decide import FOLDER, TAG, decisions_folder
 from mbls.config.ensembles import members_of, refuse_shared_validation
 from mbls.config.moved import read_run_config
 from mbls.config.options import Settings, to_argv
+from mbls.config.runs import setting_value
 from mbls.runtime.errors import RunFolderError
 from mbls.runtime.files import read_card, writing
 
@@ -72,7 +73,13 @@ def counted(
     from mbls.evaluation import TestRun
 
     if "audit" in card_of(run):
-        test = TestRun.load(run / "test" / TAG / "bins.npz")
+        file = run / "test" / TAG / "bins.npz"
+        if not file.is_file():
+            raise RunFolderError(
+                f"{run} has no test {TAG}, only of masks by another rule: audit the predictions "
+                "without DECIDE (--decide)."
+            )
+        test = TestRun.load(file)
         if lacking := _lacking(test, needs):
             raise RunFolderError(
                 f"{run} was audited by an earlier version, which did not count {lacking}: audit "
@@ -85,7 +92,7 @@ def counted(
     tag = tag_of(TAG, given, read_run_config(run / "config.yaml"))
     validation = count_validation(run, tag, given, needs=needs)
     file = run / "test" / tag / "bins.npz"
-    tested = is_tested(file.parent, validation.meta.get("predictor"))
+    tested = is_tested(file.parent, probabilities=validation.meta.get("probabilities"))
     if not tested or _lacking(TestRun.load(file), needs):
         evaluate([str(run), *to_argv([("results.show", "false"), *given])])
     number = len(set(validation.patients))
@@ -107,8 +114,7 @@ def count_validation(
 
     file = decisions_folder(run, tag) / "val-bins.npz"
     settings = run_settings(run, TAG)
-    older = not file.is_file() or file.stat().st_mtime < max(sources(run, [*settings, *given]))
-    if older or _lacking(TestRun.load(file), needs):
+    if not _is_current(file, [*settings, *given], run) or _lacking(TestRun.load(file), needs):
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         settings += [
@@ -119,6 +125,18 @@ def count_validation(
         ]
         command_line(["validate", *to_argv([*settings, *given])])
     return TestRun.load(file)
+
+
+def _is_current(file: Path, settings: Settings, run: Path) -> bool:
+    """Return True if the counts of a validation are of this checkpoint and calibrator."""
+    from mbls.callbacks.post_hoc import hash_of_file
+    from mbls.evaluation import TestRun
+
+    if not file.is_file() or file.stat().st_mtime < max(sources(run, settings)):
+        return False
+    meta, calibrator = TestRun.load(file).meta, setting_value(settings, "post_hoc.calibrator")
+    fitted = None if calibrator is None else hash_of_file(Path(calibrator))
+    return "probabilities" in meta and meta.get("calibrator_hash") == fitted
 
 
 def _lacking(test: "TestRun", needs: Sequence[str]) -> str:

@@ -158,7 +158,8 @@ def decided_settings(
     Raises:
         DecisionError: See :func:`mbls.config.decide.decided`.
     """
-    alike = [s for s in given if not s[0].startswith(("data.", "model.n_bins", "post_hoc.decide"))]
+    others = ("data.", "model.n_bins", "post_hoc.decide", "corrupt.")
+    alike = [setting for setting in given if not setting[0].startswith(others)]
     return decided(given, decisions_folder(run, tag_of(checkpoint, alike, config)))
 
 

@@ -61,7 +61,8 @@ def decided(given: Settings, folder: Path) -> Settings:
                     raise DecisionError(
                         f"DECIDE=threshold (--decide threshold) needs {value}, which is not there. "
                         "Choose thresholds first: make thresholds RUN=... (mbls thresholds RUN), "
-                        "with the same CALIBRATOR (--calibrator) and GRID (--grid)."
+                        "with the same CALIBRATOR (--calibrator) and GRID (--grid), of the best "
+                        "checkpoint (no CKPT)."
                     )
         found.append((name, value))
     return found

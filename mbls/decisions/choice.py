@@ -92,6 +92,8 @@ class Thresholds:
         cases: The cases that they were chosen on.
         patients: Their patients, sorted.
         calibrator: Method of the calibrator of the probabilities, if any.
+        probabilities: Hash of what the probabilities follow from (weights, calibrator, mirroring,
+            window, precision), if known.
     """
 
     target: str
@@ -102,6 +104,7 @@ class Thresholds:
     cases: tuple[str, ...]
     patients: tuple[str, ...]
     calibrator: str | None = None
+    probabilities: str | None = None
 
     @property
     def name(self) -> str:
@@ -194,7 +197,7 @@ def choose(run: TestRun, target: Target) -> Thresholds:
         unions={name: picked[name] for name in names[foreground:]},
         reached=reached,
         cases=tuple(run.cases), patients=tuple(sorted(set(run.patients))),
-        calibrator=run.meta.get("calibrator"),
+        calibrator=run.meta.get("calibrator"), probabilities=run.meta.get("probabilities"),
     )  # fmt: skip
 
 

@@ -96,7 +96,8 @@ class Guarantee:
         cases: The cases that calibrated.
         patients: Their patients, sorted.
         calibrator: Method of the calibrator of the probabilities, if any.
-        predictor: Hash of the weights that predicted, if known.
+        probabilities: Hash of what the probabilities follow from (weights, calibrator, mirroring,
+            window, precision), if known.
         grid: Grid on which voxels were counted, if known.
     """
 
@@ -110,7 +111,7 @@ class Guarantee:
     cases: tuple[str, ...]
     patients: tuple[str, ...]
     calibrator: str | None = None
-    predictor: str | None = None
+    probabilities: str | None = None
     grid: str | None = None
 
     @property
@@ -207,7 +208,7 @@ def guaranteed(run: TestRun, nested: Nested, promise: Promise) -> Guarantee:
             name: len(patient_means(missed[:, s], run.patients)[1]) for s, name in enumerate(names)
         },
         cases=tuple(run.cases), patients=tuple(sorted(set(run.patients))),
-        calibrator=run.meta.get("calibrator"), predictor=run.meta.get("predictor"),
+        calibrator=run.meta.get("calibrator"), probabilities=run.meta.get("probabilities"),
         grid=run.meta.get("grid"),
     )  # fmt: skip
 

@@ -122,13 +122,18 @@ class CaseConfidence(CaseMetric):
         """Return the soft Dice confidence ``(cases, classes + unions)``, float64."""
         return torch.from_numpy(self.sums().soft_dice())
 
-    def sums(self) -> ConfidenceSums:
-        """Return the sums of each case, on one process after the states have been synced."""
-        total, pairs = self.overlap.cpu().unbind(-1)
+    def sums(self, case: int | None = None) -> ConfidenceSums:
+        """Return the sums of each case, on one process after the states have been synced.
+
+        Args:
+            case: Number of the only case to return; None for all.
+        """
+        rows = slice(None) if case is None else slice(case, case + 1)
+        total, pairs = self.overlap[rows].cpu().unbind(-1)
         agreement = (total / pairs).numpy() if bool((pairs > 0).any()) else None
-        probability = self.probability.double().cpu().numpy()
+        probability = self.probability[rows].double().cpu().numpy()
         probability[..., :4] /= FIXED_ONE
-        entropy = self.entropy.double().cpu().numpy()
+        entropy = self.entropy[rows].double().cpu().numpy()
         entropy[:, ::2] /= FIXED_ONE
         return ConfidenceSums(probability, entropy, agreement)
 

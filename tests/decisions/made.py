@@ -50,7 +50,7 @@ def run_of(patients: int, *, first: int = 0, **meta: Any) -> TestRun:
     about = {
         "dataset": "acdc", "origin": "phantom", "class_names": ["background", "RV", "MYO"],
         "class_keys": ["bg", "rv", "myo"], "phases": ["ED", "ES"] * patients,
-        "quantities": QUANTITIES, "grid": "native", "predictor": "abc",
+        "quantities": QUANTITIES, "grid": "native", "probabilities": "abc",
     }  # fmt: skip
     histogram, dice, margins = metrics
     return TestRun.of(

@@ -74,11 +74,12 @@ def test_threshold_is_that_of_the_same_probabilities(tmp_path: Path) -> None:
         ("model.grid", "native"),
         ("data.init_args.division.external", "true"),
         ("model.n_bins", "10"),
+        ("corrupt.image", "noise:2"),
         ("post_hoc.decide", "threshold"),
     ]
     found = decided_settings(given, tmp_path, "best", {})
     assert found == [*given[:-1], ("post_hoc.decide", str(folder / "dice.json"))]
-    assert tag_of("best", found, {}) == "best-external-native-10bins+vector+dice"
+    assert tag_of("best", found, {}) == "best-external-native-10bins~noise-2+vector+dice"
 
 
 def test_words() -> None:

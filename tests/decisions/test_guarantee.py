@@ -85,7 +85,7 @@ def test_the_mask_is_the_first_whose_risk_is_controlled(family: Family, promise:
     assert found.outer["rv"] == nested.value(places[0, 0])
     assert found.inner["heart"] == nested.value(places[2, 1])
     assert found.numbers == {"rv": 12, "myo": 12, "heart": 12}
-    assert (found.predictor, found.grid, found.calibrator) == ("abc", "native", None)
+    assert (found.probabilities, found.grid, found.calibrator) == ("abc", "native", None)
 
 
 def test_the_inner_mask_has_the_largest_share_of_all_smaller_ones() -> None:

@@ -72,7 +72,7 @@ def test_a_guarantee_is_on_the_grid_of_the_files(run: Path) -> None:
     for family in ("threshold", "margin"):
         found = Guarantee.load(folder / f"{NAME}-{family}.json")
         assert set(found.patients) == set(validation.patients)
-        assert (found.grid, found.predictor) == ("native", test.meta["predictor"])
+        assert (found.grid, found.probabilities) == ("native", test.meta["probabilities"])
 
 
 def test_validation_on_the_grid_of_the_files_has_their_voxels(run: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_guarantee_must_suit_the_prediction(
         "is of the structures x": {"structures": names, **maps},
         "with the calibrator temperature": {"calibrator": "temperature"},
         "holds on the preprocessed grid": {"grid": "preprocessed"},
-        "is of other weights": {"predictor": "0"},
+        "on other probabilities": {"probabilities": "0"},
         "is no file of a guarantee": {"version": 0},
     }
     for message, change in wrong.items():

@@ -142,6 +142,37 @@ def test_calibrated_probabilities_have_their_own_thresholds(run: Path) -> None:
     assert np.array_equal(raw.dice, after.dice)
 
 
+def test_after_another_fit_validation_and_test_are_counted_again(
+    run: Path, refusal: Callable[..., str]
+) -> None:
+    file = run / "calibrators/temperature.json"
+    command = ["thresholds", str(run), "--calibrator", str(file)]
+    assert main(command) == 0
+    chosen = run / "decisions/best+temperature/dice.json"
+    earlier, before = chosen.read_bytes(), counted(run, "test/best+temperature/bins.npz")
+    content = json.loads(file.read_text())
+    content["parameters"]["temperature"] *= 2
+    older = file.stat().st_mtime
+    file.write_text(json.dumps(content))
+    os.utime(file, (older, older))  # as a copy may be
+    assert main(command) == 0
+    after = counted(run, "test/best+temperature/bins.npz")
+    validation = counted(run, "decisions/best+temperature/val-bins.npz")
+    assert not np.array_equal(before.bins.cells, after.bins.cells)
+    assert after.meta["probabilities"] == validation.meta["probabilities"]
+    chosen.write_bytes(earlier)
+    command = ["evaluate", str(run), "--calibrator", str(file), "--decide", str(chosen)]
+    assert "was chosen on other probabilities" in refusal(*command)
+
+
+def test_an_audit_of_other_masks_alone_is_refused(
+    tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    folder = write_run(tmp_path, card={"audit": {"predictions": "x"}})
+    (folder / "test/best").rename(folder / "test/best+optimal-dice")
+    assert "without DECIDE" in refusal("thresholds", str(folder))
+
+
 def test_an_audit_is_cross_fitted(tmp_path: Path) -> None:
     folder = write_run(tmp_path, card={"audit": {"predictions": "x"}}, patients=6)
     assert main(["thresholds", str(folder), "--groups", "3"]) == 0
