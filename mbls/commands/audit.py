@@ -24,7 +24,7 @@ from mbls.commands.apply import named_otherwise
 from mbls.config.decide import OPTIMAL, named_decision
 from mbls.config.options import parse, parser
 from mbls.data import Batch
-from mbls.decisions import OptimalDice, Thresholds
+from mbls.decisions import Guarantee, OptimalDice, Thresholds
 from mbls.evaluation import TestRun, regions_table, results_table, summary_table, write_results
 from mbls.evaluation.scoring import TestMetrics
 from mbls.predictions import Prediction, PredictionFolder, open_predictions
@@ -274,6 +274,23 @@ def decision_for(how: str, source: PredictionFolder) -> OptimalDice | Thresholds
             f"The thresholds are of probabilities calibrated by {found.calibrator}: is this what "
             f"{source.root} has (mbls apply)?"
         ])  # fmt: skip
+    return found
+
+
+def guarantee_for(file: Path, source: PredictionFolder) -> Guarantee:
+    """Return a guarantee for predictions.
+
+    Raises:
+        DecisionError: It is of other classes, or the predictions are of regions.
+    """
+    found, theirs = Guarantee.load(file), source.class_names
+    mine = found.class_keys
+    if source.kind == "regions" or len(mine) != len(theirs) or named_otherwise(mine, theirs):
+        raise DecisionError(
+            f"{file} is of the {len(mine)} classes {', '.join(mine)}, and {source.root} has "
+            f"{len(theirs)} {source.kind} ({', '.join(theirs)}): calibrate one to an audit of the "
+            "same program's predictions (make audit, make guarantee). Other names: --class-names."
+        )
     return found
 
 

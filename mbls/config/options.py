@@ -361,9 +361,9 @@ OPTIONS = (
     Option("output", "apply", "folder to write, in the format of PREDICTIONS", type=Path,
            positional="1"),
     Option("decide", "decide", "dice for the masks of the highest expected Dice, argmax, or a JSON "
-           "file of thresholds (make thresholds)", positional="1"),
+           "file of thresholds (make thresholds) or a guarantee (make guarantee)", positional="1"),
     Option("predictions", "decide", "probability maps, as of audit", type=Path, positional="1"),
-    Option("output", "decide", "folder to write label maps to", type=Path, positional="1"),
+    Option("output", "decide", "folder to write label maps or masks to", type=Path, positional="1"),
     Option("predictions", "ensemble", "folders of probability maps, as of audit", type=Path,
            positional="+"),
     Option("output", "ensemble", "folder to write, in the format of the first", type=Path,

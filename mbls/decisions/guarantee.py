@@ -165,6 +165,14 @@ class Guarantee:
         return found
 
 
+def is_guarantee(path: Path) -> bool:
+    """Return True if a file has the format of a guarantee, whatever else is in it."""
+    try:
+        return bool(json.loads(path.read_text())["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def places_of(nested: Nested, promise: Promise, chosen: np.ndarray) -> np.ndarray:
     """Return the masks that are promised, calibrated on some cases.
 

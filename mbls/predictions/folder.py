@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -192,6 +192,25 @@ class PredictionFolder:
         end = next(end for end in NIFTI if one.label.name.lower().endswith(end))
         self._save_label(place / f"{case}{end}", one, self.channels.in_values(chosen.cpu()))
         return place / f"{case}{end}"
+
+    def write_masks(self, folder: Path, case: str, masks: Mapping[str, np.ndarray]) -> None:
+        """Write masks of a case, ``case_<name>.nii.gz`` of 0 and 1, on the grid of its label.
+
+        Args:
+            folder: As of :meth:`write_label`.
+            case: Name of the case.
+            masks: Boolean ``(X, Y, Z)`` by name.
+
+        Raises:
+            OutputError: A file cannot be written.
+            PredictionError: The folder is, has or lies in one that was read.
+        """
+        self.require_apart(folder)
+        one = self._one(case)
+        place = folder / one.stored.paths[0].relative_to(self.root).parent
+        place.mkdir(parents=True, exist_ok=True)
+        for name, mask in masks.items():
+            self._save_label(place / f"{case}_{name}.nii.gz", one, mask.astype(np.uint8))
 
     def _save_label(self, path: Path, one: Found, values: np.ndarray) -> None:
         label: Any = nib.load(one.label)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from mbls.cli import main
-from mbls.decisions import OptimalDice, Thresholds, optimal_dice
+from mbls.decisions import Guarantee, OptimalDice, Promise, Thresholds, optimal_dice
 from mbls.evaluation import TestRun
 from tests.predictions import made
 
@@ -51,6 +52,43 @@ def test_dice_optimal_masks(nnunet: Path, tmp_path: Path) -> None:
     assert np.allclose(like.affine, made.AFFINE)
     assert like.get_data_dtype() == np.uint8
     assert not list((tmp_path / "out").rglob("*.npz"))
+
+
+def promised(folder: Path, **changes: Any) -> Path:
+    """Write a guarantee that was calibrated on other cases."""
+    names = ("organ", "tumor")
+    content: dict[str, Any] = {
+        "family": "threshold", "promise": Promise(0.1), "structures": names,
+        "class_keys": ("background", *names), "outer": {"organ": 0.25, "tumor": None},
+        "inner": {"organ": 0.75, "tumor": None}, "numbers": dict.fromkeys(names, 9),
+        "cases": ("x",), "patients": ("x",),
+    }  # fmt: skip
+    Guarantee(**content | changes).save(folder / "promised.json")
+    return folder / "promised.json"
+
+
+def test_masks_of_a_guarantee(nnunet: Path, tmp_path: Path, capfd: Any) -> None:
+    assert main(["decide", str(promised(tmp_path)), str(nnunet), str(tmp_path / "out")]) == 0
+    assert "predictions of the program that was audited" in " ".join(capfd.readouterr().out.split())
+    found = written(tmp_path / "out")
+    for case in made.CASES:
+        organ = made.probabilities(case)[1].astype(np.float32)
+        assert np.array_equal(found[f"{case}_outer_organ"], organ > np.float32(0.25))
+        assert np.array_equal(found[f"{case}_inner_organ"], organ > np.float32(0.75))
+        assert found[f"{case}_outer_tumor"].all()  # nothing less can be promised
+        assert not found[f"{case}_inner_tumor"].any()
+    assert len(found) == 4 * len(made.CASES)
+    like = nib.load(next((tmp_path / "out").rglob("other_outer_organ.nii.gz")))
+    assert np.allclose(like.affine, made.AFFINE)
+
+
+def test_a_guarantee_of_other_classes_is_refused(
+    nnunet: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    file = promised(tmp_path, class_keys=("background", "liver", "tumor"))
+    assert "is of the 3 classes background, liver" in refusal(
+        "decide", str(file), str(nnunet), str(tmp_path / "out")
+    )
 
 
 def test_argmax_and_thresholds(nnunet: Path, tmp_path: Path) -> None:
