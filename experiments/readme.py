@@ -214,6 +214,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (file, marker) -> its co
     },
     ("docs/decisions.md", "decisions"): decisions_table,
     ("docs/decisions.md", "regret"): regret_table,
+    ("docs/decisions.md", "widths"): partial(regret_table, "width"),
 }
 
 

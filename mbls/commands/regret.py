@@ -208,7 +208,7 @@ def write(found: Mapping[str, Found], path: Path) -> None:
 
 
 def show(found: Found, *, title: str) -> None:
-    """Print the tables of Dice and volume."""
+    """Print the tables of Dice, volume and the width of its interval."""
     from rich.console import Console
 
     from mbls.decisions.regret import regret_table
@@ -222,5 +222,6 @@ def show(found: Found, *, title: str) -> None:
     for quantity, heading in (
         ("dice", f"{title}: expected Dice: {reads}"),
         ("volume", "Relative error of the volume, by part, and that of the predicted classes"),
+        ("width", "Width of an interval around the volume, relative to it, for 90 % of patients"),
     ):
         Console().print(regret_table(found.terms, quantity, title=heading, caption=caption))

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
-__all__ = ["CELLS", "Levels", "count_levels"]
+__all__ = ["CELLS", "Levels", "calibrated_mass", "count_levels"]
 
 CELLS = 560
 REACH = 14.0
@@ -88,6 +89,20 @@ class Levels:
         with np.errstate(invalid="ignore"):
             dice = 2 * _from_each_on(mass) / (size + total)
         return np.asarray(np.nan_to_num(dice).argmax(axis=-1))
+
+
+def calibrated_mass(own: Levels) -> np.ndarray:
+    """Return the sum of E[q | p] in each cell ``(cases, structures, cells)``.
+
+    E[q | p] is the isotonic regression of the true probability on the cell of p, over all cases.
+    """
+    voxels, truth = own.voxels.sum(axis=0), own.truth.sum(axis=0)
+    mean = np.zeros(voxels.shape)
+    for k, count in enumerate(voxels):
+        seen = count > 0
+        fit = isotonic_regression(truth[k, seen] / count[seen], weights=count[seen])
+        mean[k, seen] = fit.x
+    return np.asarray(own.voxels * mean)
 
 
 def count_levels(

@@ -13,7 +13,9 @@ The differences are the regret by the **network** (1 - 2: what p does not know o
 calibrated), by its **calibration** (2 - 3), and by the **decision** rule (3 - 4). They sum to the
 total. E[q | p] is fitted by isotonic regression to the true q of the test cases themselves: an
 oracle, which no user has. The same for volumes, with the relative error of the expected volume
-(the sum of probabilities), of q none.
+(the sum of probabilities), of q none; and for the width of an interval around it, of all patients
+alike relative to the true volume, that contains the drawn volumes of 90 % of the patients. Around
+the sum of q it is what the labels alone leave open.
 
 Dice-optimal masks take voxels as independent, the drawn labels are not. So a term can be negative:
 sharper probabilities than the true ones may give the better mask by chance of correlation. What
@@ -29,15 +31,14 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
-from scipy.optimize import isotonic_regression
 
-from mbls.decisions.levels import Levels
+from mbls.decisions.levels import Levels, calibrated_mass
+from mbls.decisions.widths import quantiles, width_scores
 from mbls.metrics.bootstrap import interval, mean_of_draws, patient_weights
 
 __all__ = [
     "PARTS",
     "Term",
-    "calibrated_mass",
     "dice_of_rules",
     "regret_table",
     "regrets",
@@ -46,9 +47,11 @@ __all__ = [
 
 PARTS = ("network", "calibration", "decision")
 TERMS = {"dice": ("best", "ceiling", "calibrated", "own", "argmax", *PARTS, "total"),
-         "volume": ("calibrated", "own", "argmax", *PARTS, "total")}  # fmt: skip
+         "volume": ("calibrated", "own", "argmax", *PARTS, "total"),
+         "width": ("ceiling", "calibrated", "own", "argmax", *PARTS, "total")}  # fmt: skip
 MEAN = "mean"
 DRAWS = 2000
+WIDTH_DRAWS = 500
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Term:
     """A value of a rule, or a part of the regret, as the mean of the cases.
 
     Attributes:
-        quantity: ``"dice"``, expected Dice, or ``"volume"``, relative error of the volume.
+        quantity: ``"dice"``, expected Dice, ``"volume"``, relative error of the volume, or
+            ``"width"``, of an interval of the volume.
         structure: Name of the class, or ``"mean"`` of them.
         name: The rule ``best``, ``ceiling``, ``calibrated``, ``own`` or ``argmax``, or ``network``,
             ``calibration``, ``decision`` or ``total``.
@@ -79,20 +83,6 @@ class Term:
             "quantity": self.quantity, "structure": self.structure, "term": self.name,
             "value": self.value, "low": low, "high": high, "n_cases": self.n_cases,
         }  # fmt: skip
-
-
-def calibrated_mass(own: Levels) -> np.ndarray:
-    """Return the sum of E[q | p] in each cell ``(cases, structures, cells)``.
-
-    E[q | p] is the isotonic regression of the true probability on the cell of p, over all cases.
-    """
-    voxels, truth = own.voxels.sum(axis=0), own.truth.sum(axis=0)
-    mean = np.zeros(voxels.shape)
-    for k, count in enumerate(voxels):
-        seen = count > 0
-        fit = isotonic_regression(truth[k, seen] / count[seen], weights=count[seen])
-        mean[k, seen] = fit.x
-    return np.asarray(own.voxels * mean)
 
 
 def dice_of_rules(posterior: Levels, own: Levels) -> dict[str, np.ndarray]:
@@ -148,10 +138,38 @@ def regrets(
     weights = patient_weights(patients, DRAWS) if len(set(patients)) > 1 else None
     found = []
     for quantity, names in TERMS.items():
+        if quantity == "width":
+            found += _width_terms(posterior, own, structures, patients, weights)
+            continue
         values = np.stack([with_parts[quantity][name] for name in names], axis=-1)
         for name, one in _columns(values, structures).items():
             found += _terms(quantity, name, names, one, weights)
     return found
+
+
+def _width_terms(
+    posterior: Levels,
+    own: Levels,
+    structures: Sequence[str],
+    patients: Sequence[str],
+    weights: np.ndarray | None,
+) -> list[Term]:
+    """Return the widths and their parts, with intervals over patients."""
+    scores, names = width_scores(posterior, own, patients)
+    first = [list(patients).index(name) for name in names]
+    draws = np.ones((1, len(names))) if weights is None else weights[:WIDTH_DRAWS, first]
+    draws = np.concatenate([np.ones((1, len(names))), draws])
+    widths = {rule: 2 * quantiles(values, draws) for rule, values in scores.items()}
+    parts = [np.diff([widths[a], widths[b]], axis=0)[0] for a, b in pairwise(widths)]
+    widths |= dict(zip(PARTS, parts, strict=True))
+    widths["total"] = widths["argmax"] - widths["ceiling"]
+    found = []
+    for s, structure in enumerate([*structures, MEAN]):
+        for name in TERMS["width"]:
+            values = widths[name].mean(axis=1) if structure == MEAN else widths[name][:, s]
+            limits = None if weights is None else interval(values[1:])
+            found.append(Term("width", structure, name, float(values[0]), limits, len(patients)))
+    return found if len(structures) > 1 else found[: len(TERMS["width"])]
 
 
 def _parts(chain: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -224,11 +242,11 @@ def regret_table(
 
     Args:
         found: Terms by kind of probabilities.
-        quantity: ``"dice"`` or ``"volume"``.
+        quantity: ``"dice"``, ``"volume"`` or ``"width"``.
         title: Its title.
         caption: Its caption.
     """
-    first = ("ceiling",) if quantity == "dice" else ()
+    first = ("ceiling",) if quantity != "volume" else ()
     table = Table(title=escape(title), caption=escape(caption), box=SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)
     for heading in ("", *first, *PARTS, "argmax"):

@@ -9,15 +9,15 @@ from sklearn.isotonic import IsotonicRegression
 
 from datamodules import ACDCDataModule
 from mbls.decisions import optimal_dice
-from mbls.decisions.levels import CELLS, Levels, count_levels
+from mbls.decisions.levels import CELLS, Levels, calibrated_mass, count_levels
 from mbls.decisions.regret import (
     MEAN,
     PARTS,
-    calibrated_mass,
     dice_of_rules,
     regrets,
     volume_errors,
 )
+from mbls.decisions.widths import quantiles, width_scores
 
 SHAPE = (20, 18, 5)
 
@@ -192,3 +192,33 @@ def test_dice_optimal_masks_beat_argmax_on_the_phantom(tmp_path: Path) -> None:
     assert (best - optimal).mean() < 5e-3  # of the best of all thresholds, chosen on these labels
     assert abs(rules["best"] - optimal).mean() < 1e-2
     assert ((optimal > 0.6) & (optimal < 0.99)).all()
+
+
+def test_widths_contain_the_drawn_volumes_of_nine_in_ten_patients() -> None:
+    cases = [drawn_case(seed, number=40) for seed in range(6)]
+    known = everything_known()
+    parts = [
+        [count_levels(probs(q), q, labels, known) for q, labels in cases]
+        for probs in (lambda q: q, lambda q: distorted(q, 0.4))
+    ]
+    truth, own = map(Levels.joined, parts)
+    patients = ["a", "a", "b", "b", "c", "c"]
+    scores, names = width_scores(truth, own, patients)
+    assert names == ["a", "b", "c"]
+    volumes = np.array([[(label == 1).sum() for label in labels] for _, labels in cases])
+    expected = np.array([q[1].sum() for q, _ in cases])
+    error = np.abs(volumes - expected[:, None]) / expected[:, None]
+    assert scores["ceiling"][0, :, 0] == pytest.approx(error[:2].max(axis=0))
+    (width,) = quantiles(scores["ceiling"], np.ones((1, 3)))
+    inside = (scores["ceiling"] <= width).mean(axis=(0, 1))
+    assert ((inside >= 0.9) & (inside < 0.9 + 2 / 120)).all()
+    terms = {
+        t.name: t
+        for t in regrets(truth, own, structures=["x", "y"], patients=patients)
+        if (t.quantity, t.structure) == ("width", MEAN)
+    }
+    assert terms["own"].value > terms["ceiling"].value  # flattened probabilities
+    assert terms["total"].value == pytest.approx(sum(terms[name].value for name in PARTS))
+    assert terms["total"].value == pytest.approx(terms["argmax"].value - terms["ceiling"].value)
+    low, high = terms["own"].interval
+    assert low <= terms["own"].value <= high
