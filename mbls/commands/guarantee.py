@@ -1,6 +1,7 @@
 """``mbls guarantee RUN``: outer and inner masks of each structure, promised for new patients."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,12 @@ def guarantee_of_run(
     """
     from mbls.decisions.guarantee import guaranteed
     from mbls.decisions.nested import nested_masks
-    from mbls.decisions.outcomes import cross_fitted_places, guaranteed_places, outcomes
+    from mbls.decisions.outcomes import (
+        cross_fitted_places,
+        fewest_patients,
+        guaranteed_places,
+        outcomes,
+    )
 
     if (run / "run.json").is_file() and "audit" in read_card(run):
         counts = counted(run, given, groups=groups, needs=("voxel_ml",))
@@ -66,28 +72,40 @@ def guarantee_of_run(
         counts = counted(run, settings, groups=groups, needs=("voxel_ml", "margins"))
     test, own = counts.test, counts.validation or counts.test
     found: list[Outcome] = []
-    masks = {}
+    masks, few = {}, None
     for family in ("threshold", *(("margin",) if test.margins is not None else ())):
         nested = nested_masks(test, family)
         promised = guaranteed(own, nested_masks(own, family), promise)
         if counts.validation is None:
             assert counts.groups is not None
             places = cross_fitted_places(nested, promise, counts.groups)
+            fewest = fewest_patients(nested, counts.groups)
+            numbers = dict(zip(promised.structures, fewest, strict=True))
+            few = replace(promised, numbers=numbers).too_few()
         else:
             places = guaranteed_places(test, nested, promised)
+            few = promised.too_few()
         promised.save(counts.folder / f"{promised.name}.json")
         found += outcomes(test, nested, promise, places)
         masks[family] = nested
     write_results(counts.folder, test, masks, found, promise, note=counts.chosen)
     show(found, test, promise, title=f"{run}: {promise.text}", note=counts.chosen)
-    if warning := promised.too_few():
-        print_once(f"! {warning}")
+    if few is not None:
+        print_once(f"! {few}")
     if test.margins is None:
         print_once("Margins in mm are counted by make audit MARGINS=1 (--margins).")
-    for family in masks:
-        file = counts.folder / f"{promise.name}-{family}.json"
-        print_once(f"By {family}: make predict GUARANTEE={file}")
+    show_files([counts.folder / f"{promise.name}-{family}.json" for family in masks],
+               audit=counts.validation is None)  # fmt: skip
     return found
+
+
+def show_files(files: Sequence[Path], *, audit: bool) -> None:
+    """Print where the guarantees are, and what writes their masks."""
+    for file in files:
+        print_once(str(file) if audit else f"Masks: make predict GUARANTEE={file}")
+    if audit:
+        print_once("They are of all patients; masks of another program's predictions are not "
+                   "written.")  # fmt: skip
 
 
 def write_results(

@@ -12,7 +12,14 @@ from mbls.decisions.nested import Family, Nested, patient_means
 from mbls.evaluation.run import TestRun
 from mbls.runtime.errors import DecisionError
 
-__all__ = ["Outcome", "cross_fitted_places", "guaranteed_places", "outcomes", "tradeoff"]
+__all__ = [
+    "Outcome",
+    "cross_fitted_places",
+    "fewest_patients",
+    "guaranteed_places",
+    "outcomes",
+    "tradeoff",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,21 @@ def cross_fitted_places(nested: Nested, promise: Promise, groups: Mapping[str, i
     for group in np.unique(own):
         places[own == group] = places_of(nested, promise, own != group)
     return places
+
+
+def fewest_patients(nested: Nested, groups: Mapping[str, int]) -> list[int]:
+    """Return for each structure on how few patients with it a group of a cross-fit is calibrated.
+
+    Args:
+        nested: The nested masks of all cases.
+        groups: Group of each patient.
+    """
+    own = np.array([groups[patient] for patient in nested.patients])
+    names = np.array(list(nested.patients))
+    labeled = nested.counts[:, :, -1, 0] > 0
+    return [
+        min(len(set(names[has & (own != group)])) for group in np.unique(own)) for has in labeled.T
+    ]
 
 
 def outcomes(test: TestRun, nested: Nested, promise: Promise, places: np.ndarray) -> list[Outcome]:

@@ -10,7 +10,13 @@ import pytest
 from mbls.decisions.guarantee import Guarantee, Promise, guaranteed, places_of
 from mbls.decisions.masks import mask_names, promised_masks
 from mbls.decisions.nested import Family, nested_masks
-from mbls.decisions.outcomes import cross_fitted_places, guaranteed_places, outcomes, tradeoff
+from mbls.decisions.outcomes import (
+    cross_fitted_places,
+    fewest_patients,
+    guaranteed_places,
+    outcomes,
+    tradeoff,
+)
 from mbls.metrics.margins import MARGINS, margin_mask
 from mbls.runtime.errors import DecisionError
 from tests.decisions.made import SPACING, UNIONS, run_of, volumes
@@ -170,6 +176,10 @@ def test_a_cross_fit_calibrates_each_group_on_the_others() -> None:
     for group in range(3):
         expected = places_of(nested, Promise(0.3), own != group)
         assert (found[own == group] == expected).all()
+    counts = nested.counts.copy()
+    counts[[0, 1, 6, 7, 8], 0, :, 0] = 0  # p0 and p3, both of group 0, and one case of p4
+    assert fewest_patients(nested, groups) == [6, 6, 6]
+    assert fewest_patients(replace(nested, counts=counts), groups) == [4, 6, 6]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -148,6 +148,22 @@ def test_an_audit_is_cross_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert set(pd.read_csv(folder / "decisions/fnr-20-alpha-5.csv").family) == {"threshold"}
 
 
+def test_a_group_of_an_audit_may_have_too_few_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 12 patients 8 calibrate each third, and a level of 0.1 needs 9."""
+    folder = write_run(tmp_path, card={"audit": {"predictions": "x"}}, patients=6)
+    run_of(12).save(folder / "test/best/bins.npz")
+    args = ["guarantee", str(folder), "--fnr", "0.2", "--alpha", "0.1"]
+    for groups, short in (("3", True), ("6", False)):
+        assert main([*args, "--groups", groups]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("Too few patients calibrate (rv 8" in said) == short
+        assert "make predict" not in said
+        assert "fnr-20-alpha-10-threshold.json" in said
+        assert "masks of another program's predictions are not written" in said
+
+
 def test_shares_are_checked(refusal: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in ("5", "0", "x", "-0.1"):
         with pytest.raises(SystemExit):
