@@ -20,6 +20,7 @@ ABOUT = """Order the test cases of a run or an audit by their confidence, report
 those with a low Dice (risk-coverage curve, AURC, AUGRC), and refer the cases below a level of other
 patients."""
 NAME = "refer"
+SHARE = 0.1
 SHOWN = 10
 
 
@@ -40,7 +41,7 @@ def main(args: list[str]) -> int:
             f"CONFIDENCE (--confidence) {measure} is that of an ensemble (make evaluate RUNS=): "
             f"this test has {', '.join(orders)}."
         )
-    share = options.share or 0.1
+    share = SHARE if options.share is None else options.share
     chosen = refer(found.test, found.validation, measure=measure, share=share, groups=found.groups)
     table = cases_table(found, measure, chosen)
     write(found, orders, table, chosen, measure)

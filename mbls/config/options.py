@@ -254,7 +254,7 @@ OPTIONS = (
     Option("confidence", "refer", "what orders the cases (default: soft_dice; docs/decisions.md)",
            choices=("soft_dice", "expected_dice", "entropy_near", "entropy_all", "agreement")),
     Option("share", "refer", "share of other patients' cases below the level (default: 0.1)",
-           type=float, metavar="SHARE"),
+           type=share, metavar="SHARE"),
     Option("calibrator", "refer", "JSON file of a calibrator (make calibrate)",
            "post_hoc.calibrator", Path, metavar="FILE"),
     Option("groups", "refer", "groups of patients of an audit's cross-fit (default: 5)",
@@ -268,7 +268,7 @@ OPTIONS = (
     Option("target", "shift", "also Dice, recall or precision at thresholds for dice, recall:0.95 "
            "or precision:0.9", metavar="TARGET"),
     Option("alpha", "shift", "also how many volumes are in intervals that may miss this share of "
-           "the patients, 0.1", type=float, metavar="SHARE"),
+           "the patients, 0.1", type=share, metavar="SHARE"),
     Option("output", "shift", "of several RUNS: where to write (default: shift/ above them)",
            type=Path, metavar="FOLDER"),
     Option("run", "regret", "run folder of a phantom", type=Path, positional="?"),

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mbls.decisions.conformal import conformal_quantile, crps, patients_needed, share_interval
+from mbls.decisions.conformal import (
+    check_level,
+    conformal_quantile,
+    crps,
+    patients_needed,
+    share_interval,
+)
 from mbls.decisions.quantities import Quantity
 from mbls.metrics.bootstrap import interval, mean_of_draws, patient_weights
 from mbls.runtime.errors import DecisionError
@@ -109,8 +115,12 @@ def calibrate(test: Quantity, validation: Quantity, alpha: float) -> Calibrated:
         alpha: Share of new patients whose interval may miss, in (0, 1).
 
     Raises:
-        DecisionError: They have a patient in common.
+        DecisionError: They have a patient in common, or ``alpha`` is out of range.
     """
+    try:
+        check_level("ALPHA (--alpha)", alpha)
+    except ValueError as error:
+        raise DecisionError(str(error)) from error
     if both := sorted(set(test.patients) & set(validation.patients)):
         raise DecisionError(
             f"{len(both)} patients both calibrate intervals and have them ({', '.join(both[:3])}"

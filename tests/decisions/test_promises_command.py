@@ -164,9 +164,18 @@ def test_a_group_of_an_audit_may_have_too_few_others(
         assert "masks of another program's predictions are not written" in said
 
 
-def test_shares_are_checked(refusal: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
-    for wrong in ("5", "0", "x", "-0.1"):
-        with pytest.raises(SystemExit):
-            main(["guarantee", "runs/x", f"--fnr={wrong}"])
-        assert f"above 0 and below 1, got {wrong}" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("guarantee", "fnr"), ("volumes", "alpha"), ("shift", "alpha"), ("refer", "share")],
+)
+@pytest.mark.parametrize("wrong", ["5", "0", "x", "-0.1"])
+def test_shares_are_checked(
+    command: str, option: str, wrong: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "runs/x", f"--{option}={wrong}"])
+    assert f"above 0 and below 1, got {wrong}" in capfd.readouterr().err
+
+
+def test_a_run_is_needed(refusal: Callable[..., str]) -> None:
     assert "Name a run folder" in refusal("volumes")

@@ -130,6 +130,12 @@ def test_nobody_calibrates_and_is_tested() -> None:
         calibrate(one, one, 0.2)
 
 
+@pytest.mark.parametrize("alpha", [0, 1, 1.5])
+def test_alpha_is_checked(alpha: float) -> None:
+    with pytest.raises(DecisionError, match=rf"ALPHA .* above 0 and below 1, got {alpha}"):
+        calibrate(by_name(3, first=100)["RV"], by_name(9)["RV"], alpha)
+
+
 def test_a_cross_fit_calibrates_each_group_on_the_others() -> None:
     one = by_name(12)["MYO"]
     groups = {f"p{n}": n % 3 for n in range(12)}
