@@ -117,7 +117,7 @@ def write_results(
     *,
     note: str,
 ) -> None:
-    """Write the outcomes as CSV, and the figure."""
+    """Write the outcomes as CSV, and the figure if a structure is labeled."""
     import pandas as pd
 
     from mbls.decisions.outcomes import tradeoff
@@ -136,6 +136,9 @@ def write_results(
     for one in found:
         value = one.missed if promise.alpha is None else one.above[0]
         chosen.setdefault(one.structure, {})[one.family] = (one.to_true, value)
+    if not curves:
+        print_once("No figure: no structure is labeled in the test.")
+        return
     share = f"patients with > {100 * promise.fnr:g} % missed"
     figure = guarantee_figure(
         curves, chosen, bound=promise.level,

@@ -26,7 +26,8 @@ def guarantee_figure(
     """Draw a panel per structure.
 
     Args:
-        curves: By structure and family, volume divided by the true one and risk ``(masks, 2)``.
+        curves: By structure (at least one) and family, volume divided by the true one and risk
+            ``(masks, 2)``.
         chosen: By structure and family, the same of the promised outer mask.
         bound: Of the risk.
         axis: What the risk is.

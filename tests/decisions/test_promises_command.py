@@ -164,6 +164,27 @@ def test_a_group_of_an_audit_may_have_too_few_others(
         assert "masks of another program's predictions are not written" in said
 
 
+def test_without_labeled_structures_there_is_no_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path, card={"audit": {"predictions": "x"}}, patients=6)
+    test = run_of(6)
+    dice, cells = test.dice.copy(), test.bins.cells.copy()
+    dice[..., 0] = dice[..., 2] = 0  # nothing is labeled, so nothing is hit
+    cells[:, :, 2:, :, 1] = 0
+    assert test.margins is not None
+    margins = test.margins.copy()
+    margins[..., 0] = 0
+    bins = replace(test.bins, cells=cells)
+    replace(test, dice=dice, bins=bins, margins=margins).save(folder / "test/best/bins.npz")
+    assert main(["guarantee", str(folder), "--groups", "3", *PROMISE]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No figure: no structure is labeled in the test." in said
+    table = pd.read_csv(folder / f"decisions/{NAME}.csv")
+    assert (table.patients == 0).all()
+    assert not (folder / f"decisions/{NAME}.png").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "option"),
     [("guarantee", "fnr"), ("volumes", "alpha"), ("shift", "alpha"), ("refer", "share")],
