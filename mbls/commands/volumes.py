@@ -135,6 +135,12 @@ def show(found: "Sequence[Calibrated]", test: "TestRun", *, title: str, note: st
     for line in (one.too_few() for one in found):
         if line is not None:
             print_once(f"! {line}")
+    for one in found:
+        if one.without_estimate:
+            print_once(
+                f"! {one.quantity.name}: {one.without_estimate} of {len(one.low)} have no "
+                "estimate: any value is in their interval, and the mean width leaves it out."
+            )
 
 
 def _finite(value: float | None) -> float | None:

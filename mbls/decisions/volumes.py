@@ -38,7 +38,7 @@ class Calibrated:
         alpha: Share of patients whose interval may miss.
         number: Patients that calibrated; of a cross-fit the fewest of a group.
         low: Lower limit of each row, not below 0 for a volume.
-        high: Upper limit of each row; infinite with too few patients.
+        high: Upper limit of each row; infinite with too few patients, or without an estimate.
         crps: Continuous ranked probability score of each row, of the residuals that calibrated;
             NaN where the label has no value.
         quantile: The quantile of the residuals; None for those of a cross-fit.
@@ -61,6 +61,16 @@ class Calibrated:
             f"{self.quantity.name}: {self.number} patients calibrate, and a level of "
             f"{1 - self.alpha:g} needs {needed}: the interval is infinite."
         )
+
+    @property
+    def without_estimate(self) -> int:
+        """Rows that have no estimate, such as patients without a phase: their interval is all."""
+        return int(np.isnan(self.quantity.expected).sum())
+
+    def width(self) -> float:
+        """Return the mean width over the rows with an estimate; NaN if there are none."""
+        known = ~np.isnan(self.quantity.expected)
+        return float((self.high - self.low)[known].mean()) if known.any() else np.nan
 
     def covered(self) -> dict[str, bool]:
         """Return for each patient with a label whether all its intervals contain the label."""
@@ -89,7 +99,7 @@ class Calibrated:
             },
             "coverage": hits / number if number else np.nan,
             "coverage_low": reach[0], "coverage_high": reach[1],
-            "width": float(np.nanmean(self.high - self.low)),
+            "width": self.width(), "without_estimate": self.without_estimate,
             "crps": float(np.nanmean(self.crps)) if number else np.nan,
             "alpha": self.alpha, "calibrated_on": self.number, "quantile": self.quantile,
         }  # fmt: skip

@@ -108,6 +108,20 @@ def test_too_few_patients_have_an_infinite_interval() -> None:
     assert calibrate(by_name(3, first=100)["RV"], by_name(9)["RV"], 0.1).too_few() is None
 
 
+def test_the_width_is_of_rows_with_an_estimate() -> None:
+    test, validation = by_name(5, first=100)["EF"], by_name(12)["EF"]
+    whole = calibrate(test, validation, 0.2)
+    missing = replace(test, expected=np.where(np.arange(5) == 1, np.nan, test.expected))
+    found = calibrate(missing, validation, 0.2)
+    assert np.isinf(found.high[1])
+    assert (found.row()["without_estimate"], whole.row()["without_estimate"]) == (1, 0)
+    kept = np.delete(whole.high - whole.low, 1)
+    assert found.row()["width"] == pytest.approx(kept.mean())
+    assert np.isinf(calibrate(missing, validation, 0.01).row()["width"])  # too few patients
+    none = replace(test, expected=np.full(5, np.nan))
+    assert np.isnan(calibrate(none, validation, 0.2).row()["width"])
+
+
 def test_the_row_has_bias_error_and_crps() -> None:
     test, validation = by_name(5, first=100)["RV"], by_name(12)["RV"]
     found = calibrate(test, validation, 0.2)
