@@ -231,14 +231,23 @@ def patient_groups_of(
         patients: Patient of each case.
         folds: Fold of each case, if known.
         wanted: How many groups of patients at random; None for the folds, or else 5.
+
+    Raises:
+        RunFolderError: There is one patient alone.
     """
     from mbls.posthoc import patient_groups
 
+    if len(names := set(patients)) == 1:
+        raise RunFolderError(
+            f"An audit of one patient cannot be cross-fitted: all {len(patients)} cases are of "
+            f"{names.pop()}, and nobody else is left to choose on. Give cases of several patients, "
+            "or the expression that finds a patient in a case's name (PATIENT=, --patient)."
+        )
     if wanted is None and folds is not None and len(set(folds)) > 1:
         groups = dict(zip(patients, folds, strict=True))
         if all(groups[patient] == fold for patient, fold in zip(patients, folds, strict=True)):
             return groups, "the cases of its fold"
-    number = min(wanted or GROUPS, len(set(patients)))
+    number = min(wanted or GROUPS, len(names))
     return patient_groups(patients, number), f"the patients of its group, of {number} at random"
 
 

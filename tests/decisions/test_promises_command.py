@@ -164,6 +164,17 @@ def test_a_group_of_an_audit_may_have_too_few_others(
         assert "masks of another program's predictions are not written" in said
 
 
+@pytest.mark.parametrize("command", ["volumes", "guarantee", "thresholds"])
+def test_an_audit_of_one_patient_is_refused(
+    command: str, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    folder = write_run(tmp_path, card={"audit": {"predictions": "x"}}, patients=6)
+    run_of(1).save(folder / "test/best/bins.npz")
+    said = refusal(command, str(folder))
+    assert "An audit of one patient cannot be cross-fitted: all 2 cases are of p0" in said
+    assert "--patient" in said
+
+
 def test_without_labeled_structures_there_is_no_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
