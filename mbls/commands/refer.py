@@ -1,10 +1,12 @@
 """``mbls refer RUN``: which cases to look at again, and how well their confidence tells."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbls.commands.decisions import Counted, counted
-from mbls.config.options import overrides, parse, parser
+from mbls.commands.decisions import Counted, card_of, counted
+from mbls.config.ensembles import members_of
+from mbls.config.options import Settings, overrides, parse, parser
 from mbls.runtime.errors import UsageError
 from mbls.runtime.files import replace_file, writing
 from mbls.runtime.ranks import print_once
@@ -31,10 +33,10 @@ def main(args: list[str]) -> int:
         raise UsageError("Name a run folder, or that of an audit (RUN=).")
     from mbls.decisions.refer import refer, referrals
 
-    found = counted(
-        options.run, [*overrides(options), *rest], groups=options.groups, needs=("confidence",)
-    )
-    measure = options.confidence or "soft_dice"
+    measure, given = options.confidence or "soft_dice", [*overrides(options), *rest]
+    if measure == "agreement":
+        require_members(options.run, given)
+    found = counted(options.run, given, groups=options.groups, needs=("confidence",))
     orders = {one.measure: one for one in referrals(found.test)}
     if measure not in orders:
         raise UsageError(
@@ -47,7 +49,24 @@ def main(args: list[str]) -> int:
     write(found, orders, table, chosen, measure)
     show(found, orders, table, chosen, measure)
     print_once(f"All cases: {found.folder / NAME}.csv, with figures beside it")
+    if (found.folder / f"{NAME}-cases.png").is_file():
+        print_once(f"Pictures of the cases with the lowest soft Dice confidence: {NAME}-cases.png")
     return 0
+
+
+def require_members(run: Path, given: Settings) -> None:
+    """Require that a test has several networks to agree, before any of them passes over a case.
+
+    Raises:
+        UsageError: It has not.
+        RunFolderError: It is not a run folder.
+    """
+    if "audit" in card_of(run) or members_of(run) or "post_hoc.members" in dict(given):
+        return  # an audit's test is there, and says what it has
+    raise UsageError(
+        f"CONFIDENCE (--confidence) agreement is that of an ensemble (make evaluate RUNS=), and "
+        f"{run} is one network: choose another."
+    )
 
 
 def cases_table(found: Counted, measure: str, chosen: "Referred | None") -> "pd.DataFrame":
@@ -98,7 +117,7 @@ def write(
     if chosen is not None:
         others = [] if found.validation is None else sorted(set(found.validation.patients))
         content = {"confidence": measure, "share": chosen.share, "level": chosen.level,
-                   "patients": others}  # fmt: skip
+                   "below": chosen.below, "patients": others}  # fmt: skip
         replace_file(folder / f"{NAME}.json", (json.dumps(content, indent=1) + "\n").encode())
     note = [] if chosen is None else [f"{chosen.sentence()} {found.chosen}"]
     figure = refer_figure(
@@ -128,7 +147,10 @@ def write_pictures(found: Counted) -> None:
         f"{p.case}, slice {p.slice + 1}, confidence {p.soft_dice:.3f}, Dice {p.dice:.3f}"
         for p in pictures
     ]
-    chosen = "Cases with the lowest soft Dice confidence (mean of the foreground classes)"
+    chosen = (
+        "Cases with the lowest soft Dice confidence (mean of the foreground classes), whatever "
+        "orders the table"
+    )
     figure = worst_figure(pictures, meta=found.test.meta, names=names, chosen=chosen)
     with writing(found.folder):
         save_figure(figure, found.folder / f"{NAME}-cases")
@@ -177,3 +199,5 @@ def show(
         console.print("No level: validation does not compare the members of an ensemble.")
     else:
         console.print(f"{chosen.sentence()} {found.chosen}", highlight=False, markup=False)
+        if warning := chosen.warning():
+            print_once(f"! {warning}")

@@ -4,6 +4,7 @@ The risk of a case is one minus its Dice, the mean over the classes in its label
 are those of :mod:`mbls.decisions.risk_coverage`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 DRAWS = 2000
+_ROUNDING = 1e-9  # 0.29 of 100 cases are 29, but not in binary
 EARLIER = (
     "The test was made by an earlier version, which did not count the confidence of a case: test "
     "again (make evaluate, make audit)."
@@ -215,8 +217,10 @@ class Referred:
 
     Attributes:
         measure: Name of the confidence.
-        share: Share of the other patients' cases below the level.
+        share: Share of the other patients' cases that was to be below the level.
         level: The level; None if it differs between the groups of a cross-fit.
+        below: How many of the other patients' cases are below it, and how many there are, of each
+            group of a cross-fit; whole cases, and fewer where confidences are equal.
         cases: True for a case to look at again ``(cases,)``.
         dice: Dice of each case ``(cases,)``, NaN without a labeled class.
     """
@@ -224,6 +228,7 @@ class Referred:
     measure: str
     share: float
     level: float | None
+    below: tuple[tuple[int, int], ...]
     cases: np.ndarray
     dice: np.ndarray
 
@@ -231,10 +236,27 @@ class Referred:
         """Return what was referred, and the Dice of these cases and of the others."""
         number, total = int(self.cases.sum()), len(self.cases)
         means = [_mean(self.dice[self.cases]), _mean(self.dice[~self.cases])]
+        below, of = (_range(each) for each in zip(*self.below, strict=True))
         return (
-            f"The level below which {100 * self.share:g} % of other patients' cases are refers "
+            f"The level below which {below} of {of} cases of other patients are refers "
             f"{number} of {total}: mean Dice {means[0]} of these, {means[1]} of the others."
         )
+
+    def warning(self) -> str | None:
+        """Return a line if no case of the other patients is below the level."""
+        if all(below for below, _ in self.below):
+            return None
+        fewest = min(of for below, of in self.below if not below)
+        return (
+            f"SHARE {self.share:g} of {fewest} cases of other patients is less than a case, or "
+            "their confidences are equal: none of them is below the level, the lowest of theirs. Take a "
+            "larger SHARE (--share)."
+        )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _mean(values: np.ndarray) -> str:
@@ -253,7 +275,8 @@ def refer(
     """Refer the cases of a test whose confidence is below a level.
 
     The level is the lowest confidence of the other cases but for the given share, rounded down to
-    whole cases. How many test cases are below it varies, so it is no guarantee.
+    whole cases: it counts cases, not patients. How many test cases are below it varies,
+    so it is no guarantee.
 
     Args:
         test: The counts of the test.
@@ -275,9 +298,11 @@ def refer(
     if others is None:
         assert groups is not None
         of = np.array([groups[patient] for patient in test.patients])
-        levels = {group: _level(own[of != group], share) for group in set(of.tolist())}
-        below = own < np.array([levels[group] for group in of.tolist()])
-        return Referred(measure, share, None, below, dice)
+        rest = {group: own[of != group] for group in sorted(set(of.tolist()))}
+        levels = {group: _level(confidence, share) for group, confidence in rest.items()}
+        cases = own < np.array([levels[group] for group in of.tolist()])
+        counts = tuple(_below(rest[group], level) for group, level in levels.items())
+        return Referred(measure, share, None, counts, cases, dice)
     if seen := sorted(set(others.patients) & set(test.patients)):
         raise DecisionError(
             f"The level would be chosen on {len(seen)} of the test patients ({seen[0]}, ...): "
@@ -287,10 +312,17 @@ def refer(
     if measure not in known:
         return None
     level = _level(known[measure], share)
-    return Referred(measure, share, level, own < level, dice)
+    return Referred(
+        measure, share, level, (_below(known[measure], level),), own < level, dice
+    )  # fmt: skip
 
 
 def _level(confidence: np.ndarray, share: float) -> float:
     if not len(confidence):
         raise DecisionError("There are no other patients to choose a level on.")
-    return float(np.sort(confidence)[int(share * len(confidence))])
+    whole = math.floor(share * len(confidence) + _ROUNDING)
+    return float(np.sort(confidence)[whole])
+
+
+def _below(confidence: np.ndarray, level: float) -> tuple[int, int]:
+    return int((confidence < level).sum()), len(confidence)

@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mbls.decisions.refer import (
+    _level,
     case_confidences,
     case_risk,
     refer,
@@ -163,12 +164,29 @@ def test_a_level_comes_from_other_patients() -> None:
     np.testing.assert_array_equal(found.cases, case_confidences(test)["soft_dice"] < level)
     poisoned = replace(test, dice=test.dice * 0 + 1)
     assert refer(poisoned, others, share=0.26).level == level
-    assert f"refers {found.cases.sum()} of 8" in found.sentence()
+    said = "below which 2 of 8 cases of other patients are refers"
+    assert f"{said} {found.cases.sum()} of 8" in found.sentence()
+    assert (found.below, found.warning()) == (((2, 8),), None)
     assert refer(test, others, measure="entropy_all").level < 0
     with pytest.raises(DecisionError, match="chosen on 8 of the test patients"):
         refer(others, others)
     with pytest.raises(DecisionError, match=r"SHARE .* got 1"):
         refer(test, others, share=1)
+
+
+def test_a_share_of_less_than_a_case_is_told() -> None:
+    others, test = scored(), scored([f"t{n}" for n in range(8)], seed=1)
+    found = refer(test, others, share=0.1)
+    assert found.level == case_confidences(others)["soft_dice"].min()
+    assert "below which 0 of 8 cases" in found.sentence()
+    assert "SHARE 0.1 of 8 cases of other patients is less than a case" in found.warning()
+
+
+def test_a_share_is_rounded_down_to_whole_cases() -> None:
+    values = np.arange(100.0)
+    for whole in range(1, 100):  # 0.29 * 100 < 29 in binary
+        assert _level(values, whole / 100) == whole
+    assert _level(values[:25], 0.1) == 2
 
 
 def test_a_cross_fit_takes_the_level_of_the_other_groups() -> None:
@@ -179,3 +197,7 @@ def test_a_cross_fit_takes_the_level_of_the_other_groups() -> None:
         level = np.sort(confidence[(n + 1) % 2 :: 2])[1]
         assert found.cases[n] == (confidence[n] < level)
     assert found.level is None
+    assert found.below == ((1, 4), (1, 4))
+    few = refer(run, None, share=0.3, groups={name: int(n > 4) for n, name in enumerate(NAMES)})
+    assert "below which 0 to 1 of 3 to 5 cases" in few.sentence()
+    assert "of 3 cases" in few.warning()

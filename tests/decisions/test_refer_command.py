@@ -60,6 +60,7 @@ def test_another_confidence_orders_otherwise(run: Path, capsys) -> None:
     assert main(["refer", str(run), "--confidence", "entropy_all"]) == 0
     out = capsys.readouterr().out
     assert "By entropy of all voxels" in out
+    assert "Pictures of the cases with the lowest soft Dice confidence: refer-cases.png" in out
     assert "PHANTOM" not in out  # a fake download counts as real data
     table = pd.read_csv(run / "decisions/refer.csv")
     assert table["entropy_all"].is_monotonic_increasing
@@ -71,6 +72,15 @@ def test_an_ensemble_has_the_agreement_of_its_members(run: Path, tmp_path: Path,
     assert main(["evaluate", str(run), *args]) == 0
     found = case_confidences(TestRun.load(run / "test/twice/bins.npz"))
     np.testing.assert_array_equal(found["agreement"], 1)  # of a network with itself
+
+
+def test_one_network_has_no_agreement_and_is_not_tested_for_it(
+    tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    (tmp_path / "run.json").write_text("{}")  # nothing to test: a pass would fail otherwise
+    said = refusal("refer", str(tmp_path), "--confidence", "agreement")
+    assert "agreement is that of an ensemble" in said
+    assert "is one network" in said
 
 
 def test_a_run_is_needed(refusal: Callable[..., str]) -> None:
