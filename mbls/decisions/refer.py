@@ -249,8 +249,8 @@ class Referred:
         fewest = min(of for below, of in self.below if not below)
         return (
             f"SHARE {self.share:g} of {fewest} cases of other patients is less than a case, or "
-            "their confidences are equal: none of them is below the level, the lowest of theirs. Take a "
-            "larger SHARE (--share)."
+            "their confidences are equal: none of them is below the level, the lowest of theirs. "
+            "Take a larger SHARE (--share)."
         )
 
 
