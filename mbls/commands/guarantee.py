@@ -102,10 +102,11 @@ def guarantee_of_run(
 def show_files(files: Sequence[Path], *, audit: bool) -> None:
     """Print where the guarantees are, and what writes their masks."""
     for file in files:
-        print_once(str(file) if audit else f"Masks: make predict GUARANTEE={file}")
+        how = f"make decide DECIDE={file} PREDICTIONS= OUTPUT=" if audit else (
+            f"make predict GUARANTEE={file}")  # fmt: skip
+        print_once(f"Masks: {how}")
     if audit:
-        print_once("They are of all patients; masks of another program's predictions are not "
-                   "written.")  # fmt: skip
+        print_once("These are calibrated on all patients of the audit, for predictions of others.")
 
 
 def write_results(

@@ -160,8 +160,8 @@ def test_a_group_of_an_audit_may_have_too_few_others(
         said = " ".join(capsys.readouterr().out.split())
         assert ("Too few patients calibrate (rv 8" in said) == short
         assert "make predict" not in said
-        assert "fnr-20-alpha-10-threshold.json" in said
-        assert "masks of another program's predictions are not written" in said
+        file = folder / "decisions/fnr-20-alpha-10-threshold.json"
+        assert f"make decide DECIDE={file}" in said
 
 
 @pytest.mark.parametrize("command", ["volumes", "guarantee", "thresholds"])
