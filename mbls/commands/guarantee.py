@@ -94,17 +94,17 @@ def guarantee_of_run(
         print_once(f"! {few}")
     if test.margins is None:
         print_once("Margins in mm are counted by make audit MARGINS=1 (--margins).")
-    show_files([counts.folder / f"{promise.name}-{family}.json" for family in masks],
-               audit=counts.validation is None)  # fmt: skip
+    files = [counts.folder / f"{promise.name}-{family}.json" for family in masks]
+    show_files(files, audit=counts.validation is None)
     return found
 
 
 def show_files(files: Sequence[Path], *, audit: bool) -> None:
     """Print where the guarantees are, and what writes their masks."""
     for file in files:
-        how = f"make decide DECIDE={file} PREDICTIONS= OUTPUT=" if audit else (
-            f"make predict GUARANTEE={file}")  # fmt: skip
-        print_once(f"Masks: {how}")
+        ours = f"make predict GUARANTEE={file}"
+        foreign = f"make decide DECIDE={file} PREDICTIONS= OUTPUT="
+        print_once(f"Masks: {foreign if audit else ours}")
     if audit:
         print_once("These are calibrated on all patients of the audit, for predictions of others.")
 
