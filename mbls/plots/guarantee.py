@@ -38,8 +38,8 @@ def guarantee_figure(
     wide = INCHES if columns > 1 else 0.6 * INCHES
     legend = (
         "Line: nested masks on the test patients; large mark: the outer mask that is promised, "
-        f"calibrated on other patients, at the right edge if it has more than {LARGEST:g} times the "
-        "volume; horizontal: the bound."
+        f"calibrated on other patients, at the right edge beyond {LARGEST:g} times the volume; "
+        "horizontal: the bound."
     )
     figure = across_figure([*caption, legend], height=_PANEL * bands + 0.25, width=wide)
     grid = figure.subplots(bands, columns, squeeze=False, sharey=True)
