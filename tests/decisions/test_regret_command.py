@@ -62,7 +62,7 @@ def test_each_structure_has_the_chain_and_its_parts(run: Path) -> None:
 
 def test_a_report_reads_the_table(run: Path) -> None:
     kind = next(kind for kind in KINDS if kind.files == "regret.csv")
-    _, table = _read(run / "decisions/regret.csv", kind)
+    table = _read(run / "decisions/regret.csv", kind)
     assert table is not None
     assert {"ceiling", *PARTS, "argmax", "network_low"} <= set(table.columns)
     assert table.loc[("raw", "mean"), "ceiling"] > 0.7
