@@ -100,7 +100,7 @@ class Calibrated:
             "coverage": hits / number if number else np.nan,
             "coverage_low": reach[0], "coverage_high": reach[1],
             "width": self.width(), "without_estimate": self.without_estimate,
-            "crps": float(np.nanmean(self.crps)) if number else np.nan,
+            "crps": float(np.nanmean(self.crps)) if (~np.isnan(self.crps)).any() else np.nan,
             "alpha": self.alpha, "calibrated_on": self.number, "quantile": self.quantile,
         }  # fmt: skip
 
