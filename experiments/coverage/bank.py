@@ -19,7 +19,7 @@ from datamodules.phantom import (
     posterior,
 )
 from mbls.decisions.nested import Family, Nested
-from mbls.decisions.quantities import doubt_of
+from mbls.decisions.quantities import variance_of
 from mbls.decisions.thresholds import THRESHOLDS
 from mbls.metrics.margins import MARGINS, margin_places
 
@@ -90,7 +90,7 @@ class Bank:
         outside: Share of each nested mask outside the structure, the same shape.
         inside: Volume of each nested mask in ml by family ``(P, cases, structures, masks)``.
         expected: Sum of the probabilities in ml ``(P, cases, structures)``.
-        doubt: Volume in doubt in ml, of :func:`mbls.decisions.quantities.doubt_of`, the same shape.
+        variance: Bernoulli variance of the voxels in ml, the same shape.
         labeled: Volume in ml ``(P, B, cases, structures)``.
     """
 
@@ -98,7 +98,7 @@ class Bank:
     outside: Mapping[Family, np.ndarray]
     inside: Mapping[Family, np.ndarray]
     expected: np.ndarray
-    doubt: np.ndarray
+    variance: np.ndarray
     labeled: np.ndarray
 
 
@@ -148,7 +148,7 @@ def _stacked(rows: Sequence[Bank]) -> Bank:
         for part in ("missed", "outside", "inside")
     ]
     arrays = [np.stack([getattr(row, part) for row in rows])
-              for part in ("expected", "doubt", "labeled")]  # fmt: skip
+              for part in ("expected", "variance", "labeled")]  # fmt: skip
     return Bank(families[0], families[1], families[2], arrays[0], arrays[1], arrays[2])
 
 
@@ -171,21 +171,21 @@ def _patient(cases: Sequence[Case], labels: np.ndarray, probs: Sequence[np.ndarr
         inside[family] = counts[:, :, 0, :, 1] * np.reshape(size, (-1, 1, 1))
         labeled = counts[..., -1, 0]
     each = [_sums(p) for p in probs]
-    expected, doubt = (
+    expected, variance = (
         np.stack([one[k] * ml for one, ml in zip(each, size, strict=True)]) for k in range(2)
     )
     labeled = np.moveaxis(labeled, -1, 0) * np.reshape(size, (1, -1, 1))
-    return Bank(missed, outside, inside, expected, doubt, labeled)
+    return Bank(missed, outside, inside, expected, variance, labeled)
 
 
 def _sums(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return expected voxels and voxels in doubt of each structure ``(structures,)``."""
+    """Return expected voxels and their Bernoulli variance of each structure ``(structures,)``."""
     places = [np.searchsorted(THRESHOLDS.astype(np.float32), one.ravel()) for one in probs[1:]]
     voxels = np.stack([np.bincount(own, minlength=61) for own in places])
     sums = np.stack(
         [np.bincount(own, one.ravel(), 61) for own, one in zip(places, probs[1:], strict=True)]
     )
-    return sums.sum(axis=1), doubt_of(voxels, sums)
+    return sums.sum(axis=1), variance_of(voxels, sums)
 
 
 def _places(probs: np.ndarray, spacing: Sequence[float], family: Family) -> list[np.ndarray]:

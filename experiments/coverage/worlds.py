@@ -90,7 +90,7 @@ def volumes(bank: Bank, tested: Bank, worlds: list[World], alpha: float) -> Iter
         worlds: Of :func:`draw_worlds`.
         alpha: Share of patients whose interval may miss.
     """
-    scale = bank.doubt + FLOOR_ML
+    scale = bank.variance + FLOOR_ML
 
     def scores(one: Bank) -> np.ndarray:
         error = np.abs(one.labeled - one.expected[:, None]) / scale[:, None]

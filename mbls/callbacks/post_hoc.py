@@ -201,12 +201,7 @@ class PostHoc(Callback):
                 f"{path} is of the classes {', '.join(found.class_keys)}, the network of "
                 f"{', '.join(module.class_keys)}: choose thresholds for this run (make thresholds)."
             )
-        method = None if module.post_hoc.calibrator is None else module.post_hoc.calibrator.method
-        if found.calibrator != method:
-            raise SettingError(
-                f"{path} has thresholds of probabilities with the calibrator {found.calibrator}, "
-                f"not {method}: give make thresholds and this the same CALIBRATOR (--calibrator)."
-            )
+        _refuse_calibrator(path, found, module, "thresholds")
         if lacking := [name for name, value in found.values.items() if value is None]:
             raise SettingError(
                 f"{path} has no threshold for {found.target} of {', '.join(lacking)}, so there is "
@@ -223,12 +218,7 @@ class PostHoc(Callback):
                 f"{path} is of the structures {', '.join(found.structures)}, the network of "
                 f"{', '.join(structures)}: calibrate one to this run (make guarantee)."
             )
-        method = None if module.post_hoc.calibrator is None else module.post_hoc.calibrator.method
-        if found.calibrator != method:
-            raise SettingError(
-                f"{path} is of probabilities with the calibrator {found.calibrator}, not "
-                f"{method}: give make guarantee and this the same CALIBRATOR (--calibrator)."
-            )
+        _refuse_calibrator(path, found, module, "guarantee")
         if found.grid != "native":
             raise SettingError(
                 f"{path} holds on the {found.grid} grid, and predictions are on that of the files: "
@@ -347,4 +337,17 @@ def _refuse_others(what: str, found: Any, state: PostHocState, command: str) -> 
         raise SettingError(
             f"{what} on other probabilities: of other weights, another calibrator, mirroring, "
             f"window or precision. Make it again with the same settings (make {command})."
+        )
+
+
+def _refuse_calibrator(
+    path: Any, found: Thresholds | Guarantee, module: SegmentationModule, command: str
+) -> None:
+    """Refuse what was chosen with another calibrator than that of a test or a prediction."""
+    calibrator = module.post_hoc.calibrator
+    method = None if calibrator is None else calibrator.method
+    if found.calibrator != method:
+        raise SettingError(
+            f"{path} is of probabilities with the calibrator {found.calibrator}, not {method}: "
+            f"give make {command} and this the same CALIBRATOR (--calibrator)."
         )

@@ -1,6 +1,5 @@
 """Choose a threshold for each structure on some patients, keep it as JSON, segment with it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbls.decisions.json_files import load_json, save_json
 from mbls.decisions.label_maps import label_map
 from mbls.decisions.thresholds import (
     OVERLAPS,
@@ -21,11 +21,10 @@ from mbls.decisions.thresholds import (
 from mbls.evaluation.run import TestRun
 from mbls.metrics.bootstrap import mean_of_draws
 from mbls.runtime.errors import DecisionError
-from mbls.runtime.files import replace_file
 
 __all__ = ["Target", "Thresholds", "choose", "chosen_places"]
 
-FORMAT, VERSION = "mbls thresholds", 1
+FORMAT = "mbls thresholds"
 AGAIN = "Choose thresholds with make thresholds RUN=... (mbls thresholds RUN)."
 
 
@@ -138,9 +137,7 @@ class Thresholds:
 
     def save(self, path: Path) -> None:
         """Write a JSON file."""
-        content = {"format": FORMAT, "version": VERSION, **vars(self)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+        save_json(path, FORMAT, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> "Thresholds":
@@ -150,9 +147,7 @@ class Thresholds:
             DecisionError: It is not such a file.
         """
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-            if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
-                raise ValueError("it has another format or version")
+            content = load_json(path, FORMAT)
             tuples: dict[str, Any] = {
                 k: tuple(content.pop(k)) for k in ("class_keys", "cases", "patients")
             }

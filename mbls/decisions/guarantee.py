@@ -17,19 +17,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from mbls.decisions.conformal import check_level, controlled_place, patients_needed
+from mbls.decisions.json_files import load_json, save_json
 from mbls.decisions.nested import Family, Nested, patient_means
 from mbls.evaluation.run import TestRun
 from mbls.runtime.errors import DecisionError
-from mbls.runtime.files import replace_file
 
 __all__ = ["Guarantee", "Promise", "guaranteed", "places_of"]
 
-FORMAT, VERSION = "mbls guarantee", 1
+FORMAT = "mbls guarantee"
 AGAIN = "Calibrate one with make guarantee RUN=... (mbls guarantee RUN)."
 
 
@@ -133,10 +133,7 @@ class Guarantee:
 
     def save(self, path: Path) -> None:
         """Write a JSON file."""
-        content = vars(self) | {"promise": vars(self.promise)}
-        content = {"format": FORMAT, "version": VERSION, **content}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+        save_json(path, FORMAT, vars(self) | {"promise": vars(self.promise)})
 
     @classmethod
     def load(cls, path: Path) -> "Guarantee":
@@ -146,9 +143,7 @@ class Guarantee:
             DecisionError: It is not such a file.
         """
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-            if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
-                raise ValueError("it has another format or version")
+            content = load_json(path, FORMAT)
             for key in ("class_keys", "structures", "cases", "patients"):
                 content[key] = tuple(content[key])
             found = cls(**content | {"promise": Promise(**content["promise"])})
@@ -166,7 +161,7 @@ class Guarantee:
 
 
 def is_guarantee(path: Path) -> bool:
-    """Return True if a file has the format of a guarantee, whatever else is in it."""
+    """Return True if a file states the format of a guarantee."""
     try:
         return bool(json.loads(path.read_text())["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError):

@@ -15,10 +15,10 @@ from mbls.decisions.thresholds import structures_of
 from mbls.evaluation.run import TestRun
 from mbls.runtime.errors import DecisionError
 
-__all__ = ["FLOOR_ML", "Quantity", "doubt_of", "quantities_of"]
+__all__ = ["FLOOR_ML", "Quantity", "quantities_of", "variance_of"]
 
 FLOOR_ML = 0.1
-"""What is added to the volume in doubt, or a structure that nobody doubts had no scale."""
+"""What is added to the variance, or a structure with probabilities of 0 and 1 had no scale."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def quantities_of(run: TestRun) -> list[Quantity]:
             "The test is of a version that did not keep the size of voxels: test again (make "
             "evaluate, make audit)."
         )
-    expected, doubt = _sums(run)
+    expected, variance = _sums(run)
     size = run.voxel_ml[:, None]
     volumes = expected * size, run.dice[:, 1:, 1] * size, run.dice[:, 1:, 2] * size
-    scale = doubt * size + FLOOR_ML
+    scale = variance * size + FLOOR_ML
     names = list(structures_of(run).values())
     found = [
         Quantity(name, "ml", list(run.cases), list(run.patients),
@@ -98,7 +98,7 @@ def quantities_of(run: TestRun) -> list[Quantity]:
     return found + [_derived(run, one, short, volumes) for one in derived]
 
 
-def doubt_of(voxels: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+def variance_of(voxels: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     r"""Return :math:`\sum_v p_v (1 - p_v)` from the bins of a histogram, ``(...)``.
 
     The probabilities of a bin are taken as equal, which adds at most 1/60 of their sum.
@@ -112,9 +112,9 @@ def doubt_of(voxels: np.ndarray, confidence: np.ndarray) -> np.ndarray:
 
 
 def _sums(run: TestRun) -> tuple[np.ndarray, np.ndarray]:
-    """Return expected voxels and voxels in doubt of each structure ``(cases, structures)``."""
+    """Return expected voxels and their Bernoulli variance ``(cases, structures)``."""
     voxels, _, confidence = run.bins.table("all", 60)[:, :, 2:]
-    return confidence.sum(axis=-1), doubt_of(voxels, confidence)
+    return confidence.sum(axis=-1), variance_of(voxels, confidence)
 
 
 def _derived(

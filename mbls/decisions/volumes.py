@@ -2,7 +2,7 @@ r"""An interval for the volume of each new patient, and how often it holds.
 
 The interval is split conformal (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv:2107.07511):
 expected volume plus or minus :math:`q` times a scale, where :math:`q` is a quantile of
-:math:`|y - \hat y| / scale` of other patients. The scale is the volume in doubt,
+:math:`|y - \hat y| / scale` of other patients. The scale is the Bernoulli variance of the voxels,
 :math:`\sum_v p_v (1 - p_v)`, plus :data:`~mbls.decisions.quantities.FLOOR_ML`: about a structure's
 surface times the width of its uncertain rim, as is the error of a boundary that is displaced as a
 whole. A patient counts once, with the largest of its cases, so its intervals hold for all of them

@@ -27,7 +27,7 @@ class Kind:
         values: Columns of numbers, by heading.
         long: Column with the names of the values, if each has a row of its own.
         where: The rows that are shown, by column.
-        native: If True, they are of the test on the files' grid, whatever the report's is.
+        native: If True, they are of the test on the files' grid, also in a report of another.
         text: Explanation of the columns.
     """
 

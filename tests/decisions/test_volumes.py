@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbls.decisions.conformal import conformal_quantile, crps
-from mbls.decisions.quantities import FLOOR_ML, Quantity, doubt_of, quantities_of
+from mbls.decisions.quantities import FLOOR_ML, Quantity, quantities_of, variance_of
 from mbls.decisions.volumes import calibrate, calibrate_groups
 from mbls.runtime.errors import DecisionError
 from tests.decisions.made import SPACING, poisoned, run_of, volumes
@@ -33,14 +33,14 @@ def test_volumes_are_sums_over_voxels() -> None:
         assert one.unit == "ml"
 
 
-def test_the_volume_in_doubt_is_about_that_of_the_voxels() -> None:
+def test_the_variance_is_about_that_of_the_voxels() -> None:
     probs, label = volumes(12, 0)
     rv = probs[:, 1].double() * (label >= 0)
     exact = (rv * (1 - rv)).flatten(1).sum(1).numpy() * ML
     found = by_name()["RV"].scale - FLOOR_ML
     assert (found >= exact - 1e-9).all()
     np.testing.assert_allclose(found, exact, rtol=1 / 60)
-    assert doubt_of(np.array([4, 0]), np.array([1.0, 0.0])) == 0.75
+    assert variance_of(np.array([4, 0]), np.array([1.0, 0.0])) == 0.75
 
 
 def test_derived_quantities_are_those_of_a_patient() -> None:
